@@ -1,0 +1,187 @@
+"""The command `deconv`: compose the settings, run the experiment in a folder of its own, say where the result is.
+
+Exit status: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C, 1 after a bug (a traceback).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from omegaconf import OmegaConf
+
+from deconv import help, progress
+from deconv.configuration import Job, compose_jobs
+from deconv.errors import BadInput, DeconvError, UnknownName, nearest
+
+FLAGS = ("-h", "--help", "-m", "--multirun", "--version")
+log = logging.getLogger("deconv")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (sys.argv's by default) and return its exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        _command(given)
+    except DeconvError as error:
+        return _end(str(error), 2)
+    except KeyboardInterrupt as stop:
+        return _end(f"interrupted{stop}", 130)
+    return 0
+
+
+def _end(message: str, status: int) -> int:
+    print(f"deconv: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _command(given: list[str]) -> None:
+    flags = {word for word in given if word.startswith("-")}
+    for flag in sorted(flags.difference(FLAGS)):
+        raise UnknownName(f"unknown flag {flag!r}; there are {', '.join(FLAGS)}{nearest(flag, FLAGS)}")
+    words = [word for word in given if word not in flags]
+    if flags & {"-h", "--help"} or given in ([], ["help"]):
+        _say(help.text())
+    elif "--version" in flags:
+        _say(f"deconv {_versions()['deconv']}")
+    else:
+        _run_all(words, sweep=bool(flags & {"-m", "--multirun"}))
+
+
+def _run_all(words: list[str], sweep: bool) -> None:
+    jobs = compose_jobs(words, sweep)
+    programs = {job.experiment: load_experiment(job.experiment) for job in jobs}
+    for number, (job, folder) in enumerate(zip(jobs, _folders(jobs, sweep), strict=True), start=1):
+        try:
+            _say(str(_run(job, programs[job.experiment], folder)))
+        except DeconvError as error:
+            if len(jobs) == 1:
+                raise
+            raise type(error)(f"run {number} of {len(jobs)} ({' '.join(job.said)}): {error}") from error
+
+
+def load_experiment(name: str) -> ModuleType:
+    """Return the module of experiments/<name>.py, which has run(config, folder) -> Path; UnknownName without it."""
+    path = help.shipped("experiments") / f"{name}.py"
+    if not path.is_file():
+        raise UnknownName(
+            f"experiment {name!r} has settings but no script {path}: add the script or remove the settings"
+        )
+    spec = importlib.util.spec_from_file_location(f"deconv_experiments.{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _folders(jobs: list[Job], sweep: bool) -> Iterator[Path]:
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    unplaced = sorted({job.experiment for job in jobs if job.folder is None})
+    roots = {name: _new_folder(Path("outputs") / name / stamp) for name in unplaced}
+    for number, job in enumerate(jobs):
+        folder = job.folder or roots[job.experiment]
+        yield _make(folder / str(number) if sweep else folder, may_exist=True)
+
+
+def _new_folder(path: Path) -> Path:
+    """Make a folder that no other run has, also when two start within one second."""
+    free, number = path, 1
+    while True:
+        try:
+            return _make(free, may_exist=False)
+        except FileExistsError:
+            number += 1
+            free = path.with_name(f"{path.name}_{number}")
+
+
+def _make(folder: Path, may_exist: bool) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=may_exist)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not may_exist:
+            raise
+        raise BadInput(f"cannot make the folder {folder}: {error.strerror}; give another as folder=...") from error
+    return folder
+
+
+def _run(job: Job, program: ModuleType, folder: Path) -> Path:
+    with _logging_to(folder):
+        log.debug("deconv %s", shlex.join(job.said))
+        try:
+            return _run_in(job, program, folder)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f": go on with folder={folder} and the same options") from None
+        except BaseException:
+            log.debug("the run failed", exc_info=True)
+            raise
+
+
+def _run_in(job: Job, program: ModuleType, folder: Path) -> Path:
+    from deconv import runs
+
+    saved = folder / "config.yaml"
+    config = OmegaConf.to_yaml(OmegaConf.create({**job.config, "versions": _versions()})).encode()
+    if not saved.exists():
+        runs.write_whole(saved, config)
+    made: Path = program.run(job.config, folder)
+    runs.write_whole(
+        saved, config
+    )  # only now: settings that the experiment refused must not replace those of its records
+    return made
+
+
+def _versions() -> dict[str, str]:
+    from deconv import runs  # brings torch, which takes seconds: neither help nor a mistake needs it
+
+    return runs.versions()
+
+
+@contextmanager
+def _logging_to(folder: Path) -> Iterator[None]:
+    try:
+        file = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"cannot write into the folder {folder}: {error.strerror}; give another as folder=..."
+        ) from error
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers = (file, _Screen(logging.INFO))
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+class _Screen(logging.Handler):
+    """Plain lines on stderr; while a bar is up, warnings appear above it and the rest only in run.log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or not progress.bar_is_up():
+            print(self.format(record), file=sys.stderr)  # which rich redirects above a bar
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""What can go wrong, in one family: catch `DeconvError` to catch them all.
+
+Every message says what was given, what was expected and what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, possible: Iterable[str]) -> str:
+    """ "; did you mean 'a' or 'b'?" for the names closest to a mistaken one, or "" if none is close: for messages."""
+    close = get_close_matches(name, list(possible), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+class DeconvError(Exception):
+    """Base of every error that deconv raises on purpose."""
+
+
+class UnknownName(DeconvError):
+    """A layer, unit, model, rule or experiment that does not exist."""
+
+
+class BadInput(DeconvError):
+    """A value, shape or file that cannot be used as given."""
+
+
+class UnreadableImage(BadInput):
+    """One image file that cannot be decoded; mining skips it and says so."""
+
+
+class UnsupportedOperation(DeconvError):
+    """An operation of the network that the asked rule cannot send backwards."""
+
+
+class RecordMismatch(DeconvError):
+    """A saved record that belongs to other weights, images or settings."""

@@ -1,0 +1,107 @@
+"""A traced network: operations in the order they run, each with its name, its module and the shape it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from deconv.operations import Add, ChannelScale, Concatenate, Operation, Rectifier
+from deconv.spatial import Convolution
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation at its place.
+
+    name: as torchvision.models.feature_extraction names nodes; `_1`, `_2` for later ones of the same name.
+    path: the module that runs it ("" for the network itself).  kind: the ATen operation's name, for messages.
+    inputs: positions of the nodes it reads.  shape: of its output, without the batch, at the traced size.
+    is_map: (C, H, W) with channels first.
+    """
+
+    name: str
+    path: str
+    kind: str
+    operation: Operation
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    is_map: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in running order, the image first; `layers` maps the name of each mineable layer to its node's position."""
+
+    nodes: tuple[Node, ...]
+    layers: dict[str, int]
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[int, ...], ...]:
+        """For each node, the nodes that read it (a node that reads it twice stands twice)."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for position, node in enumerate(self.nodes):
+            for source in node.inputs:
+                found[source].append(position)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def overwriting(self) -> frozenset[int]:
+        """Rectifiers that may write over their input: it is memory of its own, and nothing else reads it."""
+        return frozenset(
+            position
+            for position, node in enumerate(self.nodes)
+            if isinstance(node.operation, Rectifier)
+            and len(self.consumers[node.inputs[0]]) == 1
+            and isinstance(self.nodes[node.inputs[0]].operation, Convolution | ChannelScale | Add)
+        )
+
+    def ancestors(self, targets: Iterable[int]) -> list[int]:
+        """The targets and every node they depend on, in running order."""
+        wanted, pending = set(), list(targets)
+        while pending:
+            position = pending.pop()
+            if position not in wanted:
+                wanted.add(position)
+                pending.extend(self.nodes[position].inputs)
+        return sorted(wanted)
+
+
+def evaluate(graph: Graph, images: Tensor, targets: Iterable[int]) -> dict[int, Tensor]:
+    """Run the graph on images (N, 3, H, W) as far as the targets need; {position: (N, *shape)} of the targets."""
+    kept = set(targets)
+    order = graph.ancestors(kept)
+    last_reader = {source: position for position in order for source in graph.nodes[position].inputs}
+    values = {0: images}
+    for position in order[1:]:
+        node = graph.nodes[position]
+        inputs = [values[source] for source in node.inputs]
+        overwrites = position in graph.overwriting and node.inputs[0] not in kept
+        values[position] = _run(node.operation, inputs, overwrites)
+        for source in set(node.inputs):
+            if last_reader[source] == position and source not in kept:
+                del values[source]
+    return {position: values[position] for position in kept}
+
+
+def _run(operation: Operation, inputs: list[Tensor], overwrites: bool) -> Tensor:
+    if overwrites and isinstance(operation, Rectifier):
+        return operation.forward_in_place(inputs[0])
+    return operation.forward(*inputs)  # type: ignore[union-attr]
+
+
+def is_layer(node: Node, nodes: list[Node], layer_positions: set[int]) -> bool:
+    """Whether a unit may be mined here: a rectified map or vector, or channels gathered from such."""
+    if not (node.is_map or len(node.shape) == 1):
+        return False
+    if isinstance(node.operation, Concatenate):
+        return all(source in layer_positions for source in node.inputs)
+    return isinstance(node.operation, Rectifier) or node.kind in SMOOTH_ACTIVATIONS
+
+
+SMOOTH_ACTIVATIONS = frozenset(
+    "silu hardswish gelu mish leaky_relu elu celu selu softplus prelu rrelu tanh softsign hardtanh".split()
+)
+"""Activations that can be mined though only `gradient` sends them back. Gates (sigmoid, hardsigmoid) are not layers."""

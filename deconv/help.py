@@ -1,0 +1,78 @@
+"""What `deconv --help` says, read from the comments of the configs that travel with the package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+HOMES = (PACKAGE, PACKAGE.parent)  # inside an installed wheel; the root of a checkout
+
+USAGE = "deconv [-m] key=value ...      (-m: run every combination of comma-separated values)"
+EXAMPLES = (
+    "deconv experiment=fig2_features",
+    "deconv experiment=fig2_features source=folder source.root=photos layers=[fire5,fire9] units=[3,17]",
+    "deconv -m experiment=fig2_features rule=deconvnet,guided,gradient",
+)
+OWN_KEY = re.compile(r"^(\w+):", re.MULTILINE)
+OPTION = re.compile(r"^(?P<key>\w+): +(?P<default>.*?) +# (?P<comment>.*)$")
+
+
+def shipped(kind: str) -> Path:
+    """Return the folder `configs` or `experiments` that belongs to this package, in a wheel or in a checkout."""
+    for home in HOMES:
+        if (home / kind).is_dir():
+            return home / kind
+    raise FileNotFoundError(f"deconv's folder {kind!r} is in none of {[str(home) for home in HOMES]}: install it again")
+
+
+def groups() -> list[str]:
+    """Return the names that choose a file of their own: experiment, model, source."""
+    return sorted(path.name for path in shipped("configs").iterdir() if path.is_dir())
+
+
+def choices(group: str) -> dict[str, str]:
+    """Return name -> one line about it, for every choice of a group, in the order of the names."""
+    return {path.stem: headline(path) for path in sorted((shipped("configs") / group).glob("*.yaml"))}
+
+
+def headline(path: Path) -> str:
+    """Return the first comment line of a YAML file that is not `# @package`, or "" where there is none."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ")
+    return ""
+
+
+def own_keys(group: str) -> list[str]:
+    """Return the keys that the choices of a group have of their own; experiments have none: they set options."""
+    if group == "experiment":
+        return []
+    texts = [path.read_text(encoding="utf-8") for path in (shipped("configs") / group).glob("*.yaml")]
+    return sorted({key for text in texts for key in OWN_KEY.findall(text)})
+
+
+def options() -> list[tuple[str, str, str]]:
+    """Return (key, default, comment) of every option in config.yaml."""
+    lines = (shipped("configs") / "config.yaml").read_text(encoding="utf-8").splitlines()
+    found = filter(None, map(OPTION.match, lines))
+    return [(option["key"], option["default"], option["comment"]) for option in found]
+
+
+def text() -> str:
+    """Return the whole page: usage, the choices of each group, options, examples."""
+    parts = ["deconv: what the units of a convolutional network look for, projected back to pixels.", f"usage: {USAGE}"]
+    parts += [_section(_title(group), list(choices(group).items())) for group in groups()]
+    parts.append(_section("options", [(f"{key}={default}", comment) for key, default, comment in options()]))
+    parts.append(_section("examples", [(example, "") for example in EXAMPLES]))
+    return "\n\n".join(parts)
+
+
+def _title(group: str) -> str:
+    keys = own_keys(group)
+    return f"{group}=NAME" + (f"   (and {group}.KEY=..., with KEY one of {', '.join(keys)})" if keys else "")
+
+
+def _section(title: str, rows: list[tuple[str, str]]) -> str:
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {line}".rstrip() for name, line in rows)])

@@ -1,0 +1,239 @@
+"""One exported ATen call to one operation of `deconv.operations`: the table of what tracing knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deconv import axes, spatial
+from deconv import operations as ops
+from deconv.errors import UnsupportedOperation
+from deconv.exported import Lowered, Request
+from deconv.graph import Node
+from deconv.operations import BatchSize, Call, Operation, Slot
+from deconv.spatial import Window
+
+aten = torch.ops.aten
+
+
+def lower(request: Request) -> Lowered:
+    """(operation, inputs) for a new node; a position, constant or list of pieces where no new node is needed."""
+    if not request.inputs:
+        return _constant(request)
+    handler = HANDLERS.get(request.name)
+    if handler is not None:
+        result = handler(request)
+        if result is not None:
+            return result
+    return request.as_call(linear=False, pointwise=_same_places(request))
+
+
+def _constant(request: Request) -> Any:
+    """A call that does not depend on the image (weight normalisation, say) is computed once, now."""
+    call, _ = request.as_call(linear=True, pointwise=False)
+    assert isinstance(call, Call)
+    with torch.no_grad():
+        return call.function(*call.arguments, **call.keywords)
+
+
+def _pair(value: Any, default: Any = None) -> tuple[int, int]:
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    if not items:
+        return _pair(default)
+    return (items[0], items[-1])
+
+
+def _convolution(request: Request) -> Lowered:
+    a = request.arguments
+    weight, bias = a["weight"], a["bias"]
+    if not isinstance(weight, Tensor):
+        return None  # weights that depend on the image: not a linear operation of it
+    dilation = _pair(a["dilation"])
+    if a["padding"] == "valid":
+        before = after = (0, 0)
+    elif a["padding"] == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        before = (total[0] // 2, total[1] // 2)
+        after = (total[0] - before[0], total[1] - before[1])
+    else:
+        before = after = _pair(a["padding"])
+    padding = (before[0], after[0], before[1], after[1])
+    return spatial.Convolution(weight, bias, _pair(a["stride"]), padding, dilation, a["groups"]), request.inputs
+
+
+def _max_pool(request: Request) -> Lowered:
+    a = request.arguments
+    kernel = _pair(a["kernel_size"])
+    window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), _pair(a["dilation"]))
+    return spatial.MaxPool(window, a["ceil_mode"]), request.inputs
+
+
+def _average_pool(request: Request) -> Lowered:
+    a = request.arguments
+    kernel = _pair(a["kernel_size"])
+    window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), (1, 1))
+    divisor = a["divisor_override"]
+    uniform = divisor is not None or _every_window_counts_the_same(window, a, request)
+    return spatial.AveragePool(window, a["ceil_mode"], a["count_include_pad"], divisor, uniform), request.inputs
+
+
+def _every_window_counts_the_same(window: Window, a: dict[str, Any], request: Request) -> bool:
+    padded = window.before != (0, 0)
+    overhang = any(
+        (out - 1) * s - p + k > size + p
+        for out, s, p, k, size in zip(
+            request.shape[-2:], window.stride, window.before, window.kernel, request.input_shape()[-2:], strict=True
+        )
+    )
+    return (a["count_include_pad"] or not padded) and not overhang
+
+
+def _adaptive_pool(request: Request) -> Lowered:
+    size, wanted = request.input_shape()[-2:], request.shape[-2:]
+    if size == wanted:
+        return request.inputs[0]
+    is_mean = request.name == "adaptive_avg_pool2d"
+    if any(n % m for n, m in zip(size, wanted, strict=True)):
+        return request.as_call(linear=is_mean, pointwise=False)
+    step = (size[0] // wanted[0], size[1] // wanted[1])
+    window = Window(step, step, (0, 0), (1, 1))
+    return (spatial.AveragePool(window) if is_mean else spatial.MaxPool(window, False)), request.inputs
+
+
+def _pad(request: Request) -> Lowered:
+    a = request.arguments
+    frame = list(a["pad"])
+    if a.get("mode", "constant") != "constant":
+        return request.as_call(linear=True, pointwise=False)
+    if len(frame) > 4 or len(request.shape) != 3:
+        return request.as_call(linear=True, pointwise=False)
+    left, right, top, bottom = (frame + [0, 0])[:4]
+    return spatial.Pad((top, bottom, left, right), float(a.get("value") or 0.0)), request.inputs
+
+
+def _batch_norm(request: Request) -> Lowered:
+    a = request.arguments
+    scale = torch.rsqrt(a["running_var"] + a["eps"])
+    if a["weight"] is not None:
+        scale = scale * a["weight"]
+    shift = -a["running_mean"] * scale
+    return ops.ChannelScale(scale, shift if a["bias"] is None else shift + a["bias"]), request.inputs
+
+
+def _clamp(request: Request) -> Lowered:
+    a = request.arguments
+    low, high = a.get("min", a.get("min_val")), a.get("max", a.get("max_val"))
+    if low == 0 and (high is None or (isinstance(high, int | float) and high > 0)):
+        return ops.Rectifier(None if high is None else float(high)), request.inputs
+    return None
+
+
+def _rectifier(request: Request) -> Lowered:
+    return ops.Rectifier(6.0 if request.name == "relu6" else None), request.inputs
+
+
+def _sum(request: Request) -> Lowered:
+    """add, sub: of two maps, or of a map and a constant."""
+    of_two_maps = len(request.inputs) == 2 and request.name == "add" and request.arguments["alpha"] == 1
+    if of_two_maps and request.input_shape(0) == request.input_shape(1):
+        return ops.Add(), request.inputs
+    return request.as_call(linear=True, pointwise=_same_places(request))
+
+
+def _product(request: Request) -> Lowered:
+    """mul, div: linear if one side is a constant."""
+    divisor_is_node = request.name == "div" and isinstance(request.arguments["other"], Slot)
+    linear = len(request.inputs) == 1 and not divisor_is_node
+    return request.as_call(linear=linear, pointwise=_same_places(request))
+
+
+def _same_places(request: Request) -> bool:
+    """Whether output place (y, x) depends only on place (y, x) of each input, judged from shapes."""
+    if request.name not in POINTWISE:
+        return False
+    if len(request.shape) != 3 or any(len(request.nodes[i].shape) != 3 for i in request.inputs):
+        return False
+    same = all(request.nodes[i].shape[-2:] == request.shape[-2:] for i in request.inputs)
+    constants = [value for value in request.arguments.values() if isinstance(value, Tensor)]
+    return same and all(c.numel() == 1 or c.shape[-2:] == (1, 1) for c in constants)
+
+
+def _unchanged(request: Request) -> Lowered:
+    return request.inputs[0]
+
+
+def _linear_whole(request: Request) -> Lowered:
+    """Linear in the image if it is alone among the arguments; needs the map whole."""
+    return request.as_call(linear=len(request.inputs) == 1, pointwise=False)
+
+
+def _batch_size(request: Request) -> Lowered:
+    if request.arguments["dim"] != 0:
+        raise UnsupportedOperation(
+            "The image size must be fixed while tracing; this is a bug of deconv, please report it."
+        )
+    return BatchSize()
+
+
+POINTWISE = frozenset(
+    "add sub rsub mul div neg silu sigmoid hardsigmoid hardswish gelu tanh leaky_relu elu celu selu mish softplus "
+    "prelu softsign pow exp log sqrt rsqrt abs clamp clamp_min hardtanh minimum maximum threshold rrelu".split()
+)
+HANDLERS: dict[str, Callable[[Request], Lowered]] = {
+    "conv2d": _convolution,
+    "max_pool2d": _max_pool,
+    "avg_pool2d": _average_pool,
+    "adaptive_avg_pool2d": _adaptive_pool,
+    "adaptive_max_pool2d": _adaptive_pool,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "batch_norm": _batch_norm,
+    "relu": _rectifier,
+    "relu6": _rectifier,
+    "hardtanh": _clamp,
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "view": axes.reshape,
+    "reshape": axes.reshape,
+    "_unsafe_view": axes.reshape,
+    "cat": axes.concatenate,
+    "add": _sum,
+    "sub": _sum,
+    "rsub": _sum,
+    "mul": _product,
+    "div": _product,
+    "neg": lambda request: request.as_call(linear=True, pointwise=_same_places(request)),
+    "transpose": axes.along("dim0", "dim1"),
+    "permute": axes.permute,
+    "unsqueeze": axes.along("dim"),
+    "squeeze": axes.along("dim"),
+    "select": axes.along("dim"),
+    "index_select": axes.along("dim"),
+    "slice": axes.cut,
+    "split": axes.pieces,
+    "split_with_sizes": axes.pieces,
+    "unbind": axes.pieces,
+    "sym_size": _batch_size,
+    **dict.fromkeys(["clone", "alias", "contiguous", "detach", "dropout", "lift_fresh_copy"], _unchanged),
+    **dict.fromkeys(["linear", "mean", "sum", "matmul", "mm", "bmm", "conv_transpose2d", "stack"], _linear_whole),
+    **dict.fromkeys(["upsample_nearest2d", "upsample_bilinear2d", "pixel_shuffle", "pixel_unshuffle"], _linear_whole),
+}
+
+
+def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...]) -> bool:
+    """Whether the output is (C, H, W), channels first."""
+    if len(shape) != 3:
+        return False
+    if isinstance(operation, ops.Input | spatial.Spatial):
+        return True
+    if isinstance(operation, ops.Reshape):
+        return operation.spatial
+    moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
+    return not moves_axes and all(node.is_map for node in inputs)
+
+
+MOVES_AXES = frozenset({"aten.permute.default", "aten.transpose.int"})

@@ -1,0 +1,104 @@
+"""Weights in files: read without running code, and put into a network only if every tensor fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from deconv.errors import BadInput, UnknownName, nearest
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def is_file_name(weights: str | PathLike[str]) -> bool:
+    """Whether this names a file rather than a set of weights: a Path, known suffix, slash, or existing file."""
+    text = str(weights)
+    return not isinstance(weights, str) or text.endswith(SUFFIXES) or "/" in text or Path(text).is_file()
+
+
+def unknown_weights(model: str, weights: object, choices: Iterable[str]) -> UnknownName:
+    """The error to raise for a set of weights that a model does not have; names the possible ones."""
+    possible = list(choices)
+    return UnknownName(
+        f"unknown weights {weights!r} for {model}; expected {', '.join(possible)}, or the path of a .safetensors or "
+        f".pth file{nearest(str(weights), possible)}"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def randomly(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A new network in eval mode whose random weights depend on the seed alone; torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().eval()
+
+
+def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
+    """The tensors, by name, in a .safetensors file or in one that torch.save wrote; no code in it is run.
+
+    Raises BadInput for a file that is missing, cut, or holds anything but named tensors.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise BadInput(f"there is no weights file {file}; expected a .safetensors or .pth file: check the path")
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else _load_pth(file)
+    except Exception as error:  # cut or foreign bytes raise many types, in torch as in safetensors
+        raise BadInput(
+            f"the weights file {file} cannot be read ({type(error).__name__}); expected a whole .safetensors file, or "
+            "a .pth file with nothing but tensors in it: copy or save it again"
+        ) from error
+    return _state_dict(content, str(file))
+
+
+def _load_pth(file: Path) -> object:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Copy the tensors into the module; raises BadInput, naming `origin`, unless names, shapes and values are sound."""
+    wanted = module.state_dict()
+    # Files from before batch norm counted its batches lack these; torch fills them in.
+    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
+    shared = [name for name in wanted if name in tensors]
+    faults = {
+        "missing": missing,
+        "not in the network": [name for name in tensors if name not in wanted],
+        "of another shape": [_shapes(n, tensors[n], wanted[n]) for n in shared if tensors[n].shape != wanted[n].shape],
+        "with NaN or infinite values": [name for name in shared if not torch.isfinite(tensors[name]).all()],
+    }
+    found = "; ".join(f"{len(names)} {fault} ({_few(names)})" for fault, names in faults.items() if names)
+    if found:
+        raise BadInput(
+            f"the weights in {origin} do not fit {type(module).__name__}: tensors {found}; expected finite values for "
+            "exactly its tensors: give weights that were saved from this architecture"
+        )
+    module.load_state_dict(tensors)
+
+
+def _state_dict(content: object, origin: str) -> dict[str, torch.Tensor]:
+    if isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
+    ):
+        return content
+    raise BadInput(
+        f"the weights file {origin} holds a {type(content).__name__} that is not just named tensors; expected a state "
+        "dict: save it with torch.save(network.state_dict(), path)"
+    )
+
+
+def _shapes(name: str, given: torch.Tensor, wanted: torch.Tensor) -> str:
+    return f"{name} {tuple(given.shape)}, not {tuple(wanted.shape)}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,87 @@
+"""Any classification network of torchvision, by name.
+
+Two of them hold a preprocessing of their own: googlenet and inception_v3 with torchvision's weights turn ImageNet's
+mean and std into 0.5 and 0.5 inside the network (`transform_input`); with a file or random weights they do not.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from http.client import HTTPException
+from os import PathLike
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+
+from deconv.errors import BadInput, DeconvError, UnknownName, nearest
+from deconv.models.loading import first_line, is_file_name, load_into, randomly, read_tensors, unknown_weights
+
+_OFFLINE_CHOICES = (
+    "weights=PATH (.safetensors or .pth), weights=random, or model=squeezenet, whose weights need no connection"
+)
+
+
+@cache
+def architectures() -> tuple[str, ...]:
+    """The names of torchvision's classification networks."""
+    return tuple(list_models(module=torchvision.models))
+
+
+def build(arch: str, weights: str | PathLike[str], seed: int = 0) -> nn.Module:
+    """torchvision's classification network `arch` in eval mode; `weights` is a name that torchvision has, "random" or
+    a file.
+
+    Raises UnknownName, BadInput or DeconvError as `deconv.models.build` says.
+    """
+    if arch not in architectures():
+        raise UnknownName(
+            f"unknown torchvision network {arch!r}; expected one of its {len(architectures())} classification "
+            f"networks: see torchvision.models.list_models(){nearest(arch, architectures())}"
+        )
+    names = get_model_weights(arch).__members__
+    if weights in names:
+        with explained_download(names[str(weights)], _OFFLINE_CHOICES):
+            module: nn.Module = get_model(arch, weights=names[str(weights)], progress=sys.stderr.isatty())
+        return module.eval()
+    if weights != "random" and not is_file_name(weights):
+        raise unknown_weights(arch, weights, [*names, "random"])
+    module = randomly(lambda: get_model(arch, weights=None, **_initialisation(arch)), seed)
+    if weights != "random":
+        load_into(module, read_tensors(weights), str(weights))
+    return module
+
+
+@contextmanager
+def explained_download(weights: WeightsEnum, offline_choices: str) -> Iterator[None]:
+    """Around the loading of one of torchvision's sets of weights: turns what may fail into a DeconvError.
+
+    For a failed download it names the choices that need no connection, for damaged bytes the file to delete.
+    """
+    try:
+        yield
+    except (OSError, HTTPException) as error:
+        raise DeconvError(
+            f"torchvision's weights {weights} could not be had from {weights.url} ({error}); expected a network "
+            f"connection: without one choose {offline_choices}"
+        ) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise BadInput(
+            f"torchvision's weights {weights} are damaged ({first_line(error)}); expected the file at "
+            f"{weights.url}: delete {_cached(weights)} and try again"
+        ) from error
+
+
+def _cached(weights: WeightsEnum) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
+
+
+def _initialisation(arch: str) -> dict[str, bool]:
+    """These two warn unless told to initialise themselves, which they do in any case."""
+    return {"init_weights": True} if arch in ("googlenet", "inception_v3") else {}

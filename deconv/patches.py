@@ -1,0 +1,58 @@
+"""The receptive-field box of each peak, cut out of its image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deconv.errors import BadInput
+from deconv.network import Network
+from deconv.records import Patches, Reconstructions
+from deconv.sources import Source, batches
+
+IMAGES_AT_ONCE = 64
+
+
+def cut_patches(frames: Tensor, image: Tensor, box: Tensor, provenance: dict[str, Any] | None = None) -> Patches:
+    """Cut box[n] out of frames[image[n]].
+
+    frames (M, 3, H, W) uint8;  image (N,) int64;  box (N, 4) int64: y0, x0, y1, x1, all of one size.
+    What lies outside the frame is zero in `pixels` and False in `inside`. Raises BadInput for boxes of several sizes.
+    """
+    image, box = torch.as_tensor(image), torch.as_tensor(box)
+    sizes = (box[:, 2:] - box[:, :2]).unique(dim=0)
+    if len(sizes) > 1:
+        raise BadInput(f"box: given sizes {sizes.tolist()}; expected one (the receptive field of one layer).")
+    height, width = sizes[0].tolist() if len(sizes) else (0, 0)
+    pixels = torch.zeros((len(box), frames.shape[1], height, width), dtype=torch.uint8)
+    inside = torch.zeros((len(box), height, width), dtype=torch.bool)
+    for n, (y0, x0, y1, x1) in enumerate(box.tolist()):
+        top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, frames.shape[2]), min(x1, frames.shape[3])
+        rows, cols = slice(top - y0, max(bottom - y0, 0)), slice(left - x0, max(right - x0, 0))
+        pixels[n, :, rows, cols] = frames[int(image[n]), :, top:bottom, left:right]
+        inside[n, rows, cols] = True
+    return Patches(pixels, inside, box, image, provenance or {})
+
+
+def patches_of(network: Network, images: Source, recon: Reconstructions) -> Patches:
+    """The patches under some reconstructions, in their order, from the photographs they were made from.
+
+    Raises BadInput if an image can no longer be read.
+    """
+    preprocessing = network.needed_preprocessing()
+    used, which = recon.image.unique(return_inverse=True)
+    parts: list[Patches] = []
+    order = torch.argsort(which, stable=True)
+    for index, frames in batches(images, preprocessing, IMAGES_AT_ONCE, indices=used.tolist()):
+        mine = order[torch.isin(recon.image[order], index)]
+        parts.append(cut_patches(frames, torch.searchsorted(index, recon.image[mine]), recon.box[mine]))
+    back = torch.argsort(order)
+    pixels = torch.cat([part.pixels for part in parts])[back]
+    inside = torch.cat([part.inside for part in parts])[back]
+    made_of = {
+        "source": {"name": images.name, "content": images.content_hash},
+        "preprocessing": preprocessing.as_dict(),
+    }
+    return Patches(pixels, inside, recon.box, recon.image, made_of)

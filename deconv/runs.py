@@ -1,0 +1,102 @@
+"""What a run's folder is made with: files that appear whole or not at all, JSON, versions, the hash of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import uuid
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from deconv.errors import BadInput
+
+DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "matplotlib", "scikit-image")
+
+
+def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> Path:
+    """Write a file that appears whole or not at all, and return its path.
+
+    `content` is the bytes, or a function that writes them to the open binary file it is given. They go to a hidden
+    file beside `path`, which is forced to disk and then renamed; a missing folder is made. Whatever `content` raises
+    is passed on, and `path` is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "xb") as file:
+            _fill(file, content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as JSON, always the same bytes for the same value: sorted keys, two spaces, a newline at the end.
+
+    numpy and torch numbers and arrays, and paths, are written as plain numbers, lists and strings. Raises BadInput
+    for NaN and infinity, which JSON does not have, and for anything else that it cannot hold.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"cannot write {path} as JSON: {error}; give plain values, and None for what is missing"
+        ) from error
+    return write_whole(path, f"{text}\n".encode())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a run's numbers: deconv, python and the libraries below it."""
+    found = {"deconv": _version("deconvnet"), "python": platform.python_version()}
+    return found | {name: _version(name) for name in DISTRIBUTIONS}
+
+
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 (hex) of a state_dict: sorted names, dtypes, shapes and bytes, wherever the tensors are."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # as bytes: numpy has no bfloat16
+    return digest.hexdigest()
+
+
+def _fill(file: BinaryIO, content: bytes | Callable[[BinaryIO], Any]) -> None:
+    if isinstance(content, bytes):
+        file.write(content)
+    else:
+        content(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"

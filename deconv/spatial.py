@@ -1,0 +1,205 @@
+"""The operations that read more than one place of their input's map, or shift it: convolution, pooling, padding.
+
+Each knows its geometry (`Window`), so that receptive fields follow from it, and `unpadded` gives the same operation for
+a window that already holds what the padding would have been. All tensors are (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How output position i reads its input: from i * stride - before on, `kernel` taps `dilation` apart."""
+
+    kernel: Pair
+    stride: Pair
+    before: Pair
+    dilation: Pair
+
+    @property
+    def extent(self) -> Pair:
+        """Input pixels between the first and the last tap, both included."""
+        (ky, kx), (dy, dx) = self.kernel, self.dilation
+        return (ky - 1) * dy + 1, (kx - 1) * dx + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """2-D cross-correlation; `padding` is (top, bottom, left, right) zeros; weight (C_out, C_in / groups, kh, kw)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Pair
+    padding: tuple[int, int, int, int]
+    dilation: Pair
+    groups: int
+
+    @property
+    def window(self) -> Window:
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        return Window(kernel, self.stride, (self.padding[0], self.padding[2]), self.dilation)
+
+    @cached_property
+    def _unpadded(self) -> Convolution:
+        return replace(self, padding=(0, 0, 0, 0))
+
+    def unpadded(self) -> Convolution:
+        return self._unpadded
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom, left, right = self.padding
+        if (top, left) != (bottom, right):
+            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+
+    def transposed(self, signal: Tensor, input_shape: torch.Size) -> Tensor:
+        """`signal`, shaped as the output, through the transposed filters: (N, C_in, H, W) of `input_shape`."""
+        top, _, left, _ = self.padding
+        height, width = input_shape[2:]
+        if self._suits_shuffle:
+            whole = self._transposed_by_shuffle(signal)
+        else:
+            kernel = self.window.extent
+            sizes = [(n - 1) * s + k for n, s, k in zip(signal.shape[2:], self.stride, kernel, strict=True)]
+            like = signal.new_empty((len(signal), input_shape[1], *sizes)).to(memory_format=torch.channels_last)
+            whole = torch.ops.aten.convolution_backward(
+                signal, like, self.weight, None, self.stride, (0, 0), self.dilation,
+                False, (0, 0), self.groups, (True, False, False),
+            )[0]  # fmt: skip
+        if whole.shape[2] >= top + height and whole.shape[3] >= left + width:
+            return whole[:, :, top : top + height, left : left + width]
+        return F.pad(whole, (-left, left + width - whole.shape[3], -top, top + height - whole.shape[2]))
+
+    @property
+    def _suits_shuffle(self) -> bool:
+        """Libraries do few output channels badly; at a stride, the detour by more of them is 3 to 30 times faster."""
+        few = self.weight.shape[1] <= 4 and self.groups == 1
+        return few and self.stride[0] == self.stride[1] > 1 and self.dilation == (1, 1)
+
+    @cached_property
+    def _shuffled_weight(self) -> Tensor:
+        """(C_in * s * s, C_out, J, J): output pixel s * q + r takes tap s * j + r at q - j, J taps in all."""
+        (units, colours, kh, kw), step = self.weight.shape, self.stride[0]
+        rows, cols = -(-kh // step), -(-kw // step)
+        padded = F.pad(self.weight.contiguous(), (0, cols * step - kw, 0, rows * step - kh))
+        taps = padded.view(units, colours, rows, step, cols, step).permute(1, 3, 5, 0, 2, 4).flip(4, 5)
+        shuffled = taps.reshape(colours * step * step, units, rows, cols)
+        return shuffled.contiguous(memory_format=torch.channels_last)
+
+    def _transposed_by_shuffle(self, signal: Tensor) -> Tensor:
+        """As a stride-1 convolution to C_in * stride**2 channels and a pixel shuffle; may be longer than the input."""
+        weight = self._shuffled_weight
+        spread = F.conv2d(signal, weight, padding=(weight.shape[2] - 1, weight.shape[3] - 1))
+        return F.pixel_shuffle(spread, self.stride[0])
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Spatial maximum; outside the map counts as minus infinity."""
+
+    window: Window
+    ceil_mode: bool
+
+    def unpadded(self) -> MaxPool:
+        return MaxPool(replace(self.window, before=(0, 0)), ceil_mode=False)
+
+    def _arguments(self) -> tuple[Pair, Pair, Pair, Pair, bool]:
+        return self.window.kernel, self.window.stride, self.window.before, self.window.dilation, self.ceil_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, *self._arguments())
+
+    def forward_with_switches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled map and its switches: for each output, the flat index row * W + column of the input that won."""
+        pooled, switches = F.max_pool2d(x, *self._arguments(), return_indices=True)
+        return pooled, switches
+
+    def taps(self, switches: Tensor, width: int) -> Tensor:
+        """Switches into maps of some width as numbers of the winning tap in its window, uint8 or int64: for cutting."""
+        ky, kx = self.window.kernel
+        from_origin = switches - self._origins(switches, width)
+        row = from_origin.div((self.window.dilation[0] * width), rounding_mode="floor")
+        number = row * kx + (from_origin - row * self.window.dilation[0] * width) // self.window.dilation[1]
+        return number.to(torch.uint8) if ky * kx < 256 else number
+
+    def switches(self, taps: Tensor, width: int) -> Tensor:
+        """What `taps` gave, as switches into maps of another width."""
+        ky, kx = self.window.kernel
+        rows = torch.arange(ky, device=taps.device) * self.window.dilation[0] * width
+        cols = torch.arange(kx, device=taps.device) * self.window.dilation[1]
+        steps = (rows[:, None] + cols).flatten()
+        return steps[taps.int()] + self._origins(taps, width)
+
+    def _origins(self, like: Tensor, width: int) -> Tensor:
+        """(H_out, W_out) flat index of each window's first tap in maps of some width; negative in the padding."""
+        height_out, width_out = like.shape[-2:]
+        rows = torch.arange(height_out, device=like.device) * self.window.stride[0] - self.window.before[0]
+        cols = torch.arange(width_out, device=like.device) * self.window.stride[1] - self.window.before[1]
+        return rows[:, None] * width + cols
+
+    def unpool(self, signal: Tensor, switches: Tensor, input_shape: torch.Size) -> Tensor:
+        """Each value back to the input that won; values that share a switch add (nn.MaxUnpool2d overwrites)."""
+        like = signal.new_empty(input_shape)
+        if signal.is_contiguous(memory_format=torch.channels_last):
+            like = like.to(memory_format=torch.channels_last)
+        return torch.ops.aten.max_pool2d_with_indices_backward(signal, like, *self._arguments(), switches)
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """Spatial mean over each window; `divisor` (an int) replaces the number of taps.
+
+    uniform: every window divides by the same number, at the border too.
+    """
+
+    window: Window
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor: int | None = None
+    uniform: bool = True
+
+    def unpadded(self) -> AveragePool:
+        ky, kx = self.window.kernel
+        return AveragePool(replace(self.window, before=(0, 0)), divisor=self.divisor or ky * kx)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.window
+        return F.avg_pool2d(x, w.kernel, w.stride, w.before, self.ceil_mode, self.count_include_pad, self.divisor)
+
+
+@dataclass(frozen=True)
+class Pad:
+    """A constant frame around the map; `padding` is (top, bottom, left, right) pixels."""
+
+    padding: tuple[int, int, int, int]
+    value: float = 0.0
+
+    @property
+    def window(self) -> Window:
+        return Window((1, 1), (1, 1), (self.padding[0], self.padding[2]), (1, 1))
+
+    def unpadded(self) -> Pad:
+        return Pad((0, 0, 0, 0), self.value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom, left, right = self.padding
+        return F.pad(x, (left, right, top, bottom), value=self.value)
+
+
+Spatial = Convolution | MaxPool | AveragePool | Pad
+
+
+def outside_value(operation: Spatial) -> float:
+    """What a spatial operation reads outside its input's map."""
+    if isinstance(operation, MaxPool):
+        return float("-inf")
+    return operation.value if isinstance(operation, Pad) else 0.0

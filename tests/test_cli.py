@@ -1,0 +1,343 @@
+"""The command, on experiments of the test's own: what it composes, where it writes, how it fails."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from deconv import help, progress
+from deconv.cli import main
+from deconv.configuration import compose_jobs
+from deconv.errors import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = {
+    "configs/model/tiny.yaml": """# A small network.
+name: tiny
+size: [8, 8]
+resize: null
+aliases: {conv1: features.1}
+""",
+    "configs/model/torchvision.yaml": "# Any network of torchvision.\nname: ???\nweights: random\n",
+    "configs/source/bundled.yaml": "# Photographs that come along.\nname: bundled\n",
+    "configs/source/folder.yaml": "# A tree of pictures.\nname: folder\nroot: ???\n",
+    "configs/experiment/echo.yaml": "# @package _global_\n# Says what it was given.\nk: 4\nhow: write\nscale: 1.0\n",
+    "experiments/echo.py": '''"""Says what it was given."""
+import logging
+from deconv.errors import BadInput, RecordMismatch
+log = logging.getLogger("deconv")
+def run(config, folder):
+    log.info("k is %d", config.k)
+    log.debug("in detail")
+    if config.how == "mismatch":
+        raise RecordMismatch("the record has k=9,\\n  this run k=4")
+    if config.how == "bug":
+        config.not_there
+    if config.how == "interrupt":
+        raise KeyboardInterrupt
+    if config.how == "sleep":
+        import time; print("asleep", flush=True); time.sleep(60)
+    if config.how == "bar":
+        import time; from deconv.progress import track
+        for _ in track(range(2), "stirring", 2):
+            time.sleep(0.2); log.info("in passing"); log.warning("look here")
+    path = folder / "said.txt"
+    path.write_text((path.read_text() if path.exists() else "") + f"{config.k} {config.model.name}\\n")
+    return path
+''',
+}
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a root with configs and experiments of its own, beside the folder `cwd` that the command runs in."""
+    root = tmp_path / "root"
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    config = (ROOT / "configs/config.yaml").read_text()
+    config = config.replace("model: squeezenet", "model: tiny").replace("fig2_features", "echo")
+    (root / "configs/config.yaml").write_text(config)
+    monkeypatch.setattr(help, "HOMES", (root,))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return root
+
+
+def settings(path: Path) -> dict[Any, Any]:
+    loaded = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command, check that it ends with status 2 and one line, and return the line."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("deconv: ") and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def test_a_run_has_a_folder_of_its_own(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=echo", "layers=[conv1]", "units=[3,17]"]) == 0
+    out, err = capsys.readouterr()
+    made = Path(out.strip())
+    assert re.fullmatch(r"outputs/echo/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?/said\.txt", str(made))
+    assert made.read_text() == "4 tiny\n"
+    assert err == "k is 4\n"
+    log = (made.parent / "run.log").read_text()
+    assert "INFO k is 4" in log and "DEBUG in detail" in log and "units=[3,17]" in log
+    config = settings(made.parent / "config.yaml")
+    assert config["experiment"] == "echo" and config["layers"] == ["conv1"] and config["units"] == [3, 17]
+    assert config["model"]["aliases"] == {"conv1": "features.1"} and config["source"] == {"name": "bundled"}
+    assert "torch" in config["versions"] and "folder" not in config and "hydra" not in config
+
+
+def test_nothing_of_the_run_is_left_on_the_logger(workshop: Path) -> None:
+    before = list(logging.getLogger("deconv").handlers)
+    main(["experiment=echo"])
+    main(["experiment=echo", "how=mismatch"])
+    assert logging.getLogger("deconv").handlers == before
+
+
+def test_two_runs_within_a_second_do_not_share_a_folder(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["seed=1"]) == main(["seed=1"]) == main(["seed=1"]) == 0
+    assert len(set(capsys.readouterr().out.split())) == 3
+    configs = {path.read_bytes() for path in Path("outputs").rglob("config.yaml")}
+    assert len(configs) == 1
+
+
+@pytest.mark.parametrize("key", ["folder", "hydra.run.dir"])
+def test_a_given_folder_is_gone_on_with(workshop: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    for _ in range(2):
+        assert main([f"{key}=results/mine"]) == 0
+    assert Path("results/mine/said.txt").read_text() == "4 tiny\n4 tiny\n"
+    assert capsys.readouterr().out == "results/mine/said.txt\n" * 2
+    assert not Path("outputs").exists()
+
+
+def test_settings_that_the_experiment_refuses_do_not_replace_the_records_own(
+    workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["folder=x", "k=9"]) == 0
+    before = Path("x/config.yaml").read_bytes()
+    capsys.readouterr()
+    assert main(["folder=x", "how=mismatch"]) == 2
+    assert capsys.readouterr().err == "k is 4\ndeconv: the record has k=9, this run k=4\n"
+    assert Path("x/config.yaml").read_bytes() == before
+    assert "RecordMismatch" in Path("x/run.log").read_text()
+    assert main(["folder=x", "k=7"]) == 0
+    assert settings(Path("x/config.yaml"))["k"] == 7
+
+
+def test_a_sweep_runs_every_combination(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "experiment=echo", "k=1,2", "source=bundled,folder", "++source.root=a,b"]) == 0
+    made = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [path.parent.name for path in made] == [str(number) for number in range(8)]
+    assert len({path.parent.parent for path in made}) == 1
+    assert [path.read_text() for path in made] == ["1 tiny\n"] * 4 + ["2 tiny\n"] * 4
+
+
+@pytest.mark.parametrize("sweep", ["k=range(1,4)", "k=choice(1,2,3)", "k=1,2,3"])
+def test_ways_to_write_a_sweep(workshop: Path, sweep: str) -> None:
+    assert [job.config.k for job in compose_jobs([sweep], sweep=True)] == [1, 2, 3]
+
+
+def test_a_sweep_over_all_choices(workshop: Path) -> None:
+    jobs = compose_jobs(["source=glob(*)", "++source.root=x"], sweep=True)
+    assert [job.config.source.name for job in jobs] == ["bundled", "folder"]
+
+
+def test_a_sweep_with_one_mistake_runs_nothing(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "k=0" in fails(capsys, "-m", "k=2,1,0")
+    assert "tyny" in fails(capsys, "--multirun", "model=tiny,tyny")
+    assert not Path("outputs").exists()
+
+
+def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "how=write,mismatch"]) == 2
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert err.splitlines()[-1] == "deconv: run 2 of 2 (how=mismatch): the record has k=9, this run k=4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["experiment=ecko"], ["unknown experiment 'ecko'", "echo", "did you mean 'echo'"]),
+        (["model=tny"], ["unknown model 'tny'", "tiny, torchvision", "did you mean 'tiny'"]),
+        (["source=zzz"], ["unknown source 'zzz'", "bundled, folder"]),
+        (["model=[tiny]"], ["unknown model"]),
+        (["kk=3"], ["unknown option 'kk'", "did you mean 'k'", "--help"]),
+        (["source=folder", "source.rot=x"], ["'source.rot'", "did you mean 'source.root'"]),
+        (["source.root=photos"], ["source.root belongs to source=folder"]),
+        (["source=folder"], ["source.root is not given", "source.root="]),
+        (["model=torchvision"], ["model.name is not given"]),
+        (["k=abc"], ["k=abc", "a whole number", "k=4"]),
+        (["k=-1"], ["k=-1", "1 or more"]),
+        (["k=0"], ["k=0", "1 or more"]),
+        (["k=2.5"], ["k=2.5", "a whole number"]),
+        (["k=true"], ["k=True", "a whole number"]),
+        (["k=null"], ["k=null", "a whole number"]),
+        (["seed=-1"], ["seed=-1", "0 or more"]),
+        (["rule=[a]"], ["rule=[a]", "a text"]),
+        (["scale=big"], ["scale=big", "a number"]),
+        (["model.size=8"], ["model.size=8", "a list"]),
+        (["model.aliases=8"], ["model.aliases=8", "a mapping"]),
+        (["layers=conv1"], ["layers=conv1", "layers=[fire5,fire9]"]),
+        (["layers=[]"], ["layers=[]"]),
+        (["units=3"], ["units=3", "units=[3,17]"]),
+        (["units=[3,-1]"], ["units=[3,-1]", "from 0 up"]),
+        (["units=[3,x]"], ["units=[3,x]"]),
+        (["k=${nothing}"], ["k=${nothing}"]),
+        (["k=1,2"], ["several values", "-m", "k=[1,2]"]),
+        (["echo"], ["cannot read 'echo'", "did you mean experiment=echo?"]),
+        (["nothing"], ["cannot read 'nothing'", "key=value"]),
+        (["source.root=a(b"], ["cannot read 'source.root=a(b'", "write 'source.root=\"a(b\"'"]),
+        (["source=folder", "source.root=null"], ["source.root is not given"]),
+        (["model=null"], ["unknown model 'null'"]),
+        (["folder="], ["folder=", "path"]),
+        (["folder=[a]"], ["folder=[a]", "path"]),
+        (["+k.a=1"], ["k={a: 1}", "a whole number"]),
+        (["=3"], ["unknown option ''"]),
+        (["++k=abc"], ["k=abc", "a whole number"]),
+        (["+k=3"], ["+k=3"]),
+        (["~k=4"], ["~k=4"]),
+        (["hydra.verbose=true"], ["hydra.verbose"]),
+        (["hydra/launcher=other"], ["hydra/launcher"]),
+        (["-m", "k=interval(1,2)"], ["k=interval(1,2)", "k=1,2"]),
+        (["-m", "k=range(1,1)"], ["nothing to run"]),
+        (["--multi"], ["unknown flag '--multi'", "did you mean '--multirun'"]),
+        (["how=mismatch", "folder=a,b"], ["several values"]),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_line(
+    workshop: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]
+) -> None:
+    line = fails(capsys, *arguments)
+    assert [part for part in parts if part not in line] == [], line
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_values_that_are_right(workshop: Path) -> None:
+    said = ["scale=2", "layers=[conv1]", "model.size=null", "model.resize=9", "+model.aliases.conv2=features.4", "k=2"]
+    (job,) = compose_jobs([*said, "source=folder", "source.root=/my photos/2024"], sweep=False)
+    assert job.config.model.aliases == {"conv1": "features.1", "conv2": "features.4"}
+    assert (job.config.scale, job.config.source.root, job.config.model.size) == (2, "/my photos/2024", None)
+
+
+def test_a_folder_that_cannot_be_made(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert "cannot make the folder file" in fails(capsys, "folder=file")
+    assert "cannot make the folder file/x" in fails(capsys, "folder=file/x")
+
+
+def test_settings_without_a_script(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workshop / "experiments/echo.py").unlink()
+    assert "experiment 'echo'" in fails(capsys, "experiment=echo")
+
+
+def test_a_bug_shows_its_traceback(workshop: Path) -> None:
+    with pytest.raises(Exception, match="not_there"):
+        main(["how=bug", "folder=x"])
+    assert "Traceback" in Path("x/run.log").read_text()
+
+
+def test_an_interruption_says_how_to_go_on(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["how=interrupt", "folder=x"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("deconv: interrupted: go on with folder=x")
+
+
+def test_only_warnings_appear_beside_a_bar(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SHOW_AFTER", 0.05)
+    monkeypatch.setenv("TERM", "xterm")
+    with redirect_stderr(io.StringIO()) as screen:
+        monkeypatch.setattr(screen, "isatty", lambda: True)
+        assert main(["how=bar", "folder=x"]) == 0
+    shown = screen.getvalue()
+    assert "stirring" in shown and shown.count("look here") == 2 and "in passing" not in shown
+    assert Path("x/run.log").read_text().count("in passing") == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], [], ["--help", "k=nonsense"]])
+def test_help_lists_all_there_is(workshop: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    page = capsys.readouterr().out
+    for line in (
+        "  echo  Says what it was given.",
+        "  tiny         A small network.",
+        "  folder   A tree of pictures.",
+    ):
+        assert line in page.splitlines()
+    for key in ("layers", "units", "n_units", "k", "per_image", "rule", "batch_size", "seed", "folder"):
+        assert re.search(rf"^  {key}=\S+ +\w", page, re.MULTILINE)
+    assert "model=NAME   (and model.KEY=..., with KEY one of aliases, name, resize, size, weights)" in page
+    assert page.count("\n  deconv ") == 3
+    assert max(map(len, page.splitlines())) <= 120
+
+
+def test_every_option_of_the_config_is_in_the_help() -> None:
+    config = settings(ROOT / "configs/config.yaml")
+    assert {key for key, _, _ in help.options()} == set(config) - {"defaults"}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"deconv (\d+\.\d+\.\d+|not installed)\n", capsys.readouterr().out)
+
+
+def start(workshop: Path, *arguments: str) -> subprocess.Popen[str]:
+    program = (
+        "import sys, pathlib; from deconv import help; from deconv.cli import main;"
+        f"help.HOMES = (pathlib.Path({str(workshop)!r}),); sys.exit(main(sys.argv[1:]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_ctrl_c_in_a_process(workshop: Path) -> None:
+    process = start(workshop, "how=sleep", "folder=x")
+    assert process.stdout is not None and process.stdout.readline() == "asleep\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "k is 4\ndeconv: interrupted: go on with folder=x and the same options\n"
+
+
+def test_a_bug_in_a_process(workshop: Path) -> None:
+    process = start(workshop, "how=bug", "folder=x")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err.count("Traceback") == 1 and "not_there" in err
+
+
+def test_a_reader_that_has_enough_is_no_bug(workshop: Path) -> None:
+    process = start(workshop, "--help")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(timeout=60) == 0
+    process.stderr.close()
+
+
+def test_composing_leaves_hydra_as_it_was(workshop: Path) -> None:
+    compose_jobs(["k=3"], sweep=False)
+    with pytest.raises(BadInput):
+        compose_jobs(["k=x"], sweep=False)
+    shutil.rmtree(workshop / "configs/model")
+    with pytest.raises(BadInput, match="model/tiny"):
+        compose_jobs([], sweep=False)

