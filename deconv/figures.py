@@ -107,7 +107,8 @@ def unit_panels(
         blocks = [block(shown[mine], k), block(cut[mine], k)]
         if filters is not None:
             blocks.insert(0, tiles(display(filters[unit : unit + 1]))[0])
-        panels.append(UnitPanel(f"unit {unit}   {float(recon.score[torch.from_numpy(mine)].max()):.3g}", tuple(blocks)))
+        strongest = float(recon.score[torch.from_numpy(mine)].max())
+        panels.append(UnitPanel(f"unit {unit}, activation {strongest:.3g}", tuple(blocks)))
     return tuple(panels)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +44,8 @@ def mine(
     for name, value in (("k", k), ("batch_size", batch_size), ("per_image", per_image)):
         if value < 1:
             raise BadInput(f"{name}: given {value}; expected 1 or more.")
+    if not len(images):
+        raise BadInput("images: given none; expected at least one.")
     if not names:
         raise BadInput(f"layers: given none; expected some of {', '.join(network.layers)}.")
     tables = {name: TopK(network.channels(name), k) for name in names}
@@ -56,9 +59,10 @@ def mine(
             )
         frame = (batch.shape[2], batch.shape[3])
         for name, maps in network.forward(batch, names).items():
-            _check_finite(maps, index, images, name)
+            strongest = maps.amax(dim=(2, 3)).cpu()
+            _check_finite(strongest, index, images, name)
             field = network.receptive_field(name, frame)
-            _offer(tables[name], maps, index, per_image, field, network.rectified(name))
+            _offer(tables[name], maps, strongest, index, per_image, field, network.rectified(name))
     if frame is None:
         raise BadInput("images: given none that can be read; expected at least one.")
     found = {name: _layer_peaks(table, network.receptive_field(name, frame)) for name, table in tables.items()}
@@ -117,52 +121,56 @@ def _batches(
         yield index, preprocessing.normalize(frames)
 
 
-def _check_finite(maps: Tensor, index: Tensor, images: Source | Tensor, layer: str) -> None:
-    total = maps.sum(dim=(1, 2, 3))
-    if not bool(total.isfinite().all()):
-        bad = maps.isfinite().all(dim=3).all(dim=2).all(dim=1).logical_not().nonzero().flatten()
-        if len(bad):
-            image = int(index[bad[0]])
-            raise BadInput(
-                f"image {_key(images, image)!r} gives NaN or infinite activations at {layer!r}; "
-                "check the image and the weights."
-            )
+def _check_finite(strongest: Tensor, index: Tensor, images: Source | Tensor, layer: str) -> None:
+    """Raise BadInput for NaN or infinite activations; strongest (N, C), for a maximum is NaN where any place is."""
+    bad = strongest.isfinite().all(dim=1).logical_not().nonzero().flatten()
+    if len(bad):
+        raise BadInput(
+            f"image {_key(images, int(index[bad[0]]))!r} gives NaN or infinite activations at {layer!r}; "
+            "check the image and the weights."
+        )
 
 
-def _offer(table: TopK, maps: Tensor, index: Tensor, per_image: int, field: ReceptiveField, rectified: bool) -> None:
+def _offer(
+    table: TopK, maps: Tensor, strongest: Tensor, index: Tensor, per_image: int, field: ReceptiveField, rectified: bool
+) -> None:
     """Find positions only for the images that can enter a unit's table."""
-    strongest = maps.amax(dim=(2, 3)).cpu()
-    enters = strongest >= table.weakest
+    scores, images = strongest.numpy(), index.numpy()
+    enters = scores >= table.weakest
     if rectified:
-        enters &= strongest > 0
-    enters &= _among_best(strongest, index, table.k)
-    image, channel = enters.nonzero(as_tuple=True)
-    for score, place in _peaks_of_maps(maps[image.to(maps.device), channel.to(maps.device)], per_image, field):
-        row, col = place // maps.shape[3], place % maps.shape[3]
-        real = score > 0 if rectified else score > float("-inf")
-        table.offer(channel[real], score[real].float(), index[image][real], row[real], col[real])
+        enters &= scores > 0
+    crowded = enters.sum(axis=0) > table.k
+    enters[:, crowded] &= _among_best(scores[:, crowded], images, table.k)
+    which, channel = enters.nonzero()
+    if not len(which):
+        return
+    chosen = maps[torch.from_numpy(which).to(maps.device), torch.from_numpy(channel).to(maps.device)]
+    for score, place in _peaks_of_maps(chosen, per_image, field):
+        real = score > (0 if rectified else -np.inf)
+        row, col = np.divmod(place[real], maps.shape[3])
+        table.offer(channel[real], score[real], images[which[real]], row, col)
 
 
-def _among_best(strongest: Tensor, index: Tensor, k: int) -> Tensor:
+def _among_best(scores: np.ndarray, images: np.ndarray, k: int) -> np.ndarray:
     """(N, C) bool: the k images of this batch that each unit would keep, by (-score, image)."""
-    if len(index) <= k:
-        return torch.ones_like(strongest, dtype=torch.bool)
-    by_image = torch.argsort(index)
-    order = by_image[torch.argsort(-strongest[by_image], dim=0, stable=True)[:k]]
-    return torch.zeros_like(strongest, dtype=torch.bool).scatter_(0, order, True)
+    by_image = np.argsort(images)
+    order = by_image[np.argsort(-scores[by_image], axis=0, kind="stable")[:k]]
+    best = np.zeros_like(scores, dtype=bool)
+    np.put_along_axis(best, order, True, axis=0)
+    return best
 
 
-def _peaks_of_maps(maps: Tensor, per_image: int, field: ReceptiveField) -> Iterator[tuple[Tensor, Tensor]]:
-    """The per_image strongest peaks of each map (P, H, W): (score (P,), flat place (P,)), strongest first.
+def _peaks_of_maps(maps: Tensor, per_image: int, field: ReceptiveField) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The per_image strongest peaks of each map (P, H, W): (score (P,) float32, flat place (P,)), strongest first.
 
     Of equal values the first in reading order; the box of each next one overlaps none before by more than half.
     """
     width = maps.shape[2]
     remaining = maps.flatten(1)
     for _ in range(min(per_image, remaining.shape[1])):
-        score, _ = remaining.max(dim=1)
-        place = (remaining == score[:, None]).int().argmax(dim=1)  # the first of equals; max promises no order
-        yield score.cpu(), place.cpu()
+        place = remaining.argmax(dim=1)
+        score = remaining.gather(1, place[:, None])[:, 0]
+        yield score.float().cpu().numpy(), place.cpu().numpy()
         if per_image > 1:
             same = _same_peak(place, remaining.shape[1], width, field)
             remaining = remaining.masked_fill(same, float("-inf"))
@@ -179,12 +187,12 @@ def _same_peak(place: Tensor, places: int, width: int, field: ReceptiveField) ->
 
 
 def _layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
-    found = table.image >= 0
-    y0 = field.start[0] + table.row * field.stride[0]
-    x0 = field.start[1] + table.col * field.stride[1]
-    box = torch.stack([y0, x0, y0 + field.size[0], x0 + field.size[1]], dim=2).where(found[..., None], -1)
-    score = table.score.where(found, float("nan"))
-    return LayerPeaks(score, table.image, table.row, table.col, box)
+    score, image, row, col = (torch.from_numpy(part) for part in (table.score, table.image, table.row, table.col))
+    y0 = field.start[0] + row * field.stride[0]
+    x0 = field.start[1] + col * field.stride[1]
+    box = torch.stack([y0, x0, y0 + field.size[0], x0 + field.size[1]], dim=2)
+    found = image >= 0
+    return LayerPeaks(score.where(found, float("nan")), image, row, col, box.where(found[..., None], -1))
 
 
 def _keys(found: dict[str, LayerPeaks], images: Source | Tensor) -> dict[int, str]:

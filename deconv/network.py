@@ -64,7 +64,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the weights are and the work is done."""
-        return next(iter(self._weights.values())).device
+        return next(iter(self._weights.values()), torch.zeros(0)).device
 
     @cached_property
     def weights_hash(self) -> str:
@@ -126,7 +126,10 @@ class Network:
         return self.preprocessing
 
     def check_images(self, images: Tensor) -> Tensor:
-        """The batch on the network's device, channels last. Raises BadInput if it is no (N, C, H, W) of floats."""
+        """The batch on the network's device, in its precision, channels last.
+
+        Raises BadInput if it is no (N, C, H, W) of floats.
+        """
         channels = self.input_shape[0]
         if (
             not isinstance(images, Tensor)
@@ -138,7 +141,8 @@ class Network:
             raise BadInput(
                 f"images: given {given}; expected preprocessed images (N, {channels}, H, W) of floating point."
             )
-        return images.detach().to(self.device, memory_format=torch.channels_last)
+        like = next((weight for weight in self._weights.values() if weight.is_floating_point()), images)
+        return images.detach().to(self.device, like.dtype, memory_format=torch.channels_last)
 
 
 def as_map(value: Tensor) -> Tensor:

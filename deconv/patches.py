@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deconv.errors import BadInput
 from deconv.network import Network
-from deconv.records import Patches, Reconstructions
+from deconv.records import Patches, Reconstructions, clip
 from deconv.sources import Source, batches
 
 IMAGES_AT_ONCE = 64
@@ -19,9 +19,15 @@ def cut_patches(frames: Tensor, image: Tensor, box: Tensor, provenance: dict[str
     """Cut box[n] out of frames[image[n]].
 
     frames (M, 3, H, W) uint8;  image (N,) int64;  box (N, 4) int64: y0, x0, y1, x1, all of one size.
-    What lies outside the frame is zero in `pixels` and False in `inside`. Raises BadInput for boxes of several sizes.
+    What lies outside the frame is zero in `pixels` and False in `inside`. Raises BadInput for boxes of several sizes,
+    images that are not there, and frames that are not uint8.
     """
     image, box = torch.as_tensor(image), torch.as_tensor(box)
+    wrong = image[(image < 0) | (image >= len(frames))]
+    if len(wrong):
+        raise BadInput(f"image: given {int(wrong[0])}; expected 0 to {len(frames) - 1}; leave missing peaks (-1) out.")
+    if frames.dtype != torch.uint8:
+        raise BadInput(f"frames: given {frames.dtype}; expected uint8, the pictures before normalisation.")
     sizes = (box[:, 2:] - box[:, :2]).unique(dim=0)
     if len(sizes) > 1:
         raise BadInput(f"box: given sizes {sizes.tolist()}; expected one (the receptive field of one layer).")
@@ -29,10 +35,9 @@ def cut_patches(frames: Tensor, image: Tensor, box: Tensor, provenance: dict[str
     pixels = torch.zeros((len(box), frames.shape[1], height, width), dtype=torch.uint8)
     inside = torch.zeros((len(box), height, width), dtype=torch.bool)
     for n, (y0, x0, y1, x1) in enumerate(box.tolist()):
-        top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, frames.shape[2]), min(x1, frames.shape[3])
-        rows, cols = slice(top - y0, max(bottom - y0, 0)), slice(left - x0, max(right - x0, 0))
-        pixels[n, :, rows, cols] = frames[int(image[n]), :, top:bottom, left:right]
-        inside[n, rows, cols] = True
+        (rows, box_rows), (cols, box_cols) = clip(y0, y1, frames.shape[2]), clip(x0, x1, frames.shape[3])
+        pixels[n, :, box_rows, box_cols] = frames[int(image[n]), :, rows, cols]
+        inside[n, box_rows, box_cols] = True
     return Patches(pixels, inside, box, image, provenance or {})
 
 

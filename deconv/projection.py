@@ -93,6 +93,8 @@ class _Loaded:
 
 def _chunks(network: Network, images: Source | Tensor, peaks: Tensor, most: int) -> Iterator[tuple[Tensor, _Loaded]]:
     """Peaks image by image, so that each image is loaded once: (their numbers, what they need)."""
+    if not len(peaks):
+        return
     order = torch.argsort(peaks[:, 0], stable=True)
     used, counts = peaks[order, 0].unique_consecutive(return_counts=True)
     at = 0
@@ -158,7 +160,9 @@ def _frame_size(network: Network, images: Source | Tensor, peaks: Tensor) -> tup
 
 
 def _check_scores(found: Tensor, expected: Tensor, layer: str) -> None:
-    error = (found - expected).abs() / expected.abs().clamp_min(1e-12)
+    if found.shape != expected.shape:
+        raise BadInput(f"score: given shape {tuple(expected.shape)}; expected one for each of {len(found)} peaks.")
+    error = ((found - expected).abs() / expected.abs().clamp_min(1e-12)).nan_to_num(float("inf"))
     if bool((error > SCORE_TOLERANCE).any()):
         worst = int(error.argmax())
         raise RecordMismatch(

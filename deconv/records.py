@@ -55,8 +55,7 @@ class LayerPeaks:
 
     def scores_of(self, units: list[int]) -> Tensor:
         """(N,) scores in the order of `of`."""
-        chosen = torch.tensor(units, dtype=torch.int64)
-        return self.score[chosen][self.found[chosen]]
+        return self.score[units][self.found[units]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +89,10 @@ class Peaks(Mapping[str, LayerPeaks]):
         """Read what `save` wrote. Raises BadInput for a file that is missing, cut short, of another kind or newer."""
         table = _read(path, lambda: pq.read_table(path))
         provenance = _check_metadata(path, "peaks", table.schema.metadata)
-        names = table["layer"].to_pylist()
         columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("layer", "key")}
         keys = {i: key for i, key in zip(columns["image"].tolist(), table["key"].to_pylist(), strict=True) if i >= 0}
-        layer_of_row = np.array(names, dtype=object)
-        layers = {name: _layer_from(columns, layer_of_row == name) for name in dict.fromkeys(names)}
+        layer_of_row = np.array(table["layer"].to_pylist(), dtype=object)
+        layers = {name: _layer_from(columns, layer_of_row == name) for name in dict.fromkeys(layer_of_row)}
         return Peaks(layers, dict(sorted(keys.items())), provenance)
 
 
@@ -181,11 +179,10 @@ class Reconstructions:
 
     def paste(self) -> Tensor:
         """The same pixels in the frame of the whole image, zero elsewhere: (N, 3, H, W) float32."""
-        height, width = self.frame
-        frames = self.pixels.new_zeros((len(self), self.pixels.shape[1], height, width))
+        frames = self.pixels.new_zeros((len(self), self.pixels.shape[1], *self.frame))
         for frame, pixels, (y0, x0, y1, x1) in zip(frames, self.pixels, self.box.tolist(), strict=True):
-            top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, height), min(x1, width)
-            frame[:, top:bottom, left:right] = pixels[:, top - y0 : bottom - y0, left - x0 : right - x0]
+            (rows, box_rows), (cols, box_cols) = clip(y0, y1, self.frame[0]), clip(x0, x1, self.frame[1])
+            frame[:, rows, cols] = pixels[:, box_rows, box_cols]
         return frames
 
     def save(self, path: str | Path) -> Path:
@@ -205,6 +202,12 @@ class Reconstructions:
 RECONSTRUCTION_TENSORS = ("pixels", "score", "box", "image", "channel", "row", "col")
 
 
+def clip(low: int, high: int, size: int) -> tuple[slice, slice]:
+    """The part of [low, high) that lies in [0, size): counted from 0, and counted from low."""
+    first, last = min(max(low, 0), size), min(max(high, 0), size)
+    return slice(first, last), slice(first - low, last - low)
+
+
 def _metadata(kind: str, provenance: dict[str, Any]) -> dict[str, str]:
     """One entry only: safetensors orders several at random, and the bytes should be the same each time."""
     return {"deconv": json.dumps({"kind": kind, "format": FORMAT, "provenance": provenance}, sort_keys=True)}
@@ -212,9 +215,7 @@ def _metadata(kind: str, provenance: dict[str, Any]) -> dict[str, str]:
 
 def _check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | None) -> dict[str, Any]:
     found = {str(_text(name)): _text(value) for name, value in (metadata or {}).items()}
-    about: dict[str, Any] = {"kind": "something else", "format": 0}
-    if "deconv" in found:
-        about = json.loads(found["deconv"])
+    about: dict[str, Any] = json.loads(found.get("deconv", '{"kind": "something else", "format": 0}'))
     if about["kind"] != kind:
         raise BadInput(f"{path} holds {about['kind']}; expected {kind} written by deconv.")
     if about["format"] > FORMAT:
@@ -232,9 +233,7 @@ def _read(path: str | Path, read: Any) -> Any:
     try:
         return read()
     except Exception as error:  # each library has errors of its own for a damaged file
-        raise BadInput(
-            f"{path} cannot be read ({error}); it is damaged or no record of deconv. Make it again."
-        ) from error
+        raise BadInput(f"{path} cannot be read ({error}); it is damaged or no record. Make it again.") from error
 
 
 def _save_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], provenance: dict[str, Any]) -> Path:

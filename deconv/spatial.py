@@ -125,10 +125,10 @@ class MaxPool:
 
     def taps(self, switches: Tensor, width: int) -> Tensor:
         """Switches into maps of some width as numbers of the winning tap in its window, uint8 or int64: for cutting."""
-        ky, kx = self.window.kernel
-        from_origin = switches - self._origins(switches, width)
-        row = from_origin.div((self.window.dilation[0] * width), rounding_mode="floor")
-        number = row * kx + (from_origin - row * self.window.dilation[0] * width) // self.window.dilation[1]
+        (ky, kx), (dy, dx) = self.window.kernel, self.window.dilation
+        first_row, first_col = self._first_taps(switches)
+        row = switches.div(width, rounding_mode="floor")
+        number = (row - first_row) // dy * kx + (switches - row * width - first_col) // dx
         return number.to(torch.uint8) if ky * kx < 256 else number
 
     def switches(self, taps: Tensor, width: int) -> Tensor:
@@ -137,14 +137,15 @@ class MaxPool:
         rows = torch.arange(ky, device=taps.device) * self.window.dilation[0] * width
         cols = torch.arange(kx, device=taps.device) * self.window.dilation[1]
         steps = (rows[:, None] + cols).flatten()
-        return steps[taps.int()] + self._origins(taps, width)
+        first_row, first_col = self._first_taps(taps)
+        return steps[taps.int()] + (first_row * width + first_col)
 
-    def _origins(self, like: Tensor, width: int) -> Tensor:
-        """(H_out, W_out) flat index of each window's first tap in maps of some width; negative in the padding."""
+    def _first_taps(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Row (H_out, 1) and column (W_out,) of each window's first tap; negative in the padding."""
         height_out, width_out = like.shape[-2:]
         rows = torch.arange(height_out, device=like.device) * self.window.stride[0] - self.window.before[0]
         cols = torch.arange(width_out, device=like.device) * self.window.stride[1] - self.window.before[1]
-        return rows[:, None] * width + cols
+        return rows[:, None], cols
 
     def unpool(self, signal: Tensor, switches: Tensor, input_shape: torch.Size) -> Tensor:
         """Each value back to the input that won; values that share a switch add (nn.MaxUnpool2d overwrites)."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+
+Column = np.ndarray
 
 
 class TopK:
@@ -12,54 +13,45 @@ class TopK:
     Because the order is total, `offer` and `merge` are commutative and associative: any split of the images into
     batches, shards or workers gives the same table. Memory is C x k, whatever the number of images.
 
-    score (C, k) float32, -inf where missing; image, row, col (C, k) int64, -1 where missing.
+    score (C, k) float32, -inf where missing; image, row, col (C, k) int64, -1 where missing. numpy, because the tables
+    are small and a hundred tiny parallel loops a batch would cost more than the sorting.
     """
 
     def __init__(self, channels: int, k: int):
         self.k = k
-        self.score = torch.full((channels, k), float("-inf"))
-        self.image = torch.full((channels, k), -1, dtype=torch.int64)
-        self.row = self.image.clone()
-        self.col = self.image.clone()
+        self.score = np.full((channels, k), -np.inf, dtype=np.float32)
+        self.image = np.full((channels, k), -1, dtype=np.int64)
+        self.row = self.image.copy()
+        self.col = self.image.copy()
 
     @property
-    def weakest(self) -> Tensor:
+    def weakest(self) -> Column:
         """(C,) the score that a candidate must reach: the k-th best so far, -inf while there are fewer."""
         return self.score[:, -1]
 
-    def offer(self, channel: Tensor, score: Tensor, image: Tensor, row: Tensor, col: Tensor) -> None:
+    def offer(self, channel: Column, score: Column, image: Column, row: Column, col: Column) -> None:
         """Consider P candidates: each argument (P,), in any order; the same peak must not be offered twice."""
         if not len(channel):
             return
-        units, which = channel.unique(return_inverse=True)
-        held = [part[units].flatten() for part in self._parts()]
-        which_held = torch.arange(len(units)).repeat_interleave(self.k)
-        unit = torch.cat([which_held, which])
-        parts = [torch.cat([old, new]) for old, new in zip(held, (score, image, row, col), strict=True)]
-        order = _total_order(unit, *parts)
+        units, which = np.unique(channel, return_inverse=True)
+        unit = np.concatenate([np.repeat(np.arange(len(units)), self.k), which])
+        given = (score, image, row, col)
+        parts = [np.concatenate([old[units].ravel(), new]) for old, new in zip(self._parts(), given, strict=True)]
+        scores, images, rows, cols = parts
+        order = np.lexsort((cols, rows, images, -scores, unit))  # the last key is the most important
         # every unit has at least k entries: its first k in the order stay
-        first = torch.searchsorted(unit[order].contiguous(), torch.arange(len(units)))
-        best = order[first[:, None] + torch.arange(self.k)]
+        first = np.searchsorted(unit[order], np.arange(len(units)))
+        best = order[first[:, None] + np.arange(self.k)]
         for part, merged in zip(self._parts(), parts, strict=True):
-            part[units] = merged[best].to(part.dtype)
+            part[units] = merged[best]
 
     def merge(self, other: TopK) -> None:
         """Consider everything another table holds, of other images. Raises ValueError if its shape differs."""
         if other.score.shape != self.score.shape:
-            raise ValueError(
-                f"cannot merge top-k tables of shapes {tuple(self.score.shape)} and {tuple(other.score.shape)}"
-            )
-        channel = torch.arange(len(other.score))[:, None].expand_as(other.image)
+            raise ValueError(f"cannot merge top-k tables of shapes {self.score.shape} and {other.score.shape}")
         found = other.image >= 0
+        channel = np.broadcast_to(np.arange(len(found))[:, None], found.shape)
         self.offer(channel[found], *(part[found] for part in other._parts()))
 
-    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _parts(self) -> tuple[Column, Column, Column, Column]:
         return self.score, self.image, self.row, self.col
-
-
-def _total_order(unit: Tensor, score: Tensor, image: Tensor, row: Tensor, col: Tensor) -> Tensor:
-    """Indices that sort by (unit, -score, image, row, col)."""
-    order = torch.arange(len(unit))
-    for key in (col, row, image, -score, unit):  # stable sorts, the least important key first
-        order = order[torch.argsort(key[order], stable=True)]
-    return order

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deconv.graph import Graph
-from deconv.operations import Operation
+from deconv.operations import Call, LocalResponseNorm, Operation
 from deconv.receptive_field import Cone, Span
 from deconv.spatial import Spatial, outside_value
 
@@ -82,7 +82,7 @@ class Windows:
         """The part of `source`'s window that node `position` reads, its outside set to what padding means."""
         needed, whole = self.needed(position), self.span(source)
         y, x = needed.start[0] - whole.start[0], needed.start[1] - whole.start[1]
-        part = value[:, :, y : y + needed.size[0], x : x + needed.size[1]] if needed != whole else value
+        part = value[..., y : y + needed.size[0], x : x + needed.size[1]] if needed != whole else value
         operation = self.graph.nodes[position].operation
         if not isinstance(operation, Spatial):
             return part
@@ -97,13 +97,14 @@ class Windows:
             return value
         rows = _inside(start[:, 0, None] + torch.arange(span.size[0], device=start.device), height)
         cols = _inside(start[:, 1, None] + torch.arange(span.size[1], device=start.device), width)
-        inside = rows[:, None, :, None] & cols[:, None, None, :]
+        inside = (rows[:, :, None] & cols[:, None, :]).view(-1, *(1,) * (value.dim() - 3), *span.size)
         return value.masked_fill_(~inside, fill) if in_place else value.masked_fill(~inside, fill)
 
     def returned(self, position: int, source: int, signal: Tensor, total: Tensor | None) -> Tensor:
         """`signal` placed in `source`'s window and added to what others sent; nothing returns outside the map."""
         needed, whole = self.needed(position), self.span(source)
-        if isinstance(self.graph.nodes[position].operation, Spatial):
+        operation = self.graph.nodes[position].operation
+        if isinstance(operation, Spatial | LocalResponseNorm | Call):  # derivatives may be infinite out there
             signal = self._fill(signal, source, needed, 0.0, in_place=True)
         if needed != whole:
             y, x = needed.start[0] - whole.start[0], needed.start[1] - whole.start[1]

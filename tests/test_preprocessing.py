@@ -43,7 +43,7 @@ def test_frame_is_pillows_bilinear_to_a_rounding_step(shape: tuple[int, int]) ->
     assert np.abs(ours - theirs).max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     size=st.tuples(st.integers(1, 60), st.integers(1, 60)),

@@ -1,0 +1,62 @@
+"""Patches: the box cut out of its image, and what lies outside marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import deconv
+from deconv.errors import BadInput
+from tests.samples import photographs, with_preprocessing
+
+
+def frames() -> Tensor:
+    return torch.arange(2 * 3 * 8 * 9).remainder(251).add(1).to(torch.uint8).view(2, 3, 8, 9)
+
+
+@pytest.mark.parametrize(("y0", "x0"), [(2, 3), (-2, 0), (5, 7), (-2, -3), (100, 100), (-50, 0)])
+def test_inside_is_the_image_and_outside_is_marked(y0: int, x0: int) -> None:
+    box = torch.tensor([[y0, x0, y0 + 5, x0 + 4]])
+    patches = deconv.cut_patches(frames(), torch.tensor([1]), box)
+    for row in range(5):
+        for col in range(4):
+            y, x = y0 + row, x0 + col
+            inside = 0 <= y < 8 and 0 <= x < 9
+            assert bool(patches.inside[0, row, col]) == inside
+            assert patches.pixels[0, :, row, col].tolist() == (frames()[1, :, y, x].tolist() if inside else [0, 0, 0])
+
+
+def test_a_box_larger_than_the_image_holds_it_whole() -> None:
+    patches = deconv.cut_patches(frames(), torch.tensor([0]), torch.tensor([[-3, -2, 12, 14]]))
+    assert torch.equal(patches.pixels[0, :, 3:11, 2:11], frames()[0]) and int(patches.inside.sum()) == 72
+
+
+def test_boxes_of_several_sizes_are_refused() -> None:
+    with pytest.raises(BadInput, match="expected one"):
+        deconv.cut_patches(frames(), torch.tensor([0, 0]), torch.tensor([[0, 0, 2, 2], [0, 0, 2, 3]]))
+
+
+def test_no_peaks_give_no_patches() -> None:
+    empty = torch.zeros(0, dtype=torch.int64)
+    assert len(deconv.cut_patches(frames(), empty, empty.view(0, 4)).pixels) == 0
+
+
+def test_patches_of_reconstructions_keep_their_order_and_load_each_image_once(tmp_path: Path) -> None:
+    net, source = with_preprocessing(), photographs(tmp_path)
+    image, place = torch.tensor([3, 0, 3, 4, 1]), torch.tensor([0, 9, 5, 2, 7])
+    recon = deconv.project(net, source, "two", image, [0, 1, 2, 3, 4], place, place)
+    patches = deconv.patches_of(net, source, recon)
+    look = net.needed_preprocessing()
+    shown = torch.stack([look.frame(source.image(i)) for i in range(len(source))])
+    assert torch.equal(patches.pixels, deconv.cut_patches(shown, image, recon.box).pixels)
+    assert torch.equal(patches.box, recon.box) and torch.equal(patches.image, image)
+
+
+def test_a_one_pixel_receptive_field() -> None:
+    net = deconv.Network(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), (3, 8, 9))
+    recon = deconv.project(net, torch.rand(2, 3, 8, 9), "1", [1], [0], [4], [5])
+    patches = deconv.cut_patches(frames(), recon.image, recon.box)
+    assert patches.pixels[0, :, 0, 0].tolist() == frames()[1, :, 4, 5].tolist()
