@@ -8,20 +8,13 @@ from typing import Any
 import torch
 
 from deconv import operations as ops
-from deconv.errors import UnsupportedOperation
 from deconv.exported import Lowered, Request
-from deconv.operations import BatchSize, Slot
+from deconv.operations import Slot
 
 aten = torch.ops.aten
 
 
 def reshape(request: Request) -> Lowered:
-    size = request.arguments["size" if "size" in request.arguments else "shape"]
-    if not isinstance(size[0], BatchSize) and size[0] != -1:
-        raise UnsupportedOperation(
-            f"'{request.name}' in {request.path or 'the network'} mixes the batch axis with others (to {size}); "
-            "expected images of a batch to stay apart."
-        )
     before, after = request.input_shape(), request.shape
     spatial = len(before) >= 3 and len(after) >= 3 and before[-2:] == after[-2:]
     return ops.Reshape(after, spatial), request.inputs
@@ -55,10 +48,6 @@ def _as_list(value: Any) -> list[Any]:
 def permute(request: Request) -> Lowered:
     dims = [d % len(request.arguments["dims"]) for d in request.arguments["dims"]]
     rank = len(dims)
-    if dims[0] != 0:
-        raise UnsupportedOperation(
-            f"'permute' in {request.path or 'the network'} moves the batch axis; expected it first."
-        )
     return request.as_call(linear=True, pointwise=dims[-2:] == [rank - 2, rank - 1])
 
 

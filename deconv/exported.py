@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from deconv.graph import Node
 from deconv.operations import BatchSize, Call, LocalResponseNorm, Operation, Slot
@@ -83,8 +83,21 @@ def module_path(node: fx.Node) -> str:
     return _innermost(node)[0]
 
 
-def node_name(node: fx.Node) -> str:
-    """What torchvision.models.feature_extraction calls the node, before numbering."""
+def leaf_paths(module: nn.Module) -> frozenset[str]:
+    """Modules of torchvision.ops (Conv2dNormActivation, say), which torchvision does not look into for names."""
+    return frozenset(
+        path
+        for path, submodule in module.named_modules()
+        if any(base.__module__.startswith("torchvision.ops.") for base in type(submodule).__mro__)
+    )
+
+
+def node_name(node: fx.Node, leaves: frozenset[str]) -> str:
+    """What torchvision.models.feature_extraction calls the node, before numbering; a leaf's output bears its path."""
+    for leaf in _calls(node):
+        path = _without_call_number(leaf)
+        if path in leaves and any(leaf not in _calls(user) for user in node.users):
+            return path
     path, class_name = _innermost(node)
     if class_name.startswith("torch.nn."):
         return path
@@ -96,30 +109,44 @@ def _innermost(node: fx.Node) -> tuple[str, str]:
     if not stack:
         return "", ""
     path, class_name = stack[-1]
-    return re.sub(r"@\d+", "", path), str(class_name)
+    return _without_call_number(path), str(class_name)
+
+
+def _calls(node: fx.Node) -> list[str]:
+    """Paths of the modules that run the node, outermost first; "@1" marks the second call of one."""
+    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+
+
+def _without_call_number(path: str) -> str:
+    return re.sub(r"@\d+", "", path)
+
+
+NORM_CHAIN = ("pow", "add", "mul", "view", "squeeze", "avg_pool3d", "pad", "view", "mul")
 
 
 def local_response_norms(graph: fx.Graph) -> dict[fx.Node, tuple[LocalResponseNorm, fx.Node] | None]:
-    """Export shows nn.LocalResponseNorm as a dozen nodes: the last of each with norm and input, the others None."""
-    groups: dict[str, list[fx.Node]] = {}
-    for node in graph.nodes:
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        if stack and str(stack[-1][1]).endswith("LocalResponseNorm"):
-            groups.setdefault(stack[-1][0], []).append(node)
+    """Export shows F.local_response_norm as ten nodes: the last of each with norm and input, the others None."""
     found: dict[fx.Node, tuple[LocalResponseNorm, fx.Node] | None] = {}
-    for nodes in groups.values():
-        found |= dict.fromkeys(nodes) | {nodes[-1]: (_norm_parameters(nodes), nodes[-1].args[0])}
+    for node in graph.nodes:
+        inner = _norm_denominator(node)
+        if inner:
+            power, offset, scale, _, _, pool, *_ = inner
+            size, alpha, beta, k = pool.args[1][0], scale.args[1], power.args[1], offset.args[1]  # type: ignore[index]
+            norm = LocalResponseNorm(int(size), float(alpha), float(beta), float(k))  # type: ignore[arg-type]
+            found |= dict.fromkeys(inner) | {node: (norm, node.args[0])}  # type: ignore[dict-item]
     return found
 
 
-def _norm_parameters(nodes: list[fx.Node]) -> LocalResponseNorm:
-    """div(x, (alpha * avg_pool3d(x * x) + k) ** beta): size, alpha, k, beta read off the nodes that hold them."""
-    by_name = {str(node.target).split(".")[1]: node for node in nodes}
-    pool = by_name.get("avg_pool3d", by_name.get("avg_pool2d"))
-    size = pool.args[1][0]  # type: ignore[union-attr,index]
-    scale = next(
-        node.args[1]
-        for node in reversed(nodes)
-        if str(node.target) == "aten.mul.Tensor" and isinstance(node.args[1], float)
-    )
-    return LocalResponseNorm(int(size), float(scale), float(by_name["pow"].args[1]), float(by_name["add"].args[1]))  # type: ignore[arg-type]
+def _norm_denominator(node: fx.Node) -> list[fx.Node]:
+    """What computes b in a node a / b, if b is (k + alpha * mean of a * a over channels) ** beta; else nothing."""
+    if str(node.target) != "aten.div.Tensor":
+        return []
+    inner: list[fx.Node] = []
+    step: Any = node.args[1]
+    for name in NORM_CHAIN:
+        if not isinstance(step, fx.Node) or not str(step.target).startswith(f"aten.{name}.") or len(step.users) > 1:
+            return []
+        inner.append(step)
+        step = step.args[0]
+    numbers = all(isinstance(outer.args[1], int | float) for outer in inner[:3])
+    return inner if numbers and inner[-1].args == (node.args[0], node.args[0]) else []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from deconv.operations import Add, ChannelScale, Concatenate, Operation, Rectifier
-from deconv.spatial import Convolution
+from deconv.spatial import Convolution, MaxPool
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,17 @@ class Graph:
             for source in node.inputs:
                 found[source].append(position)
         return tuple(map(tuple, found))
+
+    def cast(self, dtype: torch.dtype) -> Graph:
+        """The same graph with its constants in another floating-point type."""
+        if dtype not in self._casts:
+            nodes = (replace(node, operation=_cast(node.operation, dtype)) for node in self.nodes)
+            self._casts[dtype] = Graph(tuple(nodes), self.layers)
+        return self._casts[dtype]
+
+    @cached_property
+    def _casts(self) -> dict[torch.dtype, Graph]:
+        return {}
 
     @cached_property
     def overwriting(self) -> frozenset[int]:
@@ -90,6 +103,31 @@ def _run(operation: Operation, inputs: list[Tensor], overwrites: bool) -> Tensor
     if overwrites and isinstance(operation, Rectifier):
         return operation.forward_in_place(inputs[0])
     return operation.forward(*inputs)  # type: ignore[union-attr]
+
+
+def covering_pool(graph: Graph, position: int, order: Iterable[int]) -> int:
+    """A max-pooling among `order` whose windows cover the whole map of `position`; `position` itself if none does."""
+    computed = set(order)
+    for reader in graph.consumers[position]:
+        pool = graph.nodes[reader].operation
+        if reader in computed and isinstance(pool, MaxPool):
+            sizes = zip(graph.nodes[position].shape[1:], graph.nodes[reader].shape[1:], strict=True)
+            if all(pool.covers(size, pooled, axis) for axis, (size, pooled) in enumerate(sizes)):
+                return reader
+    return position
+
+
+def _cast(operation: Operation, dtype: torch.dtype) -> Operation:
+    changed = {field.name: _cast_value(getattr(operation, field.name), dtype) for field in fields(operation)}
+    return replace(operation, **changed)
+
+
+def _cast_value(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    if isinstance(value, list | tuple):
+        return type(value)(_cast_value(item, dtype) for item in value)
+    return {name: _cast_value(item, dtype) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def is_layer(node: Node, nodes: list[Node], layer_positions: set[int]) -> bool:

@@ -35,8 +35,18 @@ def _constant(request: Request) -> Any:
     """A call that does not depend on the image (weight normalisation, say) is computed once, now."""
     call, _ = request.as_call(linear=True, pointwise=False)
     assert isinstance(call, Call)
-    with torch.no_grad():
-        return call.function(*call.arguments, **call.keywords)
+    if any(isinstance(part, BatchSize) for value in call.arguments for part in (value, *_items(value))):
+        raise UnsupportedOperation(
+            f"'{request.name}' in {request.path or 'the network'} makes a constant of the batch's size; "
+            "expected constants without the batch axis."
+        )
+    arguments = [value.contiguous() if isinstance(value, Tensor) else value for value in call.arguments]
+    with torch.no_grad():  # contiguous, for the weights are kept channels last and views were traced on the user's own
+        return call.function(*arguments, **call.keywords)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _pair(value: Any, default: Any = None) -> tuple[int, int]:
@@ -201,6 +211,7 @@ HANDLERS: dict[str, Callable[[Request], Lowered]] = {
     "reshape": axes.reshape,
     "_unsafe_view": axes.reshape,
     "cat": axes.concatenate,
+    "channel_shuffle": lambda request: request.as_call(linear=True, pointwise=True),
     "add": _sum,
     "sub": _sum,
     "rsub": _sum,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deconv.errors import BadInput, UnknownName, nearest
-from deconv.graph import Graph, evaluate
+from deconv.graph import Graph, covering_pool, evaluate
 from deconv.operations import Rectifier
 from deconv.preprocessing import Preprocessing
 from deconv.receptive_field import ReceptiveField, receptive_field
@@ -107,15 +107,44 @@ class Network:
         graph = self.graph if size is None else self.graph_at(size)
         return receptive_field(graph, self.node(layer, size))
 
-    def forward(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """{layer: (N, C, H, W)} activations of preprocessed images (N, 3, H, W); H = W = 1 where fully connected."""
+    def forward(
+        self, images: Tensor, layers: Iterable[str], precision: torch.dtype = torch.float32
+    ) -> dict[str, Tensor]:
+        """{layer: (N, C, H, W)} activations of preprocessed images (N, 3, H, W); H = W = 1 where fully connected.
+
+        precision: torch.bfloat16 computes in that type, of weights rounded to it; torch.float32 as the weights are.
+        """
         images = self.check_images(images)
         size = (images.shape[2], images.shape[3])
         graph = self.graph_at(size)
         positions = {layer: self.node(layer, size) for layer in layers}
-        with torch.no_grad():
-            values = evaluate(graph, images, positions.values())
+        values = self._evaluate(graph, images, positions.values(), precision)
         return {layer: as_map(values[position]) for layer, position in positions.items()}
+
+    def forward_with_maxima(
+        self, images: Tensor, layers: Iterable[str], precision: torch.dtype = torch.float32
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """{layer: (what `forward` gives, its spatial maxima (N, C))}.
+
+        The maximum of a map that a max-pooling covers is the maximum of what it pools, which is several times less.
+        """
+        images = self.check_images(images)
+        size = (images.shape[2], images.shape[3])
+        graph = self.graph_at(size)
+        positions = {layer: self.node(layer, size) for layer in layers}
+        order = graph.ancestors(positions.values())
+        smaller = {position: covering_pool(graph, position, order) for position in positions.values()}
+        values = self._evaluate(graph, images, [*positions.values(), *smaller.values()], precision)
+        maxima = {position: as_map(values[pool]).amax(dim=(2, 3)) for position, pool in smaller.items()}
+        return {layer: (as_map(values[position]), maxima[position]) for layer, position in positions.items()}
+
+    def _evaluate(
+        self, graph: Graph, images: Tensor, targets: Iterable[int], precision: torch.dtype
+    ) -> dict[int, Tensor]:
+        if precision != torch.float32:
+            graph, images = graph.cast(precision), images.to(precision)
+        with torch.no_grad():
+            return evaluate(graph, images, targets)
 
     def needed_preprocessing(self) -> Preprocessing:
         """The preprocessing. Raises BadInput where there is none, so that photographs cannot become inputs."""

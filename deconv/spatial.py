@@ -118,6 +118,12 @@ class MaxPool:
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, *self._arguments())
 
+    def covers(self, size: int, pooled: int, axis: int) -> bool:
+        """Whether the windows reach every one of `size` places along an axis, given that they make `pooled`."""
+        w = self.window
+        end = (pooled - 1) * w.stride[axis] - w.before[axis] + w.kernel[axis]
+        return w.dilation[axis] == 1 and w.stride[axis] <= w.kernel[axis] and end >= size
+
     def forward_with_switches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The pooled map and its switches: for each output, the flat index row * W + column of the input that won."""
         pooled, switches = F.max_pool2d(x, *self._arguments(), return_indices=True)
@@ -200,7 +206,7 @@ Spatial = Convolution | MaxPool | AveragePool | Pad
 
 
 def outside_value(operation: Spatial) -> float:
-    """What a spatial operation reads outside its input's map."""
+    """What a spatial operation reads outside its input's map; for a maximum the least float, which stays finite."""
     if isinstance(operation, MaxPool):
-        return float("-inf")
+        return torch.finfo(torch.float32).min
     return operation.value if isinstance(operation, Pad) else 0.0

@@ -27,7 +27,7 @@ def trace(module: nn.Module, weights: dict[str, Tensor], input_shape: tuple[int,
     Raises UnsupportedOperation if the module cannot be exported or ties images of a batch to each other.
     """
     program = _export(module, input_shape)
-    return _Tracer(program, weights).graph()
+    return _Tracer(program, weights, exported.leaf_paths(module)).graph()
 
 
 def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.export.ExportedProgram:
@@ -51,12 +51,14 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.expor
 class _Tracer:
     """Walks an exported program once and collects nodes."""
 
-    def __init__(self, program: torch.export.ExportedProgram, weights: dict[str, Tensor]):
+    def __init__(self, program: torch.export.ExportedProgram, weights: dict[str, Tensor], leaves: frozenset[str]):
         self.program = program
         self.weights = weights
+        self.leaves = leaves
         self.nodes: list[Node] = []
         self.values: dict[fx.Node, Any] = {}  # position in self.nodes, constant tensor, BatchSize, or list of pieces
         self.names: dict[str, int] = {}
+        self.batch = ""  # the symbol that export has for the number of images
         self.norm_outputs = exported.local_response_norms(program.graph)
 
     def graph(self) -> Graph:
@@ -86,6 +88,7 @@ class _Tracer:
             shape = node.meta["val"].shape
             if isinstance(shape[0], int):
                 raise UnsupportedOperation(f"The network fixes its batch to {shape[0]} images; expected any number.")
+            self.batch = str(shape[0])
             self._add(node, Input(), (), name=node.name)
 
     def _call(self, node: fx.Node) -> None:
@@ -94,6 +97,7 @@ class _Tracer:
             if norm is not None:
                 self._add(node, norm[0], (self.values[norm[1]],))
             return
+        self._check_batch(node)
         if node.target is operator.getitem:
             source, piece = node.args
             whole = self.values[source]  # type: ignore[index]
@@ -101,8 +105,21 @@ class _Tracer:
                 self._lower(node, whole[piece])  # type: ignore[index]
             elif piece == 0:  # batch norm returns its output and two statistics
                 self.values[node] = whole
+        elif not isinstance(node.target, torch._ops.OpOverload):
+            self.values[node] = str(node.meta["val"])  # arithmetic with the number of images
+        else:
+            self._lower(node, exported.Request.of(node, self.values, self.nodes))
+
+    def _check_batch(self, node: fx.Node) -> None:
+        """Raise UnsupportedOperation where the first axis is no longer that of the images, so that they may mix."""
+        value = node.meta.get("val")
+        from_images = any(type(self.values.get(source)) in (int, list) for source in node.all_input_nodes)
+        if not from_images or not isinstance(value, Tensor) or (value.dim() and str(value.shape[0]) == self.batch):
             return
-        self._lower(node, exported.Request.of(node, self.values, self.nodes))
+        raise UnsupportedOperation(
+            f"'{exported.kind(node)}' in {exported.module_path(node) or 'the network'} makes "
+            f"{tuple(value.shape)} of a batch of {self.batch} images; expected them to stay apart along the first axis."
+        )
 
     def _lower(self, node: fx.Node, request: exported.Request) -> None:
         result = lowering.lower(request)
@@ -126,7 +143,7 @@ class _Tracer:
             self.nodes[inputs[0]] = fold(self.nodes[inputs[0]], operation)
             self.values[node] = inputs[0]
             return
-        path, base = exported.module_path(node), name or exported.node_name(node)
+        path, base = exported.module_path(node), name or exported.node_name(node, self.leaves)
         count = self.names.get(base, 0)
         self.names[base] = count + 1
         shape = exported.output_shape(node)
@@ -136,7 +153,8 @@ class _Tracer:
         self.nodes.append(Node(unique, path, exported.kind(node), operation, inputs, shape, is_map))
 
     def _folds_into(self, node: fx.Node, source: int) -> bool:
-        read_once = len(node.args[0].users) == 1  # type: ignore[union-attr]
+        same = [other for other, value in self.values.items() if type(value) is int and value == source]
+        read_once = all(len(other.users) == 1 for other in same)  # clones and the like included
         return read_once and isinstance(self.nodes[source].operation, Convolution)
 
     def _output_position(self) -> int:

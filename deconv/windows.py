@@ -8,6 +8,7 @@ padding means there (zero, or minus infinity for a maximum). So a window gives w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +23,16 @@ from deconv.spatial import Spatial, outside_value
 def cut(maps: Tensor, image: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
     """Windows (N, C, h, w) of maps (M, C, H, W): from image[n] at start[n] = (y, x); zero outside. Channels last."""
     height, width = maps.shape[-2:]
-    rows = start[:, 0, None] + torch.arange(size[0], device=start.device)
-    cols = start[:, 1, None] + torch.arange(size[1], device=start.device)
-    inside = _inside(rows, height)[:, :, None] & _inside(cols, width)[:, None, :]
-    places = image[:, None, None], rows.clamp(0, height - 1)[:, :, None], cols.clamp(0, width - 1)[:, None, :]
-    windows = maps.permute(0, 2, 3, 1)[places]
-    if not bool(inside.all()):
-        windows[~inside] = 0
+    rows_last = maps.permute(0, 2, 3, 1)
+    windows = rows_last.new_empty((len(image), *size, maps.shape[1]))
+    for window, m, (y, x) in zip(windows.unbind(), image.tolist(), start.tolist(), strict=True):
+        top, left, bottom, right = max(y, 0), max(x, 0), min(y + size[0], height), min(x + size[1], width)
+        if (bottom - top, right - left) == size:
+            window.copy_(rows_last[m, top:bottom, left:right])
+            continue
+        window.zero_()
+        if bottom > top and right > left:
+            window[top - y : bottom - y, left - x : right - x] = rows_last[m, top:bottom, left:right]
     return windows.permute(0, 3, 1, 2)
 
 
@@ -86,26 +90,42 @@ class Windows:
         operation = self.graph.nodes[position].operation
         if not isinstance(operation, Spatial):
             return part
-        read_once = len(self.graph.consumers[source]) == 1
-        return self._fill(part, source, needed, outside_value(operation), in_place=read_once)
+        outside = self._outside(source, needed)
+        if outside is None:
+            return part
+        part = part if len(self.graph.consumers[source]) == 1 else part.clone()
+        return self._fill(part, outside, outside_value(operation))
 
-    def _fill(self, value: Tensor, source: int, span: Span, fill: float, in_place: bool) -> Tensor:
+    def _fill(self, value: Tensor, outside: Tensor, fill: float) -> Tensor:
+        """In place. A product runs six times as fast as masked_fill, but leaves what is not finite."""
+        return value.mul_(~outside) if fill == 0 and self._finite else value.masked_fill_(outside, fill)
+
+    @cached_property
+    def _finite(self) -> bool:
+        """Whether all values stay finite outside the maps too, where no promise is made of them."""
+        operations = (self.graph.nodes[position].operation for position in self.cone.order)
+        return not any(isinstance(operation, LocalResponseNorm | Call) for operation in operations)
+
+    def _outside(self, source: int, span: Span) -> Tensor | None:
+        """(N, 1, h, w) bool: places of `source`'s windows that lie outside its map; None if there is no such place."""
         height, width = self.graph.nodes[source].shape[-2:]
         start = self.start(span)
         low, high = start.amin(0).tolist(), start.amax(0).tolist()
         if min(low) >= 0 and high[0] + span.size[0] <= height and high[1] + span.size[1] <= width:
-            return value
+            return None
         rows = _inside(start[:, 0, None] + torch.arange(span.size[0], device=start.device), height)
         cols = _inside(start[:, 1, None] + torch.arange(span.size[1], device=start.device), width)
-        inside = (rows[:, :, None] & cols[:, None, :]).view(-1, *(1,) * (value.dim() - 3), *span.size)
-        return value.masked_fill_(~inside, fill) if in_place else value.masked_fill(~inside, fill)
+        deeper = len(self.graph.nodes[source].shape) - 2  # axes between the batch and the rows
+        return ~(rows[:, :, None] & cols[:, None, :]).view(-1, *(1,) * deeper, *span.size)
 
     def returned(self, position: int, source: int, signal: Tensor, total: Tensor | None) -> Tensor:
         """`signal` placed in `source`'s window and added to what others sent; nothing returns outside the map."""
         needed, whole = self.needed(position), self.span(source)
         operation = self.graph.nodes[position].operation
-        if isinstance(operation, Spatial | LocalResponseNorm | Call):  # derivatives may be infinite out there
-            signal = self._fill(signal, source, needed, 0.0, in_place=True)
+        # outside the map even operations that work place by place may have infinite derivatives
+        outside = self._outside(source, needed) if isinstance(operation, Spatial | LocalResponseNorm | Call) else None
+        if outside is not None:
+            signal = self._fill(signal, outside, 0.0)
         if needed != whole:
             y, x = needed.start[0] - whole.start[0], needed.start[1] - whole.start[1]
             below, right = whole.size[0] - needed.size[0] - y, whole.size[1] - needed.size[1] - x

@@ -32,7 +32,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     layers = list(config.layers or network.aliases or network.layers)
     check_units(network, layers, config.units)
     check_rule(network, layers, config.rule)
-    peaks = mine_into(folder / "peaks.parquet", network, images, layers, config.k, config.batch_size, config.per_image)
+    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
+    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, precision=config.precision)
     panels, summary = [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
         units = choose_units(peaks[layer], config.units, config.n_units, config.seed)

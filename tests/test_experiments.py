@@ -32,6 +32,11 @@ def test_every_experiment_is_tested_here() -> None:
     assert set(choices("experiment")) == {"fig2_features"}
 
 
+def test_bfloat16_draws_the_same_figure(finished: Path, tmp_path: Path) -> None:
+    run("experiment=fig2_features", *SMALL, "precision=bfloat16", f"folder={tmp_path / 'fast'}")
+    assert (tmp_path / "fast" / "fig2.png").read_bytes() == (finished / "fig2.png").read_bytes()
+
+
 def test_fig2_leaves_its_records_pictures_and_numbers(finished: Path) -> None:
     peaks = Peaks.load(finished / "peaks.parquet")
     summary = json.loads((finished / "summary.json").read_text())

@@ -48,7 +48,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASE | {"models", "network"},
     # the stages, and the analyses that use them
     "topk": BASE,
-    "mining": STAGES,
+    "scanning": STAGES,
+    "rough": STAGES | {"scanning"},
+    "mining": STAGES | {"rough", "scanning"},
     "patches": STAGES,
     "projection": STAGES,
     "compare": BASE,
