@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/deconv experiment=fig2_features layers=[conv1,fire3,fire5,fire7,fire9]
@@ -15,6 +15,15 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# make bench: everything against its peers; make bench BENCH="projection --quick" for a part (see benchmarks/README.md).
+bench: $(VENV)/installed-peers
+	$(VENV)/bin/python -m benchmarks $(BENCH)
+
+# Without dependencies, so that pip leaves torch as it is; what the two import is in the extra.
+$(VENV)/installed-peers: Makefile | $(VENV)/installed-bench
+	$(VENV)/bin/python -m pip install --no-deps zennit==0.4.6 zennit-crp==0.6.0
+	touch $@
+
 # One stamp for each set of extras: pip runs again when pyproject.toml is newer than its last success.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -e '.[$*]'
@@ -25,4 +34,4 @@ $(VENV)/bin/python:
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find deconv experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks deconv experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,7 @@ from os import PathLike
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode
 
 from deconv.errors import UnreadableImage
@@ -106,5 +106,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own words hold a memory address, and records must not
+        return "not an image of a format known here"
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.graph import Graph, covering_pool, evaluate
-from deconv.operations import Rectifier
+from deconv.operations import Concatenate, Rectifier
 from deconv.preprocessing import Preprocessing
 from deconv.receptive_field import ReceptiveField, receptive_field
 from deconv.runs import weights_hash
@@ -183,8 +183,7 @@ def _is_rectified(graph: Graph, position: int) -> bool:
     node = graph.nodes[position]
     if isinstance(node.operation, Rectifier):
         return True
-    from_rectified = bool(node.inputs) and all(_is_rectified(graph, source) for source in node.inputs)
-    return node.kind == "cat" and from_rectified
+    return isinstance(node.operation, Concatenate) and all(_is_rectified(graph, source) for source in node.inputs)
 
 
 def _states(module: nn.Module) -> dict[str, Tensor]:

@@ -141,6 +141,7 @@ def test_an_unreadable_image_is_left_out_and_told(tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes(b"no picture")
     peaks = deconv.mine(with_preprocessing(), source, ["two"], k=5)
     assert 2 not in peaks["two"].image and [row[:2] for row in peaks.provenance["unreadable"]] == [[2, "2.png"]]
+    assert "not an image of a format known here" in peaks.provenance["unreadable"][0][2]
 
 
 def test_a_source_needs_preprocessing(tmp_path: Path) -> None:

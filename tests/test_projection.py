@@ -1,0 +1,345 @@
+"""deconv/projection.py: against captum, against the paper word by word, and the three ways against each other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from deconv import ways
+from deconv.errors import BadInput, RecordMismatch, UnknownName
+from deconv.network import Network
+from deconv.projection import project
+from deconv.receptive_field import cone
+from deconv.rules import RULES
+from deconv.walk import down, up
+from deconv.windows import WholeMaps
+from tests import reference
+from tests.oracle import project_by_autograd, relative_error
+from tests.random_networks import SAME_WARNS, SETTINGS, networks, randomised
+
+CAPTUM_LAYERS = {
+    "alexnet": ["features.1", "features.4", "features.9"],
+    "vgg11": ["features.1", "features.7", "features.14"],
+    "squeezenet1_1": ["features.1", "features.4.expand3x3_activation", "features.9.squeeze_activation"],
+}
+
+
+def random_peaks(maps: Tensor, count: int, seed: int) -> Tensor:
+    """(count, 4) image, channel, row, col that fire: eight at corners, eight on borders, the others anywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    _, _, height, width = maps.shape
+    row, col = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    on_rows, on_cols = (row == 0) | (row == height - 1), (col == 0) | (col == width - 1)
+    peaks = []
+    for region, n in ((on_rows & on_cols, 8), (on_rows | on_cols, 8), (torch.ones_like(on_rows), count - 16)):
+        firing = ((maps > 0) & region).nonzero()
+        peaks.append(firing[torch.randint(len(firing), (n,), generator=generator)])
+    return torch.cat(peaks)
+
+
+def project_by_captum(kind: type, module: nn.Module, layer: str, images: Tensor, peaks: Tensor) -> Tensor:
+    """Captum seeds with one. All peaks of one call: the images are repeated, each with a neuron of its own."""
+    model = copy.deepcopy(module)
+    for submodule in model.modules():
+        if isinstance(submodule, nn.ReLU):
+            submodule.inplace = False
+    image, channel, row, col = peaks.T
+    attribution = kind(model, model.get_submodule(layer))
+    repeated = images[image].requires_grad_()
+    with pytest.warns(UserWarning, match="Setting backward hooks on ReLU activations"):
+        return attribution.attribute(repeated, lambda maps: maps[torch.arange(len(peaks)), channel, row, col]).detach()
+
+
+@pytest.mark.parametrize("name", CAPTUM_LAYERS)
+def test_deconvnet_guided_and_gradient_equal_captum_and_autograd(name: str) -> None:
+    torch.manual_seed(0)
+    module = models.get_model(name, weights=None).eval()
+    network = Network(module, (3, 64, 64))
+    images = torch.randn(3, 3, 64, 64)
+    for layer in CAPTUM_LAYERS[name]:
+        peaks = random_peaks(network.forward(images, [layer])[layer], 40, seed=len(layer))
+        for rule, kind in (("deconvnet", NeuronDeconvolution), ("guided", NeuronGuidedBackprop)):
+            recon = project(network, images, layer, *peaks.T, rule=rule)
+            expected = project_by_captum(kind, module, layer, images, peaks) * recon.score[:, None, None, None]
+            assert relative_error(recon.paste(), expected).max() < 1e-5
+        recon = project(network, images, layer, *peaks.T, rule="gradient")
+        score, expected = project_by_autograd(
+            create_feature_extractor(module, {layer: "maps"}), images, peaks, "gradient", seed=recon.score
+        )
+        torch.testing.assert_close(recon.score, score)
+        assert relative_error(recon.paste(), expected).max() < 1e-5
+
+
+def paper_like_trunk() -> nn.Sequential:
+    """The kinds of layers of the paper's network: strides, overlapping pools with and without ceil_mode, LRN."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 7, 2, 1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.LocalResponseNorm(5),
+        nn.Conv2d(8, 12, 5, 2, groups=2), nn.BatchNorm2d(12), nn.ReLU(True), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.Conv2d(12, 10, 3, padding=1), nn.ReLU(),
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "trunk", [paper_like_trunk, lambda: models.alexnet().features[:8].eval()], ids=["paper", "alexnet"]
+)
+def test_deconvnet_is_what_the_paper_says(trunk: Callable[[], nn.Sequential]) -> None:
+    module = trunk().double()
+    images = torch.randn(1, 3, 75, 83, dtype=torch.float64)
+    network = Network(module, (3, 75, 83))
+    layer = network.layers[-1]
+    peaks = random_peaks(network.forward(images, [layer])[layer], 20, seed=0)
+    found = project(network, images, layer, *peaks.T).paste()
+    with torch.no_grad():
+        slow = torch.stack([reference.deconvnet(module, images[0], (c, r, s)) for _, c, r, s in peaks.tolist()])
+    assert relative_error(found, slow).max() < 1e-5
+
+
+def test_unpooling_that_overwrites_does_not_agree() -> None:
+    """torch's MaxUnpool2d keeps one of the values that share a switch; overlapping pools need their sum."""
+    trunk = paper_like_trunk()
+    image = torch.randn(3, 75, 83)
+    with torch.no_grad():
+        maps = trunk(image[None])
+        channel, row, col = (maps[0] == maps.max()).nonzero()[0].tolist()
+        adding = reference.deconvnet(trunk, image, (channel, row, col))
+        overwriting = reference.deconvnet(trunk, image, (channel, row, col), overwrite=True)
+    found = project(Network(trunk, (3, 75, 83)), image[None], "9", [0], [channel], [row], [col]).paste()
+    assert relative_error(found, adding[None]).item() < 1e-5
+    assert relative_error(found, overwriting[None]).item() > 0.05
+
+
+def test_unpooling_references_differ_only_where_switches_meet() -> None:
+    maps = torch.tensor([[[[0.0, 1, 0, 0, 0], [2, 0, 9, 0, 3], [0, 0, 0, 0, 0]]]])
+    _, switches = nn.functional.max_pool2d(maps, 3, 2, return_indices=True)
+    signal = torch.tensor([[[[5.0, 7.0]]]])
+    added = reference.unpool_adding(signal, switches, maps.shape)
+    kept = reference.unpool_overwriting(signal, switches, maps.shape)
+    assert added[0, 0, 1, 2] == added.sum() == 12
+    assert kept[0, 0, 1, 2] == kept.sum() and kept.sum() in (5, 7)
+    assert nn.MaxUnpool2d(3, 2)(signal, switches, output_size=maps.shape[2:]).sum() in (5, 7)
+
+
+@pytest.fixture(scope="module")
+def small() -> Network:
+    torch.manual_seed(2)
+    trunk = nn.Sequential(
+        nn.Conv2d(3, 6, 5, 2, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.LocalResponseNorm(3), nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(8, 8, 3, padding=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 5),
+    )  # fmt: skip
+    return Network(trunk.eval(), (3, 41, 45))
+
+
+IMAGES = torch.randn(4, 3, 41, 45, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_zero_seed_gives_zero_and_a_scaled_seed_the_scaled_result(small: Network, rule: str) -> None:
+    target = small.node("8")
+    with torch.no_grad():
+        value, record = up(small.graph, target, small.check_images(IMAGES), rule, WholeMaps())
+        seed = torch.where(torch.rand(value.shape) < 0.05, value, 0)
+
+        def send(signal: Tensor) -> Tensor:
+            return down(small.graph, target, signal.clone(), record, rule, WholeMaps())
+
+        once = send(seed)
+        assert once.abs().max() > 0
+        assert not send(torch.zeros_like(seed)).any()
+        torch.testing.assert_close(send(seed * 3.5), once * 3.5)
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_a_unit_that_does_not_fire_gives_zero(small: Network, rule: str) -> None:
+    silent = (small.forward(IMAGES, ["5"])["5"] == 0).nonzero()[:6]
+    recon = project(small, IMAGES, "5", *silent.T, rule=rule)
+    assert not recon.score.any() and not recon.pixels.any()
+
+
+@pytest.mark.parametrize("way", ["window", "shared", "whole"])
+def test_nothing_comes_back_outside_the_receptive_field_or_the_image(small: Network, way: str) -> None:
+    height, width = small.map_size("8")
+    corners = [(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (1, 2)]
+    row, col = (torch.tensor(axis) for axis in zip(*corners, strict=True))
+    recon = project(small, IMAGES, "8", [0] * 5, [3] * 5, row, col, rule="gradient", way=way)
+    field = small.receptive_field("8")
+    assert recon.pixels.shape == (5, 3, *field.size)
+    assert [tuple(box) for box in recon.box.tolist()] == [field.box(*corner) for corner in corners]
+    for pixels, (y0, x0, _, _) in zip(recon.pixels, recon.box.tolist(), strict=True):
+        rows, cols = torch.arange(field.size[0]) + y0, torch.arange(field.size[1]) + x0
+        inside = ((rows >= 0) & (rows < 41))[:, None] & ((cols >= 0) & (cols < 45))
+        assert not pixels[:, ~inside].any()
+    score, expected = project_by_autograd(
+        small._module[:9],
+        IMAGES,
+        torch.stack([torch.zeros(5).long(), torch.full((5,), 3), row, col], 1),
+        "gradient",  # type: ignore[index]
+    )
+    torch.testing.assert_close(recon.score, score)
+    assert relative_error(recon.paste(), expected).max() < 1e-5
+
+
+def test_paste_puts_the_pixels_where_the_box_says(small: Network) -> None:
+    recon = project(small, IMAGES, "5", [1, 2], [0, 4], [4, 0], [5, 0])
+    pasted = recon.paste()
+    assert pasted.shape == (2, 3, 41, 45)
+    for frame, pixels, (y0, x0, y1, x1) in zip(pasted, recon.pixels, recon.box.tolist(), strict=True):
+        outer = torch.zeros(3, 41 + 200, 45 + 200)
+        outer[:, 100 + y0 : 100 + y1, 100 + x0 : 100 + x1] = pixels
+        torch.testing.assert_close(frame, outer[:, 100:141, 100:145], rtol=0, atol=0)
+        assert frame.sum() == pixels.sum()
+
+
+def test_a_fully_connected_unit_comes_back_to_the_whole_image(small: Network) -> None:
+    peaks = torch.tensor([[0, 0, 0, 0], [3, 4, 0, 0], [0, 2, 0, 0]])
+    for rule in RULES:
+        recon = project(small, IMAGES, small.layers[-1], *peaks.T, rule=rule)
+        assert recon.pixels.shape == (3, 3, 41, 45) and recon.box.tolist() == [[0, 0, 41, 45]] * 3
+        score, expected = project_by_autograd(small._module, IMAGES, peaks, rule)
+        torch.testing.assert_close(recon.score, score)
+        assert relative_error(recon.pixels, expected).max() < 1e-5
+
+
+def ways_of(network: Network, layer: str, size: tuple[int, int]) -> list[str]:
+    return (
+        ["window", "shared", "whole"]
+        if cone(network.graph_at(size), network.node(layer, size)).windowable
+        else ["whole"]
+    )
+
+
+@pytest.mark.filterwarnings(SAME_WARNS)
+@SETTINGS
+@given(module=networks(), seed=st.integers(0, 2**16), size=st.tuples(st.integers(5, 40), st.integers(5, 40)))
+def test_the_ways_agree_with_each_other_and_with_autograd(
+    module: nn.Sequential, seed: int, size: tuple[int, int]
+) -> None:
+    trunk = randomised(module, seed).eval()
+    images = torch.randn((3, 2, *size), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    try:
+        maps = trunk(images).detach()
+    except RuntimeError:
+        assume(False)  # the map became smaller than a kernel
+    assume(bool((maps > 0).any()))
+    network = Network(trunk, (2, *size))
+    layer = network.layers[-1]
+    peaks = random_places(maps, 12, seed)
+    for rule in RULES:
+        score, expected = project_by_autograd(trunk, images, peaks, rule)
+        for way in ways_of(network, layer, size):
+            recon = project(network, images, layer, *peaks.T, rule=rule, way=way)
+            torch.testing.assert_close(recon.score, score.float())
+            assert relative_error(recon.paste(), expected).max() < 1e-5, (rule, way)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_ways_agree_on_maps_narrower_than_a_pool(rule: str) -> None:
+    torch.manual_seed(6)
+    pool = nn.MaxPool2d((3, 5), (1, 2), (1, 2), dilation=(1, 1))
+    trunk = nn.Sequential(nn.Conv2d(2, 4, 1, 2), nn.ReLU(), pool, nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
+    images = torch.randn(6, 2, 12, 4)
+    peaks = random_places(trunk(images), 40, seed=0)
+    network = Network(trunk, (2, 12, 4))
+    score, expected = project_by_autograd(trunk, images, peaks, rule)
+    for way in ("window", "shared", "whole"):
+        recon = project(network, images, "4", *peaks.T, rule=rule, way=way)
+        torch.testing.assert_close(recon.score, score)
+        torch.testing.assert_close(recon.paste(), expected)
+
+
+class SquareRootOfBranches(nn.Module):
+    """Derivatives that are infinite outside the map, beside a convolution that would spread them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu = nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()
+        self.norm, self.last = nn.LocalResponseNorm(5, 1.0), nn.Conv2d(8, 4, 5, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.first(x)
+        both = torch.cat([maps.abs().sqrt(), nn.functional.max_pool2d(maps, 3, 1, 1)], 1)
+        return self.relu(self.last(self.norm(both)))
+
+
+def test_infinite_derivatives_outside_the_map_do_not_come_in() -> None:
+    torch.manual_seed(7)
+    module = SquareRootOfBranches()
+    images = torch.randn(2, 2, 14, 15)
+    peaks = random_places(module(images), 12, seed=0)
+    score, expected = project_by_autograd(module, images, peaks, "gradient")
+    network = Network(module, (2, 14, 15))
+    for way in ("window", "shared", "whole"):
+        recon = project(network, images, "relu", *peaks.T, rule="gradient", way=way)
+        torch.testing.assert_close(recon.paste(), expected)
+
+
+def random_places(maps: Tensor, count: int, seed: int) -> Tensor:
+    """(count, 4) image, channel, row, col: the four corners first, then anywhere, firing or not."""
+    generator = torch.Generator().manual_seed(seed)
+    peaks = torch.stack([torch.randint(n, (count,), generator=generator) for n in maps.shape], 1)
+    last_row, last_col = maps.shape[2] - 1, maps.shape[3] - 1
+    peaks[:4, 2:] = torch.tensor([[0, 0], [0, last_col], [last_row, 0], [last_row, last_col]])
+    return peaks
+
+
+@pytest.mark.parametrize("way", ["window", "shared", "whole"])
+def test_chunks_and_the_order_of_peaks_change_nothing(
+    small: Network, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = random_places(small.forward(IMAGES, ["5"])["5"], 30, seed=4)
+    together = project(small, IMAGES, "5", *peaks.T, way=way)
+    monkeypatch.setattr(ways, "CHUNK_FLOATS", 1)
+    one_by_one = project(small, IMAGES, "5", *peaks.flip(0).T, way=way)
+    assert [p.tolist() for p in (one_by_one.image, one_by_one.channel, one_by_one.row, one_by_one.col)] == peaks.flip(
+        0
+    ).T.tolist()
+    torch.testing.assert_close(one_by_one.score.flip(0), together.score)
+    torch.testing.assert_close(one_by_one.pixels.flip(0), together.pixels)
+
+
+@pytest.mark.parametrize("layer", ["5", "8", "11"])
+def test_no_peaks_give_an_empty_record(small: Network, layer: str) -> None:
+    recon = project(small, IMAGES, layer, [], [], [], [])
+    assert recon.pixels.shape == (0, 3, *small.receptive_field(layer).size)
+    assert recon.box.shape == (0, 4) and recon.box.dtype == torch.int64 and len(recon.paste()) == 0
+
+
+def test_scores_are_checked_against_those_mined(small: Network) -> None:
+    peaks = random_peaks(small.forward(IMAGES, ["5"])["5"], 20, seed=5)
+    score = project(small, IMAGES, "5", *peaks.T).score
+    project(small, IMAGES, "5", *peaks.T, score=score * 1.0005)
+    for wrong in (score * 1.002, score.where(torch.arange(20) != 7, float("nan"))):
+        with pytest.raises(RecordMismatch, match=r"5: peak \d+ was mined with score .* Mine again"):
+            project(small, IMAGES, "5", *peaks.T, score=wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layer": "55"}, UnknownName, "'55' is no layer"),
+        ({"rule": "lrp"}, UnknownName, "rule 'lrp' is unknown; expected one of deconvnet, guided, gradient"),
+        ({"way": "fast"}, UnknownName, "way 'fast' is unknown"),
+        ({"image": [4]}, BadInput, "image: given 4; expected 0 to 3"),
+        ({"image": [-1]}, BadInput, r"image: given -1; expected 0 to 3 \(-1 marks a missing peak"),
+        ({"channel": [8]}, BadInput, "channel: given 8; expected 0 to 7"),
+        ({"row": [10]}, BadInput, "row: given 10; expected 0 to 9"),
+        ({"col": [0, 1]}, BadInput, "given lengths"),
+        ({"layer": "11", "way": "window"}, BadInput, "needs the whole image"),
+        ({"images": torch.zeros(4, 1, 41, 45)}, BadInput, r"given \(\d, 1, 41, 45\)"),
+        ({"images": torch.zeros(4, 3, 41, 45, dtype=torch.uint8)}, BadInput, "preprocessed images"),
+    ],
+)
+def test_mistakes_are_named(small: Network, change: dict, error: type[Exception], message: str) -> None:
+    given = {"images": IMAGES, "layer": "5", "image": [0], "channel": [0], "row": [0], "col": [0]} | change
+    with pytest.raises(error, match=message):
+        project(small, **given)

@@ -1,0 +1,494 @@
+"""Networks as people write them: against autograd with replaced rectifiers, by all rules and ways; or refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from deconv.errors import UnsupportedOperation
+from deconv.mining import mine
+from deconv.network import Network
+from deconv.projection import project
+from deconv.receptive_field import cone
+from deconv.rules import RULES
+from tests.oracle import project_by_autograd, relative_error
+from tests.random_networks import SAME_WARNS, Shuffle
+
+CARRIED: dict[str, Callable[[], nn.Module]] = {}
+
+
+def carried(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """Put a maker of a network under its name into the table that the first test goes through."""
+    CARRIED[make.__name__] = make
+    return make
+
+
+class Forward(nn.Module):
+    """Some modules and a forward function over them."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **modules: nn.Module):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.written = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.written(self, x)
+
+
+def conv(inputs: int = 4, outputs: int = 4, kernel: int = 3, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, **options)
+
+
+def stack(*modules: nn.Module, channels: int = 3) -> nn.Sequential:
+    """The modules between two convolutions, each with a rectifier."""
+    return nn.Sequential(conv(channels), nn.ReLU(), *modules, nn.ReLU(), conv(), nn.ReLU(True))
+
+
+@carried
+def residual_sum_on_a_shared_tensor() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.one(x)
+        return m.last(m.two(h + 2 * F.relu(h)))
+
+    return Forward(forward, one=conv(3), two=conv(), last=nn.ReLU())
+
+
+@carried
+def in_place_rectifier_on_a_shared_tensor() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.one(x)
+        return m.last(m.two(h + 2 * F.relu(h, inplace=True)))
+
+    return Forward(forward, one=conv(3), two=conv(), last=nn.ReLU(True))
+
+
+@carried
+def in_place_rectifier_after_a_view_was_taken() -> nn.Module:
+    """The view sees the rectified values, the copy those before."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.one(x)
+        view, copy = h[:, :2], h[:, 2:].clone()
+        F.relu(h, inplace=True)
+        return m.last(m.two(torch.cat([view, copy], 1)))
+
+    return Forward(forward, one=conv(3), two=conv(), last=nn.ReLU())
+
+
+@carried
+def rectifier_beside_views_of_its_input() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.one(x)
+        first, second = h.chunk(2, 1)
+        return m.last(m.two(torch.cat([F.relu(h)[:, :2], first - second], 1)))
+
+    return Forward(forward, one=conv(3), two=conv(), last=nn.ReLU())
+
+
+@carried
+def every_spelling_of_the_rectifier() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = torch.relu(m.one(x))
+        h = F.relu6(m.two(h) * 4) + F.hardtanh(m.three(h) * 4, 0, 6)
+        return m.four(h.relu() - 1).relu_()
+
+    return Forward(forward, one=conv(3), two=conv(), three=conv(), four=conv())
+
+
+@carried
+def sums_with_weights_and_differences() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.relu(m.one(x))
+        g = torch.add(h, m.two(h), alpha=-0.5)
+        return m.last(m.three((1 - g) / 2 - h + (h + h)))
+
+    return Forward(forward, one=conv(3), two=conv(padding=1), three=conv(), relu=nn.ReLU(), last=nn.ReLU())
+
+
+@carried
+def a_module_used_twice() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.relu(m.one(x))
+        return m.relu(m.two(m.relu(m.two(h))))
+
+    return Forward(forward, one=conv(3), two=conv(), relu=nn.ReLU(True))
+
+
+@carried
+def grouped_dilated_depthwise() -> nn.Module:
+    depthwise = conv(4, 8, groups=4, padding=1, bias=False)
+    return stack(
+        conv(groups=2, dilation=2, padding=2), nn.ReLU6(), depthwise, nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4, 1)
+    )
+
+
+@carried
+def pools_in_ceil_mode() -> nn.Module:
+    return stack(nn.MaxPool2d(3, 2, 1, ceil_mode=True), conv(kernel=2), nn.ReLU(), nn.MaxPool2d(2, 3, ceil_mode=True))
+
+
+@carried
+def dilated_max_pool() -> nn.Module:
+    return stack(nn.MaxPool2d((3, 2), (1, 2), (1, 0), dilation=(2, 1)))
+
+
+@carried
+def paddings_of_all_sides() -> nn.Module:
+    return stack(nn.ZeroPad2d((0, 3, 2, 1)), conv(kernel=4, padding="same"), nn.ConstantPad2d((1, -1, -2, 0), 0.7))
+
+
+@carried
+def padding_that_mirrors() -> nn.Module:
+    return stack(conv(padding=1, padding_mode="reflect"), nn.ReplicationPad2d(1), nn.ReflectionPad2d((1, 0, 0, 2)))
+
+
+@carried
+def average_pools_that_count_the_padding() -> nn.Module:
+    return stack(nn.AvgPool2d(3, 2, 1), conv(kernel=1), nn.ReLU(), nn.AvgPool2d(2, 2, ceil_mode=True))
+
+
+@carried
+def average_pools_that_do_not() -> nn.Module:
+    odd = nn.AvgPool2d((2, 3), (2, 1), (1, 1), count_include_pad=False, ceil_mode=True)
+    return stack(odd, conv(kernel=1), nn.ReLU(), nn.AvgPool2d(2, 1, divisor_override=3))
+
+
+@carried
+def adaptive_pools() -> nn.Module:
+    return stack(nn.AdaptiveAvgPool2d((9, 7)), nn.AdaptiveMaxPool2d((3, 7)), nn.AdaptiveAvgPool2d((3, None)))
+
+
+@carried
+def local_response_norm() -> nn.Module:
+    return stack(nn.LocalResponseNorm(3, 1, 0.75, 2.0), conv(), nn.ReLU(), nn.LocalResponseNorm(2, 0.9))
+
+
+@carried
+def local_response_norm_as_a_function() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.relu(m.two(F.local_response_norm(m.relu(m.one(x)), 3, alpha=0.7, beta=0.5, k=1)))
+
+    return Forward(forward, one=conv(3), two=conv(), relu=nn.ReLU())
+
+
+@carried
+def one_norm_used_twice() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.relu(m.two(m.norm(m.relu(m.one(m.norm(x))))))
+
+    return Forward(forward, one=conv(3), two=conv(), relu=nn.ReLU(), norm=nn.LocalResponseNorm(3, 0.8))
+
+
+@carried
+def channel_shuffle() -> nn.Module:
+    return stack(conv(groups=2), nn.ReLU(True), Shuffle(), nn.ChannelShuffle(2), conv(groups=2))
+
+
+@carried
+def channels_scaled_one_by_one() -> nn.Module:
+    """As torchvision's transform_input does."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        first = torch.unsqueeze(x[:, 0], 1) * (0.229 / 0.5) + (0.485 - 0.5) / 0.5
+        second = (x[:, 1] * 0.3 - 0.1).unsqueeze(1)
+        third = x[:, 2:] / torch.tensor([0.25])
+        return m.relu(m.one(torch.cat((first, second, third), 1)))
+
+    return Forward(forward, one=conv(3, padding=1), relu=nn.ReLU())
+
+
+@carried
+def parametrised_weights() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older weight_norm is deprecated, and in use
+        old = nn.utils.weight_norm(conv())
+    return stack(
+        parametrizations.weight_norm(conv()), nn.ReLU(), old, nn.ReLU(), parametrizations.spectral_norm(conv())
+    )
+
+
+@carried
+def batch_norms_where_they_cannot_be_folded() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.one(m.norm0(x))
+        g = m.norm1(m.dropout(h).clone()) + h
+        return m.relu(m.two(m.norm2(m.relu(g))))
+
+    norms = {"norm0": nn.BatchNorm2d(3), "norm1": nn.BatchNorm2d(4, affine=False), "norm2": nn.BatchNorm2d(4)}
+    return Forward(forward, one=conv(3), two=conv(), relu=nn.ReLU(), dropout=nn.Dropout(), **norms)
+
+
+@carried
+def a_forward_that_branches_on_shape() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.relu(m.one(x))
+        if x.shape[2] > 20:
+            h = F.max_pool2d(h, 2)
+        if x.shape[-1] % 2:
+            h = F.pad(h, (0, 1))
+        return m.relu(m.two(h))
+
+    return Forward(forward, one=conv(3), two=conv(), relu=nn.ReLU())
+
+
+@carried
+def upsampling_and_transposed_convolution() -> nn.Module:
+    return stack(
+        nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.ConvTranspose2d(4, 4, 2, 2), nn.PixelUnshuffle(2), conv(16)
+    )
+
+
+@carried
+def a_classifier_with_its_own_head() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.trunk(x)
+        h = h.mean((2, 3)) + h.flatten(2).sum(-1)
+        return m.linear(m.relu(h).view(x.size(0), -1).view(-1, 4))
+
+    return Forward(forward, trunk=stack(conv()), linear=nn.Linear(4, 5), relu=nn.ReLU(True))
+
+
+@carried
+def flattened_after_an_in_place_rectifier() -> nn.Module:
+    head = [nn.MaxPool2d(3), nn.ReLU(True), nn.Flatten(), nn.Linear(4 * 3 * 3, 6), nn.ReLU(True), nn.Linear(6, 5)]
+    return nn.Sequential(conv(3, stride=2), *head)
+
+
+@carried
+def one_channel_in() -> nn.Module:
+    return stack(nn.MaxPool2d(2), conv(), channels=1)
+
+
+SIZE = (22, 21)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Double precision, weights and running statistics at random."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.double().parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean = torch.randn(norm.num_features, generator=generator, dtype=torch.float64)
+            norm.running_var = torch.rand(norm.num_features, generator=generator, dtype=torch.float64) + 0.3
+    return module.eval()
+
+
+def pictures(channels: int, size: tuple[int, int] = SIZE, count: int = 3) -> Tensor:
+    return torch.randn((count, channels, *size), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def some_peaks(maps: Tensor, count: int = 10) -> Tensor:
+    """(count, 4): the corners, the strongest, then anywhere."""
+    maps = maps if maps.dim() == 4 else maps[:, :, None, None]
+    generator = torch.Generator().manual_seed(2)
+    peaks = torch.stack([torch.randint(n, (count,), generator=generator) for n in maps.shape], 1)
+    bottom, right = maps.shape[2] - 1, maps.shape[3] - 1
+    peaks[:4, 2:] = torch.tensor([[0, 0], [0, right], [bottom, 0], [bottom, right]])
+    peaks[4] = (maps == maps.max()).nonzero()[0]
+    return peaks
+
+
+def compare(network: Network, module: nn.Module, images: Tensor) -> None:
+    """The network's output, projected by every rule and way, against autograd on the module."""
+    size, layer = (images.shape[2], images.shape[3]), network.layers[-1]
+    maps = module(images).detach()
+    peaks = some_peaks(maps)
+    torch.testing.assert_close(network.forward(images, [layer])[layer].view_as(maps), maps)
+    windowable = cone(network.graph_at(size), network.node(layer, size)).windowable
+    for rule in RULES:
+        score, expected = project_by_autograd(module, images, peaks, rule)
+        for way in ("window", "shared", "whole") if windowable else ("whole",):
+            recon = project(network, images, layer, *peaks.T, rule=rule, way=way)
+            torch.testing.assert_close(recon.score, score.float())
+            assert expected.abs().sum() > 0
+            assert relative_error(recon.paste(), expected).max() < 1e-6, (rule, way)
+
+
+@pytest.mark.filterwarnings(SAME_WARNS)
+@pytest.mark.parametrize("make", CARRIED.values(), ids=CARRIED)
+def test_networks_as_people_write_them(make: Callable[[], nn.Module]) -> None:
+    module = randomised(make())
+    channels = 1 if make is one_channel_in else 3
+    compare(Network(module, (channels, *SIZE)), module, pictures(channels))
+
+
+@pytest.mark.parametrize("size", [(23, 26), (19, 20), (40, 31)])
+def test_sizes_other_than_the_traced_one_follow_the_branches_of_the_forward(size: tuple[int, int]) -> None:
+    module = randomised(a_forward_that_branches_on_shape())
+    compare(Network(module, (3, *SIZE)), module, pictures(3, size))
+
+
+def test_a_size_that_the_network_cannot_take_is_refused() -> None:
+    network = Network(randomised(flattened_after_an_in_place_rectifier()), (3, *SIZE))
+    with pytest.raises(UnsupportedOperation, match=r"cannot be traced for an input of \(3, 40, 40\)"):
+        network.forward(pictures(3, (40, 40)), network.layers)
+
+
+def test_every_layer_on_the_way_is_carried_too() -> None:
+    """A sum, a concatenation and a gate between: each named layer equals the module's own value there."""
+    module = randomised(residual_sum_on_a_shared_tensor())
+    network = Network(module, (3, *SIZE))
+    assert network.layers == ["relu", "last"]
+    images = pictures(3)
+    hidden = F.relu(module.one(images))
+    torch.testing.assert_close(network.forward(images, ["relu"])["relu"], hidden.detach())
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.relu(x + y)
+
+
+REFUSED: dict[str, tuple[nn.Module, str]] = {
+    "two inputs": (TwoInputs(), "TwoInputs cannot be traced .*'y'"),
+    "two outputs": (Forward(lambda m, x: (x.relu(), x)), "returns 2 values; expected one"),
+    "no tensor out": (Forward(lambda m, x: {"maps": x.relu(), "logits": x}), "returns 2 values; expected one"),
+    "data dependent": (Forward(lambda m, x: x.relu() if x.sum() > 0 else x), "does not depend on pixel values"),
+    "batch in channels": (Forward(lambda m, x: x.view(1, -1, *x.shape[2:]).relu()), "'view'.* batch"),
+    "channels in batch": (Forward(lambda m, x: x.view(-1, 1, *x.shape[2:]).relu()), "'view'.* batch"),
+    "batch halved": (
+        Forward(lambda m, x: x.reshape(x.size(0) * 3, 1, *x.shape[2:]).relu()),
+        "'(view|reshape)'.* batch",
+    ),
+    "all flattened": (Forward(lambda m, x: x.flatten().relu()), "'(view|flatten|reshape)'.* batch"),
+    "batch permuted": (Forward(lambda m, x: x.permute(1, 0, 2, 3).relu()), "'permute'.* batch"),
+    "batch transposed": (Forward(lambda m, x: x.transpose(0, 1).relu()), "'transpose'.* batch"),
+    "batch mean": (Forward(lambda m, x: (x - x.mean(0, keepdim=True)).relu()), "'mean'.* batch"),
+    "first image": (Forward(lambda m, x: (x - x[0]).relu()), "'select'.* batch"),
+    "first images": (Forward(lambda m, x: x[:1].relu()), "'slice'.* batch"),
+    "batch doubled": (Forward(lambda m, x: torch.cat([x, x]).relu()), "'cat'.* batch"),
+    "batch statistics": (
+        nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()),
+        "'batch_norm' in 0",
+    ),
+    "constant of the batch": (
+        Forward(lambda m, x: torch.cat([x, torch.zeros(x.size(0), 1, 12, 12)], 1).relu()),
+        "'zeros'|'full'",
+    ),
+    "always dropping": (Forward(lambda m, x: F.dropout(x, 0.5).relu()), "'dropout'"),
+}
+
+
+@pytest.mark.parametrize(("module", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_carried_is_refused_in_one_line(module: nn.Module, message: str) -> None:
+    with pytest.raises(UnsupportedOperation, match=message) as refusal:
+        Network(module, (3, 12, 12)).layers  # noqa: B018
+    assert "\n" not in str(refusal.value)
+
+
+SMOOTH: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "silu": (lambda: nn.Sequential(conv(3), nn.SiLU(), conv(), nn.ReLU()), "'silu' in 1"),
+    "sigmoid gate": (lambda: Forward(lambda m, x: m.two(m.one(x) * m.one(x).sigmoid()).relu(), one=conv(3), two=conv()),
+                     "'sigmoid' in the network"),
+    "leaky": (lambda: nn.Sequential(conv(3), nn.LeakyReLU(0.1), conv(), nn.ReLU()), "'leaky_relu' in 1"),
+    "gelu": (lambda: nn.Sequential(conv(3), nn.GELU(), conv(), nn.ReLU()), "'gelu' in 1"),
+    "group norm": (lambda: nn.Sequential(conv(3), nn.GroupNorm(2, 4), nn.ReLU(), conv(), nn.ReLU()), "'group_norm' in 1"),
+    "squared": (lambda: Forward(lambda m, x: m.two(m.one(x) ** 2).relu(), one=conv(3), two=conv()), "'pow' in the network"),
+    "hard tanh": (lambda: nn.Sequential(conv(3), nn.Hardtanh(), conv(), nn.ReLU()), "'hardtanh' in 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), SMOOTH.values(), ids=SMOOTH)
+def test_smooth_operations_serve_mining_and_gradient_and_are_refused_by_name(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    module = randomised(make())
+    network, images = Network(module, (3, *SIZE)), pictures(3)
+    layer = network.layers[-1]
+    maps = module(images).detach()
+    peaks = mine(network, images, [layer], k=2)[layer]
+    torch.testing.assert_close(peaks.score[:, 0], maps.amax((0, 2, 3)).float())
+    chosen = some_peaks(maps)
+    score, expected = project_by_autograd(module, images, chosen, "gradient")
+    for way in ("window", "whole") if cone(network.graph, network.node(layer)).windowable else ("whole",):
+        recon = project(network, images, layer, *chosen.T, rule="gradient", way=way)
+        assert relative_error(recon.paste(), expected).max() < 1e-6
+    for rule in ("deconvnet", "guided"):
+        with pytest.raises(UnsupportedOperation, match=f"{rule}' has no way back through {message}.*serve: gradient"):
+            project(network, images, layer, *chosen.T, rule=rule)
+
+
+class Hooked(nn.Module):
+    """A network in the middle of its training: modes mixed, some weights frozen, hooks and gradients about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = stack(nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.calls = 0
+        self.train()
+        self.body[2].eval()
+        self.body[0].weight.requires_grad_(False)
+        self.body[0].register_forward_hook(self._count)
+        self.body[-2].register_full_backward_hook(lambda module, grads, outputs: None)
+        self.body[-2].weight.grad = torch.ones_like(self.body[-2].weight)
+
+    def _count(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.calls += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.body(x), Tensor)
+        return self.body(x)
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """Everything of a module that tracing might touch; the identity of each tensor and hook included."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        "ids": {
+            name: (id(value), value.data_ptr(), value.requires_grad, value._version) for name, value in tensors.items()
+        },
+        "bytes": {name: value.detach().numpy().tobytes() for name, value in tensors.items()},
+        "strides": {name: value.stride() for name, value in tensors.items()},
+        "grads": {
+            name: None if value.grad is None else value.grad.tolist() for name, value in module.named_parameters()
+        },
+        "modes": {name: submodule.training for name, submodule in module.named_modules()},
+        "hooks": {
+            name: [list(getattr(submodule, kind).values()) for kind in vars(submodule) if kind.endswith("_hooks")]
+            for name, submodule in module.named_modules()
+        },
+        "attributes": {name: sorted(vars(submodule)) for name, submodule in module.named_modules()},
+    }
+
+
+def test_the_users_module_is_left_exactly_as_it_was() -> None:
+    torch.manual_seed(0)
+    module, images = Hooked(), torch.randn(3, 3, *SIZE)
+    before = state_of(module)
+    network = Network(module, (3, *SIZE))
+    layer = network.layers[-1]
+    peaks = mine(network, images, network.layers, k=2)[layer]
+    project(network, images, layer, *peaks.of([0, 1, 2, 3]))
+    network.forward(torch.randn(2, 3, 30, 30), [layer])
+    assert state_of(module) == before
+    assert torch.is_grad_enabled() and images.grad is None
+
+
+def test_training_the_module_later_does_not_change_the_network() -> None:
+    module, images = randomised(stack(nn.BatchNorm2d(4))), pictures(3)
+    network = Network(module, (3, *SIZE))
+    layer, expected = network.layers[-1], module(images).detach()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    torch.testing.assert_close(network.forward(images, [layer])[layer], expected)
+    larger = pictures(3, (30, 33))
+    assert not torch.allclose(network.forward(larger, [layer])[layer], module(larger))
+
+
+def test_the_answer_does_not_depend_on_the_size_of_the_batch() -> None:
+    module, images = randomised(channel_shuffle()), pictures(3, count=5)
+    network = Network(module, (3, *SIZE))
+    layer = network.layers[-1]
+    together = network.forward(images, [layer])[layer]
+    for n in range(5):
+        torch.testing.assert_close(network.forward(images[n : n + 1], [layer])[layer], together[n : n + 1])
