@@ -68,6 +68,7 @@ def pieces(request: Request) -> list[Request]:
         widths = [1] * size
     else:
         width: Any = request.arguments.get("split_size", request.arguments.get("split_sizes"))
+        width = -(-size // request.arguments["chunks"]) if request.name == "chunk" else width
         widths = list(width) if isinstance(width, list) else [width] * (-(-size // width))
     for width in widths:
         starts.append(min(starts[-1] + width, size))

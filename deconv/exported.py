@@ -133,7 +133,7 @@ def local_response_norms(graph: fx.Graph) -> dict[fx.Node, tuple[LocalResponseNo
             power, offset, scale, _, _, pool, *_ = inner
             size, alpha, beta, k = pool.args[1][0], scale.args[1], power.args[1], offset.args[1]  # type: ignore[index]
             norm = LocalResponseNorm(int(size), float(alpha), float(beta), float(k))  # type: ignore[arg-type]
-            found |= dict.fromkeys(inner) | {node: (norm, node.args[0])}  # type: ignore[dict-item]
+            found |= dict.fromkeys(inner) | {node: (norm, node.args[0])}
     return found
 
 

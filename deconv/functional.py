@@ -40,11 +40,13 @@ def _renamed(graph: fx.Graph, views: Collection[str]) -> bool:
 
 def _rename(node: fx.Node, order: dict[fx.Node, int]) -> bool:
     """Let the plain operation stand for the in-place one, if nothing but its argument shares the memory written to."""
-    written = node.args[0]
-    plain = _plain(node.target)
-    if plain is None or not isinstance(written, fx.Node) or _gives_alias(written):
+    written, in_place = node.args[0], node.target
+    plain = _plain(in_place) if isinstance(in_place, OpOverload) else None
+    if plain is None or not isinstance(written, fx.Node):
         return False
-    if any(order[user] < order[node] and _gives_alias(user) for user in written.users):
+    writes = operation_name(node).removesuffix("_") not in SILENT_ALIASES
+    shared = _gives_alias(written) or any(order[user] < order[node] and _gives_alias(user) for user in written.users)
+    if writes and shared:
         return False
     node.target = plain
     written.replace_all_uses_with(node, delete_user_cb=lambda user: order.get(user, len(order)) > order[node])

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deconv import axes, spatial
+from deconv import axes, sliding, spatial
 from deconv import operations as ops
 from deconv.errors import UnsupportedOperation
 from deconv.exported import Lowered, Request
 from deconv.graph import Node
 from deconv.operations import BatchSize, Call, Operation, Slot
-from deconv.spatial import Window
 
 aten = torch.ops.aten
 
@@ -49,83 +48,13 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
 
 
-def _pair(value: Any, default: Any = None) -> tuple[int, int]:
-    items = list(value) if isinstance(value, list | tuple) else [value]
-    if not items:
-        return _pair(default)
-    return (items[0], items[-1])
-
-
-def _convolution(request: Request) -> Lowered:
-    a = request.arguments
-    weight, bias = a["weight"], a["bias"]
-    if not isinstance(weight, Tensor):
-        return None  # weights that depend on the image: not a linear operation of it
-    dilation = _pair(a["dilation"])
-    if a["padding"] == "valid":
-        before = after = (0, 0)
-    elif a["padding"] == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        before = (total[0] // 2, total[1] // 2)
-        after = (total[0] - before[0], total[1] - before[1])
-    else:
-        before = after = _pair(a["padding"])
-    padding = (before[0], after[0], before[1], after[1])
-    return spatial.Convolution(weight, bias, _pair(a["stride"]), padding, dilation, a["groups"]), request.inputs
-
-
-def _max_pool(request: Request) -> Lowered:
-    a = request.arguments
-    kernel = _pair(a["kernel_size"])
-    window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), _pair(a["dilation"]))
-    return spatial.MaxPool(window, a["ceil_mode"]), request.inputs
-
-
-def _average_pool(request: Request) -> Lowered:
-    a = request.arguments
-    kernel = _pair(a["kernel_size"])
-    window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), (1, 1))
-    divisor = a["divisor_override"]
-    uniform = divisor is not None or _every_window_counts_the_same(window, a, request)
-    return spatial.AveragePool(window, a["ceil_mode"], a["count_include_pad"], divisor, uniform), request.inputs
-
-
-def _every_window_counts_the_same(window: Window, a: dict[str, Any], request: Request) -> bool:
-    padded = window.before != (0, 0)
-    overhang = any(
-        (out - 1) * s - p + k > size + p
-        for out, s, p, k, size in zip(
-            request.shape[-2:], window.stride, window.before, window.kernel, request.input_shape()[-2:], strict=True
-        )
-    )
-    return (a["count_include_pad"] or not padded) and not overhang
-
-
-def _adaptive_pool(request: Request) -> Lowered:
-    size, wanted = request.input_shape()[-2:], request.shape[-2:]
-    if size == wanted:
-        return request.inputs[0]
-    is_mean = request.name == "adaptive_avg_pool2d"
-    if any(n % m for n, m in zip(size, wanted, strict=True)):
-        return request.as_call(linear=is_mean, pointwise=False)
-    step = (size[0] // wanted[0], size[1] // wanted[1])
-    window = Window(step, step, (0, 0), (1, 1))
-    return (spatial.AveragePool(window) if is_mean else spatial.MaxPool(window, False)), request.inputs
-
-
-def _pad(request: Request) -> Lowered:
-    a = request.arguments
-    frame = list(a["pad"])
-    if a.get("mode", "constant") != "constant":
-        return request.as_call(linear=True, pointwise=False)
-    if len(frame) > 4 or len(request.shape) != 3:
-        return request.as_call(linear=True, pointwise=False)
-    left, right, top, bottom = (frame + [0, 0])[:4]
-    return spatial.Pad((top, bottom, left, right), float(a.get("value") or 0.0)), request.inputs
-
-
 def _batch_norm(request: Request) -> Lowered:
     a = request.arguments
+    if a.get("training") or a["running_var"] is None:
+        raise UnsupportedOperation(
+            f"'batch_norm' in {request.path or 'the network'} takes its statistics from the batch; "
+            "expected running statistics (track_running_stats=True)."
+        )
     scale = torch.rsqrt(a["running_var"] + a["eps"])
     if a["weight"] is not None:
         scale = scale * a["weight"]
@@ -175,6 +104,15 @@ def _unchanged(request: Request) -> Lowered:
     return request.inputs[0]
 
 
+def _dropout(request: Request) -> Lowered:
+    if request.arguments["train"]:
+        raise UnsupportedOperation(
+            f"'dropout' in {request.path or 'the network'} drops at random even in eval mode; "
+            "give it training=self.training."
+        )
+    return request.inputs[0]
+
+
 def _linear_whole(request: Request) -> Lowered:
     """Linear in the image if it is alone among the arguments; needs the map whole."""
     return request.as_call(linear=len(request.inputs) == 1, pointwise=False)
@@ -193,13 +131,13 @@ POINTWISE = frozenset(
     "prelu softsign pow exp log sqrt rsqrt abs clamp clamp_min hardtanh minimum maximum threshold rrelu".split()
 )
 HANDLERS: dict[str, Callable[[Request], Lowered]] = {
-    "conv2d": _convolution,
-    "max_pool2d": _max_pool,
-    "avg_pool2d": _average_pool,
-    "adaptive_avg_pool2d": _adaptive_pool,
-    "adaptive_max_pool2d": _adaptive_pool,
-    "pad": _pad,
-    "constant_pad_nd": _pad,
+    "conv2d": sliding.convolution,
+    "max_pool2d": sliding.max_pool,
+    "avg_pool2d": sliding.average_pool,
+    "adaptive_avg_pool2d": sliding.adaptive_pool,
+    "adaptive_max_pool2d": sliding.adaptive_pool,
+    "pad": sliding.pad,
+    "constant_pad_nd": sliding.pad,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "batch_norm": _batch_norm,
     "relu": _rectifier,
@@ -210,6 +148,8 @@ HANDLERS: dict[str, Callable[[Request], Lowered]] = {
     "view": axes.reshape,
     "reshape": axes.reshape,
     "_unsafe_view": axes.reshape,
+    "flatten": axes.reshape,
+    "unflatten": axes.reshape,
     "cat": axes.concatenate,
     "channel_shuffle": lambda request: request.as_call(linear=True, pointwise=True),
     "add": _sum,
@@ -227,12 +167,20 @@ HANDLERS: dict[str, Callable[[Request], Lowered]] = {
     "slice": axes.cut,
     "split": axes.pieces,
     "split_with_sizes": axes.pieces,
+    "chunk": axes.pieces,
     "unbind": axes.pieces,
     "sym_size": _batch_size,
-    **dict.fromkeys(["clone", "alias", "contiguous", "detach", "dropout", "lift_fresh_copy"], _unchanged),
+    **dict.fromkeys(["clone", "alias", "contiguous", "detach", "lift_fresh_copy"], _unchanged),
+    **dict.fromkeys(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"], _dropout),
     **dict.fromkeys(["linear", "mean", "sum", "matmul", "mm", "bmm", "conv_transpose2d", "stack"], _linear_whole),
     **dict.fromkeys(["upsample_nearest2d", "upsample_bilinear2d", "pixel_shuffle", "pixel_unshuffle"], _linear_whole),
 }
+
+VIEWS = frozenset(
+    "view reshape flatten unflatten transpose permute unsqueeze squeeze select slice split split_with_sizes chunk "
+    "unbind alias contiguous detach lift_fresh_copy dropout feature_dropout alpha_dropout feature_alpha_dropout".split()
+)
+"""Operations known above whose output may be the memory of their input."""
 
 
 def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...]) -> bool:

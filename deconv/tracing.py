@@ -1,7 +1,7 @@
 """From an nn.Module to a graph of known operations, by torch.export.
 
-The export is functional (in-place operations become plain ones) and keeps ATen operations whole, with the module path
-of each, so that functional and in-place forms are seen like modules. The batch stays free; the image size is fixed.
+The export keeps ATen operations whole, with the module path of each, so that functional and in-place forms are seen
+like modules; in-place operations become plain ones. The batch stays free; the image size is fixed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from deconv import exported, lowering
 from deconv.errors import UnsupportedOperation
+from deconv.functional import without_in_place
 from deconv.graph import Graph, Node, is_layer
 from deconv.operations import Call, ChannelScale, Input, Operation
 from deconv.spatial import Convolution
@@ -37,9 +38,8 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.expor
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             free_batch = ({0: torch.export.Dim.AUTO},)
-            return torch.export.export(module, (example,), dynamic_shapes=free_batch, strict=False).run_decompositions(
-                {}
-            )
+            program = torch.export.export(module, (example,), dynamic_shapes=free_batch, strict=False)
+            return without_in_place(program, lowering.VIEWS)
     except Exception as error:  # torch.export has no common base for what it refuses
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedOperation(

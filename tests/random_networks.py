@@ -69,7 +69,7 @@ def max_pools(draw: Any) -> nn.Module:
     kernel = draw(pairs(2, 3))
     padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
     dilation, ceil_mode = draw(st.sampled_from([1, 1, 2])), draw(st.booleans())
-    return nn.MaxPool2d(kernel, draw(pairs(1, 3)), padding, dilation, ceil_mode=ceil_mode)  # type: ignore[arg-type]
+    return nn.MaxPool2d(kernel, draw(pairs(1, 3)), padding, dilation, ceil_mode=ceil_mode)
 
 
 @st.composite
@@ -77,7 +77,7 @@ def average_pools(draw: Any) -> nn.Module:
     kernel = draw(pairs(1, 3))
     padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
     ceil_mode, include = draw(st.booleans()), draw(st.booleans())
-    return nn.AvgPool2d(kernel, draw(pairs(1, 2)), padding, ceil_mode, include)  # type: ignore[arg-type]
+    return nn.AvgPool2d(kernel, draw(pairs(1, 2)), padding, ceil_mode, include)
 
 
 @st.composite

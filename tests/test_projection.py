@@ -18,12 +18,12 @@ from deconv import ways
 from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.network import Network
 from deconv.projection import project
-from deconv.receptive_field import cone
 from deconv.rules import RULES
 from deconv.walk import down, up
 from deconv.windows import WholeMaps
 from tests import reference
 from tests.oracle import project_by_autograd, relative_error
+from tests.peaks import project_at, random_places, ways_of
 from tests.random_networks import SAME_WARNS, SETTINGS, networks, randomised
 
 CAPTUM_LAYERS = {
@@ -68,10 +68,10 @@ def test_deconvnet_guided_and_gradient_equal_captum_and_autograd(name: str) -> N
     for layer in CAPTUM_LAYERS[name]:
         peaks = random_peaks(network.forward(images, [layer])[layer], 40, seed=len(layer))
         for rule, kind in (("deconvnet", NeuronDeconvolution), ("guided", NeuronGuidedBackprop)):
-            recon = project(network, images, layer, *peaks.T, rule=rule)
+            recon = project_at(network, images, layer, peaks, rule=rule)
             expected = project_by_captum(kind, module, layer, images, peaks) * recon.score[:, None, None, None]
             assert relative_error(recon.paste(), expected).max() < 1e-5
-        recon = project(network, images, layer, *peaks.T, rule="gradient")
+        recon = project_at(network, images, layer, peaks, rule="gradient")
         score, expected = project_by_autograd(
             create_feature_extractor(module, {layer: "maps"}), images, peaks, "gradient", seed=recon.score
         )
@@ -98,7 +98,7 @@ def test_deconvnet_is_what_the_paper_says(trunk: Callable[[], nn.Sequential]) ->
     network = Network(module, (3, 75, 83))
     layer = network.layers[-1]
     peaks = random_peaks(network.forward(images, [layer])[layer], 20, seed=0)
-    found = project(network, images, layer, *peaks.T).paste()
+    found = project_at(network, images, layer, peaks).paste()
     with torch.no_grad():
         slow = torch.stack([reference.deconvnet(module, images[0], (c, r, s)) for _, c, r, s in peaks.tolist()])
     assert relative_error(found, slow).max() < 1e-5
@@ -129,15 +129,18 @@ def test_unpooling_references_differ_only_where_switches_meet() -> None:
     assert nn.MaxUnpool2d(3, 2)(signal, switches, output_size=maps.shape[2:]).sum() in (5, 7)
 
 
-@pytest.fixture(scope="module")
-def small() -> Network:
+def small_trunk() -> nn.Sequential:
     torch.manual_seed(2)
-    trunk = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(3, 6, 5, 2, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.LocalResponseNorm(3), nn.Conv2d(6, 8, 3, padding=1),
         nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(8, 8, 3, padding=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(8, 5),
-    )  # fmt: skip
-    return Network(trunk.eval(), (3, 41, 45))
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small() -> Network:
+    return Network(small_trunk(), (3, 41, 45))
 
 
 IMAGES = torch.randn(4, 3, 41, 45, generator=torch.Generator().manual_seed(3))
@@ -162,29 +165,24 @@ def test_a_zero_seed_gives_zero_and_a_scaled_seed_the_scaled_result(small: Netwo
 @pytest.mark.parametrize("rule", ["deconvnet", "guided"])
 def test_a_unit_that_does_not_fire_gives_zero(small: Network, rule: str) -> None:
     silent = (small.forward(IMAGES, ["5"])["5"] == 0).nonzero()[:6]
-    recon = project(small, IMAGES, "5", *silent.T, rule=rule)
+    recon = project_at(small, IMAGES, "5", silent, rule=rule)
     assert not recon.score.any() and not recon.pixels.any()
 
 
 @pytest.mark.parametrize("way", ["window", "shared", "whole"])
 def test_nothing_comes_back_outside_the_receptive_field_or_the_image(small: Network, way: str) -> None:
     height, width = small.map_size("8")
-    corners = [(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (1, 2)]
-    row, col = (torch.tensor(axis) for axis in zip(*corners, strict=True))
-    recon = project(small, IMAGES, "8", [0] * 5, [3] * 5, row, col, rule="gradient", way=way)
+    places = torch.tensor([(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (1, 2)])
+    peaks = torch.cat([torch.tensor([[0, 3]]).expand(5, 2), places], 1)
+    recon = project_at(small, IMAGES, "8", peaks, rule="gradient", way=way)
     field = small.receptive_field("8")
     assert recon.pixels.shape == (5, 3, *field.size)
-    assert [tuple(box) for box in recon.box.tolist()] == [field.box(*corner) for corner in corners]
+    assert [tuple(box) for box in recon.box.tolist()] == [field.box(row, col) for row, col in places.tolist()]
     for pixels, (y0, x0, _, _) in zip(recon.pixels, recon.box.tolist(), strict=True):
         rows, cols = torch.arange(field.size[0]) + y0, torch.arange(field.size[1]) + x0
         inside = ((rows >= 0) & (rows < 41))[:, None] & ((cols >= 0) & (cols < 45))
         assert not pixels[:, ~inside].any()
-    score, expected = project_by_autograd(
-        small._module[:9],
-        IMAGES,
-        torch.stack([torch.zeros(5).long(), torch.full((5,), 3), row, col], 1),
-        "gradient",  # type: ignore[index]
-    )
+    score, expected = project_by_autograd(small_trunk()[:9], IMAGES, peaks, "gradient")
     torch.testing.assert_close(recon.score, score)
     assert relative_error(recon.paste(), expected).max() < 1e-5
 
@@ -203,19 +201,11 @@ def test_paste_puts_the_pixels_where_the_box_says(small: Network) -> None:
 def test_a_fully_connected_unit_comes_back_to_the_whole_image(small: Network) -> None:
     peaks = torch.tensor([[0, 0, 0, 0], [3, 4, 0, 0], [0, 2, 0, 0]])
     for rule in RULES:
-        recon = project(small, IMAGES, small.layers[-1], *peaks.T, rule=rule)
+        recon = project_at(small, IMAGES, small.layers[-1], peaks, rule=rule)
         assert recon.pixels.shape == (3, 3, 41, 45) and recon.box.tolist() == [[0, 0, 41, 45]] * 3
-        score, expected = project_by_autograd(small._module, IMAGES, peaks, rule)
+        score, expected = project_by_autograd(small_trunk(), IMAGES, peaks, rule)
         torch.testing.assert_close(recon.score, score)
         assert relative_error(recon.pixels, expected).max() < 1e-5
-
-
-def ways_of(network: Network, layer: str, size: tuple[int, int]) -> list[str]:
-    return (
-        ["window", "shared", "whole"]
-        if cone(network.graph_at(size), network.node(layer, size)).windowable
-        else ["whole"]
-    )
 
 
 @pytest.mark.filterwarnings(SAME_WARNS)
@@ -237,7 +227,7 @@ def test_the_ways_agree_with_each_other_and_with_autograd(
     for rule in RULES:
         score, expected = project_by_autograd(trunk, images, peaks, rule)
         for way in ways_of(network, layer, size):
-            recon = project(network, images, layer, *peaks.T, rule=rule, way=way)
+            recon = project_at(network, images, layer, peaks, rule=rule, way=way)
             torch.testing.assert_close(recon.score, score.float())
             assert relative_error(recon.paste(), expected).max() < 1e-5, (rule, way)
 
@@ -252,7 +242,7 @@ def test_the_ways_agree_on_maps_narrower_than_a_pool(rule: str) -> None:
     network = Network(trunk, (2, 12, 4))
     score, expected = project_by_autograd(trunk, images, peaks, rule)
     for way in ("window", "shared", "whole"):
-        recon = project(network, images, "4", *peaks.T, rule=rule, way=way)
+        recon = project_at(network, images, "4", peaks, rule=rule, way=way)
         torch.testing.assert_close(recon.score, score)
         torch.testing.assert_close(recon.paste(), expected)
 
@@ -279,17 +269,8 @@ def test_infinite_derivatives_outside_the_map_do_not_come_in() -> None:
     score, expected = project_by_autograd(module, images, peaks, "gradient")
     network = Network(module, (2, 14, 15))
     for way in ("window", "shared", "whole"):
-        recon = project(network, images, "relu", *peaks.T, rule="gradient", way=way)
+        recon = project_at(network, images, "relu", peaks, rule="gradient", way=way)
         torch.testing.assert_close(recon.paste(), expected)
-
-
-def random_places(maps: Tensor, count: int, seed: int) -> Tensor:
-    """(count, 4) image, channel, row, col: the four corners first, then anywhere, firing or not."""
-    generator = torch.Generator().manual_seed(seed)
-    peaks = torch.stack([torch.randint(n, (count,), generator=generator) for n in maps.shape], 1)
-    last_row, last_col = maps.shape[2] - 1, maps.shape[3] - 1
-    peaks[:4, 2:] = torch.tensor([[0, 0], [0, last_col], [last_row, 0], [last_row, last_col]])
-    return peaks
 
 
 @pytest.mark.parametrize("way", ["window", "shared", "whole"])
@@ -297,9 +278,9 @@ def test_chunks_and_the_order_of_peaks_change_nothing(
     small: Network, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = random_places(small.forward(IMAGES, ["5"])["5"], 30, seed=4)
-    together = project(small, IMAGES, "5", *peaks.T, way=way)
+    together = project_at(small, IMAGES, "5", peaks, way=way)
     monkeypatch.setattr(ways, "CHUNK_FLOATS", 1)
-    one_by_one = project(small, IMAGES, "5", *peaks.flip(0).T, way=way)
+    one_by_one = project_at(small, IMAGES, "5", peaks.flip(0), way=way)
     assert [p.tolist() for p in (one_by_one.image, one_by_one.channel, one_by_one.row, one_by_one.col)] == peaks.flip(
         0
     ).T.tolist()
@@ -316,11 +297,11 @@ def test_no_peaks_give_an_empty_record(small: Network, layer: str) -> None:
 
 def test_scores_are_checked_against_those_mined(small: Network) -> None:
     peaks = random_peaks(small.forward(IMAGES, ["5"])["5"], 20, seed=5)
-    score = project(small, IMAGES, "5", *peaks.T).score
-    project(small, IMAGES, "5", *peaks.T, score=score * 1.0005)
+    score = project_at(small, IMAGES, "5", peaks).score
+    project_at(small, IMAGES, "5", peaks, score=score * 1.0005)
     for wrong in (score * 1.002, score.where(torch.arange(20) != 7, float("nan"))):
         with pytest.raises(RecordMismatch, match=r"5: peak \d+ was mined with score .* Mine again"):
-            project(small, IMAGES, "5", *peaks.T, score=wrong)
+            project_at(small, IMAGES, "5", peaks, score=wrong)
 
 
 @pytest.mark.parametrize(

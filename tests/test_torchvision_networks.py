@@ -18,6 +18,7 @@ from deconv.mining import mine
 from deconv.network import Network
 from deconv.projection import project
 from tests.oracle import project_by_autograd, relative_error
+from tests.peaks import project_at
 
 FAMILIES = {
     "alexnet": ["alexnet"],
@@ -69,7 +70,7 @@ def build(name: str, device: str) -> nn.Module:
 
     def on_cpu(*args: float, **kwargs: float) -> BlockParams:
         with torch.device("cpu"):  # RegNet computes its widths with tensors
-            return plain(*args, **kwargs)  # type: ignore[arg-type]
+            return plain(*args, **kwargs)
 
     quick = {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
     with mock.patch.object(BlockParams, "from_init_params", on_cpu), torch.device("meta"):
@@ -155,7 +156,7 @@ def check_projections(
 ) -> None:
     trunk = values_of(module, [layer])
     for rule in of_rules:
-        recon = project(network, images, layer, *peaks.T, rule=rule)
+        recon = project_at(network, images, layer, peaks, rule=rule)
         score, expected = project_by_autograd(lambda x: trunk(x)[layer], images, peaks, rule)
         assert score[2:].all() and expected[2:].any(), "the strongest peak should show something"
         torch.testing.assert_close(recon.score, score.float())
