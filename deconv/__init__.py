@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deconv.errors import DeconvError, UnsupportedOperation
     from deconv.figures import draw
+    from deconv.frame_cache import cached
     from deconv.mining import mine
     from deconv.network import Network
     from deconv.patches import cut_patches, patches_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 HOME = {
     "errors": ("DeconvError", "UnsupportedOperation"),
     "figures": ("draw",),
+    "frame_cache": ("cached",),
     "mining": ("mine",),
     "network": ("Network",),
     "patches": ("cut_patches", "patches_of"),
@@ -43,6 +45,7 @@ __all__ = [
     "Source",
     "UnsupportedOperation",
     "bundled",
+    "cached",
     "cut_patches",
     "draw",
     "folder",

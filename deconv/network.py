@@ -42,10 +42,12 @@ class Network:
         self._module = module
         self._weights = {name: _snapshot(value) for name, value in _states(module).items()}
         self._graphs: dict[tuple[int, int], Graph] = {}
-        self.aliases = dict(aliases or {})
-        for alias, layer in self.aliases.items():
+        self.aliases: dict[str, str] = {}
+        self.graph_at(self.input_shape[1:])  # now, so that a module that cannot be traced is refused here
+        for alias, layer in (aliases or {}).items():
             if layer not in self.graph.layers:
                 raise UnknownName(f"alias {alias!r} names {layer!r}, which is no layer; {self._layer_help(layer)}")
+        self.aliases = dict(aliases or {})
 
     @property
     def graph(self) -> Graph:

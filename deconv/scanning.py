@@ -148,11 +148,11 @@ def _peaks_of_maps(maps: Tensor, per_image: int, field: ReceptiveField) -> Itera
 def _same_peak(place: Tensor, places: int, width: int, field: ReceptiveField) -> Tensor:
     """(P, places) bool: whose boxes overlap that of place[p] by more than half of their area."""
     every = torch.arange(places, device=place.device)
-    shares = []
+    sides = []
     for of, axis in ((lambda p: p // width, 0), (lambda p: p % width, 1)):
         moved = (of(every)[None] - of(place)[:, None]).abs() * field.stride[axis]
-        shares.append((1 - moved / field.size[axis]).clamp_min(0))
-    return shares[0] * shares[1] > 0.5
+        sides.append((field.size[axis] - moved).clamp_min(0))
+    return 2 * sides[0] * sides[1] > field.size[0] * field.size[1]
 
 
 def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:

@@ -54,6 +54,10 @@ class Source:
         _check_indices(self, [index])
         return decode(self.paths[index])
 
+    def frame(self, index: int, preprocessing: Preprocessing) -> torch.Tensor:
+        """Image number `index` as the network sees it: uint8 (3, H, W). Raises UnreadableImage."""
+        return preprocessing.frame(self.image(index))
+
     @cached_property
     def content_hash(self) -> str:
         """The sha256, in hex, over all keys and file contents in order; reads every file once, when first asked."""
@@ -126,7 +130,7 @@ def _batches(
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     def frame(index: int) -> torch.Tensor | UnreadableImage:
         try:
-            return preprocessing.frame(source.image(index))
+            return source.frame(index, preprocessing)
         except UnreadableImage as error:
             return error
 

@@ -74,7 +74,9 @@ class _Tracer:
         for position, node in enumerate(self.nodes):
             if is_layer(node, self.nodes, layer_positions):
                 layer_positions.add(position)
-        layers = {self.nodes[position].name: position for position in sorted(layer_positions | {output})}
+        if self.nodes[output].is_map or len(self.nodes[output].shape) == 1:
+            layer_positions.add(output)
+        layers = {self.nodes[position].name: position for position in sorted(layer_positions)}
         return Graph(tuple(self.nodes), layers)
 
     def _placeholder(self, node: fx.Node, states: Mapping[str, str], constants: Mapping[str, str]) -> None:

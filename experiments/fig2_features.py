@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from deconv import figures
 from deconv.errors import BadInput, UnknownName
+from deconv.frame_cache import cached
 from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
@@ -29,6 +30,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     """Mine, project, cut and draw; returns the picture of all layers."""
     network = load_network(**config.model, seed=config.seed)
     images = open_source(**config.source)
+    if config.cache is not None:
+        images = cached(images, network.needed_preprocessing(), config.cache)
     layers = list(config.layers or network.aliases or network.layers)
     check_units(network, layers, config.units)
     check_rule(network, layers, config.rule)

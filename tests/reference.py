@@ -69,28 +69,13 @@ def _filter_transposed(module: nn.Conv2d, signal: Tensor, size: torch.Size) -> T
     return F.pad(pixels, (0, size[3] - pixels.shape[3], 0, size[2] - pixels.shape[2]))
 
 
-def strongest_peaks(maps: Tensor, k: int) -> list[list[Peak]]:
-    """For each unit of maps (M, C, H, W), by sorting everything: the k best positive peaks, one an image."""
-    return [_one_per_image(_sorted_places(maps[:, channel]))[:k] for channel in range(maps.shape[1])]
-
-
-def _sorted_places(maps: Tensor) -> list[Peak]:
-    """All places of (M, H, W) that fire, by (-score, image, row, col)."""
-    places = [(-float(maps[tuple(place)]), *place.tolist()) for place in (maps > 0).nonzero()]
-    return [(-score, image, row, col) for score, image, row, col in sorted(places)]
-
-
-def _one_per_image(places: list[Peak]) -> list[Peak]:
-    best: dict[int, Peak] = {}
-    for place in places:
-        best.setdefault(place[1], place)
-    return list(best.values())
-
-
 def strongest_apart(
     maps: Tensor, k: int, per_image: int, stride: tuple[int, int], size: tuple[int, int]
 ) -> list[list[Peak]]:
-    """The same with up to per_image peaks an image, greedily, whose boxes overlap by at most half of their area."""
+    """For each unit of maps (M, C, H, W), by sorting everything, the k best positive peaks.
+
+    Up to per_image of one image, taken greedily; their boxes overlap by at most half of their area.
+    """
     ranked = []
     for channel in range(maps.shape[1]):
         kept: list[Peak] = []
@@ -100,6 +85,12 @@ def strongest_apart(
                 kept.append(place)
         ranked.append(kept[:k])
     return ranked
+
+
+def _sorted_places(maps: Tensor) -> list[Peak]:
+    """All places of (M, H, W) that fire, by (-score, image, row, col)."""
+    places = [(-float(maps[tuple(place)]), *place.tolist()) for place in (maps > 0).nonzero()]
+    return [(-score, image, row, col) for score, image, row, col in sorted(places)]
 
 
 def _mostly_same(a: Peak, b: Peak, stride: tuple[int, int], size: tuple[int, int]) -> bool:

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding": {"errors"},
     "photographs": {"errors"},
     "sources": BASE | {"decoding", "photographs"},
+    "frame_cache": BASE | {"sources"},
     # a network as a graph, and how it is walked
     "graph": BASE,
     "exported": GRAPH,

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
@@ -14,6 +17,7 @@ import deconv
 from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.mining import mine_into
 from deconv.records import Peaks
+from tests import reference
 from tests.samples import SIZE, images, network, photographs, with_preprocessing
 
 
@@ -162,3 +166,67 @@ def test_mining_into_a_file_loads_it_again_and_refuses_another_making(tmp_path: 
     with pytest.raises(RecordMismatch, match=r"source\.content"):
         mine_into(path, with_preprocessing(), deconv.folder(tmp_path / "photos"), ["two"], k=3)
     assert path.read_bytes() == written and list(Peaks.load(path)) == ["two"]
+
+
+def copying(kernel: tuple[int, int], stride: int) -> deconv.Network:
+    """A network whose two units are the image itself and its negative, at every stride-th place of fields of a size."""
+    trunk = nn.Conv2d(1, 2, kernel, stride, bias=False)
+    with torch.no_grad():
+        trunk.weight.zero_()[:, 0, 0, 0] = torch.tensor([1.0, -1.0])
+    return deconv.Network(nn.Sequential(trunk, nn.ReLU()), (1, 16, 14))
+
+
+COPYING = [copying((4, 5), 1), copying((5, 3), 2), copying((1, 1), 1), copying((2, 6), 3)]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@drawn(
+    net=st.sampled_from(COPYING), seed=st.integers(0, 2**16), count=st.integers(1, 9), k=st.integers(1, 12),
+    per_image=st.integers(1, 4), batch_size=st.sampled_from([1, 2, 7, 64]), levels=st.integers(1, 6),
+)  # fmt: skip
+def test_mining_images_full_of_ties_is_the_greedy_search(
+    net: deconv.Network, seed: int, count: int, k: int, per_image: int, batch_size: int, levels: int
+) -> None:
+    shape, generator = (count, 1, 16, 14), torch.Generator().manual_seed(seed)
+    given = torch.randint(-levels, levels + 1, shape, generator=generator).float()
+    given[:, :, ::3] = 0
+    peaks = deconv.mine(net, given, ["1"], k=k, batch_size=batch_size, per_image=per_image)["1"]
+    field = net.receptive_field("1")
+    maps = net.forward(given, ["1"])["1"]
+    assert as_lists(peaks) == reference.strongest_apart(maps, k, per_image, field.stride, field.size)
+
+
+@pytest.mark.parametrize("place", [(6, 9), (9, 12), (13, 0)])
+def test_fields_that_overlap_by_exactly_half_are_two(place: tuple[int, int]) -> None:
+    """(39 - 6) * (22 - 9) is not half of 39 * 22 in floating point; the others are more and less than half."""
+    trunk = nn.Conv2d(1, 1, (39, 22), bias=False)
+    with torch.no_grad():
+        trunk.weight.zero_()[:, 0, 0, 0] = 1.0
+    given = torch.zeros(1, 1, 60, 40)
+    given[0, 0, 0, 0], given[0, 0, place[0], place[1]] = 5, 4
+    network = deconv.Network(nn.Sequential(trunk, nn.ReLU()), (1, 60, 40))
+    peaks = deconv.mine(network, given, ["1"], k=3, per_image=2)["1"]
+    kept = 2 * (39 - place[0]) * (22 - place[1]) <= 39 * 22
+    assert peaks.score[0, :2].nan_to_num().tolist() == [5, 4 if kept else 0]
+
+
+def test_the_order_of_the_images_decides_nothing_but_ties() -> None:
+    net, given = network(), images(30)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    there = deconv.mine(net, given, ["two"], k=30)["two"]
+    back = deconv.mine(net, given[order], ["two"], k=30, batch_size=7)["two"]
+    torch.testing.assert_close(back.score, there.score, equal_nan=True)
+    for channel in range(len(there.score)):
+        found = [(peak[0], int(order[peak[1]]), *peak[2:]) for peak in as_lists(back)[channel]]
+        assert sorted(found) == sorted(as_lists(there)[channel])
+
+
+def test_double_precision_is_ranked_as_it_is_recorded() -> None:
+    """Scores that are one number in float32 tie, in one batch as in several."""
+    convolution = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(convolution.weight)
+    trunk = nn.Sequential(convolution, nn.ReLU()).double()
+    given = 1 + torch.arange(6, dtype=torch.float64).view(6, 1, 1, 1) * 1e-12
+    net = deconv.Network(trunk, (1, 1, 1))
+    for batch_size in (1, 2, 6):
+        assert deconv.mine(net, given, ["1"], k=3, batch_size=batch_size)["1"].image.tolist() == [[0, 1, 2]]

@@ -60,3 +60,14 @@ def test_a_one_pixel_receptive_field() -> None:
     recon = deconv.project(net, torch.rand(2, 3, 8, 9), "1", [1], [0], [4], [5])
     patches = deconv.cut_patches(frames(), recon.image, recon.box)
     assert patches.pixels[0, :, 0, 0].tolist() == frames()[1, :, 4, 5].tolist()
+
+
+@pytest.mark.parametrize("image", [-1, 2])
+def test_images_that_are_not_there_are_refused(image: int) -> None:
+    with pytest.raises(BadInput, match=rf"image: given {image}; expected 0 to 1; leave missing peaks \(-1\) out"):
+        deconv.cut_patches(frames(), torch.tensor([0, image]), torch.tensor([[0, 0, 2, 2], [0, 0, 2, 2]]))
+
+
+def test_normalised_images_are_no_frames() -> None:
+    with pytest.raises(BadInput, match="frames: given torch.float32; expected uint8"):
+        deconv.cut_patches(frames().float(), torch.tensor([0]), torch.tensor([[0, 0, 2, 2]]))

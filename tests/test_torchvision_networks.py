@@ -36,7 +36,11 @@ FAMILIES = {
     "regnet_x": [f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")],
 }
 PURE = [name for family in FAMILIES.values() for name in family]
-OTHERS = ("convnext", "efficientnet", "mobilenet_v3", "regnet_y")
+OTHERS = [
+    name
+    for name in models.list_models(module=models)
+    if name.startswith(("convnext", "efficientnet", "mobilenet_v3", "regnet_y"))
+]
 
 # One of each family, small or with most kinds of operations: input size, then layers to project, of all depths.
 COMPARED: dict[str, tuple[int, list[str]]] = {
@@ -112,10 +116,9 @@ def values_of(module: nn.Module, layers: list[str]) -> Callable[[Tensor], dict[s
 
 def test_the_families_are_all_of_torchvisions_convnets() -> None:
     known = set(models.list_models(module=models))
-    others = {name for name in known if name.startswith(OTHERS)}
     transformers = {name for name in known if name.startswith(("vit", "swin", "maxvit"))}
-    assert len(PURE) == len(set(PURE)) == 43 and len(others) == 25
-    assert known - transformers == set(PURE) | others
+    assert len(PURE) == len(set(PURE)) == 43 and len(OTHERS) == 25
+    assert known - transformers == set(PURE) | set(OTHERS)
     assert {name for name, family in FAMILIES.items() if not set(family) & set(COMPARED)} == set()
 
 
@@ -170,6 +173,15 @@ def corners_and_strongest(maps: Tensor) -> Tensor:
         corner = maps[:, :, row, col]
         peaks.append([*(corner == corner.max()).nonzero()[0].tolist(), row, col])
     return torch.tensor([*peaks, (maps == maps.max()).nonzero()[0].tolist()])
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name not in REFUSED])
+def test_every_network_with_gates_is_refused_but_by_gradient(name: str) -> None:
+    network = Network(build(name, "meta"), (3, 96, 96))
+    rules.check_supported(network.graph.nodes, "gradient")
+    for rule in ("deconvnet", "guided"):
+        with pytest.raises(UnsupportedOperation, match=rf"'{rule}' has no way back through '\w+' in [a-z]\w+\."):
+            rules.check_supported(network.graph.nodes, rule)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,0 +1,223 @@
+"""deconv/network.py: names, shapes and values of layers, and what a Network takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.ops import Conv2dNormActivation
+
+from deconv import network as network_module
+from deconv.errors import BadInput, UnknownName, UnsupportedOperation
+from deconv.network import Network
+
+IMAGES = torch.randn(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    """One rectifier for several places, a functional one, and a branch."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.relu(self.norm(self.first(x)))
+        maps = F.relu(self.second(maps))
+        return torch.cat([self.relu(x + maps), F.max_pool2d(maps, 3, 1, 1)], 1)
+
+
+class Named(nn.Module):
+    """Places of every kind that names are made from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv2dNormActivation(3, 4, 3, 2)
+        self.blocks = nn.Sequential(Block(4), Block(8))
+        self.head = nn.Sequential(nn.Linear(16, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = F.relu(self.blocks(self.stem(x)), inplace=True)
+        return self.head(torch.flatten(F.adaptive_avg_pool2d(maps, 1), 1))
+
+
+@pytest.fixture(scope="module")
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return Named().eval()
+
+
+@pytest.fixture(scope="module")
+def network(module: nn.Module) -> Network:
+    return Network(module, (3, 20, 24), {"stem out": "stem", "fc": "head.1"})
+
+
+LAYERS = [
+    "stem", "blocks.0.relu", "blocks.0.relu_1", "blocks.0.relu_2",
+    "blocks.1.relu", "blocks.1.relu_1", "blocks.1.relu_2", "relu", "head.1", "head.3",
+]  # fmt: skip
+
+
+def test_layers_bear_torchvisions_names_and_hold_the_same_values(module: nn.Module, network: Network) -> None:
+    names = get_graph_node_names(module, suppress_diff_warning=True)[1]
+    assert [name for name in names if name in network.layers] == network.layers == LAYERS
+    expected = create_feature_extractor(module, LAYERS)(IMAGES)
+    found = network.forward(IMAGES, LAYERS)
+    assert list(found) == LAYERS
+    for layer in LAYERS:
+        torch.testing.assert_close(found[layer].view_as(expected[layer]), expected[layer].detach())
+        assert found[layer].shape[1:] == (network.channels(layer), *network.map_size(layer))
+
+
+def test_aliases_stand_for_layers_everywhere(network: Network) -> None:
+    found = network.forward(IMAGES, ["stem out", "stem"])
+    assert torch.equal(found["stem out"], found["stem"])
+    assert network.channels("stem out") == 4 and network.map_size("stem out") == (10, 12)
+    assert network.receptive_field("stem out") == network.receptive_field("stem")
+    assert "stem out" not in network.layers
+
+
+def test_asking_for_a_layer_in_the_middle_does_not_change_it(network: Network) -> None:
+    """Rectifiers may write over their input while nothing else wants it."""
+    alone = {layer: network.forward(IMAGES, [layer])[layer] for layer in LAYERS}
+    together = network.forward(IMAGES, LAYERS)
+    assert all(torch.equal(alone[layer], together[layer]) for layer in LAYERS)
+    images = IMAGES.clone()
+    network.forward(images, LAYERS)
+    assert torch.equal(images, IMAGES)
+
+
+def test_rectified_tells_whether_zero_means_silent(network: Network) -> None:
+    assert [layer for layer in network.layers if not network.rectified(layer)] == ["head.3"]
+    mixed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1), nn.ReLU())
+    assert [Network(mixed, (3, 8, 8)).rectified(layer) for layer in ("1", "3")] == [False, True]
+
+
+def test_fully_connected_layers_are_maps_of_one_place(network: Network) -> None:
+    assert network.forward(IMAGES, ["head.3"])["head.3"].shape == (3, 5, 1, 1)
+    assert network.map_size("fc") == (1, 1) and network.receptive_field("fc").size == (20, 24)
+
+
+def test_maxima_are_those_of_the_maps(network: Network) -> None:
+    for layer, (maps, maxima) in network.forward_with_maxima(IMAGES, LAYERS).items():
+        assert torch.equal(maxima, maps.amax((2, 3))), layer
+
+
+POOLS = [
+    nn.MaxPool2d(2, 3), nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2, 2, dilation=2),
+    nn.MaxPool2d((1, 2), (2, 1)), nn.MaxPool2d(3, 2, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_maxima_do_not_trust_pools_that_leave_places_out(pool: nn.Module) -> None:
+    """The largest value stands in turn at every place."""
+    trunk = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), pool, nn.Conv2d(1, 1, 1), nn.ReLU())
+    nn.init.ones_(trunk[0].weight)  # type: ignore[arg-type]
+    images = torch.eye(56).view(56, 1, 7, 8) + 1
+    _, maxima = Network(trunk, (1, 7, 8)).forward_with_maxima(images, ["1", "4"])["1"]
+    assert maxima.flatten().tolist() == [2.0] * 56
+
+
+@pytest.mark.parametrize("name", ["stem.2", "Head.1", "blocks.0", ""])
+def test_an_unknown_layer_is_named_with_what_there_is(network: Network, name: str) -> None:
+    for ask in (network.channels, network.map_size, network.receptive_field, lambda n: network.forward(IMAGES, [n])):
+        with pytest.raises(
+            UnknownName, match=f"'{name}' is no layer of this network; expected one of stem out, fc, stem,"
+        ):
+            ask(name)
+
+
+def test_a_near_name_is_offered(network: Network) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'blocks.0.relu_1'"):
+        network.channels("block.0.relu_1")
+
+
+def test_an_alias_to_no_layer_is_refused(module: nn.Module) -> None:
+    with pytest.raises(UnknownName, match="alias 'conv1' names 'features.0', which is no layer; expected one of stem,"):
+        Network(module, (3, 20, 24), {"conv1": "features.0"})
+
+
+def test_a_module_that_cannot_be_traced_is_refused_when_the_network_is_made() -> None:
+    with pytest.raises(UnsupportedOperation, match=r"Conv2d cannot be traced for an input of \(3, 8, 8\).*4.*channels"):
+        Network(nn.Conv2d(4, 4, 1), (3, 8, 8))
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).flatten(2).transpose(1, 2)
+
+
+def test_an_output_that_is_no_map_is_no_layer() -> None:
+    assert Network(Transposed(), (3, 8, 8)).layers == ["relu"]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(3, 20, 24), torch.zeros(1, 4, 20, 24), torch.zeros(1, 3, 20, 24).byte(), torch.zeros(1, 20, 24, 3)],
+)
+def test_images_of_another_kind_are_refused(network: Network, images: Tensor) -> None:
+    with pytest.raises(BadInput, match=r"images: given \(.*expected preprocessed images \(N, 3, H, W\) of floating"):
+        network.forward(images, ["stem"])
+
+
+def test_images_of_another_precision_become_the_networks(network: Network, module: nn.Module) -> None:
+    assert network.forward(IMAGES.double(), ["stem"])["stem"].dtype == torch.float32
+    double = Network(Named().double(), (3, 20, 24))
+    assert double.forward(IMAGES, ["stem"])["stem"].dtype == torch.float64
+
+
+def test_bfloat16_is_near_and_leaves_the_weights_alone(network: Network) -> None:
+    exact = network.forward(IMAGES, ["relu"])["relu"]
+    rough = network.forward(IMAGES, ["relu"], torch.bfloat16)["relu"]
+    assert rough.dtype == torch.bfloat16 and not torch.equal(rough.float(), exact)
+    torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.1)
+    assert torch.equal(network.forward(IMAGES, ["relu"])["relu"], exact)
+
+
+def test_no_image_gives_empty_maps(network: Network) -> None:
+    assert network.forward(IMAGES[:0], ["stem"])["stem"].shape == (0, 4, 10, 12)
+
+
+def test_each_size_is_traced_once(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    plain = network_module.trace
+
+    def counted(*given: object) -> object:
+        sizes.append(given[2])
+        return plain(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(network_module, "trace", counted)
+    network = Network(module, (3, 20, 24))
+    for size in ((20, 24), (30, 24), (20, 24), (30, 24)):
+        network.forward(torch.zeros(1, 3, *size), ["stem"])
+        network.receptive_field("stem", size)
+    assert sizes == [(3, 20, 24), (3, 30, 24)]
+
+
+def test_layers_of_other_sizes_have_their_own_geometry(network: Network) -> None:
+    large = torch.zeros(1, 3, 31, 40)
+    assert network.forward(large, ["stem"])["stem"].shape == (1, 4, 16, 20)
+    assert network.receptive_field("stem", (31, 40)) == network.receptive_field("stem")
+    assert network.receptive_field("head.3", (31, 40)).size == (31, 40)
+
+
+def test_the_weights_hash_is_that_of_the_weights(module: nn.Module, network: Network) -> None:
+    again = Network(module, (3, 30, 30))
+    assert again.weights_hash == network.weights_hash and len(network.weights_hash) == 64
+    other = Named()
+    other.load_state_dict(module.state_dict())
+    assert Network(other, (3, 20, 24)).weights_hash == network.weights_hash
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[7] += 1e-6
+    assert Network(other, (3, 20, 24)).weights_hash != network.weights_hash
+
+
+def test_a_network_without_weights_works_too() -> None:
+    network = Network(nn.Sequential(nn.AvgPool2d(2), nn.ReLU()), (3, 20, 24))
+    torch.testing.assert_close(network.forward(IMAGES, ["1"])["1"], F.relu(F.avg_pool2d(IMAGES, 2)))
