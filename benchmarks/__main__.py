@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -40,17 +41,19 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
-    before = machine()
-    console.print(about(before), highlight=False)
+    record = {"machine": machine(), "versions": all_versions(), "weights": "random, seed 0", "quick": arguments.quick}
+    console.print(about(record), highlight=False)
+    path = OUTPUTS / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
     OUTPUTS.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=OUTPUTS, prefix="scratch-") as scratch:
         scene = Scene(arguments.photographs, Path(scratch), arguments.quick, arguments.repeats)
-        rows = list(measured(arguments.rows or list(ROWS), scene, console))
+        for row in measured(arguments.rows or list(ROWS), scene, console):
+            rows.append(row)
+            told = {"rows": [row.as_dict() for row in rows], "load_after": machine()["load"]}
+            write_json(path, record | told | {"photographs": scene.says()})  # each time: a run may be stopped
     console.print(table(rows))
-    made_of = {"versions": all_versions(), "photographs": scene.says(), "weights": "random, seed 0"}
-    record = {"machine": before, "load_after": machine()["load"], **made_of, "quick": scene.quick}
-    path = OUTPUTS / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
-    console.print(write_json(path, record | {"rows": [row.as_dict() for row in rows]}))
+    console.print(path)
 
 
 def parse() -> argparse.Namespace:
@@ -77,11 +80,10 @@ def measured(names: list[str], scene: Scene, console: Console) -> Iterator[Row]:
             yield row
 
 
-def about(found: dict[str, object]) -> str:
+def about(record: dict[str, Any]) -> str:
     """The machine, the threads and the versions in a few lines."""
-    machine_line = ", ".join(f"{name} {value}" for name, value in found.items())
-    versions_line = ", ".join(f"{name} {value}" for name, value in all_versions().items())
-    return f"{machine_line}\n{versions_line}\nweights are random (seed 0); load above 0.5 makes numbers doubtful"
+    lines = [", ".join(f"{name} {value}" for name, value in record[part].items()) for part in ("machine", "versions")]
+    return "\n".join([*lines, "weights are random (seed 0); a load above 0.5 makes the numbers doubtful"])
 
 
 def all_versions() -> dict[str, str]:

@@ -93,7 +93,7 @@ def _same_places(request: Request) -> bool:
     """Whether output place (y, x) depends only on place (y, x) of each input, judged from shapes."""
     if request.name not in POINTWISE:
         return False
-    if len(request.shape) != 3 or any(len(request.nodes[i].shape) != 3 for i in request.inputs):
+    if len(request.shape) < 2 or any(len(request.nodes[i].shape) < 2 for i in request.inputs):
         return False
     same = all(request.nodes[i].shape[-2:] == request.shape[-2:] for i in request.inputs)
     constants = [value for value in request.arguments.values() if isinstance(value, Tensor)]

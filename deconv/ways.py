@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -63,9 +65,8 @@ def chunk_size(graph: Graph, field: Cone, way: str) -> int:
     """How many peaks are worked on at once."""
 
     def floats(position: int) -> int:
-        node, span = graph.nodes[position], field.spans[position]
-        area = span.size[0] * span.size[1] if way != "whole" and span else 1
-        return node.shape[0] * area if way != "whole" else int(torch.Size(node.shape).numel())
+        shape, span = graph.nodes[position].shape, field.spans[position]
+        return prod((*shape[:-2], *span.size) if way != "whole" and span else shape)
 
     return max(1, CHUNK_FLOATS // max(floats(position) for position in field.order))
 
@@ -151,5 +152,6 @@ def _cut_memory(
         taps = cut(operation.taps(parts[0], width), which, maps.start(span), span.size)
         return (operation.unpadded().switches(taps, maps.needed(position).size[1]),)
     needed = maps.needed(position)
-    windows = [cut(part.flatten(1, -3), which, maps.start(needed), needed.size) for part in parts]
+    flat = (part.reshape(len(part), -1, *part.shape[-2:]) for part in parts)  # channels of any number of axes
+    windows = [cut(part, which, maps.start(needed), needed.size) for part in flat]
     return tuple(w.reshape(len(which), *part.shape[1:-2], *needed.size) for w, part in zip(windows, parts, strict=True))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the tests themselves run one process a core
+
 from hypothesis import settings
 from jaxtyping import install_import_hook
 

@@ -19,7 +19,7 @@ MOST_LINES = 300
 BASE = {"errors", "operations", "preprocessing", "progress", "records", "runs", "spatial"}
 GRAPH = BASE | {"graph"}
 STAGES = GRAPH | {"network", "receptive_field", "rules", "sources", "topk", "walk", "ways", "windows"}
-PIPELINE = STAGES | {"compare", "mining", "models", "patches", "projection"}
+PIPELINE = STAGES | {"compare", "frame_cache", "mining", "models", "patches", "projection"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),

