@@ -175,15 +175,6 @@ def corners_and_strongest(maps: Tensor) -> Tensor:
     return torch.tensor([*peaks, (maps == maps.max()).nonzero()[0].tolist()])
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if name not in REFUSED])
-def test_every_network_with_gates_is_refused_but_by_gradient(name: str) -> None:
-    network = Network(build(name, "meta"), (3, 96, 96))
-    rules.check_supported(network.graph.nodes, "gradient")
-    for rule in ("deconvnet", "guided"):
-        with pytest.raises(UnsupportedOperation, match=rf"'{rule}' has no way back through '\w+' in [a-z]\w+\."):
-            rules.check_supported(network.graph.nodes, rule)
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_networks_with_gates_are_refused_by_name_but_mined_and_derived(name: str) -> None:
     dtype = torch.float32 if name == "convnext_tiny" else torch.float64  # smooth throughout, and slow in double
