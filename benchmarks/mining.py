@@ -21,7 +21,7 @@ from deconv.records import Peaks
 LAPS = 2
 """The floor rows take this many times the laps: a bound of 5 % needs a steadier median than one of 8 times."""
 # Images of the floor rows, by how heavy a network is; of a quick run a quarter, but more than K.
-IMAGES = {"alexnet": 256, "squeezenet1_1": 192, "vgg16": 32}
+IMAGES = {"alexnet": 600, "squeezenet1_1": 300, "vgg16": 64}
 
 
 def floor_rows(scene: Scene) -> Iterator[Row]:

@@ -68,6 +68,12 @@ class Network:
         """Where the weights are and the work is done."""
         return next(iter(self._weights.values()), torch.zeros(0)).device
 
+    @property
+    def precision(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        floats = (weight.dtype for weight in self._weights.values() if weight.is_floating_point())
+        return next(floats, torch.float32)
+
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights."""
@@ -172,8 +178,7 @@ class Network:
             raise BadInput(
                 f"images: given {given}; expected preprocessed images (N, {channels}, H, W) of floating point."
             )
-        like = next((weight for weight in self._weights.values() if weight.is_floating_point()), images)
-        return images.detach().to(self.device, like.dtype, memory_format=torch.channels_last)
+        return images.detach().to(self.device, self.precision, memory_format=torch.channels_last)
 
 
 def as_map(value: Tensor) -> Tensor:

@@ -66,8 +66,12 @@ class Preprocessing:
             )
         scale = [1 / (255 * std) for std in self.std]
         shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-        pixels = frames.to(torch.float32, memory_format=torch.channels_last)
-        return pixels.mul_(_per_colour(scale, frames)).add_(_per_colour(shift, frames))
+        rows = frames.permute(0, 2, 3, 1).contiguous().flatten(2)  # colours innermost: (N, H, W * 3)
+        scales, shifts = (_along_a_row(values, rows) for values in (scale, shift))
+        pixels = torch.empty(rows.shape, dtype=torch.float32, device=frames.device)
+        for given, image in zip(rows, pixels, strict=True):  # one image at a time stays in the cache
+            image.copy_(given).mul_(scales).add_(shifts)
+        return pixels.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def as_dict(self) -> dict[str, object]:
         """The settings in plain JSON types, for the record of a run."""
@@ -96,8 +100,9 @@ class Preprocessing:
         return shape
 
 
-def _per_colour(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, 3, 1, 1)
+def _along_a_row(values: Sequence[float], rows: torch.Tensor) -> torch.Tensor:
+    """One value a colour, for every pixel of a row (W * 3,): broadcasting over 3 colours would not vectorise."""
+    return torch.tensor(values, dtype=torch.float32, device=rows.device).repeat(rows.shape[2] // 3)
 
 
 def _check_geometry(size: Sequence[int] | None, resize: int | None) -> None:

@@ -58,7 +58,7 @@ def project(
     box = torch.tensor([field.box(int(r), int(c)) for r, c in peaks[:, 2:]], dtype=torch.int64).view(-1, 4)
     pixels = torch.zeros((len(peaks), network.input_shape[0], *field.size))
     scores = torch.zeros(len(peaks))
-    for some, loaded in _chunks(network, images, peaks, chunk_size(graph, cone_of_layer, chosen)):
+    for some, loaded in _chunks(network, images, peaks, chunk_size(graph, cone_of_layer, chosen), chosen):
         local = torch.cat([loaded.which[:, None], peaks[some, 1:]], dim=1)
         with torch.no_grad():
             parts = send_down(chosen, graph, cone_of_layer, loaded.images, local, rule, box[some], field.size)
@@ -91,11 +91,18 @@ class _Loaded:
         self.images, self.which = images, which
 
 
-def _chunks(network: Network, images: Source | Tensor, peaks: Tensor, most: int) -> Iterator[tuple[Tensor, _Loaded]]:
+def _chunks(
+    network: Network, images: Source | Tensor, peaks: Tensor, most: int, way: str
+) -> Iterator[tuple[Tensor, _Loaded]]:
     """Peaks image by image, so that each image is loaded once: (their numbers, what they need)."""
     if not len(peaks):
         return
     order = torch.argsort(peaks[:, 0], stable=True)
+    if isinstance(images, Tensor) and way == "window":  # windows are cut from the tensor itself, without a copy of it
+        there = images.detach().to(network.device, network.precision)
+        for some in track(order.split(most), "projecting", len(peaks), unit="peaks", size=len):
+            yield some, _Loaded(there, peaks[some, 0])
+        return
     used, counts = peaks[order, 0].unique_consecutive(return_counts=True)
     at = 0
     loading = _load(network, images, used)

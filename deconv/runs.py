@@ -8,6 +8,7 @@ import os
 import platform
 import uuid
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,6 +96,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+@cache
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)
