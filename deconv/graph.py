@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -84,19 +84,30 @@ class Graph:
 
 def evaluate(graph: Graph, images: Tensor, targets: Iterable[int]) -> dict[int, Tensor]:
     """Run the graph on images (N, 3, H, W) as far as the targets need; {position: (N, *shape)} of the targets."""
-    kept = set(targets)
-    order = graph.ancestors(kept)
+    return dict(stream(graph, images, targets))
+
+
+def stream(graph: Graph, images: Tensor, targets: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
+    """As `evaluate`, each target (position, its value) as soon as it is there: let go of it, and its memory is free."""
+    wanted = set(targets)
+    order = graph.ancestors(wanted)
     last_reader = {source: position for position in order for source in graph.nodes[position].inputs}
     values = {0: images}
+    if 0 in wanted:
+        yield 0, images
     for position in order[1:]:
         node = graph.nodes[position]
         inputs = [values[source] for source in node.inputs]
-        overwrites = position in graph.overwriting and node.inputs[0] not in kept
+        overwrites = position in graph.overwriting and node.inputs[0] not in wanted
         values[position] = _run(node.operation, inputs, overwrites)
+        del inputs
         for source in set(node.inputs):
-            if last_reader[source] == position and source not in kept:
+            if last_reader[source] == position:
                 del values[source]
-    return {position: values[position] for position in kept}
+        if position in wanted:
+            yield position, values[position]
+        if position not in last_reader:
+            del values[position]
 
 
 def _run(operation: Operation, inputs: list[Tensor], overwrites: bool) -> Tensor:

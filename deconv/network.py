@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deconv.errors import BadInput, UnknownName, nearest
-from deconv.graph import Graph, covering_pool, evaluate
+from deconv.graph import Graph, covering_pool, evaluate, stream
 from deconv.operations import Concatenate, Rectifier
 from deconv.preprocessing import Preprocessing
 from deconv.receptive_field import ReceptiveField, receptive_field
@@ -126,33 +126,42 @@ class Network:
         size = (images.shape[2], images.shape[3])
         graph = self.graph_at(size)
         positions = {layer: self.node(layer, size) for layer in layers}
-        values = self._evaluate(graph, images, positions.values(), precision)
+        graph, images = self._in_precision(graph, images, precision)
+        with torch.no_grad():
+            values = evaluate(graph, images, positions.values())
         return {layer: as_map(values[position]) for layer, position in positions.items()}
 
     def forward_with_maxima(
         self, images: Tensor, layers: Iterable[str], precision: torch.dtype = torch.float32
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """{layer: (what `forward` gives, its spatial maxima (N, C))}.
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Of each layer its name, what `forward` gives, and the spatial maxima (N, C), as soon as they are there.
 
         The maximum of a map that a max-pooling covers is the maximum of what it pools, which is several times less.
         """
         images = self.check_images(images)
         size = (images.shape[2], images.shape[3])
         graph = self.graph_at(size)
-        positions = {layer: self.node(layer, size) for layer in layers}
-        order = graph.ancestors(positions.values())
-        smaller = {position: covering_pool(graph, position, order) for position in positions.values()}
-        values = self._evaluate(graph, images, [*positions.values(), *smaller.values()], precision)
-        maxima = {position: as_map(values[pool]).amax(dim=(2, 3)) for position, pool in smaller.items()}
-        return {layer: (as_map(values[position]), maxima[position]) for layer, position in positions.items()}
+        names: dict[int, list[str]] = {}
+        for layer in layers:
+            names.setdefault(self.node(layer, size), []).append(layer)
+        order = graph.ancestors(names)
+        pooled_by = {position: covering_pool(graph, position, order) for position in names}
+        layer_of = {pool: position for position, pool in pooled_by.items()}
+        graph, images = self._in_precision(graph, images, precision)
+        waiting: dict[int, Tensor] = {}
+        for position, value in stream(graph, images, [*names, *layer_of]):
+            if position in names:
+                waiting[position] = value
+            if position in layer_of:
+                maps, maxima = as_map(waiting.pop(layer_of[position])), as_map(value).amax(dim=(2, 3))
+                for name in names[layer_of[position]]:
+                    yield name, maps, maxima
+                del maps
+            del value
 
-    def _evaluate(
-        self, graph: Graph, images: Tensor, targets: Iterable[int], precision: torch.dtype
-    ) -> dict[int, Tensor]:
-        if precision != torch.float32:
-            graph, images = graph.cast(precision), images.to(precision)
-        with torch.no_grad():
-            return evaluate(graph, images, targets)
+    @staticmethod
+    def _in_precision(graph: Graph, images: Tensor, precision: torch.dtype) -> tuple[Graph, Tensor]:
+        return (graph, images) if precision == torch.float32 else (graph.cast(precision), images.to(precision))
 
     def needed_preprocessing(self) -> Preprocessing:
         """The preprocessing. Raises BadInput where there is none, so that photographs cannot become inputs."""

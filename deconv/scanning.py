@@ -49,13 +49,13 @@ class Scan:
         """
         for index, batch in self._batches(batch_size, indices):
             fields = self._fields((batch.shape[2], batch.shape[3]))
-            found = self.network.forward_with_maxima(batch, self.tables, self.precision)
-            for layer, (maps, maxima) in found.items():
+            for layer, maps, maxima in self.network.forward_with_maxima(batch, self.tables, self.precision):
                 strongest = maxima.float().cpu().numpy()
                 self._check_finite(strongest, index, layer)
                 if observe is not None:
                     observe(layer, index, strongest)
                 self._offer(layer, maps, strongest, index, fields[layer])
+                del maps  # before the next layer is computed
         if self.frame is None:
             raise BadInput("images: given none that can be read; expected at least one.")
 

@@ -104,8 +104,11 @@ def test_fully_connected_layers_are_maps_of_one_place(network: Network) -> None:
 
 
 def test_maxima_are_those_of_the_maps(network: Network) -> None:
-    for layer, (maps, maxima) in network.forward_with_maxima(IMAGES, LAYERS).items():
-        assert torch.equal(maxima, maps.amax((2, 3))), layer
+    whole, told = network.forward(IMAGES, LAYERS), []
+    for layer, maps, maxima in network.forward_with_maxima(IMAGES, LAYERS):
+        assert torch.equal(maps, whole[layer]) and torch.equal(maxima, maps.amax((2, 3))), layer
+        told.append(layer)
+    assert sorted(told) == sorted(LAYERS)
 
 
 POOLS = [
@@ -120,8 +123,9 @@ def test_maxima_do_not_trust_pools_that_leave_places_out(pool: nn.Module) -> Non
     trunk = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), pool, nn.Conv2d(1, 1, 1), nn.ReLU())
     nn.init.ones_(trunk[0].weight)  # type: ignore[arg-type]
     images = torch.eye(56).view(56, 1, 7, 8) + 1
-    _, maxima = Network(trunk, (1, 7, 8)).forward_with_maxima(images, ["1", "4"])["1"]
-    assert maxima.flatten().tolist() == [2.0] * 56
+    found = Network(trunk, (1, 7, 8)).forward_with_maxima(images, ["1", "4"])
+    maxima = {layer: maxima for layer, _, maxima in found}
+    assert maxima["1"].flatten().tolist() == [2.0] * 56
 
 
 @pytest.mark.parametrize("name", ["stem.2", "Head.1", "blocks.0", ""])
