@@ -301,8 +301,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def start(workshop: Path, *arguments: str) -> subprocess.Popen[str]:
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
     program = (
-        "import sys, pathlib; from deconv import help; from deconv.cli import main;"
+        "import signal, sys, pathlib; from deconv import help; from deconv.cli import main;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         f"help.HOMES = (pathlib.Path({str(workshop)!r}),); sys.exit(main(sys.argv[1:]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
