@@ -10,7 +10,7 @@ from torch import Tensor
 from deconv.errors import BadInput
 from deconv.network import Network
 from deconv.records import Patches, Reconstructions, clip
-from deconv.sources import Source, batches
+from deconv.sources import Source, whole_batches
 
 IMAGES_AT_ONCE = 64
 
@@ -50,7 +50,7 @@ def patches_of(network: Network, images: Source, recon: Reconstructions) -> Patc
     used, which = recon.image.unique(return_inverse=True)
     parts: list[Patches] = []
     order = torch.argsort(which, stable=True)
-    for index, frames in batches(images, preprocessing, IMAGES_AT_ONCE, indices=used.tolist()):
+    for index, frames in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used.tolist()):
         mine = order[torch.isin(recon.image[order], index)]
         parts.append(cut_patches(frames, torch.searchsorted(index, recon.image[mine]), recon.box[mine]))
     back = torch.argsort(order)

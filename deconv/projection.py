@@ -14,7 +14,7 @@ from deconv.progress import track
 from deconv.receptive_field import cone
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.runs import versions
-from deconv.sources import Source, batches
+from deconv.sources import Source, whole_batches
 from deconv.ways import choose, chunk_size, send_down
 
 SCORE_TOLERANCE = 1e-3
@@ -123,7 +123,7 @@ def _load(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[t
             yield some, network.check_images(images[used[some].to(images.device)])
         return
     preprocessing = network.needed_preprocessing()
-    for index, frames in batches(images, preprocessing, IMAGES_AT_ONCE, indices=used.tolist()):
+    for index, frames in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used.tolist()):
         yield torch.searchsorted(used, index), network.check_images(preprocessing.normalize(frames))
 
 

@@ -125,6 +125,19 @@ def batches(
     return _batches(source, preprocessing, batch_size, asked, [] if skipped is None else skipped)
 
 
+def whole_batches(
+    source: Source, preprocessing: Preprocessing, batch_size: int, indices: Iterable[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`batches` of images that must all be there. Raises BadInput at the first that cannot be read any more."""
+    skipped: list[tuple[int, str, str]] = []
+    for batch in batches(source, preprocessing, batch_size, indices, skipped):
+        if skipped:
+            break
+        yield batch
+    if skipped:
+        raise BadInput(f"an image of these peaks is gone or damaged: {skipped[0][2]}")
+
+
 def _batches(
     source: Source, preprocessing: Preprocessing, batch_size: int, asked: list[int], skipped: list[tuple[int, str, str]]
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:

@@ -2,7 +2,7 @@
 
 A window holds, for each peak, the part of a node's map that the peak depends on, places outside the map included.
 Convolutions and pools run on windows without padding; before each of them, what lies outside the map is set to what
-padding means there (zero, or minus infinity for a maximum). So a window gives what the whole map would.
+padding means there (zero, or the least float for a maximum). So a window gives what the whole map would.
 """
 
 from __future__ import annotations

@@ -55,6 +55,17 @@ def test_patches_of_reconstructions_keep_their_order_and_load_each_image_once(tm
     assert torch.equal(patches.box, recon.box) and torch.equal(patches.image, image)
 
 
+def test_an_image_that_is_gone_is_named_and_shifts_nothing(tmp_path: Path) -> None:
+    net, source = with_preprocessing(), photographs(tmp_path)
+    image, place = torch.arange(5), torch.full((5,), 4)
+    recon = deconv.project(net, source, "two", image, [0, 1, 2, 3, 4], place, place)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(BadInput, match=r"gone or damaged: .*1\.png"):
+        deconv.patches_of(net, source, recon)
+    with pytest.raises(BadInput, match=r"gone or damaged: .*1\.png"):
+        deconv.project(net, source, "two", image, [0, 1, 2, 3, 4], place, place)
+
+
 def test_a_one_pixel_receptive_field() -> None:
     net = deconv.Network(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), (3, 8, 9))
     recon = deconv.project(net, torch.rand(2, 3, 8, 9), "1", [1], [0], [4], [5])
