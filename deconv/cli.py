@@ -56,7 +56,8 @@ def _command(given: list[str]) -> None:
         raise UnknownName(f"unknown flag {flag!r}; there are {', '.join(FLAGS)}{nearest(flag, FLAGS)}")
     words = [word for word in given if word not in flags]
     if flags & {"-h", "--help"} or given in ([], ["help"]):
-        _say(help.text())
+        named = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+        _say(help.experiment_text(named[-1]) if named else help.text())
     elif "--version" in flags:
         _say(f"deconv {_versions()['deconv']}")
     else:

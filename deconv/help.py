@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+
+from deconv.errors import UnknownName, nearest
 
 PACKAGE = Path(__file__).resolve().parent
 HOMES = (PACKAGE, PACKAGE.parent)  # inside an installed wheel; the root of a checkout
 
-USAGE = "deconv [-m] key=value ...      (-m: run every combination of comma-separated values)"
+USAGE = """deconv [-m] key=value ...            (-m: run every combination of comma-separated values)
+       deconv --help experiment=NAME    (what it shows, what to expect, its own options)"""
 EXAMPLES = (
     "deconv experiment=fig2_features",
     "deconv experiment=fig2_features source=folder source.root=photos layers=[fire5,fire9] units=[3,17]",
     "deconv -m experiment=fig2_features rule=deconvnet,guided,gradient",
 )
 OWN_KEY = re.compile(r"^(\w+):", re.MULTILINE)
-OPTION = re.compile(r"^(?P<key>\w+): +(?P<default>.*?) +# (?P<comment>.*)$")
+OPTION = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<default>.*?))?(?: +# (?P<comment>.*))?$")
 
 
 def shipped(kind: str) -> Path:
@@ -54,9 +59,33 @@ def own_keys(group: str) -> list[str]:
 
 def options() -> list[tuple[str, str, str]]:
     """Return (key, default, comment) of every option in config.yaml."""
-    lines = (shipped("configs") / "config.yaml").read_text(encoding="utf-8").splitlines()
-    found = filter(None, map(OPTION.match, lines))
-    return [(option["key"], option["default"], option["comment"]) for option in found]
+    return [option for option in _options(shipped("configs") / "config.yaml") if option[2]]
+
+
+def _options(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, comment) of every setting of a YAML file, a nested one as outer.inner; "" for no comment."""
+    outer = ""
+    for found in filter(None, map(OPTION.match, path.read_text(encoding="utf-8").splitlines())):
+        key, default, comment = found["key"], found["default"], found["comment"] or ""
+        if found["indent"]:
+            yield f"{outer}.{key}", default or "", comment
+        elif default is None:
+            outer = key
+        else:
+            yield key, default, comment
+
+
+def experiment_text(name: str) -> str:
+    """Return the page of one experiment: the header of its file and its settings. Raises UnknownName."""
+    if name not in choices("experiment"):
+        possible = choices("experiment")
+        raise UnknownName(f"unknown experiment {name!r}; there are {', '.join(possible)}{nearest(name, possible)}")
+    path = shipped("configs") / "experiment" / f"{name}.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = [line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    rows = [(f"{key}={default}", comment) for key, default, comment in _options(path)]
+    settings = [_section("its settings", rows)] if rows else []
+    return "\n\n".join([f"experiment={name}", "\n".join(header[1:]), *settings])
 
 
 def text() -> str:

@@ -290,6 +290,17 @@ def test_help_lists_all_there_is(workshop: Path, capsys: pytest.CaptureFixture[s
     assert max(map(len, page.splitlines())) <= 120
 
 
+def test_help_on_one_experiment(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "# @package _global_\n# Stirs.\n# Slowly.\n\nspoon: big  # of two sizes\npot:\n  lid: null  # its colour\n"
+    (workshop / "configs/experiment/stir.yaml").write_text(text)
+    assert main(["--help", "experiment=stir"]) == 0
+    page = capsys.readouterr().out.splitlines()
+    assert page[:4] == ["experiment=stir", "", "Stirs.", "Slowly."]
+    assert page[-2:] == ["  spoon=big     of two sizes", "  pot.lid=null  its colour"]
+    assert main(["--help", "experiment=stirr"]) == 2
+    assert capsys.readouterr().err.startswith("deconv: unknown experiment 'stirr'; there are echo, ")
+
+
 def test_every_option_of_the_config_is_in_the_help() -> None:
     config = settings(ROOT / "configs/config.yaml")
     assert {key for key, _, _ in help.options()} == set(config) - {"defaults"}
