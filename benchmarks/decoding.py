@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,7 +14,9 @@ from torchvision import transforms
 from benchmarks.rows import Row, faster
 from benchmarks.scene import CROP, LOOK, SIZE, Scene
 from benchmarks.timing import compare
-from deconv.sources import WORKERS, Source, batches
+from deconv.ahead import WORKERS
+from deconv.members import Member
+from deconv.sources import Source, batches
 
 BATCH = 64
 CLOSE = 2.0
@@ -54,12 +55,12 @@ def by_pil(source: Source) -> Tensor:
     """The last batch; the others were thrown away. PIL lets go of Python's lock while it decodes and resizes."""
     with ThreadPoolExecutor(WORKERS) as pool:
         for start in range(0, len(source), BATCH):
-            made = torch.stack(list(pool.map(_read, source.paths[start : start + BATCH])))
+            made = torch.stack(list(pool.map(_read, source.members[start : start + BATCH])))
     return made
 
 
-def _read(path: Path) -> Tensor:
-    with Image.open(path) as image:
+def _read(member: Member) -> Tensor:
+    with Image.open(member.path) as image:
         made: Tensor = BY_PIL(image.convert("RGB"))
     return made
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def rows(scene: Scene) -> Iterator[Row]:
     """The median peak of separate processes, with some images and with ten times as many."""
     count, repeats = (80, 1) if scene.quick else (160, scene.repeats)
-    files = scene.source(count).paths[0].parent
+    files = scene.source(count).members[0].path.parent
     pairs = [(peak_mebibytes(files, count), peak_mebibytes(files, TIMES * count)) for _ in range(repeats)]
     growth = statistics.median(100 * (more / less - 1) for less, more in pairs)
     less, more = (statistics.median(side) for side in zip(*pairs, strict=True))
@@ -44,8 +44,8 @@ def peak_mebibytes(files: Path, count: int) -> float:
 
 def repeated(files: Source, count: int) -> Source:
     """`count` files: those of a source over and over, each time under another key."""
-    paths = tuple(islice(cycle(files.paths), count))
-    return Source("repeated", tuple(f"{n}/{path.name}" for n, path in enumerate(paths)), paths)
+    members = tuple(islice(cycle(files.members), count))
+    return Source("repeated", tuple(f"{n}/{member.path.name}" for n, member in enumerate(members)), members)
 
 
 def main(files: str, count: str, threads: str) -> None:

@@ -1,4 +1,4 @@
-"""From one image file to upright 8-bit RGB.
+"""From the bytes of one image file to upright 8-bit RGB.
 
 What a person would expect of each kind of file:
 
@@ -16,7 +16,6 @@ same pixels.
 from __future__ import annotations
 
 import io
-from os import PathLike
 
 import numpy as np
 import torch
@@ -24,8 +23,10 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode
 
 from deconv.errors import UnreadableImage
+from deconv.members import Member
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 # Importing torchvision.io registers this operation. Its wrapper there, decode_jpeg, warns at every call since
@@ -33,17 +34,17 @@ _TIFF_BITS_PER_SAMPLE = 258
 _HAS_FAST_JPEG = hasattr(torch.ops.image, "decode_jpeg")
 
 
-def decode(path: str | PathLike[str]) -> np.ndarray:
-    """The image in a JPEG, PNG, WebP, BMP or TIFF file as uint8 RGB (H, W, 3), upright.
+def decode(member: Member) -> np.ndarray:
+    """The image in the bytes of a JPEG, PNG, WebP, BMP or TIFF file as uint8 RGB (H, W, 3), upright.
 
-    Raises UnreadableImage, with the reason, for a file that is missing, cut, of another format or too large
+    Raises UnreadableImage, with the reason, for one that is missing, cut, of another format or too large
     (more pixels than PIL.Image.MAX_IMAGE_PIXELS; found out before anything is decoded).
     """
     try:
-        return _decode_bytes(np.fromfile(path, dtype=np.uint8))
+        return _decode_bytes(member.read())
     except Exception as error:  # on damaged bytes the decoders raise nearly every type there is
         raise UnreadableImage(
-            f"{path} cannot be read ({_reason(error)}); expected a whole JPEG, PNG, WebP, BMP or TIFF image: "
+            f"{member} cannot be read ({_reason(error)}); expected a whole JPEG, PNG, WebP, BMP or TIFF image: "
             "replace or remove it"
         ) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from deconv.sources import Source, batches
 BATCH = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CachedSource(Source):
     """A source whose frames are read from a memory-mapped array instead of being decoded.
 
@@ -59,13 +59,11 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
         _fill(source, preprocessing, path)
     reasons = json.loads(_reasons_path(path).read_text())
     return CachedSource(
-        source.name,
-        source.keys,
-        source.paths,
-        np.load(path, mmap_mode="r"),
-        {int(index): reason for index, reason in reasons.items()},
-        preprocessing,
-        source.content_hash,
+        **{part.name: getattr(source, part.name) for part in fields(Source)},
+        frames=np.load(path, mmap_mode="r"),
+        reasons={int(index): reason for index, reason in reasons.items()},
+        preprocessing=preprocessing,
+        content=source.content_hash,
     )
 
 

@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from deconv import folders
+from deconv.ahead import WORKERS, map_ahead
+from deconv.class_names import check_class_names, read_class_names
 from deconv.decoding import decode
 from deconv.errors import BadInput, UnknownName, UnreadableImage
+from deconv.members import Member
 from deconv.photographs import installed_photographs
 from deconv.preprocessing import Preprocessing
+from deconv.shards import samples
 
 log = logging.getLogger("deconv")
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
 BATCHES_AHEAD = 3
-WORKERS = min(8, os.cpu_count() or 1)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Source:
-    """An ordered set of image files; a number from 0 to len - 1 or a key names one image.
+    """An ordered set of images; a number from 0 to len - 1 or a key names one image.
 
-    keys: one id for each image, in order. paths: the file of each.
+    keys: one id for each image, in order. members: where the bytes of each lie.
+    labels: the class of each, a number from 0 up, or None. class_names: the name of each class, or None.
     """
 
     name: str
     keys: tuple[str, ...]
-    paths: tuple[Path, ...]
+    members: tuple[Member, ...]
+    labels: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -52,7 +53,7 @@ class Source:
         Raises UnreadableImage for a damaged file, BadInput for a number that is not there.
         """
         _check_indices(self, [index])
-        return decode(self.paths[index])
+        return decode(self.members[index])
 
     def frame(self, index: int, preprocessing: Preprocessing) -> torch.Tensor:
         """Image number `index` as the network sees it: uint8 (3, H, W). Raises UnreadableImage."""
@@ -60,10 +61,10 @@ class Source:
 
     @cached_property
     def content_hash(self) -> str:
-        """The sha256, in hex, over all keys and file contents in order; reads every file once, when first asked."""
+        """The sha256, in hex, over all keys and contents in order; reads every image once, when first asked."""
         total = hashlib.sha256()
         with ThreadPoolExecutor(WORKERS) as pool:
-            for key, digest in zip(self.keys, pool.map(_file_digest, self.paths), strict=True):
+            for key, digest in zip(self.keys, pool.map(Member.digest, self.members), strict=True):
                 total.update(hashlib.sha256(key.encode()).digest() + digest)
         return total.hexdigest()
 
@@ -83,8 +84,7 @@ def bundled() -> Source:
             "no bundled photograph was found; expected them inside scikit-image, scikit-learn and matplotlib: "
             "install these with pip, or use source=folder"
         )
-    keys, paths = zip(*found, strict=True)
-    return Source("bundled", keys, paths)
+    return _of_files("bundled", found)
 
 
 def folder(root: str | PathLike[str]) -> Source:
@@ -92,17 +92,48 @@ def folder(root: str | PathLike[str]) -> Source:
 
     Keys are POSIX paths relative to `root`, in sorted order. Names that start with a dot are left out. Links are
     followed; a directory reached twice is listed once, where it really is if that is below `root`.
+    If every image lies in a subfolder of `root`, those subfolders, in sorted order, are the classes of the images.
     Raises BadInput if `root` is missing, is a file, or holds no image.
     """
-    top = _check_root(root)
-    files = sorted((_key(path, top), path) for path in _image_files(top))
-    if not files:
+    source = _of_files("folder", folders.listed(root))
+    labels, class_names = folders.classes(source.keys)
+    return replace(source, labels=labels, class_names=class_names)
+
+
+def _of_files(name: str, files: Sequence[tuple[str, Path]]) -> Source:
+    return Source(name, tuple(key for key, _ in files), tuple(Member(path) for _, path in files))
+
+
+def webdataset(
+    urls: str | Sequence[str], cache: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
+) -> Source:
+    """The images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
+
+    urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
+    https, whatever `webdataset.gopen` opens: gs, hf, or "pipe:" and a command that writes the shard.
+    cache: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
+    classes: a file of class names, as `deconv.class_names.read_class_names` takes it.
+    Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
+    labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from
+    their copies. Raises BadInput as `deconv.shards.samples` does, and if the class names do not fit.
+    """
+    class_names = None if classes is None else read_class_names(classes)  # before shards are fetched
+    found = samples(urls, cache)
+    labels = tuple(sample.label for sample in found if sample.label is not None) or None  # all have one, or none has
+    if class_names is not None:
+        check_class_names(class_names, labels)
+    keys, members = tuple(sample.key for sample in found), tuple(sample.member for sample in found)
+    return Source("webdataset", keys, members, labels, class_names)
+
+
+def require_labels(source: Source) -> tuple[int, ...]:
+    """The class number of each image, in order. Raises BadInput if the source has none, saying what would give them."""
+    if source.labels is None:
         raise BadInput(
-            f"the folder {top} holds no image; expected files ending in {', '.join(SUFFIXES)} at any depth: "
-            "add some, or give another folder"
+            f"the source {source.name} has no labels; expected a class for each image: use source=folder with every "
+            "image in a subfolder named after its class, or source=webdataset with a .cls member beside every image"
         )
-    keys, paths = zip(*files, strict=True)
-    return Source("folder", keys, paths)
+    return source.labels
 
 
 def batches(
@@ -111,18 +142,22 @@ def batches(
     batch_size: int,
     indices: Iterable[int] | np.ndarray | torch.Tensor | None = None,
     skipped: list[tuple[int, str, str]] | None = None,
+    most_skipped: int | None = None,
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """Frames in order: pairs of indices int64 (n,) and frames uint8 (n, 3, H, W), n at most `batch_size`.
 
-    A pool of threads decodes a few batches ahead. All frames of a batch have one shape: a change of shape starts a new
-    batch. `indices` asks for some images only. An unreadable image is logged, appended to `skipped` as
-    (index, key, reason) and left out; as soon as more than half of the asked images are, BadInput is raised.
+    A pool of threads decodes a few batches ahead. A batch holds those that can be read of `batch_size` images asked for
+    one after the other, so that an unreadable one moves no other into another batch. All frames of a batch have one
+    shape: a change of shape starts a new batch. `indices` asks for some images only. An unreadable image is logged,
+    appended to `skipped` as (index, key, reason) and left out; as soon as more than `most_skipped` are (by default half
+    of the asked images), BadInput is raised.
     """
     asked = list(range(len(source))) if indices is None else [int(index) for index in indices]
     _check_indices(source, asked)
     if batch_size < 1:
         raise BadInput(f"batch_size is {batch_size}; expected 1 or more")
-    return _batches(source, preprocessing, batch_size, asked, [] if skipped is None else skipped)
+    most = len(asked) // 2 if most_skipped is None else most_skipped
+    return _batches(source, preprocessing, batch_size, asked, [] if skipped is None else skipped, most)
 
 
 def whole_batches(
@@ -139,7 +174,12 @@ def whole_batches(
 
 
 def _batches(
-    source: Source, preprocessing: Preprocessing, batch_size: int, asked: list[int], skipped: list[tuple[int, str, str]]
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    asked: list[int],
+    skipped: list[tuple[int, str, str]],
+    most_skipped: int,
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     def frame(index: int) -> torch.Tensor | UnreadableImage:
         try:
@@ -149,12 +189,16 @@ def _batches(
 
     batch: list[tuple[int, torch.Tensor]] = []
     already_skipped = len(skipped)
-    for index, result in zip(asked, _map_ahead(frame, asked, BATCHES_AHEAD * batch_size), strict=True):
+    results = zip(asked, map_ahead(frame, asked, BATCHES_AHEAD * batch_size), strict=True)
+    for position, (index, result) in enumerate(results):
+        if batch and position % batch_size == 0:
+            yield _collate(batch)
+            batch = []
         if isinstance(result, UnreadableImage):
             skipped.append((index, source.keys[index], str(result)))
-            _report_skipped(source, skipped[already_skipped:], len(asked))
+            _report_skipped(source, skipped[already_skipped:], len(asked), most_skipped)
             continue
-        if batch and (len(batch) == batch_size or batch[0][1].shape != result.shape):
+        if batch and batch[0][1].shape != result.shape:
             yield _collate(batch)
             batch = []
         batch.append((index, result))
@@ -168,26 +212,11 @@ def _collate(batch: Sequence[tuple[int, torch.Tensor]]) -> tuple[torch.Tensor, t
     return torch.tensor([index for index, _ in batch], dtype=torch.int64), frames
 
 
-def _map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Like map, in order, with a pool of threads at work on up to `ahead` items beyond the one asked for."""
-    pool = ThreadPoolExecutor(WORKERS)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _report_skipped(source: Source, skipped: Sequence[tuple[int, str, str]], asked: int) -> None:
-    """Logs the last of them, and gives up once they are more than half."""
+def _report_skipped(source: Source, skipped: Sequence[tuple[int, str, str]], asked: int, most: int) -> None:
+    """Logs the last of them, and gives up once they are too many."""
     _, key, reason = skipped[-1]
     log.warning("skipped %s: %s", key, reason)
-    if 2 * len(skipped) > asked:
+    if len(skipped) > most:
         first = "; ".join(reason for _, _, reason in skipped[:3])
         raise BadInput(
             f"{len(skipped)} of the {asked} images of the source {source.name} cannot be read; expected at least "
@@ -201,59 +230,12 @@ def _check_indices(source: Source, indices: Sequence[int]) -> None:
             raise BadInput(f"image {index} was asked for; the source {source.name} has images 0 to {len(source) - 1}")
 
 
-def _file_digest(path: Path) -> bytes:
-    try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:  # mining skips such a file and names it; here it only has to count as different from any other
-        return b"unreadable"
-
-
-def _check_root(root: str | PathLike[str]) -> Path:
-    wanted = "expected a folder of images: give one with source.root=PATH, or use source=bundled"
-    top = Path(root).expanduser()
-    if not top.exists():
-        raise BadInput(f"there is no folder {top}; {wanted}")
-    if not top.is_dir():
-        raise BadInput(f"{top} is a file; {wanted}")
-    return top
-
-
-def _image_files(top: Path) -> Iterator[Path]:
-    """Real directories come before linked ones, and none is entered twice: so loops of links end."""
-    waiting, entered = deque([top]), set()
-    while waiting:
-        directory = waiting.popleft()
-        status = directory.stat()
-        if (status.st_dev, status.st_ino) in entered:
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        for path in sorted(directory.iterdir()):
-            if path.name.startswith("."):
-                continue
-            if os.path.isdir(path) and path.is_symlink():
-                waiting.append(path)
-            elif os.path.isdir(path):
-                waiting.appendleft(path)
-            elif path.suffix.lower() in SUFFIXES and _is_file_or_broken_link(path):
-                yield path
-
-
-def _is_file_or_broken_link(path: Path) -> bool:
-    # A broken link is listed, to be named as unreadable; reading a pipe or a device might never end.
-    return os.path.isfile(path) or not os.path.exists(path)
-
-
-def _key(path: Path, top: Path) -> str:
-    # Bytes of a file name that are not UTF-8 are spelled out, since keys are written to JSON and Parquet.
-    return os.fsencode(path.relative_to(top).as_posix()).decode("utf-8", "backslashreplace")
-
-
-def open_source(name: str, **options: str) -> Source:
-    """The source `name` with its options, as configs/source/ has them: "bundled", or "folder" with root=PATH.
+def open_source(name: str, **options: Any) -> Source:
+    """The source `name` with its options, as configs/source/ has them: "folder" with root=PATH, for one.
 
     Raises UnknownName for another name, BadInput as the source itself does.
     """
-    known: dict[str, Callable[..., Source]] = {"bundled": bundled, "folder": folder}
+    known: dict[str, Callable[..., Source]] = {"bundled": bundled, "folder": folder, "webdataset": webdataset}
     if name not in known:
         raise UnknownName(f"unknown source {name!r}; expected one of {', '.join(known)}")
     return known[name](**options)

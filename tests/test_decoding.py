@@ -14,8 +14,8 @@ import tifffile
 from PIL import Image, ImageOps
 
 from deconv import decoding
-from deconv.decoding import decode
 from deconv.errors import UnreadableImage
+from deconv.members import Member
 
 RED = (250, 10, 20)
 
@@ -24,6 +24,10 @@ def picture(height: int = 40, width: int = 60, seed: int = 0) -> Image.Image:
     """Smooth blobs of colour: something that JPEG keeps well."""
     noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def decode(path: Path) -> np.ndarray:
+    return decoding.decode(Member(path))
 
 
 def save(path: Path, image: Image.Image | None = None, **options: Any) -> Path:

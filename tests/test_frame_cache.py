@@ -30,6 +30,13 @@ def test_cached_frames_are_those_of_decoding_and_decoded_once(tmp_path: Path, mo
     assert torch.equal(all_frames(again), expected) and again.content_hash == source.content_hash
 
 
+def test_labels_are_kept(tmp_path: Path) -> None:
+    photographs(tmp_path / "cat")
+    photographs(tmp_path / "dog", 1)
+    held = deconv.cached(deconv.folder(tmp_path), LOOK, tmp_path / "cache")
+    assert held.labels == (0, 0, 0, 0, 0, 1) and held.class_names == ("cat", "dog")
+
+
 def test_unreadable_images_stay_unreadable_the_last_one_too(tmp_path: Path) -> None:
     source = photographs(tmp_path)
     for name in ("1.png", "4.png"):
@@ -55,8 +62,8 @@ def test_other_content_or_preprocessing_makes_another_file(tmp_path: Path) -> No
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     source = photographs(tmp_path / "photos")
-    for path in source.paths[:3]:
-        path.write_bytes(b"no picture")
+    for member in source.members[:3]:
+        member.path.write_bytes(b"no picture")
     with pytest.raises(BadInput, match="cannot be read"):
         deconv.cached(source, LOOK, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

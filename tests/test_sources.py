@@ -19,8 +19,10 @@ from PIL import Image
 from deconv import sources
 from deconv.decoding import decode
 from deconv.errors import BadInput, UnknownName, UnreadableImage
+from deconv.members import Member
 from deconv.preprocessing import Preprocessing
-from deconv.sources import Source, batches, bundled, folder, open_source
+from deconv.sources import Source, batches, bundled, folder, open_source, require_labels, webdataset
+from tests.tars import put, shard
 
 FRAME = Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -90,6 +92,22 @@ def test_folders_that_cannot_serve_are_refused(tmp_path: Path, name: str, messag
         folder(tmp_path / name)
 
 
+def test_the_subfolders_are_the_classes_if_every_image_is_in_one(tmp_path: Path) -> None:
+    for name in ["zebra/1.png", "ape/2.png", "ape/young/1.png", "B/1.png"]:
+        save(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    source = folder(tmp_path)
+    assert source.keys == ("B/1.png", "ape/2.png", "ape/young/1.png", "zebra/1.png")
+    assert source.labels == require_labels(source) == (0, 1, 1, 2)
+    assert source.class_names == ("B", "ape", "zebra")
+    save(tmp_path / "beside.png")
+    mixed = folder(tmp_path)
+    assert mixed.labels is None and mixed.class_names is None
+    with pytest.raises(BadInput, match=r"the source folder has no labels; expected a class .*use source=folder with"):
+        require_labels(mixed)
+    assert bundled().labels is None
+
+
 @pytest.mark.parametrize("index", [-1, 1])
 def test_numbers_that_are_not_there_are_refused(tmp_path: Path, index: int) -> None:
     save(tmp_path / "a.png")
@@ -116,7 +134,9 @@ def test_sources_open_by_name(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     assert open_source("folder", root=str(tmp_path)) == folder(tmp_path)
     assert open_source("bundled") == bundled()
-    with pytest.raises(UnknownName, match="expected one of bundled, folder"):
+    shards = put(tmp_path / "a.tar", shard())
+    assert open_source("webdataset", urls=[shards], cache=None) == webdataset(shards)
+    with pytest.raises(UnknownName, match="expected one of bundled, folder, webdataset"):
         open_source("fodler")
 
 
@@ -215,9 +235,9 @@ def test_decoding_runs_only_a_few_batches_ahead_and_stops_with_its_reader(
 ) -> None:
     source, decoded = many(tmp_path, 60), []
 
-    def spy(path: Path) -> np.ndarray:
-        decoded.append(path)
-        return decode(path)
+    def spy(member: Member) -> np.ndarray:
+        decoded.append(member)
+        return decode(member)
 
     monkeypatch.setattr(sources, "decode", spy)
     threads = threading.active_count()

@@ -1,0 +1,62 @@
+"""The names of a data set's classes, from a file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from deconv.errors import BadInput
+
+NUMBER = ("index", "class_index")
+
+
+def read_class_names(path: str | PathLike[str]) -> tuple[str, ...]:
+    """The name of each class, in order: from a file with a name on each line, or a CSV with a column `name`.
+
+    Such a CSV may have a column `index` or `class_index` with the number of each class; its order is then free.
+    Raises BadInput if the file is missing or no text, if a row has no name, and if the numbers are not 0, 1, 2 and so
+    on, each once.
+    """
+    lines = _lines(Path(path).expanduser())
+    table = csv.DictReader(lines)
+    return _ordered(list(table), path) if "name" in (table.fieldnames or ()) else tuple(lines)
+
+
+def check_class_names(names: Sequence[str], labels: Sequence[int] | None) -> None:
+    """Raises BadInput if the images have no `labels`, or one that has no name."""
+    if labels is None:
+        raise BadInput(
+            f"{len(names)} classes are named, but the images have none; expected a .cls member beside each image: give "
+            "shards that have them, or leave the names out"
+        )
+    if max(labels) >= len(names):
+        raise BadInput(f"{len(names)} classes are named; expected a name for class {max(labels)} too: add it")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"the class names in {path} cannot be read ({error}); expected a text file with a name on each line, or a "
+            "CSV with a column name"
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _ordered(rows: Sequence[dict[str, str | None]], path: str | PathLike[str]) -> tuple[str, ...]:
+    column = next((column for column in NUMBER if rows and column in rows[0]), None)
+    wanted = [str(number) for number in range(len(rows))]
+    found = wanted if column is None else [str(row[column]).strip() for row in rows]
+    if sorted(found) != sorted(wanted):
+        raise BadInput(
+            f"the column {column} of {path} is not 0 to {len(rows) - 1}, each once; expected the number of a class in "
+            "each row: repair it"
+        )
+    names = {number: row["name"] or "" for number, row in zip(found, rows, strict=True)}
+    unnamed = [number for number, name in names.items() if not name]
+    if unnamed:
+        raise BadInput(f"{path} has no name for class {unnamed[0]}; expected one in each row: add it")
+    return tuple(names[number] for number in wanted)

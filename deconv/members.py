@@ -1,0 +1,45 @@
+"""Where the bytes of one image lie: a whole file, or a part of one, as a member of a tar is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """`size` bytes at `offset` of the file `path`; without them the whole file.
+
+    name: what messages call it, if that is not the path. Every reading opens the file anew, so that threads may read
+    at once.
+    """
+
+    path: Path
+    offset: int = 0
+    size: int = -1
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or str(self.path)
+
+    def read(self) -> np.ndarray:
+        """The bytes as uint8 (size,). Raises OSError if they are not there, or not all of them."""
+        data = np.fromfile(self.path, np.uint8, self.size, offset=self.offset)
+        if self.size > len(data):
+            raise OSError(f"{self.path} ends {self.size - len(data)} bytes too early")
+        return data
+
+    def digest(self) -> bytes:
+        """The sha256 of the bytes; of those that cannot be read a word, which differs from any sha256."""
+        try:
+            return hashlib.sha256(self.read()).digest()
+        except OSError:  # mining skips such an image and names it; here it only has to count as different
+            return b"unreadable"
+
+
+def spelled_out(name: str) -> str:
+    """The name of a file as JSON and Parquet can hold it: bytes of it that are no UTF-8 become text, as \\xe9."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

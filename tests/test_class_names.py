@@ -1,0 +1,53 @@
+"""Class names: from lines or a table, for every class that the images have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deconv.errors import BadInput
+from deconv.sources import require_labels, webdataset
+from tests.tars import png, put, shard, tar_of
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("names.txt", "cat\n\ndog, the\nfish\n"),
+        ("a.csv", 'class_index,synset,name\n2,n3,fish\n0,n1,cat\n1,n2,"dog, the"\n'),
+        ("b.csv", 'name,index\ncat,0\n"dog, the",1\nfish,2\n'),
+        ("c.csv", 'number,name\n7,cat\n7,"dog, the"\n7,fish\n'),
+    ],
+)
+def test_class_names_come_from_lines_or_a_table(tmp_path: Path, name: str, text: str) -> None:
+    url = put(tmp_path / "a.tar", tar_of({"1.png": png(), "1.cls": b"2"}))
+    source = webdataset(url, classes=put(tmp_path / name, text.encode()))
+    assert source.class_names == ("cat", "dog, the", "fish") and source.labels == (2,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"cat\ndog\n", "2 classes are named; expected a name for class 2"),
+        (b"index,name\n1,cat\n2,dog\n3,fish\n", "is not 0 to 2"),
+        (b"index,name\n0,cat\n1,dog\n1,fish\n", "is not 0 to 2"),
+        (b"index,name\n0,cat\n1\n2,fish\n", "no name for class 1"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"", "0 classes are named"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(tmp_path: Path, text: bytes, message: str) -> None:
+    url = put(tmp_path / "a.tar", tar_of({"1.png": png(), "1.cls": b"2"}))
+    with pytest.raises(BadInput, match=message):
+        webdataset(url, classes=put(tmp_path / "names.csv", text))
+
+
+def test_class_names_without_classes_or_file_are_refused(tmp_path: Path) -> None:
+    url = put(tmp_path / "a.tar", tar_of({"1.png": png()}))
+    with pytest.raises(BadInput, match="the images have none"):
+        webdataset(url, classes=put(tmp_path / "names.txt", b"cat"))
+    with pytest.raises(BadInput, match="cannot be read"):
+        webdataset(put(tmp_path / "b.tar", shard()), classes=str(tmp_path / "absent.csv"))
+    with pytest.raises(BadInput, match=r"has no labels.*\.cls"):
+        require_labels(webdataset(url))
