@@ -60,7 +60,7 @@ class Subject:
 
 def subject(arch: str, device: str = "cpu") -> Subject:
     """A network of LAYERS with random weights, always the same ones."""
-    module = models.build("torchvision", "random", SEED, arch).requires_grad_(False).to(device)
+    module = models.build("torchvision", "random", SEED, arch=arch).requires_grad_(False).to(device)
     return Subject(arch, module, Network(module, (3, *SIZE), preprocessing=LOOK))
 
 
@@ -85,7 +85,7 @@ class Scene:
         """`count` photographs as files: the folder's own, or, if it has too few, JPEG crops of them."""
         given = folder(self.photographs) if self.photographs else bundled()
         if self.photographs and len(given) >= count:
-            return Source(given.name, given.keys[:count], given.paths[:count])
+            return Source(given.name, given.keys[:count], given.members[:count])
         return self.crops(count)
 
     def crops(self, count: int) -> Source:

@@ -29,23 +29,25 @@ def track(
     total: int | None,
     unit: str = "images",
     size: Callable[[T], int] | None = None,
+    status: Callable[[], str] | None = None,
 ) -> Iterator[T]:
     """Yield the items of `iterable` and tell how far it is, on stderr.
 
     An item counts as done when the next one is asked for. `total` counts `unit`s (None: not known), and so does
-    `size`, which tells how many of them an item holds, as a batch does; without it an item is one.
+    `size`, which tells how many of them an item holds, as a batch does; without it an item is one. `status` gives a
+    few more words for the end of the line, such as a loss; it is asked whenever a line is about to be shown.
     A terminal gets a bar with count, rate and time left once two seconds have passed. Elsewhere the logger "deconv"
     gets at most one line each ten seconds, and one at the end of what took over two.
     """
     if on_terminal() and _one_bar.acquire(blocking=False):
         try:
-            yield from _with_bar(iterable, description, total, unit, size)
+            yield from _with_bar(iterable, description, total, unit, size, status)
         finally:
             _one_bar.release()
     elif _one_bar.locked():
         yield from iterable  # within something that has a bar: two would overwrite each other
     else:
-        yield from _with_lines(iterable, description, total, unit, size)
+        yield from _with_lines(iterable, description, total, unit, size, status)
 
 
 def on_terminal() -> bool:
@@ -67,8 +69,22 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else f"{self.unit}")
 
 
+class _Status(ProgressColumn):
+    def __init__(self, status: Callable[[], str]) -> None:
+        self.status = status
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        return Text(self.status())
+
+
 def _with_bar(
-    iterable: Iterable[T], description: str, total: int | None, unit: str, size: Callable[[T], int] | None
+    iterable: Iterable[T],
+    description: str,
+    total: int | None,
+    unit: str,
+    size: Callable[[T], int] | None,
+    status: Callable[[], str] | None,
 ) -> Iterator[T]:
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}", markup=False),
@@ -76,6 +92,7 @@ def _with_bar(
         MofNCompleteColumn(),
         _Rate(unit),
         TimeRemainingColumn(),
+        *([_Status(status)] if status else []),
     )
     bar = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task(description, total=total)
@@ -101,7 +118,12 @@ def _show(bar: Progress) -> None:
 
 
 def _with_lines(
-    iterable: Iterable[T], description: str, total: int | None, unit: str, size: Callable[[T], int] | None
+    iterable: Iterable[T],
+    description: str,
+    total: int | None,
+    unit: str,
+    size: Callable[[T], int] | None,
+    status: Callable[[], str] | None,
 ) -> Iterator[T]:
     begun = said = time.monotonic()
     done = 0
@@ -110,11 +132,11 @@ def _with_lines(
         done += size(item) if size else 1
         now = time.monotonic()
         if now - said >= LOG_EVERY and done != total:
-            log.info("%s", _line(description, done, total, unit, now - begun))
+            log.info("%s%s", _line(description, done, total, unit, now - begun), f", {status()}" if status else "")
             said = now
     seconds = time.monotonic() - begun
     if seconds > SHOW_AFTER:
-        log.info("%s: %d %s in %.1f s", description, done, unit, seconds)
+        log.info("%s: %d %s in %.1f s%s", description, done, unit, seconds, f", {status()}" if status else "")
 
 
 def _line(description: str, done: int, total: int | None, unit: str, seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from deconv.errors import BadInput
-from deconv.models import build, squeezenet
+from deconv.models import build, shipped, squeezenet
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -131,3 +132,46 @@ def test_a_pth_with_other_things_is_refused(tmp_path: Path) -> None:
 def test_files_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match="there is no weights file"):
         build("squeezenet", tmp_path / name)
+
+
+# --- weights that travel with the package ---------------------------------------------------------------------------
+
+
+def ship(folder: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """Put float16 weights of a random krizhevsky64 where shipped ones are looked for, and return that network."""
+    module = build("krizhevsky64", "random", seed=4, classes=3)
+    path = saved(folder / "krizhevsky64.safetensors", {name: w.half() for name, w in module.state_dict().items()})
+    monkeypatch.setattr(shipped, "WEIGHTS", folder)
+    monkeypatch.setitem(shipped.SHA256, "krizhevsky64", hashlib.sha256(path.read_bytes()).hexdigest())
+    return module
+
+
+def test_shipped_weights_are_float16_in_the_file_and_float32_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ship(tmp_path, monkeypatch)
+    module = build("krizhevsky64", "shipped", classes=3)
+    for name, value in module.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, original.state_dict()[name].half().float())
+    assert not module.training
+
+
+@pytest.mark.parametrize("fault", ["missing", "changed"])
+def test_shipped_weights_that_are_not_the_shipped_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    ship(tmp_path, monkeypatch)
+    path = tmp_path / "krizhevsky64.safetensors"
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(
+        BadInput, match=r"krizhevsky64\.safetensors are not the ones .* install deconvnet again"
+    ) as caught:
+        build("krizhevsky64", "shipped", classes=3)
+    assert ("no file" in str(caught.value)) == (fault == "missing")
+
+
+def test_every_shipped_network_has_its_file() -> None:
+    assert all((shipped.WEIGHTS / f"{name}.safetensors").is_file() for name in shipped.SHA256)

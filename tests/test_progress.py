@@ -65,6 +65,18 @@ def slowly_lists(batches: list[list[int]], seconds: float) -> Iterator[list[int]
         yield batches[number]
 
 
+def test_a_status_ends_every_line_and_stands_beside_the_bar(caplog: pytest.LogCaptureFixture, impatient: None) -> None:
+    caplog.set_level(logging.INFO, "deconv")
+    seen: list[int] = []
+    for item in progress.track(slowly(range(8), 0.03), "epoch 1", 8, status=lambda: f"loss {len(seen)}.5"):
+        seen.append(item)
+    assert [message.rpartition(", ")[2] for message in caplog.messages][-1] == "loss 8.5"
+    assert all(", loss " in message for message in caplog.messages) and len(caplog.messages) >= 2
+    with on_a_terminal() as terminal:
+        list(progress.track(slowly(range(2), 0.1), "epoch 2", 2, status=lambda: "loss 0.25"))
+    assert "loss 0.25" in terminal.getvalue()
+
+
 def test_a_total_that_is_not_known(caplog: pytest.LogCaptureFixture, impatient: None) -> None:
     caplog.set_level(logging.INFO, "deconv")
     list(progress.track(slowly(range(8), 0.02), "drawing", None, unit="figures"))

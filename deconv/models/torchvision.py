@@ -34,9 +34,9 @@ def architectures() -> tuple[str, ...]:
     return tuple(list_models(module=torchvision.models))
 
 
-def build(arch: str, weights: str | PathLike[str], seed: int = 0) -> nn.Module:
+def build(arch: str, weights: str | PathLike[str], seed: int = 0, classes: int | None = None) -> nn.Module:
     """torchvision's classification network `arch` in eval mode; `weights` is a name that torchvision has, "random" or
-    a file.
+    a file; `classes` is the number of outputs for the last two.
 
     Raises UnknownName, BadInput or DeconvError as `deconv.models.build` says.
     """
@@ -47,12 +47,14 @@ def build(arch: str, weights: str | PathLike[str], seed: int = 0) -> nn.Module:
         )
     names = get_model_weights(arch).__members__
     if weights in names:
+        _check_classes(arch, weights, classes)
         with explained_download(names[str(weights)], _OFFLINE_CHOICES):
             module: nn.Module = get_model(arch, weights=names[str(weights)], progress=sys.stderr.isatty())
         return module.eval()
     if weights != "random" and not is_file_name(weights):
         raise unknown_weights(arch, weights, [*names, "random"])
-    module = randomly(lambda: get_model(arch, weights=None, **_initialisation(arch)), seed)
+    options = {**_initialisation(arch), **({} if classes is None else {"num_classes": classes})}
+    module = randomly(lambda: get_model(arch, weights=None, **options), seed)
     if weights != "random":
         load_into(module, read_tensors(weights), str(weights))
     return module
@@ -80,6 +82,14 @@ def explained_download(weights: WeightsEnum, offline_choices: str) -> Iterator[N
 
 def _cached(weights: WeightsEnum) -> Path:
     return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
+
+
+def _check_classes(arch: str, weights: str | PathLike[str], classes: int | None) -> None:
+    if classes not in (None, 1000):
+        raise BadInput(
+            f"{arch} was given classes={classes} with torchvision's weights {weights}, which have 1000 outputs; "
+            "expected classes=null: for another number use weights=random or weights=PATH"
+        )
 
 
 def _initialisation(arch: str) -> dict[str, bool]:

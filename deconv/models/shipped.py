@@ -1,0 +1,61 @@
+"""The networks that this project defines and trains itself, and the weights that travel with it in `weights/`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deconv.errors import BadInput
+from deconv.models.krizhevsky import krizhevsky, krizhevsky64
+from deconv.models.loading import is_file_name, load_into, randomly, read_tensors, unknown_weights
+from deconv.models.zfnet import ConvNet, zfnet, zfnet64
+
+NETWORKS: dict[str, Callable[..., ConvNet]] = {
+    "zfnet64": zfnet64,
+    "krizhevsky64": krizhevsky64,
+    "zfnet": zfnet,
+    "krizhevsky": krizhevsky,
+}
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+SHA256: dict[str, str] = {}  # of weights/<name>.safetensors, for each network that has them
+
+
+def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = False, **sizes: Any) -> ConvNet:
+    """The network `name` in eval mode, in float32; weights "shipped", "random" (by `seed`) or a file.
+
+    sizes: `classes`, `maps` and `widths` as the network's function takes them.
+    trunk: without the classifier, for images of any size.
+    Raises UnknownName and BadInput as `deconv.models.build` says.
+    """
+    choices = [*(["shipped"] if name in SHA256 else []), "random"]
+    if weights not in choices and not is_file_name(weights):
+        raise unknown_weights(name, weights, choices)
+    module = randomly(lambda: NETWORKS[name](**sizes), seed)
+    assert isinstance(module, ConvNet)
+    if weights == "shipped":
+        load_into(module, _shipped_tensors(name), f"deconv for {name}")
+    elif weights != "random":
+        load_into(module, read_tensors(weights), str(weights))
+    return module.trunk().eval() if trunk else module
+
+
+def class_names() -> list[str]:
+    """The 200 classes of Tiny ImageNet in the order of the shipped networks' outputs."""
+    return (WEIGHTS / "tiny-imagenet-200.txt").read_text(encoding="utf-8").splitlines()
+
+
+def _shipped_tensors(name: str) -> dict[str, torch.Tensor]:
+    """float16 as in the file; copied into a network they become float32. Raises BadInput for a damaged file."""
+    path = WEIGHTS / f"{name}.safetensors"
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    if found != SHA256[name]:
+        raise BadInput(
+            f"the weights {path} are not the ones that deconv ships (sha256 {found}, expected {SHA256[name]}): install "
+            "deconvnet again, or give weights=PATH or weights=random"
+        )
+    return read_tensors(path)

@@ -1,0 +1,105 @@
+"""How training is watched: running means while an epoch goes on, metrics.csv and curves after every epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from deconv.figures import save_figure
+from deconv.runs import write_whole
+
+TIMES = ("seconds", "images_per_s")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One epoch's metrics: losses in nats, accuracies as shares; `train` of the crops seen, `val` of whole images.
+
+    The times are of this machine at that hour: they count for no comparison and stand in no file that must come out
+    the same twice.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+    val_top5: float
+    seconds: float = field(default=0.0, compare=False)
+    images_per_s: float = field(default=0.0, compare=False)
+
+    def line(self, epochs: int, seconds_left: float) -> str:
+        """The epoch as a line of the log."""
+        return (
+            f"epoch {self.epoch} of {epochs}: training loss {self.train_loss:.3f}, top-1 {self.train_top1:.1%}; "
+            f"validation loss {self.val_loss:.3f}, top-1 {self.val_top1:.1%}, top-5 {self.val_top5:.1%}; "
+            f"{self.images_per_s:.0f} images/s, {seconds_left / 60:.0f} min left"
+        )
+
+
+class RunningMeans:
+    """Mean loss and share of right answers over the images of an epoch so far, and how many a second."""
+
+    def __init__(self) -> None:
+        self.seen, self.loss_sum, self.right = 0, 0.0, 0
+        self.started = time.monotonic()
+
+    def add(self, images: int, loss: float, right: int) -> None:
+        """One step's number of images, mean loss and number of right answers."""
+        self.seen, self.loss_sum, self.right = self.seen + images, self.loss_sum + images * loss, self.right + right
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(1, self.seen)
+
+    @property
+    def top1(self) -> float:
+        return self.right / max(1, self.seen)
+
+    @property
+    def images_per_s(self) -> float:
+        return self.seen / max(1e-9, time.monotonic() - self.started)
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.3f}, top-1 {self.top1:.1%}"
+
+
+def save_metrics(rows: Sequence[Row], folder: Path) -> None:
+    """Write `metrics.csv` (one line an epoch) and `curves.png`, `curves.pdf` (over epochs) into `folder`."""
+    names = [column.name for column in fields(Row) if column.name not in TIMES]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: value if name == "epoch" else f"{value:.6g}" for name, value in asdict(row).items()})
+    write_whole(folder / "metrics.csv", text.getvalue().encode())
+    _save_curves(rows, folder / "curves.png")
+
+
+def _save_curves(rows: Sequence[Row], path: Path) -> None:
+    from matplotlib.figure import Figure  # takes half a second to import, and only training needs it here
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [row.epoch for row in rows]
+    loss.plot(epochs, [row.train_loss for row in rows], ".-", color="C0", label="training crops")
+    loss.plot(epochs, [row.val_loss for row in rows], ".-", color="C1", label="validation")
+    loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="loss")
+    accuracy.plot(epochs, [row.train_top1 for row in rows], ".-", color="C0", label="training crops, top-1")
+    accuracy.plot(epochs, [row.val_top1 for row in rows], ".-", color="C1", label="validation, top-1")
+    accuracy.plot(epochs, [row.val_top5 for row in rows], ".--", color="C1", label="validation, top-5")
+    accuracy.set(xlabel="epoch", title=f"accuracy: {rows[-1].val_top1:.1%} top-1, {rows[-1].val_top5:.1%} top-5")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    accuracy.set_ylim(bottom=0)
+    for axes in (loss, accuracy):
+        axes.set_xlim(0, len(rows) + 1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    save_figure(figure, path)

@@ -1,0 +1,94 @@
+"""Training: a network learns the classes of a source, and leaves its weights, its metrics and how it got there."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from deconv.errors import BadInput
+from deconv.models import build
+from deconv.models.loading import load_into
+from deconv.preprocessing import Preprocessing
+from deconv.runs import versions, weights_hash, write_json, write_whole
+from deconv.training import evaluate, train
+from deconv.training_data import Labelled
+from deconv.training_images import open_images
+from deconv.training_log import TIMES, Row
+from deconv.training_recipe import Settings
+
+PREPROCESSING_KEYS = ("size", "resize", "mean", "std", "aliases")
+
+
+def run(config: DictConfig, folder: Path) -> Path:
+    """Train, or go on training, and sum up; returns the picture of the curves."""
+    settings = Settings(**config.training, seed=config.seed)
+    device = checked_device(config.device)
+    look = Preprocessing(*(config.model[key] for key in ("size", "resize", "mean", "std")))
+    images = open_images(config.source, config.validation, config.held_out)
+    model = model_for(config, images.classes)
+    made_of = {
+        "model": {key: config.model[key] for key in ("name", "arch") if key in config.model},
+        "first_weights": weights_hash(model.state_dict()),
+        "preprocessing": look.as_dict(),
+        **images.made_of(),
+        "device": config.device,
+    }
+    data, validation = images.decoded(look, config.cache)
+    rows = train(model.to(device), data, validation, settings, folder, made_of)
+    summary: dict[str, Any] = {"settings": asdict(settings), "made_of": made_of, "versions": versions()}
+    summary["images"] = {"training": len(data), "validation": len(validation)}
+    summary["last_epoch"] = metrics(rows[-1])
+    summary["weights"] = weights_hash(model.state_dict())
+    summary["float16"] = save_rounded(model, validation, folder / "weights.float16.safetensors")
+    write_json(folder / "summary.json", summary)
+    write_json(folder / "times.json", times(rows))
+    return folder / "curves.png"
+
+
+def checked_device(name: str) -> torch.device:
+    """Raises BadInput unless it is "cpu", or "cuda" where there is a GPU."""
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise BadInput(f"device={name}: expected cpu, or cuda on a machine where torch finds a GPU")
+    return torch.device(name)
+
+
+def model_for(config: DictConfig, classes: int) -> nn.Module:
+    """The model, with an output for each class of the source unless its configuration gives another number."""
+    options = {str(key): value for key, value in config.model.items() if key not in PREPROCESSING_KEYS}
+    if options.get("classes") is None:
+        options["classes"] = classes
+    return build(**options, seed=config.seed)
+
+
+def save_rounded(model: nn.Module, validation: Labelled, path: Path) -> dict[str, Any]:
+    """Write the weights rounded to float16, half the size, and return their hash and what exactly they reach."""
+    rounded = {
+        name: value.cpu().half() if value.is_floating_point() else value.cpu()
+        for name, value in model.state_dict().items()
+    }
+    load_into(model, rounded, "float16")
+    write_whole(path, safetensors.torch.save({name: value.contiguous() for name, value in rounded.items()}))
+    loss, top1, top5 = evaluate(model, validation, bfloat16=False)
+    reached = {"val_loss": loss, "val_top1": top1, "val_top5": top5}
+    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "precision": "float32", **reached}
+
+
+def metrics(row: Row) -> dict[str, float]:
+    """An epoch without its times, which are never the same twice."""
+    return {name: value for name, value in asdict(row).items() if name not in TIMES}
+
+
+def times(rows: list[Row]) -> dict[str, float]:
+    """How long the epochs took, the interrupted ones left out."""
+    return {
+        "seconds": round(sum(row.seconds for row in rows), 1),
+        "images_per_s": round(sum(row.images_per_s for row in rows) / len(rows), 1),
+        "epochs": len(rows),
+    }
