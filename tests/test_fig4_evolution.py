@@ -1,0 +1,144 @@
+"""Figure 4 on three made-up snapshots of zfnet64 and a handful of noise pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from deconv import charts, models
+from deconv.cli import main
+from deconv.evolution import settling_epochs, winners
+from deconv.figures import TILE
+from deconv.records import Patches, Peaks, Reconstructions
+
+EPOCHS = (1, 2, 5)
+DEAD = 7
+LAYERS = ("conv1", "conv4")
+
+
+def write_snapshots(folder: Path, model: str = "zfnet64") -> Path:
+    """Three steps of a random walk; unit DEAD of layer 1 is silent at the last."""
+    module = models.build(model, "random", classes=2)
+    generator = torch.Generator().manual_seed(0)
+    (folder / "snapshots").mkdir(parents=True)
+    for epoch in EPOCHS:
+        state = {name: weights.clone() for name, weights in module.state_dict().items()}
+        for weights in state.values():
+            weights.add_(weights.std().nan_to_num() * 0.3 * epoch * torch.randn(weights.shape, generator=generator))
+        if epoch == EPOCHS[-1]:
+            state["features.0.bias"][DEAD] = -1e6
+        save_file(state, folder / "snapshots" / f"epoch-{epoch:03d}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What the runs here have in common."""
+    root = tmp_path_factory.mktemp("fig4")
+    (root / "photos").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(5):
+        pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "photos" / f"{number}.png")
+    trained = write_snapshots(root / "trained")
+    look = [f"trained={trained}", "model.classes=2", "source=folder", f"source.root={root / 'photos'}"]
+    return ["experiment=fig4_evolution", *look, f"layers=[{','.join(LAYERS)}]", "n_units=2"]
+
+
+def replaced(said: list[str], others: list[str]) -> list[str]:
+    """What is said, with other values for some of it."""
+    return list({argument.partition("=")[0]: argument for argument in [*said, *others]}.values())
+
+
+@pytest.fixture(scope="module")
+def finished(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert main([*said, f"folder={folder}"]) == 0
+    return folder
+
+
+def test_the_summary_has_the_numbers_of_the_peaks(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    peaks = {epoch: Peaks.load(finished / "peaks" / f"epoch-{epoch:03d}.parquet") for epoch in EPOCHS}
+    assert list(summary["layers"]) == list(LAYERS)
+    for layer, numbers in summary["layers"].items():
+        settled = settling_epochs(winners(peaks, layer), EPOCHS)
+        assert numbers["not_settled"] == int(settled.isinf().sum()) and numbers["dead"] == int(settled.isnan().sum())
+        living = int((~settled.isnan()).sum())
+        assert numbers["settled_share"]["2"] == pytest.approx(int((settled <= 2).sum()) / living)
+    assert summary["layers"]["conv1"]["dead"] >= 1
+    assert len(set(summary["made_of"]["weights"].values())) == 3 and summary["made_of"]["source"]["images"] == 5
+
+
+def test_each_reconstruction_is_of_its_epochs_winner(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    for layer in LAYERS:
+        units = summary["layers"][layer]["shown"]
+        assert len(units) == 2
+        for epoch in EPOCHS:
+            peaks = Peaks.load(finished / "peaks" / f"epoch-{epoch:03d}.parquet")[layer]
+            recon = Reconstructions.load(finished / layer / f"epoch-{epoch:03d}.reconstructions.safetensors")
+            assert torch.allclose(recon.score, peaks.scores_of(units), rtol=1e-5)
+        patches = Patches.load(finished / layer / "patches.safetensors")
+        assert torch.equal(patches.image, recon.image)
+        assert patches.pixels.shape[2] == (7 if layer == "conv1" else 64)  # layer 4 sees more than the image
+    for suffix in ("png", "pdf"):
+        assert (finished / f"fig4.{suffix}").stat().st_size > 10_000
+
+
+def test_the_same_configuration_gives_the_same_bytes_and_keeps_its_peaks(finished: Path, said: list[str]) -> None:
+    files = sorted(path for path in finished.rglob("*") if path.is_file() and path.name != "run.log")
+    before = {path: path.read_bytes() for path in files}
+    mined = {path: path.stat().st_mtime_ns for path in (finished / "peaks").iterdir()}
+    assert main([*said, f"folder={finished}"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path: path.stat().st_mtime_ns for path in mined} == mined
+
+
+def test_a_dead_unit_is_drawn_crossed_out(said: list[str], tmp_path: Path) -> None:
+    assert main([*replaced(said, ["layers=[conv1]", f"units=[{DEAD}]"]), f"folder={tmp_path}"]) == 0
+    first = Reconstructions.load(tmp_path / "conv1" / "epoch-001.reconstructions.safetensors")
+    last = Reconstructions.load(tmp_path / "conv1" / "epoch-005.reconstructions.safetensors")
+    assert len(first) == 1 and len(last) == 0 and (tmp_path / "fig4.png").stat().st_size > 10_000
+
+
+def test_cells_stand_in_their_columns_and_bars_join_the_same_image() -> None:
+    grey = np.full((TILE, TILE, 3), 0.25)
+    row = charts.EvolutionRow("unit 0", (grey, grey, None), (True, False), None)
+    shares = {"conv1": {1: 0.5, 2: 0.75}}
+    figure = charts.evolution_figure([charts.EvolutionBlock("conv1", "note", (row,))], EPOCHS, shares, "heading")
+    (page,) = (axes for axes in figure.axes if axes.get_label() == "page")
+    pixels = np.asarray(page.get_images()[0].get_array())
+    assert int((pixels == 0.25).all(axis=2).sum()) == 2 * TILE**2
+    assert int(np.isclose(pixels, charts.SAME).all(axis=2).sum()) == charts.GAP * (TILE // 3)
+    crossed = int(np.isin(pixels[..., 0], (0.55, 0.93)).sum())
+    assert crossed == 2 * TILE**2  # the silent epoch and the patch
+    (line,) = (line for axes in figure.axes for line in axes.get_lines())
+    assert line.get_label() == "conv1" and np.array_equal(line.get_ydata(), [0.5, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trained=/nowhere"], "there are no snapshots epoch-001.safetensors, ... in /nowhere/snapshots"),
+        (["epochs=[1,3]"], "epochs [3]: "),
+        (["epochs=[2]"], "one snapshot shows no change"),
+        (["layers=[conv9]"], "'conv9' is no layer of this network"),
+        (["units=[96]"], "unit 96: layer conv1 has units 0 to 95"),
+        (["rule=guidd"], "rule 'guidd' is unknown"),
+        (["model=krizhevsky64"], "epoch-001.safetensors do not fit"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_mined(
+    arguments: list[str], expected: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*replaced(said, arguments), f"folder={tmp_path / 'run'}"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and expected in lines[0]
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", "run.log"}
