@@ -1,0 +1,111 @@
+"""What an analysis looks at: some images of a source, and the class that each of them shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deconv.errors import BadInput, UnknownName, nearest
+from deconv.network import Network
+from deconv.sources import Source
+
+WEIGHTED = ("conv2d", "linear")
+
+
+def pick_images(source: Source, wanted: Sequence[str | int] | None, first: int) -> list[int]:
+    """Numbers of the images that `wanted` names by key or number; None takes the `first` of the source.
+
+    Raises UnknownName for a key that is not there, BadInput for a number that is not, for none or for one named twice.
+    """
+    names: Sequence[str | int] = list(range(min(first, len(source)))) if wanted is None else wanted
+    chosen = [_image_number(source, name) for name in names]
+    if not chosen:
+        raise BadInput("images=[]: expected keys or numbers of images, or null for the first of the source.")
+    if twice := [source.keys[number] for number in chosen if chosen.count(number) > 1]:
+        raise BadInput(f"images: {twice[0]} is named twice; name each image once.")
+    return chosen
+
+
+def _image_number(source: Source, name: str | int) -> int:
+    if isinstance(name, int):
+        if not 0 <= name < len(source):
+            raise BadInput(f"images: given {name}; the source {source.name} has images 0 to {len(source) - 1}.")
+        return name
+    if name not in source.keys:
+        raise UnknownName(
+            f"image {name!r} is not in the source {source.name}, which has {len(source)} images; expected one of their "
+            f"keys, as {source.keys[0]!r}, or a number{nearest(name, source.keys)}"
+        )
+    return source.keys.index(name)
+
+
+def class_layer(network: Network) -> str:
+    """The layer that holds the class scores: the network's output. Raises BadInput if that is none."""
+    name = network.layers[-1]
+    places, classes = network.map_size(name), network.channels(name)
+    read_again = bool(network.graph.consumers[network.node(name)])
+    if places != (1, 1) or classes < 2 or read_again:
+        found = f"its last layer, {name}, has {classes} maps of {places[0]} x {places[1]}"
+        raise BadInput(f"this network has no class outputs: {found}; expected two or more numbers for each image.")
+    return name
+
+
+def name_classes(network: Network, known: Sequence[str]) -> list[str]:
+    """A name for each class of the network: the `known` ones if there are as many, else "class 0" and so on."""
+    classes = network.channels(class_layer(network))
+    return list(known) if len(known) == classes else [f"class {number}" for number in range(classes)]
+
+
+def top_layer(network: Network, maps_only: bool = False) -> str:
+    """The layer that the class scores are computed from: the last with weights after it, by its alias if it has one.
+
+    maps_only: the last of those that has more than one place. Raises BadInput if there is none.
+    """
+    graph = network.graph
+    order = graph.ancestors([network.node(class_layer(network))])
+    head = max((position for position in order if graph.nodes[position].kind in WEIGHTED), default=0)
+    names = [name for name, position in graph.layers.items() if position in order and position < head]
+    names = [name for name in names if not maps_only or network.map_size(name) != (1, 1)]
+    if not names:
+        raise BadInput("this network has no such layer before its class scores; name one as layers=[...].")
+    return alias_of(network, names[-1])
+
+
+def alias_of(network: Network, layer: str) -> str:
+    """The network's own name for a layer, or its short one if it has such."""
+    return next((alias for alias, name in network.aliases.items() if name == layer), layer)
+
+
+def probabilities(network: Network, scores: Tensor) -> Tensor:
+    """(N, classes) float32 that sum to 1, of the class scores (N, classes, 1, 1) or (N, classes)."""
+    flat = scores.flatten(1).float().cpu()
+    given = network.graph.nodes[network.node(class_layer(network))].kind == "softmax"
+    return flat if given else torch.softmax(flat, dim=1)
+
+
+def number_labels(labels: Sequence[str | int] | None, images: int, names: Sequence[str]) -> list[int] | None:
+    """The class of each of `images` images, given by name or number; None stays None. `names`: of all classes.
+
+    Raises BadInput for another number of labels, a number that is no class or a name that several have; UnknownName.
+    """
+    if labels is None:
+        return None
+    if len(labels) != images:
+        raise BadInput(f"labels: given {len(labels)} for {images} images; expected one for each, or null.")
+    return [_class_number(label, names) for label in labels]
+
+
+def _class_number(label: str | int, names: Sequence[str]) -> int:
+    if isinstance(label, int):
+        if not 0 <= label < len(names):
+            raise BadInput(f"label {label}: this network has classes 0 to {len(names) - 1}.")
+        return label
+    meant = label.replace("_", " ").casefold()
+    found = [number for number, name in enumerate(names) if name.casefold() == meant]
+    if len(found) > 1:
+        raise BadInput(f"label {label!r} is the name of classes {' and '.join(map(str, found))}; give the number.")
+    if not found:
+        raise UnknownName(f"label {label!r} is none of this network's {len(names)} classes{nearest(label, names)}")
+    return found[0]

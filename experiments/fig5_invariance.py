@@ -1,0 +1,199 @@
+"""Figure 5: how far the features of a low and of a top layer move when the picture is moved, enlarged or turned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torch import Tensor
+
+from deconv import curves, invariance
+from deconv.errors import BadInput
+from deconv.figures import save_figure
+from deconv.models import class_names, load_network
+from deconv.network import Network
+from deconv.progress import track
+from deconv.reframing import Move, Reframing, reframing
+from deconv.runs import versions, write_json
+from deconv.sources import Source, open_source
+from deconv.subjects import (
+    alias_of,
+    class_layer,
+    name_classes,
+    number_labels,
+    pick_images,
+    probabilities,
+    top_layer,
+)
+
+AXES = {"translation": "pixels down", "scale": "times larger", "rotation": "degrees counter-clockwise"}
+TITLES = {"translation": "(a) vertical translation", "scale": "(b) scale", "rotation": "(c) rotation"}
+SAMPLES = 5
+"""Moves of each kind that are shown as pictures."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One photograph: its key, its true class, whether that was given, and how frames are cut from it."""
+
+    key: str
+    label: int
+    given: bool
+    cut: Reframing
+
+
+def run(config: DictConfig, folder: Path) -> Path:
+    """Move, run, compare and draw; returns the picture."""
+    network = load_network(**config.model, seed=config.seed)
+    images = open_source(**config.source)
+    layers = two_layers(network, config.layers)
+    names = name_classes(network, class_names(config.model.name))
+    amounts = {kind: invariance.amounts(kind, config[kind]) for kind in invariance.KINDS}
+    moves = [move for kind, values in amounts.items() for move in invariance.moves(kind, values)]
+    subjects = choose(network, images, names, config, moves)
+    look = network.needed_preprocessing()
+    still = look.normalize(torch.stack([subject.cut.frame(Move())[0] for subject in subjects]))
+    units = invariance.spread(network, still, layers)
+    rows, summary = [], {}
+    for kind, values in amounts.items():
+        row, numbers = measure(network, subjects, layers, units, kind, values, config.batch_size)
+        rows.append(row)
+        summary[kind] = numbers
+    most_filled = max(numbers["most_filled"] for numbers in summary.values())
+    picture = save_figure(draw(rows, subjects, names, most_filled, config.model.name), folder / "fig5.png")
+    about = {
+        "weights": network.weights_hash,
+        "source": {"name": images.name, "content": images.content_hash},
+        "preprocessing": look.as_dict(),
+        "fill": config.fill,
+        "versions": versions(),
+    }
+    said = [describe(*both, names) for both in zip(subjects, predict(network, still), strict=True)]
+    found = {"layers": layers, "between_images": units, "images": said, "moves": summary, "made_of": about}
+    write_json(folder / "summary.json", found)
+    return picture
+
+
+def describe(subject: Subject, probability: Tensor, names: Sequence[str]) -> dict[str, object]:
+    """What a photograph is, and what the network makes of it unmoved."""
+    label = {"class": subject.label, "name": names[subject.label], "given": subject.given}
+    return {
+        "key": subject.key,
+        "label": label,
+        "room": round(subject.cut.room, 4),
+        "probability": float(probability[subject.label]),
+    }
+
+
+def two_layers(network: Network, wanted: Sequence[str] | None) -> list[str]:
+    """The low and the top layer: the two asked for, or the first of the network and the last before its classes."""
+    layers = list(wanted) if wanted is not None else [alias_of(network, network.layers[0]), top_layer(network)]
+    if len(layers) != 2:
+        raise BadInput(f"layers: given {len(layers)}; expected two, as layers=[conv1,fire9]: a low one and a top one.")
+    for layer in layers:
+        network.node(layer)
+    return layers
+
+
+def choose(
+    network: Network, images: Source, names: Sequence[str], config: DictConfig, moves: Sequence[Move]
+) -> list[Subject]:
+    """The photographs, each with its label: the one given, or what the network finds most probable."""
+    chosen = pick_images(images, config.images, first=5)
+    given = number_labels(config.labels, len(chosen), names)
+    if len(chosen) < 2:
+        raise BadInput(
+            f"images: given {len(chosen)}; expected two or more: distances are told in those between images."
+        )
+    look = network.needed_preprocessing()
+    cuts = [reframing(images.image(number), look, moves, config.fill, config.room) for number in chosen]
+    frames = torch.stack([cut.frame(Move())[0] for cut in cuts])
+    labels = predict(network, look.normalize(frames)).argmax(dim=1).tolist() if given is None else given
+    about = zip(chosen, labels, cuts, strict=True)
+    return [Subject(images.keys[number], label, given is not None, cut) for number, label, cut in about]
+
+
+def predict(network: Network, pictures: Tensor) -> Tensor:
+    """(M, classes) probabilities of preprocessed pictures."""
+    scores = class_layer(network)
+    return probabilities(network, network.forward(pictures, [scores])[scores])
+
+
+def measure(
+    network: Network,
+    subjects: Sequence[Subject],
+    layers: Sequence[str],
+    units: Mapping[str, float],
+    kind: str,
+    amounts: Sequence[float],
+    batch_size: int,
+) -> tuple[curves.ChartRow, dict[str, Any]]:
+    """One kind of move, of all photographs: what is drawn, and the numbers."""
+    look = network.needed_preprocessing()
+    shown = np.linspace(0, len(amounts) - 1, min(SAMPLES, len(amounts))).round().astype(int).tolist()
+    samples, filled = [], []
+    lines: dict[str, list[np.ndarray]] = {name: [] for name in (*layers, "probability")}
+    for subject in track(subjects, kind, len(subjects)):
+        frames, outside = zip(*(subject.cut.frame(move) for move in invariance.moves(kind, amounts)), strict=True)
+        pictures = look.normalize(torch.stack([subject.cut.frame(Move())[0], *frames]))
+        response = invariance.respond(network, pictures[0], pictures[1:], layers, batch_size)
+        for layer in layers:
+            lines[layer].append(response.distance[layer].numpy() / units[layer])
+        lines["probability"].append(response.probability[:, subject.label].numpy())
+        samples.append(torch.stack([frames[number] for number in shown]))
+        filled.append(outside)
+    values = {name: np.stack(line).astype(np.float64) for name, line in lines.items()}
+    top = 1.05 * max(float(values[layer].max()) for layer in layers) or 1.0  # nothing moved
+    charts = [curves.Chart(f"distance in {layer}", values[layer], top) for layer in layers]
+    charts.append(curves.Chart("probability of the true class", values["probability"], 1.02))
+    said = [f"{amounts[number]:g}" for number in shown]
+    row = curves.ChartRow(TITLES[kind], amounts, AXES[kind], torch.stack(samples), said, charts)
+    return row, summarise(kind, amounts, layers, values, np.array(filled))
+
+
+def summarise(
+    kind: str, amounts: Sequence[float], layers: Sequence[str], values: Mapping[str, np.ndarray], filled: np.ndarray
+) -> dict[str, Any]:
+    """The lines, and the distance at the smallest move and over all of them, low against top."""
+    least = invariance.smallest(kind, amounts)
+    means = {"smallest_move": least, "all_moves": list(range(len(amounts)))}
+    told = {name: {layer: _mean(values[layer][:, some]) for layer in layers} for name, some in means.items()}
+    low, top = (told["smallest_move"][layer] for layer in layers)
+    return {
+        "amounts": list(amounts),
+        "distance": {layer: values[layer].round(6) for layer in layers},
+        "probability": values["probability"].round(6),
+        "filled_share": filled.round(6),
+        "most_filled": float(filled.max().round(6)),
+        "mean_distance": told,
+        "smallest_move_amounts": [amounts[number] for number in least],
+        "low_over_top_at_the_smallest_move": round(low / top, 4) if low is not None and top else None,
+        "mean_probability": _mean(values["probability"]),
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return round(float(values.mean()), 6) if values.size else None
+
+
+def draw(
+    rows: Sequence[curves.ChartRow], subjects: Sequence[Subject], names: Sequence[str], most_filled: float, model: str
+) -> Figure:
+    """The figure, with what is said above it; most_filled: the largest share of a frame outside its photograph."""
+    labels = [names[subject.label] + ("" if subject.given else " (as the network finds)") for subject in subjects]
+    stands = "its mirror image" if subjects[0].cut.fill == "reflect" else "the mean colour"
+    outside = f"Up to {100 * most_filled:.0f} % of a frame lies outside its photograph: there stands {stands}."
+    caption = (
+        f"Distances are Euclidean, from the unmoved picture, in units of the mean distance between the {len(subjects)} "
+        "unmoved pictures: at 1 a picture is as far from itself as from another. "
+        + (outside if most_filled else "No frame leaves its photograph.")
+    )
+    return curves.invariance_figure(
+        rows, labels, f"{model}: features of moved, enlarged and turned photographs", caption
+    )

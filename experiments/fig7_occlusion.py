@@ -1,0 +1,266 @@
+"""Figure 7: a grey square over every place of a few images: one map's activity, its projection, and the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save
+from torch import Tensor
+
+from deconv import maps, occlusion
+from deconv.errors import BadInput, UnknownName
+from deconv.figures import save_figure
+from deconv.mining import mine_into
+from deconv.models import class_names, load_network
+from deconv.network import Network
+from deconv.occlusion import Occlusion
+from deconv.projection import project
+from deconv.records import LayerPeaks, Reconstructions
+from deconv.rules import check_supported
+from deconv.runs import versions, write_json, write_whole
+from deconv.sources import Source, open_source
+from deconv.subjects import name_classes, number_labels, pick_images, top_layer
+
+OTHERS = 3
+"""Images beside the occluded one whose projections of the same map are shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What all images of a run share."""
+
+    network: Network
+    images: Source
+    layer: str
+    names: list[str]
+    colour: Tensor  # of the square, (3,) 0..255
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One image: as a photograph uint8 (3, H, W), and preprocessed; its label and unit, where they were given."""
+
+    number: int
+    key: str
+    frame: Tensor
+    picture: Tensor
+    label: int | None
+    unit: int | None
+
+
+def run(config: DictConfig, folder: Path) -> Path:
+    """Occlude, project, compare and draw; returns the picture."""
+    scene = set_scene(config)
+    subjects = choose(scene, config)
+    peaks = mine_into(
+        folder / "peaks.parquet", scene.network, scene.images, [scene.layer], 1 + OTHERS, batch_size=config.batch_size
+    )
+    rows, summary = [], []
+    for number, subject in enumerate(subjects):
+        seen = see(scene, subject, config)
+        others = project_others(scene, subject, seen.unit, peaks[scene.layer], config.rule)
+        own, controls = project_units(scene, subject, seen.unit, config)
+        save_maps(folder / f"{number}.maps.safetensors", seen, subject.label)
+        own.save(folder / f"{number}.reconstructions.safetensors")
+        rows.append(draw_row(scene, subject, seen, [*own.paste(), *others.paste()], config))
+        summary.append(summarise(scene, subject, seen, own, controls))
+    picture = save_figure(maps.occlusion_figure(rows, *heading(scene, config)), folder / "fig7.png")
+    write_json(folder / "summary.json", {"images": summary, "layer": scene.layer, "made_of": made_of(scene, config)})
+    return picture
+
+
+def set_scene(config: DictConfig) -> Scene:
+    """The network, the photographs, the layer and the square's colour; raises for what cannot be used."""
+    network = load_network(**config.model, seed=config.seed)
+    names = name_classes(network, class_names(config.model.name))
+    layers = list(config.layers) if config.layers is not None else [top_layer(network, maps_only=True)]
+    if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
+        raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9].")
+    check_supported((network.graph.nodes[p] for p in network.graph.ancestors([network.node(layers[0])])), config.rule)
+    look = network.needed_preprocessing()
+    colour = torch.tensor(look.mean) * 255 if config.colour is None else torch.tensor([float(c) for c in config.colour])
+    if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
+        raise BadInput(f"colour={list(config.colour)}: expected red, green and blue from 0 to 255, or null.")
+    return Scene(network, open_source(**config.source), layers[0], names, colour)
+
+
+def choose(scene: Scene, config: DictConfig) -> list[Subject]:
+    """The images to occlude, their labels and units, checked."""
+    look = scene.network.needed_preprocessing()
+    chosen = pick_images(scene.images, config.images, first=3)
+    given = number_labels(config.labels, len(chosen), scene.names)
+    labels: Sequence[int | None] = [None] * len(chosen) if given is None else given
+    units = check_units(scene, config.units, len(chosen))
+    subjects = []
+    for number, label, unit in zip(chosen, labels, units, strict=True):
+        photograph, key = scene.images.image(number), scene.images.keys[number]
+        if min(photograph.shape[:2]) < config.square:
+            size = " x ".join(map(str, photograph.shape[:2]))
+            raise BadInput(f"{key} has {size} pixels, fewer than square={config.square}; give a smaller square.")
+        frame = look.frame(photograph)
+        for side in frame.shape[1:]:
+            occlusion.places(side, config.square, config.stride)
+        subjects.append(Subject(number, key, frame, look.normalize(frame[None])[0], label, unit))
+    return subjects
+
+
+def check_units(scene: Scene, units: Sequence[int] | None, images: int) -> list[int | None]:
+    """The unit of each image; None where the strongest is taken."""
+    if units is None:
+        return [None] * images
+    if len(units) != images:
+        raise BadInput(f"units: given {len(units)} for {images} images; expected one for each, or null.")
+    for unit in units:
+        if unit >= scene.network.channels(scene.layer):
+            last = scene.network.channels(scene.layer) - 1
+            raise UnknownName(f"unit {unit}: layer {scene.layer} has units 0 to {last}.")
+    return list(units)
+
+
+def see(scene: Scene, subject: Subject, config: DictConfig) -> Occlusion:
+    """The square over every place of one image."""
+    look = scene.network.needed_preprocessing()
+    unit = subject.unit
+    if unit is None:
+        unit = occlusion.strongest_unit(scene.network, subject.picture, scene.layer)
+    colour = (scene.colour / 255 - torch.tensor(look.mean)) / torch.tensor(look.std)
+    return occlusion.occlude(
+        scene.network, subject.picture, scene.layer, unit, config.square, config.stride, colour, config.batch_size
+    )
+
+
+def project_others(scene: Scene, subject: Subject, unit: int, peaks: LayerPeaks, rule: str) -> Reconstructions:
+    """The same map's strongest peaks in other images, projected."""
+    image, channel, row, col = (column[peaks.of([unit])[0] != subject.number][:OTHERS] for column in peaks.of([unit]))
+    return project(scene.network, scene.images, scene.layer, image, channel, row, col, rule)
+
+
+def project_units(
+    scene: Scene, subject: Subject, unit: int, config: DictConfig
+) -> tuple[Reconstructions, Reconstructions]:
+    """The strongest peak of the unit in this image, and those of `controls` other units that fire here, projected."""
+    found = scene.network.forward(subject.picture[None], [scene.layer])[scene.layer][0].flatten(1).cpu()
+    strongest, place = found.max(dim=1)
+    firing = [other for other in (strongest > 0).nonzero()[:, 0].tolist() if other != unit]
+    shuffled = torch.randperm(len(firing), generator=torch.Generator().manual_seed(config.seed))
+    drawn = sorted(firing[number] for number in shuffled[: config.controls].tolist())
+    width = scene.network.map_size(scene.layer)[1]
+
+    def sent(units: list[int]) -> Reconstructions:
+        rows, cols = place[units] // width, place[units] % width
+        pictures = subject.picture[None]
+        return project(scene.network, pictures, scene.layer, [0] * len(units), units, rows, cols, config.rule)
+
+    return sent([unit]), sent(drawn)
+
+
+def save_maps(path: Path, seen: Occlusion, label: int | None) -> None:
+    """What the figure's maps show, as tensors."""
+    probability = seen.probability[..., true_class(seen, label)].contiguous()
+    tensors = {"rows": seen.rows, "cols": seen.cols, "activity": seen.activity, "probability": probability}
+    write_whole(path, save({**tensors, "label": seen.probability.argmax(dim=2)}))
+
+
+def true_class(seen: Occlusion, label: int | None) -> int:
+    """The class that was given, or the one most probable without a square."""
+    return int(seen.probability_before.argmax()) if label is None else label
+
+
+def draw_row(
+    scene: Scene, subject: Subject, seen: Occlusion, projections: Sequence[Tensor], config: DictConfig
+) -> maps.OcclusionRow:
+    """One image of the figure."""
+    label = true_class(seen, subject.label)
+    probability = seen.probability[..., label]
+    row, col = divmod(int(probability.argmin()), len(seen.cols))
+    name = scene.names[label] + ("" if subject.label is not None else " (as the network finds)")
+    return maps.OcclusionRow(
+        title=name,
+        frame=subject.frame,
+        sample=(int(seen.rows[row]), int(seen.cols[col])),
+        square=config.square,
+        colour=scene.colour,
+        rows=seen.rows,
+        cols=seen.cols,
+        activity=seen.activity,
+        activity_title=f"activity of {scene.layer}, map {seen.unit}",
+        projections=projections,
+        probability=probability,
+        probability_title=f"probability of {scene.names[label]}",
+        labels=seen.probability.argmax(dim=2),
+        names=scene.names,
+    )
+
+
+def summarise(
+    scene: Scene, subject: Subject, seen: Occlusion, own: Reconstructions, controls: Reconstructions
+) -> dict[str, object]:
+    """The numbers of one image."""
+    label = true_class(seen, subject.label)
+    probability = seen.probability[..., label]
+    numbers, counts = seen.probability.argmax(dim=2).unique(return_counts=True)
+    order = torch.argsort(counts, descending=True, stable=True)
+    shares = zip(numbers[order].tolist(), (counts[order] / counts.sum()).tolist(), strict=True)
+    return {
+        "key": subject.key,
+        "label": {"class": label, "name": scene.names[label], "given": subject.label is not None},
+        "unit": seen.unit,
+        "activity": {"without": seen.activity_before, **least(seen, seen.activity)},
+        "probability": {"without": float(seen.probability_before[label]), **least(seen, probability)},
+        "most_probable": [{"name": scene.names[number], "share_of_places": share} for number, share in shares],
+        "correlation_with_projection": agreement(seen, label, own, controls),
+    }
+
+
+def least(seen: Occlusion, values: Tensor) -> dict[str, object]:
+    """The least value of a map, and the middle of the square there, (row, column) in pixels of the frame."""
+    row, col = divmod(int(values.argmin()), values.shape[1])
+    half = (seen.square - 1) / 2
+    return {"least": float(values.min()), "square_at": [float(seen.rows[row]) + half, float(seen.cols[col]) + half]}
+
+
+def agreement(seen: Occlusion, label: int, own: Reconstructions, controls: Reconstructions) -> dict[str, object]:
+    """Correlation, over places, of what the square takes away with the projections' energy that it covers.
+
+    activity: of the map's fall with its own projection. controls: of the same fall with the projections of other units.
+    """
+    fall = seen.probability_before[label] - seen.probability[..., label]
+    energy = occlusion.energy_under(own.paste()[0], seen)
+    ours = occlusion.correlation(seen.drop, energy)
+    found = [occlusion.correlation(seen.drop, occlusion.energy_under(pixels, seen)) for pixels in controls.paste()]
+    others = torch.tensor([value for value in found if value is not None], dtype=torch.float64)
+    told: dict[str, object] = {"activity": ours, "probability": occlusion.correlation(fall, energy)}
+    if ours is None or len(others) < 2:
+        return told | {"controls": {"units": len(others)}}
+    spread = {"mean": others.mean(), "deviation": others.std(), "highest": others.max()}
+    return told | {"controls": {"units": len(others), "share_below": (others < ours).double().mean(), **spread}}
+
+
+def made_of(scene: Scene, config: DictConfig) -> dict[str, object]:
+    """What decides the numbers."""
+    return {
+        "weights": scene.network.weights_hash,
+        "source": {"name": scene.images.name, "content": scene.images.content_hash},
+        "preprocessing": scene.network.needed_preprocessing().as_dict(),
+        "square": config.square,
+        "stride": config.stride,
+        "colour": scene.colour,
+        "rule": config.rule,
+        "controls": config.controls,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def heading(scene: Scene, config: DictConfig) -> tuple[str, str]:
+    """What stands above the figure."""
+    caption = (
+        f"Each place of a map is the middle of the square ({config.square} pixels, every {config.stride}); (a) has it "
+        "where (d) is least. (b) the activations summed over the map. (c) zero at mid-grey, each on its own scale; "
+        f"framed: this image; the other {OTHERS} are those that fire the map most."
+    )
+    return f"{config.model.name}: a grey square over every place of an image", caption

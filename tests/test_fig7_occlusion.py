@@ -1,0 +1,107 @@
+"""Figure 7's experiment, run small: its numbers, its maps and pictures, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from deconv.cli import main
+from deconv.records import Reconstructions
+
+MODEL = {"model": "squeezenet", "model.weights": "random", "model.size": "[67,67]"}
+SMALL = {"square": "24", "stride": "14", "controls": "4"}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((96, 72)).save(folder / f"{number}.png")
+    return folder
+
+
+def run(photographs: Path, folder: Path, *arguments: str) -> int:
+    source = {"source": "folder", "source.root": str(photographs), "folder": str(folder)}
+    given = dict(argument.split("=", 1) for argument in arguments)
+    settings = {"experiment": "fig7_occlusion", **MODEL, **SMALL, **source, **given}
+    return main([f"{key}={value}" for key, value in settings.items()])
+
+
+@pytest.fixture(scope="module")
+def finished(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert run(photographs, folder, "images=[3.png,1]", "labels=[tench,5]") == 0
+    return folder
+
+
+def test_it_leaves_its_pictures_maps_and_numbers(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["layer"] == "fire9" and summary["made_of"]["square"] == 24
+    assert [image["key"] for image in summary["images"]] == ["3.png", "1.png"]
+    for number, image in enumerate(summary["images"]):
+        seen = load_file(finished / f"{number}.maps.safetensors")
+        assert seen["activity"].shape == seen["probability"].shape == seen["label"].shape == (4, 4)
+        assert float(seen["activity"].min()) == pytest.approx(image["activity"]["least"])
+        assert seen["rows"].tolist() == [0, 14, 28, 42]
+        row, col = divmod(int(seen["probability"].argmin()), 4)
+        assert image["probability"]["square_at"] == [14 * row + 11.5, 14 * col + 11.5]
+        assert sum(label["share_of_places"] for label in image["most_probable"]) == pytest.approx(1)
+        assert image["correlation_with_projection"]["controls"]["units"] == 4
+        own = Reconstructions.load(finished / f"{number}.reconstructions.safetensors")
+        assert own.channel.tolist() == [image["unit"]] and bool(own.pixels.any())
+    assert [image["label"] for image in summary["images"]][0] == {"class": 0, "name": "tench", "given": True}
+    assert (finished / "fig7.png").stat().st_size > 20_000 and (finished / "fig7.pdf").stat().st_size > 10_000
+
+
+def test_the_same_configuration_gives_the_same_bytes(photographs: Path, finished: Path, tmp_path: Path) -> None:
+    assert run(photographs, tmp_path / "again", "images=[3.png,1]", "labels=[tench,5]") == 0
+    names = {path.name for path in finished.iterdir()} - {"run.log"}
+    assert names == {path.name for path in (tmp_path / "again").iterdir()} - {"run.log"}
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_units_layers_and_colour_can_be_chosen(photographs: Path, tmp_path: Path) -> None:
+    chosen = ["images=[0]", "units=[7]", "layers=[fire2]", "colour=[255,0,0]", "rule=guided"]
+    assert run(photographs, tmp_path, *chosen) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    (image,) = summary["images"]
+    assert image["unit"] == 7 and summary["layer"] == "fire2" and not image["label"]["given"]
+    assert summary["made_of"]["colour"] == [255, 0, 0]
+    probability = load_file(tmp_path / "0.maps.safetensors")["probability"]
+    assert not torch.equal(probability, probability[0, 0].expand_as(probability))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["square=73"], "0.png has 72 x 96 pixels, fewer than square=73"),
+        (["square=70"], "square=70: the image has only 67 pixels a side"),
+        (["stride=0"], "stride=0: expected 1 or more"),
+        (["images=[5.png]"], "image '5.png' is not in the source folder"),
+        (["labels=[tench]"], "labels: given 1 for 3 images"),
+        (["labels=[tench,goldfish,tigre cat]"], "did you mean 'tiger cat'"),
+        (["units=[1,2]"], "units: given 2 for 3 images"),
+        (["units=[1,2,512]"], "unit 512: layer fire9 has units 0 to 511"),
+        (["layers=[flatten]"], "expected one layer of maps"),
+        (["layers=[fire2,fire3]"], "expected one layer of maps"),
+        (["colour=[1,2]"], "expected red, green and blue"),
+        (["colour=[0,0,256]"], "expected red, green and blue"),
+        (["rule=deconvnt"], "rule 'deconvnt' is unknown"),
+        (["model=zfnet64_trunk"], "no class outputs"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], expected: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = run(photographs, tmp_path, *arguments)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert status == 2 and len(said) == 1 and expected in said[0]
+    assert {path.name for path in tmp_path.iterdir()} <= {"run.log", "config.yaml"}

@@ -1,0 +1,86 @@
+"""deconv/subjects.py: which images, which classes, and what is said of a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from deconv import subjects
+from deconv.errors import BadInput, UnknownName
+from deconv.network import Network
+from tests import samples
+
+NAMES = ["tench", "crane", "car wheel", "crane"]
+
+
+def classifier(*last: nn.Module) -> Network:
+    trunk = [nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return Network(nn.Sequential(*trunk, nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 4), *last), (3, 20, 20), {"c2": "3"})
+
+
+def test_images_by_key_and_number(tmp_path: Path) -> None:
+    source = samples.photographs(tmp_path)
+    assert subjects.pick_images(source, ["3.png", 0], 2) == [3, 0]
+    assert subjects.pick_images(source, None, 3) == [0, 1, 2]
+    assert subjects.pick_images(source, None, 99) == [0, 1, 2, 3, 4]
+
+
+def test_images_that_are_not_there(tmp_path: Path) -> None:
+    source = samples.photographs(tmp_path)
+    with pytest.raises(UnknownName, match="image '33.png' is not in the source folder.*did you mean '3.png'"):
+        subjects.pick_images(source, ["33.png"], 2)
+    mistakes: list[tuple[list[str | int], str]]
+    mistakes = [([5], "images 0 to 4"), ([], "expected keys"), ([1, "1.png"], "named twice")]
+    for wanted, expected in mistakes:
+        with pytest.raises(BadInput, match=expected):
+            subjects.pick_images(source, wanted, 2)
+
+
+def test_labels_by_name_and_number() -> None:
+    assert subjects.number_labels(["Car_Wheel", 3, "tench"], 3, NAMES) == [2, 3, 0]
+    assert subjects.number_labels(None, 3, NAMES) is None
+
+
+def test_labels_that_the_network_does_not_have() -> None:
+    with pytest.raises(UnknownName, match="'car weel' is none of this network's 4 classes; did you mean 'car wheel'"):
+        subjects.number_labels(["car weel"], 1, NAMES)
+    mistakes: list[tuple[list[str | int], str]]
+    mistakes = [(["tench"], "given 1 for 2"), ([0, 4], "classes 0 to 3"), ([0, "crane"], "1 and 3")]
+    for labels, expected in mistakes:
+        with pytest.raises(BadInput, match=expected):
+            subjects.number_labels(labels, 2, NAMES)
+
+
+def test_the_layers_that_matter() -> None:
+    network = classifier()
+    assert subjects.class_layer(network) == "8"
+    assert subjects.top_layer(network) == "7"
+    assert subjects.top_layer(network, maps_only=True) == "c2"
+    assert subjects.name_classes(network, NAMES) == NAMES
+    assert subjects.name_classes(network, ["a"]) == ["class 0", "class 1", "class 2", "class 3"]
+
+
+def test_a_network_of_maps_has_no_classes() -> None:
+    with pytest.raises(BadInput, match="no class outputs: its last layer, 3, has 5 maps of 10 x 10"):
+        subjects.class_layer(samples.network())
+
+
+def test_a_classifier_of_one_layer_has_no_layer_before_it() -> None:
+    network = Network(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 2)), (3, 4, 4))
+    with pytest.raises(BadInput, match="no such layer before its class scores"):
+        subjects.top_layer(network)
+
+
+def test_probabilities_are_those_of_a_softmax_taken_once() -> None:
+    torch.manual_seed(0)
+    network = classifier()
+    ends_in_softmax = Network(nn.Sequential(network._module, nn.Softmax(1)), (3, 20, 20))
+    images = torch.randn(2, 3, 20, 20)
+    found = []
+    for one in (network, ends_in_softmax):
+        layer = subjects.class_layer(one)
+        found.append(subjects.probabilities(one, one.forward(images, [layer])[layer]))
+    assert torch.allclose(found[0], found[1]) and torch.allclose(found[0].sum(1), torch.ones(2))
