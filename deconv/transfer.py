@@ -1,0 +1,55 @@
+"""A trained network put to other classes: a new last layer, and how right it is on them (paper, section 5.2)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from torch import nn
+
+from deconv.errors import BadInput
+from deconv.training_data import Labelled
+
+AT_ONCE = 100
+
+
+def with_new_head(model: nn.Module, classes: int, seed: int = 0) -> nn.Module:
+    """A copy of a classifier whose last linear or convolutional layer gives `classes` outputs and starts at random.
+
+    The last is the last that the module registers, which in torchvision's classifiers is the one that gives the
+    scores. `seed` decides the new weights, by torch's default for the layer; torch's own generator is left alone.
+    Raises BadInput for a module without such a layer, and for fewer than two classes.
+    """
+    if classes < 2:
+        raise BadInput(f"classes={classes}: expected two or more to tell apart.")
+    copied = copy.deepcopy(model)
+    weighted = [name for name, module in copied.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    if not weighted:
+        raise BadInput("this model has no linear or convolutional layer to replace; expected a classifier.")
+    parent, _, name = weighted[-1].rpartition(".")
+    if not name:
+        raise BadInput("this model is a single layer; expected a classifier with features before its last layer.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        setattr(copied.get_submodule(parent), name, _resized(copied.get_submodule(weighted[-1]), classes))
+    return copied
+
+
+def _resized(layer: nn.Module, outputs: int) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, outputs, layer.bias is not None)
+    assert isinstance(layer, nn.Conv2d)
+    geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    return nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, bias=layer.bias is not None, **geometry)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def class_accuracy(model: nn.Module, data: Labelled) -> float:
+    """The mean over the classes of the share of their images that the model names right; leaves it in eval mode."""
+    model.eval()
+    named = [
+        model(data.preprocessing.normalize(images.permute(0, 3, 1, 2))).argmax(dim=1)
+        for images in data.images.split(AT_ONCE)
+    ]
+    return float(balanced_accuracy_score(data.labels.numpy(), torch.cat(named).numpy()))
