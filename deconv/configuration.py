@@ -84,6 +84,11 @@ def _expand(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]
     said: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
+        if key in said:
+            raise BadInput(
+                f"{key} is given twice, the second time as {override.input_line}: give it once, and quote braces, "
+                "which a shell takes apart"
+            )
         if not override.is_sweep_override():
             said[key] = [str(override.input_line)]
         elif not sweep:
@@ -157,6 +162,8 @@ def _check_kind(key: str, before: Any, after: Any) -> None:
         raise BadInput(f"{key} is not given: add {key}=...")
     if before is None or before == MISSING or (isinstance(before, str) and "${" in before):
         return
+    if key == "rule" and isinstance(before, dict) and isinstance(after, str):
+        return  # a rule's name stands for its options
     kinds, wanted = EXPECTED[type(before)]
     unset = (
         after is None and "." in key

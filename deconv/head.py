@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deconv.graph import Graph
 from deconv.operations import Rectifier
-from deconv.rules import Memory, way_back
+from deconv.rules import Memory, Rule, way_back, without_bias
 from deconv.spatial import Convolution
 
 
@@ -35,7 +35,7 @@ class Head:
         assert isinstance(operation, Convolution)
         return operation
 
-    def up(self, read: Tensor, channel: Tensor, rule: str) -> tuple[Tensor, list[Memory]]:
+    def up(self, read: Tensor, channel: Tensor, rule: Rule) -> tuple[Tensor, list[Memory]]:
         """Activations (N,) of unit channel[n] from what it reads, (N, C, h, w), and the rectifiers' memories."""
         convolution = self.convolution
         dy, dx = convolution.dilation
@@ -48,11 +48,14 @@ class Head:
             memories.append(memory)
         return value, memories
 
-    def down(self, seed: Tensor, channel: Tensor, memories: list[Memory], rule: str, size: tuple[int, int]) -> Tensor:
+    def down(self, seed: Tensor, channel: Tensor, memories: list[Memory], rule: Rule, size: tuple[int, int]) -> Tensor:
         """Seeds (N,) as signals (N, C, h, w) at what the convolution reads."""
         for position, memory in zip(reversed(self.rectifiers), reversed(memories), strict=True):
             node = self.graph.nodes[position]
             (seed,) = way_back(node, rule).down(node.operation, seed, memory, [seed.shape])
+        bias = self.convolution.bias
+        if rule.bias == "subtract" and bias is not None:
+            seed = without_bias(seed, bias[channel])
         filters = seed.view(-1, 1, 1, 1) * self.convolution.weight[channel]
         if size == tuple(filters.shape[2:]):
             return filters

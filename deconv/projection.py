@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +15,10 @@ from deconv.network import Network
 from deconv.progress import track
 from deconv.receptive_field import cone
 from deconv.records import LayerPeaks, Reconstructions
+from deconv.rules import Rule, as_rule
 from deconv.runs import versions
 from deconv.sources import Source, whole_batches
-from deconv.ways import choose, chunk_size, send_down
+from deconv.ways import Places, choose, chunk_size, send_down
 
 SCORE_TOLERANCE = 1e-3
 IMAGES_AT_ONCE = 16
@@ -32,23 +35,29 @@ def project(
     channel: Indices,
     row: Indices,
     col: Indices,
-    rule: str = "deconvnet",
+    rule: str | Rule | Mapping[str, Any] = "deconvnet",
     score: Tensor | None = None,
     way: str = "auto",
+    switches_of: Indices | None = None,
 ) -> Reconstructions:
     """Send the activation of each peak, unit channel[n] of `layer` at (row[n], col[n]) on images[image[n]], to pixels.
 
     images: a Source, or preprocessed images (M, 3, H, W).  image, channel, row, col: (N,) int64.
+    rule: "deconvnet", "guided", "gradient", or a Rule or its options (`deconv.rule_options`).
     score: (N,) what the activations were when mined, if known; checked.
     way: "window", "shared", "whole" (see `deconv.ways`) force one of the equal ways; "auto" takes the cheapest.
+    switches_of: (N,) images whose switches serve in place of the peak's own, for a rule with switches "other".
     Returns Reconstructions: pixels (N, 3, h, w) float32 of the receptive field, zero outside the image; the seed is the
     activation's own value.
 
-    Raises UnknownName (layer, rule, way), BadInput (indices outside their range), UnsupportedOperation (the rule cannot
-    pass an operation), RecordMismatch (the recomputed activation differs from `score` by more than 1e-3 relative).
+    Raises UnknownName (layer, rule, way), BadInput (indices outside their range; switches_of missing or in vain),
+    UnsupportedOperation (the rule cannot pass an operation), RecordMismatch (the recomputed activation differs from
+    `score` by more than 1e-3 relative).
     Source: Zeiler and Fergus 2013, section 2.1.
     """
+    rule = as_rule(rule)
     peaks = _columns((image, channel, row, col), len(images))
+    lenders = _lenders(switches_of, rule, peaks, len(images))
     size = _frame_size(network, images, peaks)
     graph, target = network.graph_at(size), network.node(layer, size)
     _check_ranges(graph.nodes[target].shape, peaks)
@@ -59,16 +68,18 @@ def project(
     pixels = torch.zeros((len(peaks), network.input_shape[0], *field.size))
     scores = torch.zeros(len(peaks))
     for some, loaded in _chunks(network, images, peaks, chunk_size(graph, cone_of_layer, chosen), chosen):
-        local = torch.cat([loaded.which[:, None], peaks[some, 1:]], dim=1)
+        if lenders is not None:
+            loaded = loaded.with_lenders(network, images, lenders[some])
         with torch.no_grad():
-            parts = send_down(chosen, graph, cone_of_layer, loaded.images, local, rule, box[some], field.size)
+            parts = send_down(chosen, graph, cone_of_layer, loaded.places(peaks[some], box[some], field.size), rule)
         scores[some] = parts[0].float().cpu()
         pixels.index_copy_(0, some, parts[1].float().cpu())
     if score is not None:
         _check_scores(scores, torch.as_tensor(score).float().cpu(), layer)
-    about = {"weights": network.weights_hash, "layer": layer, "rule": rule, "versions": versions()}
+    about = {"weights": network.weights_hash, "layer": layer, "rule": rule.name, "rule_options": rule.options()}
+    about["versions"] = versions()
     which, channels, rows, cols = peaks.unbind(1)
-    return Reconstructions(layer, rule, pixels, scores, box, which, channels, rows, cols, size, about)
+    return Reconstructions(layer, rule.name, pixels, scores, box, which, channels, rows, cols, size, about)
 
 
 def project_peaks(
@@ -77,18 +88,32 @@ def project_peaks(
     layer: str,
     peaks: LayerPeaks,
     units: Sequence[int],
-    rule: str = "deconvnet",
+    rule: str | Rule | Mapping[str, Any] = "deconvnet",
 ) -> Reconstructions:
     """`project` for all mined peaks of some units of a layer, unit by unit, strongest first, scores checked."""
     chosen = list(units)
     return project(network, images, layer, *peaks.of(chosen), rule=rule, score=peaks.scores_of(chosen))
 
 
+@dataclass(frozen=True, eq=False)
 class _Loaded:
-    """Preprocessed images (m, 3, H, W), and for each peak of a chunk which of them is its own."""
+    """Preprocessed images (m, 3, H, W), and for each peak of a chunk which of them is its own, and its lender."""
 
-    def __init__(self, images: Tensor, which: Tensor):
-        self.images, self.which = images, which
+    images: Tensor
+    which: Tensor
+    lenders: Tensor | None = None
+
+    def with_lenders(self, network: Network, images: Source | Tensor, lenders: Tensor) -> _Loaded:
+        """The same with images that lend their switches."""
+        used, which = lenders.unique(return_inverse=True)
+        lent = torch.cat([part for _, part in _load(network, images, used)])
+        return _Loaded(torch.cat([self.images, lent]), self.which, which + len(self.images))
+
+    def places(self, peaks: Tensor, box: Tensor, size: tuple[int, int]) -> Places:
+        """Peaks (n, 4) of this chunk, where the images are."""
+        local = torch.cat([self.which[:, None], peaks[:, 1:]], dim=1)
+        lenders = None if self.lenders is None else self.lenders.to(self.images.device)
+        return Places(self.images, local.to(self.images.device), lenders, box[:, :2].to(self.images.device), size)
 
 
 def _chunks(
@@ -135,6 +160,16 @@ def _columns(given: Sequence[Indices], images: int) -> Tensor:
     peaks = torch.stack(columns, dim=1)
     _check_range("image", peaks[:, 0], images)
     return peaks
+
+
+def _lenders(given: Indices | None, rule: Rule, peaks: Tensor, images: int) -> Tensor | None:
+    """(N,) images that lend their switches, within their range; None where the rule has switches of its own."""
+    if (given is not None) != (rule.switches == "other"):
+        raise BadInput(
+            f"switches_of: given {'none' if given is None else 'images'} with a rule of switches {rule.switches!r}; "
+            "expected one image for each peak with switches 'other', and none with others."
+        )
+    return None if given is None else _columns((given, *peaks.T[1:]), images)[:, 0]
 
 
 def _check_ranges(shape: tuple[int, ...], peaks: Tensor) -> None:

@@ -1,11 +1,11 @@
-"""How each operation is sent backwards, by rule: one table, operation x rule.
+"""How each operation is sent backwards, by rule: one table, operation x choice (`rule_options`).
 
 - `deconvnet`: Zeiler and Fergus 2013, section 2.1: unpool by switches, rectify the signal, filter with transposed
   weights.
 - `guided`: Springenberg et al. 2014 (arXiv 1412.6806): rectify the signal, let it pass only where the forward ReLU did.
 - `gradient`: the derivative (Simonyan et al. 2013, arXiv 1312.6034).
 
-The rules differ at rectifiers and at local response normalisation (which deconvnet leaves out on the way down); all
+The three differ at rectifiers and at local response normalisation (which deconvnet leaves out on the way down); all
 else is linear, or a choice of the maximum, and goes back by its transpose. The table does not know whether it works on
 whole maps or on windows cut out of them.
 """
@@ -13,7 +13,7 @@ whole maps or on windows cut out of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deconv import operations as ops
-from deconv.errors import UnknownName, UnsupportedOperation
+from deconv.errors import UnsupportedOperation
 from deconv.graph import Node
+from deconv.rule_options import RULES, Rule, as_rule
 from deconv.spatial import AveragePool, Convolution, MaxPool, Pad
 
-RULES = ("deconvnet", "guided", "gradient")
+__all__ = ["RULES", "Memory", "Rule", "Way", "as_rule", "check_supported", "way_back"]
 Memory = tuple[Tensor, ...]
 Shapes = list[torch.Size]
 
@@ -44,25 +45,33 @@ class Way:
     up_in_place: Callable[..., tuple[Tensor, Memory]] | None = None
 
 
-def way_back(node: Node, rule: str) -> Way:
+def way_back(node: Node, rule: str | Rule) -> Way:
     """The table's cell for a node. Raises UnsupportedOperation where there is none, UnknownName for an unknown rule."""
-    if rule not in RULES:
-        raise UnknownName(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}.")
-    operation = node.operation
-    if isinstance(operation, ops.Call):
-        row = LINEAR_CALL if operation.linear else OTHER_CALL
-    else:
-        row = TABLE[type(operation)]
-    if rule not in row:
+    rule, operation = as_rule(rule), node.operation
+    if isinstance(operation, ops.Call) and not operation.linear:
+        _check_derivative(node, rule)
+        return DERIVED
+    way = LINEAR_CALL if isinstance(operation, ops.Call) else TABLE[type(operation)]
+    if not isinstance(way, Way):
+        option, ways = way
+        way = ways[getattr(rule, option)]
+    left_out = isinstance(operation, ops.ChannelScale) and rule.batch_norm == "identity"
+    return _without_bias(way) if rule.bias == "subtract" and not left_out else way
+
+
+def _check_derivative(node: Node, rule: Rule) -> None:
+    """Only a rule that takes a rectifier's derivative has a counterpart for what is neither linear nor a ReLU."""
+    if rule.relu != "forward":
+        able = [name for name, known in RULES.items() if known.relu == "forward"]
         raise UnsupportedOperation(
-            f"{rule!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}: "
-            f"it is neither linear nor a ReLU. Rules that can serve: {', '.join(row)}; or choose a layer before it."
+            f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}: "
+            f"it is neither linear nor a ReLU. Rules that can serve: {', '.join(able)}; or choose a layer before it."
         )
-    return row[rule]
 
 
-def check_supported(nodes: Iterable[Node], rule: str) -> None:
+def check_supported(nodes: Iterable[Node], rule: str | Rule) -> None:
     """Raise UnsupportedOperation, naming the first operation that `rule` cannot send back."""
+    rule = as_rule(rule)
     for node in nodes:
         if not isinstance(node.operation, ops.Input):
             way_back(node, rule)
@@ -155,26 +164,51 @@ def _derived(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> 
     return tuple(part.clone() for part in derived)  # autograd may give one tensor for two inputs
 
 
-def _every_rule(way: Way) -> dict[str, Way]:
-    return dict.fromkeys(RULES, way)
+def offset(operation: Any, shapes: Shapes, like: Tensor) -> Tensor | None:
+    """What an affine operation adds, shaped to be added to its output; None if it adds nothing."""
+    if isinstance(operation, ops.ChannelScale):
+        return operation.shift.view((1, -1) + (1,) * (like.dim() - 2))
+    if isinstance(operation, Convolution):
+        return None if operation.bias is None else operation.bias.view(1, -1, 1, 1)
+    if isinstance(operation, ops.Call):
+        added: Tensor = operation.forward(*(like.new_zeros(shape) for shape in shapes))
+        return added
+    return None
+
+
+def without_bias(signal: Tensor, bias: Tensor | None) -> Tensor:
+    """The signal less the bias where it is not zero: what was not kept stays out."""
+    return signal if bias is None else torch.where(signal != 0, signal - bias, signal)
+
+
+def _without_bias(way: Way) -> Way:
+    def down(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
+        return way.down(operation, without_bias(signal, offset(operation, shapes, signal)), memory, shapes)
+
+    return replace(way, down=down)
 
 
 DERIVED = Way(_forward_keeping_inputs, _derived)
-TABLE: dict[type, dict[str, Way]] = {
-    ops.Rectifier: {
-        "deconvnet": Way(_forward, _rectified, _rectify_in_place),
-        "guided": Way(_rectify_keeping_mask, _masked_rectified, _rectify_in_place_keeping_mask),
-        "gradient": Way(_rectify_keeping_mask, _masked, _rectify_in_place_keeping_mask),
-    },
-    MaxPool: _every_rule(Way(_pool_keeping_switches, _unpooled)),
-    Convolution: _every_rule(Way(_forward, _transposed_filters)),
-    ops.ChannelScale: _every_rule(Way(_forward, _scaled)),
-    AveragePool: _every_rule(Way(_forward, _derived)),
-    Pad: _every_rule(Way(_forward, _cropped)),
-    ops.Concatenate: _every_rule(Way(_forward, _split)),
-    ops.Add: _every_rule(Way(_forward, _copied)),
-    ops.Reshape: _every_rule(Way(_forward, _reshaped)),
-    ops.LocalResponseNorm: {"deconvnet": Way(_forward, _unchanged), "guided": DERIVED, "gradient": DERIVED},
+LINEAR_CALL = Way(_forward, _derived)
+RECORDED = Way(_pool_keeping_switches, _unpooled)
+CHOSEN = Way(_forward, _unpooled)  # `walk` remembers the switches
+TABLE: dict[type, Way | tuple[str, dict[str, Way]]] = {
+    ops.Rectifier: (
+        "relu",
+        {
+            "backward": Way(_forward, _rectified, _rectify_in_place),
+            "both": Way(_rectify_keeping_mask, _masked_rectified, _rectify_in_place_keeping_mask),
+            "forward": Way(_rectify_keeping_mask, _masked, _rectify_in_place_keeping_mask),
+            "none": Way(_forward, _unchanged, _rectify_in_place),
+        },
+    ),
+    MaxPool: ("switches", {"recorded": RECORDED, "other": RECORDED, "random": CHOSEN, "centre": CHOSEN}),
+    ops.ChannelScale: ("batch_norm", {"scale": Way(_forward, _scaled), "identity": Way(_forward, _unchanged)}),
+    ops.LocalResponseNorm: ("lrn", {"identity": Way(_forward, _unchanged), "derivative": DERIVED}),
+    Convolution: Way(_forward, _transposed_filters),
+    AveragePool: Way(_forward, _derived),
+    Pad: Way(_forward, _cropped),
+    ops.Concatenate: Way(_forward, _split),
+    ops.Add: Way(_forward, _copied),
+    ops.Reshape: Way(_forward, _reshaped),
 }
-LINEAR_CALL = _every_rule(Way(_forward, _derived))
-OTHER_CALL = {"gradient": DERIVED}

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from deconv.graph import Graph
 from deconv.operations import Input
-from deconv.rules import Memory, way_back
+from deconv.rules import Memory, Rule, as_rule, way_back
+from deconv.spatial import MaxPool
+from deconv.unpooling import CHOSEN, chosen_switches
 from deconv.windows import WholeMaps, Windows
 
 
@@ -20,10 +22,16 @@ class Record:
     memory: dict[int, Memory] = field(default_factory=dict)
     shapes: dict[int, list[torch.Size]] = field(default_factory=dict)
 
+    def borrow_switches(self, graph: Graph, other: Record) -> None:
+        """Take the switches of another record of the same graph, whose maps have the same shapes."""
+        for position in self.memory:
+            if isinstance(graph.nodes[position].operation, MaxPool):
+                self.memory[position] = other.memory[position]
 
-def up(graph: Graph, target: int, images: Tensor, rule: str, maps: WholeMaps | Windows) -> tuple[Tensor, Record]:
+
+def up(graph: Graph, target: int, images: Tensor, rule: str | Rule, maps: WholeMaps | Windows) -> tuple[Tensor, Record]:
     """The target's value for images (or windows of them), and the record for `down`."""
-    record = Record()
+    record, rule = Record(), as_rule(rule)
     order = graph.ancestors([target])
     last_reader = {source: position for position in order for source in graph.nodes[position].inputs}
     values = {0: images}
@@ -36,6 +44,9 @@ def up(graph: Graph, target: int, images: Tensor, rule: str, maps: WholeMaps | W
         way = way_back(node, rule)
         step = way.up_in_place if way.up_in_place and position in graph.overwriting else way.up
         values[position], record.memory[position] = step(operation, *inputs)
+        if isinstance(operation, MaxPool) and rule.switches in CHOSEN:
+            chosen = chosen_switches(graph, position, len(images), rule.switches, rule.seed, maps)
+            record.memory[position] = (chosen.to(images.device),)
         record.shapes[position] = [value.shape for value in inputs]
         for source in set(node.inputs):
             if last_reader[source] == position:
@@ -43,8 +54,11 @@ def up(graph: Graph, target: int, images: Tensor, rule: str, maps: WholeMaps | W
     return values[target], record
 
 
-def down(graph: Graph, target: int, signal: Tensor, record: Record, rule: str, maps: WholeMaps | Windows) -> Tensor:
+def down(
+    graph: Graph, target: int, signal: Tensor, record: Record, rule: str | Rule, maps: WholeMaps | Windows
+) -> Tensor:
     """`signal`, shaped as the target, sent back to the pixels."""
+    rule = as_rule(rule)
     signals = {target: signal}
     for position in reversed(graph.ancestors([target])):
         node = graph.nodes[position]

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -18,6 +19,7 @@ from deconv.head import find_head
 from deconv.network import as_map
 from deconv.operations import Operation
 from deconv.receptive_field import Cone
+from deconv.rules import Rule
 from deconv.spatial import Convolution, MaxPool
 from deconv.walk import Record, down, up
 from deconv.windows import WholeMaps, Windows, cut
@@ -71,20 +73,34 @@ def chunk_size(graph: Graph, field: Cone, way: str) -> int:
     return max(1, CHUNK_FLOATS // max(floats(position) for position in field.order))
 
 
-def send_down(
-    way: str, graph: Graph, field: Cone, images: Tensor, peaks: Tensor, rule: str, box: Tensor, size: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """(scores (N,), pixels (N, 3, h, w)) of peaks (N, 4) = image, channel, row, col; boxes (N, 4) of one size."""
-    peaks, starts = peaks.to(images.device), box[:, :2].to(images.device)
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Peaks (N, 4) = image, channel, row, col, of some images, and whose switches they take.
+
+    images: (M, 3, H, W).  lenders: (N,) images whose switches serve, None for the peaks' own.
+    starts: (N, 2) first row and column of each receptive field; size: its (h, w).
+    """
+
+    images: Tensor
+    peaks: Tensor
+    lenders: Tensor | None
+    starts: Tensor
+    size: tuple[int, int]
+
+
+def send_down(way: str, graph: Graph, field: Cone, places: Places, rule: Rule) -> tuple[Tensor, Tensor]:
+    """(scores (N,), pixels (N, 3, h, w)) of peaks."""
     if way == "whole":
-        return _whole(graph, field.target, images, peaks, rule, starts, (size[0], size[1]))
-    maps = Windows(graph, field, peaks[:, 2:])
+        return _whole(graph, field.target, places, rule)
+    image, channel, row, col = places.peaks.unbind(1)
+    maps = Windows(graph, field, torch.stack([row, col], dim=1))
     head = find_head(graph, field.target)
     top = head.base if head else field.target
-    value, record = _up_in_windows(way, graph, top, images, peaks[:, 0], rule, maps)
-    channel = peaks[:, 1]
+    value, record = _up_in_windows(way, graph, top, places.images, image, rule, maps)
+    if places.lenders is not None:
+        record.borrow_switches(graph, _up_in_windows(way, graph, top, places.images, places.lenders, rule, maps)[1])
     if head is None:
-        each = torch.arange(len(peaks), device=images.device)
+        each = torch.arange(len(channel), device=channel.device)
         score = value[each, channel, 0, 0]
         seed = value.new_zeros(value.shape)
         seed[each, channel, 0, 0] = score
@@ -96,7 +112,7 @@ def send_down(
 
 
 def _up_in_windows(
-    way: str, graph: Graph, top: int, images: Tensor, image: Tensor, rule: str, maps: Windows
+    way: str, graph: Graph, top: int, images: Tensor, image: Tensor, rule: Rule, maps: Windows
 ) -> tuple[Tensor, Record]:
     """Windows of node `top` for each peak, and the record of the way there."""
     if way == "window":
@@ -108,20 +124,26 @@ def _up_in_windows(
     return cut(value, which, maps.start(span), span.size), _cut_record(graph, record, which, maps)
 
 
-def _whole(
-    graph: Graph, target: int, images: Tensor, peaks: Tensor, rule: str, starts: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    image, channel, row, col = peaks.unbind(1)
-    each = torch.arange(len(peaks), device=images.device)
-    used, which = image.unique(return_inverse=True)
-    value, record = up(graph, target, images[used], rule, WholeMaps())
+def _whole(graph: Graph, target: int, places: Places, rule: Rule) -> tuple[Tensor, Tensor]:
+    image, channel, row, col = places.peaks.unbind(1)
+    each = torch.arange(len(image), device=image.device)
+    value, record = _up_whole(graph, target, places.images, image, rule)
+    if places.lenders is not None:
+        record.borrow_switches(graph, _up_whole(graph, target, places.images, places.lenders, rule)[1])
     value = as_map(value)
-    score = value[which, channel, row, col]
-    seed = value.new_zeros((len(peaks), *value.shape[1:]))
+    score = value[each, channel, row, col]
+    seed = value.new_zeros(value.shape)
     seed[each, channel, row, col] = score
     seed = seed.reshape(-1, *graph.nodes[target].shape)
-    pixels = down(graph, target, seed, _record_of_peaks(record, which), rule, WholeMaps())
-    return score, cut(pixels, each, starts, size)
+    pixels = down(graph, target, seed, record, rule, WholeMaps())
+    return score, cut(pixels, each, places.starts, places.size)
+
+
+def _up_whole(graph: Graph, target: int, images: Tensor, image: Tensor, rule: Rule) -> tuple[Tensor, Record]:
+    """The target's maps for each peak, and the record of the way there; each image goes up once."""
+    used, which = image.unique(return_inverse=True)
+    value, record = up(graph, target, images[used], rule, WholeMaps())
+    return value[which], _record_of_peaks(record, which)
 
 
 def _record_of_peaks(record: Record, which: Tensor) -> Record:

@@ -32,6 +32,7 @@ resize: null
 aliases: {conv1: features.1}
 """,
     "configs/model/torchvision.yaml": "# Any network of torchvision.\nname: ???\nweights: random\n",
+    "configs/engine/local.yaml": "# One process.\nname: local\n",
     "configs/source/bundled.yaml": "# Photographs that come along.\nname: bundled\n",
     "configs/source/folder.yaml": "# A tree of pictures.\nname: folder\nroot: ???\n",
     "configs/experiment/echo.yaml": "# @package _global_\n# Says what it was given.\nk: 4\nhow: write\nscale: 1.0\n",
@@ -222,6 +223,7 @@ def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFix
         (["-m", "k=range(1,1)"], ["nothing to run"]),
         (["--multi"], ["unknown flag '--multi'", "did you mean '--multirun'"]),
         (["how=mismatch", "folder=a,b"], ["several values"]),
+        (["k=3", "how=write", "k=4"], ["k is given twice", "k=4"]),
     ],
     ids=" ".join,
 )

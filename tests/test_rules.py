@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from deconv import operations as ops
 from deconv import rules
-from deconv.errors import UnknownName, UnsupportedOperation
+from deconv.errors import BadInput, UnknownName, UnsupportedOperation
 from deconv.graph import Node
+from deconv.network import Network
 from deconv.spatial import AveragePool, Convolution, MaxPool, Pad, Window
+from deconv.unpooling import chosen_switches
+from deconv.windows import WholeMaps
+from tests.oracle import relative_error
+from tests.peaks import project_at, random_places
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn((2, 4, 7, 8), generator=GENERATOR, dtype=torch.float64)
@@ -27,7 +34,9 @@ def node(operation: Any, kind: str = "some", path: str = "features.3") -> Node:
     return Node(path, path, kind, operation, (0,), (), True)
 
 
-def there_and_back(operation: Any, rule: str, *inputs: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+def there_and_back(
+    operation: Any, rule: str | rules.Rule, *inputs: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """(output, a signal shaped like it, what comes back of the signal)."""
     way = rules.way_back(node(operation), rule)
     output, memory = way.up(operation, *(x.clone() for x in inputs))
@@ -154,3 +163,137 @@ def test_support_is_checked_before_anything_is_computed() -> None:
 def test_an_unknown_rule_is_named() -> None:
     with pytest.raises(UnknownName, match="'lrp' is unknown; expected one of deconvnet, guided, gradient"):
         rules.way_back(SIGMOID, "lrp")
+
+
+VARIANTS = [
+    {"switches": "centre"},
+    {"switches": "random", "relu": "none"},
+    {"relu": "both", "bias": "subtract"},
+    {"relu": "none", "bias": "subtract", "batch_norm": "identity", "lrn": "derivative"},
+    {"relu": "forward", "switches": "random", "seed": 4, "lrn": "identity"},
+]
+
+
+def trunk() -> nn.Sequential:
+    torch.manual_seed(8)
+    first = [
+        nn.Conv2d(2, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.LocalResponseNorm(3),
+        nn.MaxPool2d(3, 2, 1),
+    ]
+    made = nn.Sequential(*first, nn.Conv2d(6, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d((2, 3), 2, ceil_mode=True))
+    made.extend([nn.Conv2d(8, 5, 3), nn.ReLU()])
+    norm = made[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+        assert values is not None
+        values.uniform_(0.5, 2)
+    return made.double().eval()
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_the_ways_agree_on_every_variant(options: dict[str, Any]) -> None:
+    network, images = Network(trunk(), (2, 31, 26)), torch.randn(3, 2, 31, 26, generator=GENERATOR, dtype=torch.float64)
+    peaks = random_places(network.forward(images, ["9"])["9"], 20)
+    found = [project_at(network, images, "9", peaks, rule=options, way=way) for way in ("whole", "shared", "window")]
+    assert found[0].pixels.any() and found[0].rule == rules.as_rule(options).name
+    assert found[0].provenance["rule_options"] == rules.Rule(**options).options()
+    for other in found[1:]:
+        assert relative_error(other.pixels, found[0].pixels).max() < 1e-5
+
+
+def test_other_switches_come_from_the_image_that_lends_them() -> None:
+    """By the gradient with a lender's switches: the switches of max(x) are those of autograd on the lender."""
+    network = Network(
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(3, 4, 1), nn.ReLU()), (2, 21, 21)
+    )
+    images = torch.randn(4, 2, 21, 21, generator=GENERATOR, dtype=torch.float64).float()
+    peaks = random_places(network.forward(images, ["4"])["4"], 16)
+    lent: dict[str, Any] = {"rule": {"switches": "other"}, "switches_of": (peaks[:, 0] + 1) % 4}
+    by_way = [project_at(network, images, "4", peaks, **lent, way=way) for way in ("whole", "shared", "window")]
+    for other in by_way[1:]:
+        torch.testing.assert_close(other.pixels, by_way[0].pixels)
+    own = project_at(network, images, "4", peaks, rule={"switches": "other"}, switches_of=peaks[:, 0])
+    plain = project_at(network, images, "4", peaks)
+    torch.testing.assert_close(own.pixels, plain.pixels)
+    assert torch.equal(by_way[0].score, plain.score) and not torch.allclose(by_way[0].pixels, plain.pixels)
+
+
+@pytest.mark.parametrize(("rule", "lenders"), [("deconvnet", [0]), ({"switches": "other"}, None)])
+def test_lenders_belong_to_the_rule_that_needs_them(rule: Any, lenders: Any) -> None:
+    network, images = Network(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()), (2, 5, 5)), torch.randn(1, 2, 5, 5)
+    with pytest.raises(BadInput, match="switches_of: given"):
+        project_at(network, images, "1", torch.zeros((1, 4), dtype=torch.int64), rule=rule, switches_of=lenders)
+
+
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (5, 5)])
+@pytest.mark.parametrize(
+    "pool",
+    [nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 3, ceil_mode=True), nn.MaxPool2d(2, 1, dilation=2)],
+)
+def test_chosen_switches_lie_in_their_windows_and_in_the_map(pool: nn.MaxPool2d, size: tuple[int, int]) -> None:
+    """Each kind of value that a window can choose is one of its own inputs."""
+    graph = Network(pool, (2, *size)).graph
+    places = torch.arange(size[0] * size[1]).double().view(1, 1, *size).expand(1, 2, *size)
+    kernel = rules.way_back(graph.nodes[1], "deconvnet").up(graph.nodes[1].operation, places)[0].shape
+    for choice in ("centre", "random"):
+        switches = chosen_switches(graph, 1, 1, choice, 0, WholeMaps())
+        assert switches.shape == kernel and switches.min() >= 0 and switches.max() < size[0] * size[1]
+        for row, col in np.ndindex(*kernel[2:]):
+            mask = torch.full_like(places, -1.0)
+            mask.view(1, 2, -1).scatter_(2, switches[:, :, row, col].unsqueeze(2), 1.0)
+            assert (pool(mask)[:, :, row, col] == 1).all(), (choice, row, col)
+
+
+def test_random_switches_depend_on_their_seed_alone() -> None:
+    graph = Network(nn.MaxPool2d(3, 2), (4, 33, 33)).graph
+    first, again, other = (chosen_switches(graph, 1, 2, "random", seed, WholeMaps()) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other) and torch.equal(first[0], first[1])
+    taps = MaxPool(Window((3, 3), (2, 2), (0, 0), ONE), False).taps(first, 33)
+    counts = np.bincount(taps.flatten().numpy(), minlength=9) / taps.numel()
+    np.testing.assert_allclose(counts, 1 / 9, atol=0.03)  # every tap alike
+
+
+def test_the_bias_is_subtracted_from_what_is_not_zero() -> None:
+    operation = Convolution(
+        weight(3, 4, 1, 1), torch.tensor([1.0, -2, 3], dtype=torch.float64), ONE, (0, 0, 0, 0), ONE, 1
+    )
+    way = rules.way_back(node(operation), rules.Rule(bias="subtract"))
+    signal = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
+    signal[0, 1, 0, 0] = 5
+    (back,) = way.down(operation, signal, (), [torch.Size((1, 4, 2, 2))])
+    expected = torch.zeros(1, 4, 2, 2, dtype=torch.float64)
+    expected[0, :, 0, 0] = 7 * operation.weight[1, :, 0, 0]
+    torch.testing.assert_close(back, expected)
+
+
+def test_normalisations_are_left_out_where_the_rule_says_so() -> None:
+    scale = ops.ChannelScale(weight(4), weight(4))
+    left_out = rules.Rule(batch_norm="identity", bias="subtract")
+    assert rules.way_back(node(scale), left_out).down(scale, X, (), [X.shape])[0] is X
+    (back,) = rules.way_back(node(scale), rules.Rule(bias="subtract")).down(scale, X, (), [X.shape])
+    torch.testing.assert_close(back, (X - scale.shift.view(1, 4, 1, 1)) * scale.scale.view(1, 4, 1, 1))
+
+
+def test_a_relu_that_lets_everything_pass() -> None:
+    _, signal, (back,) = there_and_back(ops.Rectifier(), rules.Rule(relu="none"), X)
+    torch.testing.assert_close(back, signal)
+
+
+def test_rules_by_name_by_options_and_back() -> None:
+    assert rules.as_rule("guided") == rules.Rule(relu="both", lrn="derivative") == rules.as_rule(rules.RULES["guided"])
+    assert rules.as_rule(OmegaConf.create({"relu": "both", "lrn": "derivative"})).name == "guided"
+    assert [rules.as_rule(name).name for name in rules.RULES] == list(rules.RULES)
+    assert rules.Rule(relu="none", switches="centre").name == "relu=none,switches=centre"
+    with pytest.raises(UnknownName, match="rule.relu 'forwards' is unknown; expected one of backward, forward"):
+        rules.as_rule({"relu": "forwards"})
+    with pytest.raises(UnknownName, match="rule.rellu is unknown; expected some of relu, switches"):
+        rules.as_rule({"rellu": "forward"})
+
+
+def test_only_rules_by_the_derivative_pass_what_is_no_relu() -> None:
+    rules.check_supported([SIGMOID], rules.Rule(relu="forward", switches="centre"))
+    with pytest.raises(UnsupportedOperation, match="'relu=both' has no way back.* can serve: gradient"):
+        rules.check_supported([SIGMOID], rules.Rule(relu="both"))

@@ -1,0 +1,228 @@
+"""Reconstructions measured: how each rule's pictures relate to patch and unit, beside what they should beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from deconv import comparison_charts as charts
+from deconv import models
+from deconv.compare import table
+from deconv.compare.controls import CONTROLS
+from deconv.compare.measuring import METRICS, group, mean_interval, measure, thumbnails
+from deconv.compare.randomising import blocks, renewed, shuffled
+from deconv.compare.scene import Scene
+from deconv.compare.sufficiency import SHARES
+from deconv.errors import BadInput, UnknownName
+from deconv.figures import save_figure
+from deconv.frame_cache import cached
+from deconv.mining import mine_into
+from deconv.models import load_network
+from deconv.network import Network
+from deconv.progress import track
+from deconv.records import LayerPeaks, Peaks
+from deconv.rules import RULES, Rule, as_rule, check_supported
+from deconv.runs import write_json
+from deconv.sources import Source, open_source, whole_batches
+
+PATCHES = "patches"
+"""Stands among the rules where patches themselves are grouped."""
+UNITS_AT_ONCE = 8
+SHOWN = ("pearson_grey", "ssim_edges", "area50", "keep_blur", "remove_blur", "reactivation", "grouping")
+"""The metrics by which the picture page orders units."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What is compared: the peaks of some units, by rules and controls, the rule under test first."""
+
+    network: Network
+    images: Source
+    peaks: Peaks
+    units: dict[str, list[int]]
+    rules: dict[str, str | Rule]
+    random: Network
+    seed: int
+    records: Path
+
+    def path(self, layer: str, name: str) -> Path:
+        return self.records / f"{layer}.{name}.parquet"
+
+    def made_of(self, layer: str, name: str) -> dict[str, Any]:
+        """All that decides a record."""
+        rule = self.rules.get(name, name)
+        options = rule.options() if isinstance(rule, Rule) else rule
+        about = {"layer": layer, "rule": options, "units": self.units[layer], "seed": self.seed, "shares": SHARES}
+        return about | {"peaks": self.peaks.provenance}
+
+    def scene(self, layer: str, units: list[int], frames: torch.Tensor, numbers: torch.Tensor) -> Scene:
+        columns = torch.stack(self.peaks[layer].of(units), dim=1)
+        return Scene(self.network, layer, frames, numbers, columns, self.random, self.seed)
+
+
+def run(config: DictConfig, folder: Path) -> Path:
+    """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
+    network = load_network(**config.model, seed=config.seed)
+    layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
+    rules = contenders(config)
+    check(network, layers, rules, config)
+    images = open_source(**config.source)
+    if config.cache is not None:
+        images = cached(images, network.needed_preprocessing(), config.cache)
+    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
+    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, precision=config.precision)
+    units = {layer: choose_units(layer, peaks[layer], config) for layer in layers}
+    random = randomised(network, layers, config)
+    study = Study(network, images, peaks, units, rules, random, config.seed, folder / "records")
+    found = measured(study)
+    summary = summarise(study, found)
+    write_json(folder / "summary.json", summary)
+    return draw(study, found, summary, folder)
+
+
+def contenders(config: DictConfig) -> dict[str, str | Rule]:
+    """The rule under test and those it is set against, by name. Raises UnknownName."""
+    given = config.rule if isinstance(config.rule, str) else OmegaConf.to_container(config.rule)
+    tested = as_rule(given)  # type: ignore[arg-type]
+    found: dict[str, str | Rule] = {tested.name: tested}
+    for name in config.against:
+        if name not in CONTROLS and name not in RULES:
+            raise UnknownName(f"against {name!r} is unknown; expected some of {', '.join([*RULES, *CONTROLS])}.")
+        found.setdefault(name, name if name in CONTROLS else RULES[name])
+    return found
+
+
+def check(network: Network, layers: list[str], rules: dict[str, str | Rule], config: DictConfig) -> None:
+    """Raise, before any work is done, UnknownName for a unit, UnsupportedOperation for a rule that cannot serve."""
+    needed = {as_rule("gradient" if name == "gradient_times_input" else "deconvnet") for name in rules}
+    needed |= {rule for rule in rules.values() if isinstance(rule, Rule)}
+    for layer in layers:
+        nodes = [network.graph.nodes[p] for p in network.graph.ancestors([network.node(layer)])]
+        for rule in needed:
+            check_supported(nodes, rule)
+        for unit in config.units or []:
+            if not 0 <= unit < network.channels(layer):
+                raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
+
+
+def choose_units(layer: str, peaks: LayerPeaks, config: DictConfig) -> list[int]:
+    """The units asked for that fire, or n_units drawn by the seed; in rising order. Raises BadInput if none fires."""
+    alive = torch.nonzero(peaks.found.any(dim=1)).flatten()
+    if config.units is not None:
+        alive = alive[torch.isin(alive, torch.tensor(list(config.units)))]
+    if not len(alive):
+        raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others.")
+    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(config.seed))
+    chosen = alive if config.units is not None else alive[order[: config.n_units]]
+    return sorted(chosen.tolist())
+
+
+def randomised(network: Network, layers: list[str], config: DictConfig) -> Network:
+    """The same network with the weights of all layers looked at shuffled."""
+    wanted = ("name", "weights", "arch", "classes", "trunk")
+    module = models.build(**{key: config.model[key] for key in wanted if key in config.model}, seed=config.seed)
+    paths = [path for block in blocks(network, layers).values() for path in block]
+    return renewed(network, shuffled(module, paths, config.seed))
+
+
+def measured(study: Study) -> dict[str, dict[str, table.Columns]]:
+    """{layer: {rule: columns}}, from records that are there, else measured and recorded, layer by layer."""
+    names = [*study.rules, PATCHES]
+    found = {
+        layer: {name: table.load(study.path(layer, name), study.made_of(layer, name)) for name in names}
+        for layer in study.units
+    }  # all of them first, so that a record of something else is refused before any work
+    for layer in track(found, "comparing", len(found), unit="layers"):
+        missing = [name for name, columns in found[layer].items() if columns is None]
+        for name, columns in measure_layer(study, layer, missing) if missing else ():
+            table.save(study.path(layer, name), columns, study.made_of(layer, name))
+            found[layer][name] = columns
+    return found  # type: ignore[return-value]
+
+
+def measure_layer(study: Study, layer: str, names: list[str]) -> Iterator[tuple[str, table.Columns]]:
+    """(rule, its columns) for all units of a layer; a few units are in memory at once."""
+    units, peaks = study.units[layer], study.peaks[layer]
+    numbers = peaks.image[units][peaks.found[units]].unique()
+    look = study.network.needed_preprocessing()
+    frames = torch.cat([part for _, part in whole_batches(study.images, look, 64, numbers.tolist())])
+    parts: dict[str, list[table.Columns]] = {name: [] for name in names}
+    small: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    groups = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
+    for some in track(groups, f"comparing {layer}", len(units), unit="units", size=len):
+        scene = study.scene(layer, some, frames, numbers)
+        first = torch.cat([torch.ones(1), scene.channel.diff()]) != 0  # each unit's strongest peak
+        best, strongest = scene.subset(first), peaks.score[:, 0].numpy()
+        for name in names:
+            pixels = scene.patches if name == PATCHES else scene.reconstruct(study.rules[name])
+            small[name].append(thumbnails(pixels))
+            if name != PATCHES:
+                parts[name].append(measure(best, study.rules[name], pixels[first.numpy()], strongest))
+    unit = study.scene(layer, units, frames, numbers).channel.numpy()
+    for name in names:
+        columns = {key: np.concatenate([part[key] for part in parts[name]]) for key in (parts[name] or [{}])[0]}
+        yield name, {"unit": np.array(units)} | columns | group(np.concatenate(small[name]), unit)
+
+
+def summarise(study: Study, found: dict[str, dict[str, table.Columns]]) -> dict[str, Any]:
+    """Means with 95 % intervals over units, by layer and over all; and what the rule under test has over the others."""
+    tested, *others = study.rules
+    together = {name: joined([of_layer[name] for of_layer in found.values()]) for name in (*study.rules, PATCHES)}
+    ahead = {
+        other: {
+            metric: mean_interval(together[tested][metric] - together[other][metric], study.seed) for metric in METRICS
+        }
+        for other in others
+    }
+    return {
+        "layers": {layer: {n: intervals(c, study.seed) for n, c in rules.items()} for layer, rules in found.items()},
+        "all_layers": {name: intervals(columns, study.seed) for name, columns in together.items()},
+        "tested": tested,
+        "tested_minus": ahead,
+        "rules": {name: rule.options() if isinstance(rule, Rule) else rule for name, rule in study.rules.items()},
+        "units": study.units,
+        "shares": SHARES,
+        "made_of": study.peaks.provenance,
+    }
+
+
+def joined(parts: list[table.Columns]) -> table.Columns:
+    """Columns of several layers under each other."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def intervals(columns: table.Columns, seed: int) -> dict[str, Any]:
+    """{metric: its mean and interval}, in the order of the table."""
+    names = [name for name in columns if name != "unit"]
+    return {name: mean_interval(columns[name], seed) for name in names}
+
+
+def draw(study: Study, found: dict[str, dict[str, table.Columns]], summary: dict[str, Any], folder: Path) -> Path:
+    """All pictures; returns that of the metrics by layer."""
+    rules = list(study.rules)
+    save_figure(charts.rule_table(summary["all_layers"], rules), folder / "table.png")
+    save_figure(charts.game_curves(summary["layers"], rules), folder / "curves.png")
+    for layer in track(found, "drawing", len(found), unit="layers"):
+        columns = found[layer][rules[0]]
+        rows = charts.extremes(columns, SHOWN)
+        units = sorted({unit for row in rows for unit, _ in row.picks})
+        save_figure(charts.unit_page(layer, rules[0], rows, *pictures(study, layer, units)), folder / f"{layer}.png")
+    return save_figure(charts.by_layer(summary["layers"], rules, PATCHES), folder / "compare_rules.png")
+
+
+def pictures(study: Study, layer: str, units: list[int]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """{unit: its strongest peak's reconstruction}, {unit: patch}, by the rule under test."""
+    peaks = study.peaks[layer]
+    numbers = peaks.image[units, 0].unique()
+    look = study.network.needed_preprocessing()
+    frames = torch.cat([part for _, part in whole_batches(study.images, look, 64, numbers.tolist())])
+    place = torch.stack([peaks.image[units, 0], torch.tensor(units), peaks.row[units, 0], peaks.col[units, 0]], dim=1)
+    scene = Scene(study.network, layer, frames, numbers, place, seed=study.seed)
+    rule = next(iter(study.rules.values()))
+    return dict(zip(units, scene.reconstruct(rule), strict=True)), dict(zip(units, scene.patches, strict=True))
