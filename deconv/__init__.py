@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deconv.atlas import write_atlas
     from deconv.errors import DeconvError, UnsupportedOperation
     from deconv.figures import draw
     from deconv.frame_cache import cached
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from deconv.projection import project, project_peaks
     from deconv.receptive_field import ReceptiveField
     from deconv.records import Patches, Peaks, Reconstructions
-    from deconv.sources import Source, bundled, folder
+    from deconv.sources import Source, bundled, folder, webdataset
 
 HOME = {
+    "atlas": ("write_atlas",),
     "errors": ("DeconvError", "UnsupportedOperation"),
     "figures": ("draw",),
     "frame_cache": ("cached",),
@@ -31,7 +33,7 @@ HOME = {
     "projection": ("project", "project_peaks"),
     "receptive_field": ("ReceptiveField",),
     "records": ("Patches", "Peaks", "Reconstructions"),
-    "sources": ("Source", "bundled", "folder"),
+    "sources": ("Source", "bundled", "folder", "webdataset"),
 }
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
     "patches_of",
     "project",
     "project_peaks",
+    "webdataset",
+    "write_atlas",
 ]
 
 

@@ -33,6 +33,7 @@ def test_the_wheel_claims_no_other_name(wheel: Path) -> None:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {"deconv", "deconvnet-0.1.0.dist-info"}
     assert "deconv/configs/config.yaml" in names and "deconv/configs/experiment/fig2_features.yaml" in names
+    assert {"deconv/report/templates/unit.html", "deconv/report/assets/atlas.css"} <= set(names)
     for script in (ROOT / "experiments").glob("*.py"):
         assert f"deconv/experiments/{script.name}" in names
     assert [name for name in names if "__pycache__" in name] == []

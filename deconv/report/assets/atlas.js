@@ -1,0 +1,206 @@
+/* What turns, sorts and opens in the pages. Without it everything is still there, and every link works. */
+"use strict";
+
+const byId = (id) => document.getElementById(id);
+
+function listen(key) {
+  const plain = !key.altKey && !key.ctrlKey && !key.metaKey && !key.shiftKey;
+  return plain && !key.defaultPrevented && !key.target.closest("select, input:not([type=radio]), textarea");
+}
+
+/* Arrow keys in a grid of links: to the link beside, above or below, wherever the lines break. */
+function nearest(links, from, key) {
+  const at = links.indexOf(from);
+  if (at < 0) return links[0];
+  if (key === "ArrowLeft") return links[at - 1];
+  if (key === "ArrowRight") return links[at + 1];
+  const here = from.getBoundingClientRect();
+  const side = key === "ArrowDown" ? 1 : -1;
+  const away = (link) => (link.getBoundingClientRect().top - here.top) * side;
+  const others = links.filter((link) => away(link) > here.height / 2);
+  const row = Math.min(...others.map(away));
+  const aside = (link) => Math.abs(link.getBoundingClientRect().left - here.left);
+  return others.filter((link) => away(link) < row + 2).sort((a, b) => aside(a) - aside(b))[0];
+}
+
+function walkGrid(grid) {
+  document.addEventListener("keydown", (key) => {
+    if (!key.key.startsWith("Arrow") || !listen(key) || key.target.matches("input")) return;
+    const links = [...grid.querySelectorAll("a")];
+    const inside = links.includes(document.activeElement);
+    if (!inside && (key.key === "ArrowUp" || key.key === "ArrowDown")) return; // the page scrolls
+    const next = nearest(links, document.activeElement, key.key);
+    if (!next) return;
+    next.focus();
+    key.preventDefault();
+  });
+}
+
+function follow(rel) {
+  const link = document.querySelector(`a[rel="${rel}"]`);
+  if (link) link.click();
+  return Boolean(link);
+}
+
+function turnPages(relOfKey) {
+  document.addEventListener("keydown", (key) => {
+    if (relOfKey[key.key] && listen(key) && !document.querySelector("dialog[open]") && follow(relOfKey[key.key]))
+      key.preventDefault();
+  });
+}
+
+/* The layer page: reconstructions or patches, and the order. Both stay in the address, so that it can be shared. */
+function layerPage(grid) {
+  const controls = byId("controls");
+  const sort = byId("sort");
+  const items = [...grid.querySelectorAll("li[data-unit]")];
+  const silent = [...grid.querySelectorAll("li.silent")];
+
+  function show(kind) {
+    document.body.classList.toggle("show-patch", kind === "patch");
+    controls.elements.show.value = kind;
+  }
+
+  function order(by) {
+    const column = by === "" ? 0 : Number(by);
+    const value = (item) => item.dataset.numbers.split("|")[column];
+    const size = (item) => (value(item) === "" ? -Infinity : Number(value(item)));
+    const unit = (item) => Number(item.dataset.unit);
+    items.sort(by === "" ? (a, b) => unit(a) - unit(b) : (a, b) => size(b) - size(a) || unit(a) - unit(b));
+    for (const item of items) item.querySelector(".number").textContent = brief(value(item));
+    grid.append(...items, ...silent);
+    sort.value = by;
+  }
+
+  function read() {
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    const by = wanted.get("sort") || "";
+    show(wanted.get("show") === "patch" ? "patch" : "recon");
+    order([...sort.options].some((option) => option.value === by) ? by : "");
+  }
+
+  function keep() {
+    history.replaceState(null, "", `#sort=${sort.value}&show=${controls.elements.show.value}`);
+  }
+
+  controls.addEventListener("change", (event) => {
+    if (event.target === sort) order(sort.value);
+    else show(controls.elements.show.value);
+    keep();
+  });
+  document.addEventListener("keydown", (key) => {
+    if (key.key.toLowerCase() !== "p" || !listen(key)) return;
+    show(document.body.classList.contains("show-patch") ? "recon" : "patch");
+    keep();
+  });
+  controls.hidden = false;
+  read();
+  addEventListener("hashchange", read);
+}
+
+function brief(text) {
+  const number = Number(text);
+  if (text === "") return "–";
+  return Number.isInteger(number) || Math.abs(number) >= 1000 ? number.toFixed(0) : String(Number(number.toPrecision(3)));
+}
+
+/* The unit page: a photograph opens over it, and its address is the page's with #peak-3 behind. */
+function unitPage(viewer) {
+  const figures = [...document.querySelectorAll("figure.whole")];
+  let openedHere = false;
+
+  function open(figure) {
+    const copy = figure.cloneNode(true);
+    copy.removeAttribute("id");
+    const link = copy.querySelector("a");
+    const pair = document.createElement("div");
+    pair.className = link.className;
+    pair.append(...link.childNodes);
+    link.replaceWith(pair);
+    byId("shown").replaceChildren(copy);
+    viewer.dataset.number = figure.dataset.number;
+    byId("earlier").disabled = figure === figures[0];
+    byId("later").disabled = figure === figures.at(-1);
+    if (!viewer.open) viewer.showModal();
+  }
+
+  function named(hash) {
+    return figures.find((figure) => `#${figure.id}` === hash);
+  }
+
+  function step(by) {
+    const figure = figures[Number(viewer.dataset.number) - 1 + by];
+    if (!figure) return;
+    history.replaceState(null, "", `#${figure.id}`);
+    open(figure);
+  }
+
+  function follow() {
+    const figure = named(location.hash);
+    if (figure) open(figure);
+    else if (viewer.open) viewer.close();
+  }
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[data-peak]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    openedHere = true;
+    history.pushState(null, "", link.getAttribute("href"));
+    open(named(link.getAttribute("href")));
+  });
+  viewer.addEventListener("close", () => {
+    if (named(location.hash)) {
+      if (openedHere) history.back();
+      else history.replaceState(null, "", location.pathname + location.search);
+    }
+    openedHere = false;
+  });
+  viewer.addEventListener("click", (event) => {
+    if (event.target === viewer) viewer.close();
+  });
+  viewer.addEventListener("keydown", (key) => {
+    if (key.key === "ArrowLeft") step(-1);
+    if (key.key === "ArrowRight") step(1);
+  });
+  byId("earlier").addEventListener("click", () => step(-1));
+  byId("later").addEventListener("click", () => step(1));
+  byId("close").addEventListener("click", () => viewer.close());
+  addEventListener("popstate", follow);
+  follow();
+}
+
+/* A reconstruction and its patch light up together. */
+function pairUp(links) {
+  for (const link of links) {
+    const twins = links.filter((other) => other.dataset.peak === link.dataset.peak);
+    const mark = (on) => twins.forEach((twin) => twin.classList.toggle("twin", on));
+    for (const [event, on] of [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]])
+      link.addEventListener(event, () => mark(on));
+  }
+}
+
+function copyLink(button) {
+  button.hidden = !navigator.clipboard;
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(location.href);
+      byId("copied").textContent = "copied";
+    } catch {
+      byId("copied").textContent = "the browser does not allow it; the address above is the link";
+    }
+  });
+}
+
+const grid = document.querySelector("[data-grid]");
+if (grid) walkGrid(grid);
+if (byId("controls")) {
+  layerPage(byId("units"));
+  turnPages({ "[": "prev", "]": "next" });
+}
+if (byId("viewer")) {
+  unitPage(byId("viewer"));
+  pairUp([...document.querySelectorAll(".nine a")]);
+  copyLink(byId("copy"));
+  turnPages({ ArrowLeft: "prev", ArrowRight: "next", u: "up" });
+}

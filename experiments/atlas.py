@@ -1,0 +1,122 @@
+"""The atlas: every unit of the asked layers, mined, projected, and laid out as a site to leaf through."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import DictConfig
+
+from deconv.atlas import write_atlas
+from deconv.engines import open_engine
+from deconv.errors import BadInput, RecordMismatch
+from deconv.frame_cache import cached
+from deconv.mining import mine_into
+from deconv.models import load_network
+from deconv.network import Network
+from deconv.records import Peaks
+from deconv.rules import Rule, as_rule, check_supported
+from deconv.runs import write_json
+from deconv.sources import open_source
+
+Metrics = dict[str, dict[str, list[float | None]]]
+
+
+def run(config: DictConfig, folder: Path) -> Path:
+    """Mine, project and write; returns the front page."""
+    network = load_network(**config.model, seed=config.seed)
+    layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
+    rules = [as_rule(rule) for rule in [config.rule, *config.other_rules]]
+    check_rules(network, layers, rules)
+    if config.units is not None:
+        raise BadInput("units: given some; expected null, as an atlas shows all. For some, use fig2_features.")
+    if config.compared is not None and not (Path(config.compared) / "records").is_dir():
+        raise BadInput(f"compared: {config.compared} has no folder records; give the folder of a compare_rules run.")
+    images = open_source(**config.source)
+    if config.cache is not None:
+        images = cached(images, network.needed_preprocessing(), config.cache)
+    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
+    how = {"precision": config.precision, "engine": open_engine(**config.engine)}
+    record = folder / "peaks.parquet"
+    peaks = mine_into(record, network, images, layers, **counts, **how)
+    metrics = {} if config.compared is None else compared(Path(config.compared), peaks, rules[0])
+    shown = {"title": config.model.get("arch") or config.model.name, "mined": day_of(record)}
+    about = {"rules": rules, "metrics": metrics, "records": folder / "records", "batch_size": config.batch_size}
+    page = write_atlas(network, peaks, images, folder / "site", **shown, **about)
+    numbers = {layer: summarise(network, layer, peaks) for layer in layers}
+    made_of = {"made_of": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
+    write_json(folder / "summary.json", {"layers": numbers, **made_of})
+    return page
+
+
+def check_rules(network: Network, layers: list[str], rules: list[Rule]) -> None:
+    """Raise UnsupportedOperation before any work is done."""
+    for layer in layers:
+        ancestors = network.graph.ancestors([network.node(layer)])
+        for rule in rules:
+            check_supported((network.graph.nodes[position] for position in ancestors), rule)
+
+
+def day_of(record: Path) -> str:
+    """The day on which a file was written, as 2026-11-23."""
+    return time.strftime("%Y-%m-%d", time.localtime(record.stat().st_mtime))
+
+
+def summarise(network: Network, layer: str, peaks: Peaks) -> dict[str, Any]:
+    """What the front page says of a layer, and the strongest peak of each unit."""
+    found, field = peaks[layer].found, network.receptive_field(layer)
+    scores = peaks[layer].score[:, 0].tolist()
+    return {
+        "units": len(found),
+        "silent_units": int((~found.any(dim=1)).sum()),
+        "map_size": network.map_size(layer),
+        "receptive_field": field.size,
+        "stride": field.stride,
+        "strongest_score": [None if math.isnan(score) else round(score, 6) for score in scores],
+    }
+
+
+def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
+    """{layer: {metric: one for each unit}} of the units that a compare_rules run has measured by this rule.
+
+    Raises RecordMismatch for a run over other peaks, BadInput for one that measured nothing by this rule.
+    """
+    found: Metrics = {}
+    for layer in peaks:
+        path = folder / "records" / f"{layer}.{rule.name}.parquet"
+        if path.is_file():
+            found[layer] = read_metrics(path, peaks, len(peaks[layer].score))
+    if not found:
+        raise BadInput(f"{folder} measured none of {', '.join(peaks)} by the rule {rule.name}; give another run.")
+    return found
+
+
+def read_metrics(path: Path, peaks: Peaks, units: int) -> dict[str, list[float | None]]:
+    """The columns of one record, a number or None for each unit of the layer."""
+    try:
+        table = pq.read_table(path)
+        made_of = json.loads(table.schema.metadata[b"deconv"])["peaks"]
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({error}); run compare_rules again.") from error
+    if not same_peaks(made_of, peaks.provenance):
+        raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again.")
+    at = table["unit"].to_pylist()
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != "unit"}
+    spread = {name: dict(zip(at, values, strict=True)) for name, values in columns.items()}
+    return {name: [number(values.get(unit)) for unit in range(units)] for name, values in spread.items()}
+
+
+def same_peaks(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether two sets of peaks, of whichever layers, were mined from the same images by the same weights."""
+    return all(found.get(key) == wanted.get(key) for key in ("weights", "source", "k", "per_image"))
+
+
+def number(value: float | None) -> float | None:
+    """None for what was not measured, and for what has no value."""
+    return None if value is None or math.isnan(value) else round(float(value), 4)

@@ -1,0 +1,90 @@
+"""The experiment that writes an atlas, run small: its folder, a run taken up again, mistakes, another run's numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv.cli import main
+from deconv.compare import table
+from deconv.records import Peaks
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, generator = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for n in range(6):
+        Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((80, 70)).save(
+            folder / f"{n}.png"
+        )
+    return folder
+
+
+def times(site: Path) -> dict[str, int]:
+    return {str(path.relative_to(site)): path.stat().st_mtime_ns for path in site.rglob("*") if path.is_file()}
+
+
+def run(photographs: Path, folder: Path, *arguments: str) -> int:
+    small = [
+        "model=alexnet",
+        "model.weights=random",
+        "model.size=[64,64]",
+        "model.resize=null",
+        "layers=[conv1]",
+        "k=4",
+    ]
+    source = ["source=folder", f"source.root={photographs}"]
+    return main(["experiment=atlas", *small, *source, *arguments, f"folder={folder}"])
+
+
+def test_it_leaves_a_site_that_a_second_run_does_not_touch(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run(photographs, folder) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["layers"]["conv1"]["units"] == 64 and list(summary["rules"]) == ["deconvnet"]
+    before, kept = times(folder / "site"), times(folder / "records")
+    assert "index.html" in before and len(kept) == 3
+    assert run(photographs, folder) == 0
+    after = times(folder / "site")
+    assert [name for name in after if after[name] != before[name]] == ["atlas.json"]
+    assert times(folder / "records") == kept
+
+
+def test_the_numbers_of_a_comparison_become_ways_to_sort(photographs: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    assert run(photographs, folder) == 0
+    columns = {"unit": np.array([2, 5]), "area50": np.array([0.25, np.nan])}
+    provenance = Peaks.load(folder / "peaks.parquet").provenance
+    table.save(other / "records" / "conv1.deconvnet.parquet", columns, {"peaks": provenance})
+    assert run(photographs, folder, f"compared={other}") == 0
+    page = (folder / "site/01-conv1/index.html").read_text()
+    assert ">area50</option>" in page and page.count('|0.25"') == 1
+
+
+def test_a_comparison_of_other_peaks_is_refused(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {"unit": np.array([2])}
+    table.save(tmp_path / "other/records/conv1.deconvnet.parquet", columns, {"peaks": {"weights": "others"}})
+    assert run(photographs, tmp_path / "run", f"compared={tmp_path / 'other'}") == 2
+    assert "measured with other weights" in capsys.readouterr().err and not (tmp_path / "run/site").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["units=[3]"], "an atlas shows all"),
+        (["other_rules=[guidd]"], "'guidd' is unknown"),
+        (["compared=/nowhere"], "/nowhere has no folder records"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], expected: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(photographs, tmp_path / "run", *arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and expected in said[0] and not (tmp_path / "run/peaks.parquet").exists()
