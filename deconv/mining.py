@@ -6,15 +6,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from deconv.errors import BadInput, RecordMismatch, UnknownName
+from deconv.engines import Engine
+from deconv.engines.local import Local
+from deconv.errors import BadInput, UnknownName
+from deconv.frame_cache import CachedSource
 from deconv.network import Network
+from deconv.partials import Partial
+from deconv.passes import Pass, shards_of
 from deconv.records import Peaks
-from deconv.rough import scan_by_bfloat16
-from deconv.runs import versions
-from deconv.scanning import Scan
+from deconv.reduction import InShards, Reduce, in_memory, remove_shards
+from deconv.rough import mine_by_bfloat16
+from deconv.runs import claimed, remove_parts, versions
 from deconv.sources import Source
+from deconv.tasks import check_same
+from deconv.watching import watched
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -39,32 +47,13 @@ def mine(
     Memory grows with units x k, not with the number of images.
 
     Raises UnknownName (a layer, a precision), BadInput (k, batch_size or per_image below 1; no images; NaN or infinite
-    activations, naming the image; more than half of a source's images unreadable).
+    activations, naming the image; more than half of a source's images unreadable; an image changed meanwhile).
     """
-    names = list(dict.fromkeys(layers))
-    _check(network, images, names, precision, k=k, batch_size=batch_size, per_image=per_image)
-    if precision == "bfloat16":
-        scan, how = scan_by_bfloat16(network, images, names, k, batch_size, per_image)
-    else:
-        scan, how = Scan(network, images, names, k, per_image), {}
-        scan.run(batch_size)
-    found = scan.peaks()
-    about = _settings(network, images, names, k, per_image)
-    about |= {"frame": scan.frame, "unreadable": [list(item) for item in scan.unreadable], "precision": precision} | how
-    used = {int(image) for peaks in found.values() for image in peaks.image[peaks.found].unique()}
-    return Peaks(found, {image: scan.key(image) for image in sorted(used)}, about)
-
-
-def _check(network: Network, images: Source | Tensor, layers: list[str], precision: str, **counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise BadInput(f"{name}: given {value}; expected 1 or more.")
-    if precision not in PRECISIONS:
-        raise UnknownName(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
-    if not len(images):
-        raise BadInput("images: given none; expected at least one.")
-    if not layers:
-        raise BadInput(f"layers: given none; expected some of {', '.join(network.layers)}.")
+    look = _pass(network, images, layers, k, batch_size, per_image, precision)
+    with watched(images):
+        found, how = _found(in_memory(images), look, len(images), precision)
+    content = None if isinstance(images, Tensor) else images.content_hash
+    return _peaks(look, images, found, _settings(look, images, content), {"precision": precision} | how)
 
 
 def mine_into(
@@ -76,42 +65,105 @@ def mine_into(
     batch_size: int = 64,
     per_image: int = 1,
     precision: str = "float32",
+    engine: Engine | None = None,
 ) -> Peaks:
     """Peaks saved at `path`: loaded if they are there and made of the same things, else mined and saved.
 
-    Raises RecordMismatch, naming the difference, if what is there was made of anything else; and what `mine` raises.
+    engine: where the work is done and in what shards, by default one after another here. If there is more than one,
+    each leaves a record in the folder shards/ beside `path`, so that a run that was stopped goes on where it was; they
+    go when the peaks are saved. The peaks are the same whatever the shards are and in whatever order they come.
+    Raises RecordMismatch, naming the difference, if what is there was made of anything else; BadInput if another
+    process is mining into the same folder or a file cannot be written; and what `mine` raises.
     """
-    names = list(dict.fromkeys(layers))
-    if path.exists():
-        peaks = Peaks.load(path)
-        _check_same(path, peaks.provenance, _settings(network, images, names, k, per_image))
-        return peaks
-    peaks = mine(network, images, names, k, batch_size, per_image, precision)
-    peaks.save(path)
+    look = _pass(network, images, layers, k, batch_size, per_image, precision)
+    shards = path.parent / "shards" / path.stem
+    if path.exists() and not shards.exists():
+        return _loaded(path, look, images)
+    with claimed(path.parent):
+        remove_parts(path.parent, path.name)
+        if path.exists():  # whoever held the folder has saved them
+            peaks = _loaded(path, look, images)
+        else:
+            peaks = _mined(shards, look, images, precision, engine or Local())
+            peaks.save(path)
+        if shards.exists():
+            remove_shards(shards)
     return peaks
 
 
-def _check_same(path: Path, found: Any, wanted: Any, name: str = "") -> None:
-    """Raise RecordMismatch at the first setting that differs."""
-    if isinstance(wanted, dict) and isinstance(found, dict):
-        for key, value in wanted.items():
-            _check_same(path, found.get(key), value, f"{name}.{key}" if name else key)
-    elif found != wanted:
-        raise RecordMismatch(
-            f"{path} was made with {name} {found}; this run has {wanted}. "
-            "Choose another folder, or delete that file to mine again."
-        )
+def _mined(shards: Path, look: Pass, images: Source, precision: str, engine: Engine) -> Peaks:
+    in_shards = engine.always_in_shards or len(shards_of(images, engine.shard_size, look.batch_size)) > 1
+    if not in_shards and not shards.exists():
+        return mine(look.network, images, look.layers, look.k, look.batch_size, look.per_image, precision)
+    known = images.content_hash if isinstance(images, CachedSource) else None
+    made_of = _settings(look, images, known) | {"precision": precision}
+    work = InShards(shards, engine, images, made_of)
+    with watched(images), engine.connected():
+        found, how = _found(work.reduce, look, len(images), precision)
+    about = _settings(look, images, work.content.hexdigest())
+    return _peaks(look, images, found, about, {"precision": precision} | how)
 
 
-def _settings(network: Network, images: Source | Tensor, layers: list[str], k: int, per_image: int) -> dict[str, Any]:
+def _loaded(path: Path, look: Pass, images: Source) -> Peaks:
+    peaks = Peaks.load(path)
+    check_same(path, peaks.provenance, _settings(look, images, images.content_hash))
+    return peaks
+
+
+def _pass(
+    network: Network,
+    images: Source | Tensor,
+    layers: Iterable[str],
+    k: int,
+    batch_size: int,
+    per_image: int,
+    precision: str,
+) -> Pass:
+    """The float32 pass, its settings checked."""
+    names = list(dict.fromkeys(layers))
+    for name, value in {"k": k, "batch_size": batch_size, "per_image": per_image}.items():
+        if value < 1:
+            raise BadInput(f"{name}: given {value}; expected 1 or more.")
+    if precision not in PRECISIONS:
+        raise UnknownName(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
+    if not len(images):
+        raise BadInput("images: given none; expected at least one.")
+    if not names:
+        raise BadInput(f"layers: given none; expected some of {', '.join(network.layers)}.")
+    for layer in names:
+        network.node(layer)
+    return Pass(network, names, k, per_image, batch_size)
+
+
+def _found(reduce: Reduce, look: Pass, count: int, precision: str) -> tuple[Partial, dict[str, Any]]:
+    if precision == "bfloat16":
+        found, again = mine_by_bfloat16(reduce, look, count)
+        how = {"mined_again": again}
+    else:
+        found, how = reduce("float32", look, np.arange(count)), {}
+    if found.frame is None:
+        raise BadInput("images: given none that can be read; expected at least one.")
+    return found, how
+
+
+def _peaks(look: Pass, images: Source | Tensor, found: Partial, about: dict[str, Any], how: dict[str, Any]) -> Peaks:
+    layers = found.peaks(look.network)
+    used = sorted({int(image) for peaks in layers.values() for image in peaks.image[peaks.found].unique()})
+    keys = {image: str(image) if isinstance(images, Tensor) else images.keys[image] for image in used}
+    about = about | {"frame": found.frame, "unreadable": [list(item) for item in found.unreadable]} | how
+    return Peaks(layers, keys, about)
+
+
+def _settings(look: Pass, images: Source | Tensor, content: str | None) -> dict[str, Any]:
     """Everything that decides the peaks."""
-    source = {"name": "tensor"} if isinstance(images, Tensor) else {"name": images.name, "content": images.content_hash}
+    source: dict[str, Any] = {"name": "tensor" if isinstance(images, Tensor) else images.name, "images": len(images)}
+    preprocessing = look.network.preprocessing
     return {
-        "weights": network.weights_hash,
-        "layers": layers,
-        "source": source | {"images": len(images)},
-        "preprocessing": network.preprocessing.as_dict() if network.preprocessing else None,
-        "k": k,
-        "per_image": per_image,
+        "weights": look.network.weights_hash,
+        "layers": look.layers,
+        "source": source | ({} if content is None else {"content": content}),
+        "preprocessing": preprocessing.as_dict() if preprocessing else None,
+        "k": look.k,
+        "per_image": look.per_image,
         "versions": versions(),
     }

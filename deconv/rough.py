@@ -9,15 +9,14 @@ unit's own candidates. If any unit is not proven, the images left over are seen 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from deconv.network import Network
-from deconv.scanning import Scan
-from deconv.sources import Source
+from deconv.partials import Partial
+from deconv.passes import Errors, Pass
+from deconv.reduction import Reduce
 from deconv.topk import TopK
 
 CANDIDATES = 4
@@ -25,44 +24,28 @@ SAFETY = 2.0
 log = logging.getLogger("deconv")
 
 
-def scan_by_bfloat16(
-    network: Network, images: Source | Tensor, layers: list[str], k: int, batch_size: int, per_image: int
-) -> tuple[Scan, dict[str, Any]]:
-    """A finished float32 scan, and {"mined_again": units of each layer that were not proven}."""
-    rough = Scan(network, images, layers, CANDIDATES * k, precision=torch.bfloat16)
-    rough.run(batch_size)
+def mine_by_bfloat16(reduce: Reduce, look: Pass, count: int) -> tuple[Partial, dict[str, int]]:
+    """What the float32 pass `look` finds among `count` images, and how many units of each layer were not proven."""
+    everything = np.arange(count)
+    rough = reduce("bfloat16", replace(look, k=CANDIDATES * look.k, per_image=1, precision=torch.bfloat16), everything)
     seen = np.unique(np.concatenate([table.image.ravel() for table in rough.tables.values()]))
     seen = seen[seen >= 0]
-    errors = {layer: Errors(table) for layer, table in rough.tables.items()}
-    exact = Scan(network, images, layers, k, per_image)
-    if len(seen):
-        exact.run(batch_size, seen, observe=lambda layer, index, scores: errors[layer].observe(index, scores))
-    unproven = {layer: _unproven(exact.tables[layer], errors[layer]) for layer in layers}
-    left = np.setdiff1d(np.arange(len(images)), seen)
+    exact = reduce("candidates", replace(look, candidates=rough.tables), seen)
+    unproven = {layer: _unproven(exact.tables[layer], _errors(layer, rough, exact)) for layer in look.layers}
+    damaged = [image for image, _, _ in rough.unreadable]
+    left = np.setdiff1d(everything, [*seen, *damaged])
     again = {layer: int(units.sum()) if len(left) else 0 for layer, units in unproven.items()}
     if any(again.values()):
         log.info("bfloat16 left %d units unproven: %d images again in float32", sum(again.values()), len(left))
-        exact.run(batch_size, left)
-    exact.unreadable = rough.unreadable
-    return exact, {"mined_again": again}
+        exact.merge(reduce("rest", look, left))
+    exact.frame, exact.unreadable = rough.frame, rough.unreadable
+    return exact, again
 
 
-class Errors:
-    """The largest difference between bfloat16 and float32 seen on each unit's own candidates, (C,)."""
-
-    def __init__(self, candidates: TopK):
-        self.candidates = candidates
-        self.largest = np.zeros(len(candidates.score))
-
-    def observe(self, index: np.ndarray, scores: np.ndarray) -> None:
-        """Float32 scores (n, C) of images index (n,)."""
-        order = np.argsort(index)
-        place = np.searchsorted(index, self.candidates.image, sorter=order).clip(max=len(index) - 1)
-        row = order[place]
-        here = index[row] == self.candidates.image
-        exact = np.take_along_axis(scores.T, row, axis=1)
-        difference = np.abs(exact - np.where(here, self.candidates.score, exact))
-        self.largest = np.maximum(self.largest, difference.max(axis=1))
+def _errors(layer: str, rough: Partial, exact: Partial) -> Errors:
+    errors = Errors(rough.tables[layer])
+    errors.largest = exact.errors.get(layer, errors.largest)
+    return errors
 
 
 def _unproven(exact: TopK, errors: Errors) -> np.ndarray:

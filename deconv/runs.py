@@ -1,13 +1,16 @@
-"""What a run's folder is made with: files that appear whole or not at all, JSON, versions, the hash of weights."""
+"""What a run's folder is made with: whole files, a claim on the folder, JSON, versions, the hash of weights."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -18,28 +21,69 @@ import torch
 from deconv.errors import BadInput
 
 DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "matplotlib", "scikit-image")
+OF_THE_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> Path:
     """Write a file that appears whole or not at all, and return its path.
 
     `content` is the bytes, or a function that writes them to the open binary file it is given. They go to a hidden
-    file beside `path`, which is forced to disk and then renamed; a missing folder is made. Whatever `content` raises
-    is passed on, and `path` is left as it was.
+    file beside `path`, which is forced to disk and then renamed; a missing folder is made. Raises BadInput if the disk
+    is full or may not be written to. Whatever else `content` raises is passed on. In both cases `path` is left as it
+    was, and nothing beside it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "xb") as file:
-            _fill(file, content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with _told_in_one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            with open(part, "xb") as file:
+                _fill(file, content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
     return path
+
+
+def remove_parts(folder: Path, name: str = "") -> None:
+    """Remove what `write_whole` left half-written when its process was killed: of a file `name`, or of any.
+
+    Nobody else may be writing there.
+    """
+    for part in folder.glob(".*.part"):
+        if part.name.startswith(f".{name}"):
+            part.unlink()
+
+
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Hold a folder, made if it is missing, for this process alone; the claim ends with the process, however it ends.
+
+    Raises BadInput at once, naming the process, if another one holds it.
+    """
+    folder = Path(folder)
+    path = folder / ".lock"
+    with _told_in_one_line(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before the lock ends: whoever opened it meanwhile sees that it is not there
+        os.close(lock)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -71,6 +115,39 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # as bytes: numpy has no bfloat16
     return digest.hexdigest()
+
+
+def _locked(path: Path) -> int:
+    """An open file that holds the lock and is what `path` names."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 100, 0).decode() or "another process"
+            os.close(lock)
+            raise BadInput(
+                f"another run works in {path.parent} ({holder}); wait until it has ended, or give another folder"
+            ) from None
+        if path.exists() and os.fstat(lock).st_ino == path.stat().st_ino:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+            return lock
+        os.close(lock)  # its last holder removed it between our opening and locking
+
+
+@contextmanager
+def _told_in_one_line(path: Path) -> Iterator[None]:
+    """Errors of the disk as BadInput."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        raise BadInput(
+            f"cannot write {path}: {error.strerror}; nothing is left half-written: make it possible, or give another "
+            "folder, and start again"
+        ) from error
 
 
 def _fill(file: BinaryIO, content: bytes | Callable[[BinaryIO], Any]) -> None:

@@ -1,4 +1,4 @@
-"""One pass over images: what `mine` and its exact bfloat16 form are made of."""
+"""Images in, tables of the strongest peaks out: what every pass over images is made of."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from torch import Tensor
 
 from deconv.errors import BadInput
 from deconv.network import Network
-from deconv.progress import track
 from deconv.receptive_field import ReceptiveField
-from deconv.records import LayerPeaks
 from deconv.sources import Source, batches
 from deconv.topk import TopK
 
@@ -41,13 +39,19 @@ class Scan:
         self.frame: tuple[int, int] | None = None
         self.unreadable: list[tuple[int, str, str]] = []
 
-    def run(self, batch_size: int, indices: np.ndarray | None = None, observe: Observer | None = None) -> None:
-        """See all images, or those of `indices`.
+    def steps(
+        self, batch_size: int, indices: np.ndarray, observe: Observer | None = None, most_skipped: int | None = None
+    ) -> Iterator[int]:
+        """See the images `indices`, batch by batch; yields how many each batch held.
 
+        A batch holds what can be read of `batch_size` images that follow one another in `indices`, and never more: the
+        last bit of an activation may depend on what it was computed together with
+        (https://pytorch.org/docs/stable/notes/numerical_accuracy.html).
         observe(layer, image ids (n,), strongest activations (n, C)) is called for each batch.
-        Raises BadInput for images of several sizes, for NaN or infinite activations, and for no image at all.
+        most_skipped: how many unreadable images there may be, by default half of them.
+        Raises BadInput for images of several sizes and for NaN or infinite activations.
         """
-        for index, batch in self._batches(batch_size, indices):
+        for index, batch in self._batches(batch_size, indices, most_skipped):
             fields = self._fields((batch.shape[2], batch.shape[3]))
             for layer, maps, maxima in self.network.forward_with_maxima(batch, self.tables, self.precision):
                 strongest = maxima.float().cpu().numpy()
@@ -56,14 +60,7 @@ class Scan:
                     observe(layer, index, strongest)
                 self._offer(layer, maps, strongest, index, fields[layer])
                 del maps  # before the next layer is computed
-        if self.frame is None:
-            raise BadInput("images: given none that can be read; expected at least one.")
-
-    def peaks(self) -> dict[str, LayerPeaks]:
-        """The tables as records."""
-        assert self.frame is not None, "run first"
-        fields = self._fields(self.frame)
-        return {layer: layer_peaks(table, fields[layer]) for layer, table in self.tables.items()}
+            yield len(index)
 
     def key(self, image: int) -> str:
         """What the source calls an image; its number where there is no source."""
@@ -80,19 +77,21 @@ class Scan:
             )
         return self._receptive_fields
 
-    def _batches(self, batch_size: int, indices: np.ndarray | None) -> Iterator[tuple[np.ndarray, Tensor]]:
+    def _batches(
+        self, batch_size: int, indices: np.ndarray, most_skipped: int | None
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(image ids (n,), preprocessed images (n, 3, H, W)), n up to batch_size."""
-        wanted = np.arange(len(self.images)) if indices is None else indices
         if isinstance(self.images, Tensor):
             images = self.network.check_images(self.images)
-            parts = (wanted[at : at + batch_size] for at in range(0, len(wanted), batch_size))
-            for part in track(parts, "mining", len(wanted), size=len):
+            for at in range(0, len(indices), batch_size):
+                part = indices[at : at + batch_size]
                 whole = part[-1] - part[0] == len(part) - 1  # a slice needs no copy
                 yield part, images[part[0] : part[-1] + 1] if whole else images[torch.from_numpy(part)]
             return
         look = self.network.needed_preprocessing()
-        found = batches(self.images, look, batch_size, indices=wanted.tolist(), skipped=self.unreadable)
-        for index, frames in track(found, "mining", len(wanted), size=lambda batch: len(batch[0])):
+        for index, frames in batches(
+            self.images, look, batch_size, indices.tolist(), self.unreadable, most_skipped=most_skipped
+        ):
             yield index.numpy(), look.normalize(frames)
 
     def _check_finite(self, strongest: np.ndarray, index: np.ndarray, layer: str) -> None:
@@ -153,13 +152,3 @@ def _same_peak(place: Tensor, places: int, width: int, field: ReceptiveField) ->
         moved = (of(every)[None] - of(place)[:, None]).abs() * field.stride[axis]
         sides.append((field.size[axis] - moved).clamp_min(0))
     return 2 * sides[0] * sides[1] > field.size[0] * field.size[1]
-
-
-def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
-    """A table as a record: nan for missing scores, -1 for their places and boxes."""
-    score, image, row, col = (torch.from_numpy(part) for part in (table.score, table.image, table.row, table.col))
-    y0 = field.start[0] + row * field.stride[0]
-    x0 = field.start[1] + col * field.stride[1]
-    box = torch.stack([y0, x0, y0 + field.size[0], x0 + field.size[1]], dim=2)
-    found = image >= 0
-    return LayerPeaks(score.where(found, float("nan")), image, row, col, box.where(found[..., None], -1))

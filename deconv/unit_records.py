@@ -10,22 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from deconv.errors import RecordMismatch
 from deconv.network import Network
 from deconv.patches import patches_of
 from deconv.progress import track
-from deconv.projection import SCORE_TOLERANCE, project
+from deconv.projection import project_peaks
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.report.contents import safe_name
 from deconv.report.firing import Firing, Tally
 from deconv.rules import Rule
 from deconv.runs import versions, write_json
 from deconv.sources import Source, batches
-
-ROUNDING = 1e-5
-"""Of a layer's strongest activation: what float32 may lose where large terms cancel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +84,7 @@ class UnitRecords:
         return firing
 
     def _make(self, layer: str, rule: Rule, units: Sequence[int]) -> tuple[Reconstructions, Patches]:
-        peaks = self.peaks[layer]
-        recon = project(self.network, self.images, layer, *peaks.of(list(units)), rule=rule)
-        _check_scores(layer, recon.score, peaks.scores_of(list(units)), peaks.score)
+        recon = project_peaks(self.network, self.images, layer, self.peaks[layer], units, rule)
         return recon, patches_of(self.network, self.images, recon)
 
     def _check(
@@ -118,21 +112,6 @@ class UnitRecords:
                 tallies[layer].see(maxima.float().cpu().numpy())
                 del maps  # before the next layer is computed
         return {layer: tally.firing() for layer, tally in tallies.items()}
-
-
-def _check_scores(layer: str, found: Tensor, mined: Tensor, of_layer: Tensor) -> None:
-    """Raise RecordMismatch where an activation is not the one that was mined.
-
-    Of all units of a layer some hardly fire: their activations are what rounding left of sums that cancel, so the
-    tolerance does not go below that of the layer's strongest.
-    """
-    allowed = SCORE_TOLERANCE * mined.abs() + ROUNDING * of_layer.nan_to_num(0).abs().max()
-    if bool(((found - mined).abs() > allowed).any()):
-        worst = int(((found - mined).abs() - allowed).argmax())
-        raise RecordMismatch(
-            f"{layer}: an activation mined as {float(mined[worst]):.6g} is now {float(found[worst]):.6g}: the weights, "
-            "images or preprocessing are not those of the record. Mine again."
-        )
 
 
 def _rows(peaks: LayerPeaks, units: list[int] | None = None) -> list[Any]:

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
+from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName
 from deconv.frame_cache import cached
 from deconv.mining import mine_into
@@ -36,7 +37,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     check_units(network, layers, config.units)
     check_rule(network, layers, config.rule)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, precision=config.precision)
+    how = {"precision": config.precision, "engine": open_engine(**config.engine)}
+    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
     panels, summary = [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
         units = choose_units(peaks[layer], config.units, config.n_units, config.seed)

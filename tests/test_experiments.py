@@ -28,8 +28,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_experiment_is_tested_here() -> None:
-    assert set(choices("experiment")) == {"fig2_features"}
+def test_every_experiment_is_tested() -> None:
+    for name in set(choices("experiment")) - {"fig2_features"}:  # that one is tested here
+        assert (ROOT / "tests" / f"test_{name}.py").is_file(), name
 
 
 def test_bfloat16_draws_the_same_figure(finished: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_activations_that_are_not_those_of_the_record_are_refused(tmp_path: Path
     net, images = atlases.network(), atlases.photographs(tmp_path / "images")
     peaks = deconv.mine(net, images, ["two"])
     doubled = dataclasses.replace(peaks["two"], score=2 * peaks["two"].score)
-    with pytest.raises(RecordMismatch, match="is now"):
+    with pytest.raises(RecordMismatch, match="but now gives"):
         deconv.write_atlas(net, dataclasses.replace(peaks, layers={"two": doubled}), images, tmp_path / "site")
 
 

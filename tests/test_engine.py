@@ -1,0 +1,291 @@
+"""Mining in shards: the same bytes however the images are cut, whoever works on them and in whatever order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import deconv
+from deconv.cli import main
+from deconv.engines import Engine, open_engine
+from deconv.engines.local import Local, merged
+from deconv.errors import BadInput, UnknownName
+from deconv.members import Member
+from deconv.mining import mine_into
+from deconv.partials import Partial
+from deconv.passes import Pass, shards_of
+from deconv.sources import Source, webdataset
+from deconv.tasks import Progress, Task
+from tests.samples import photographs, with_preprocessing
+
+BATCH, K, COUNT = 4, 4, 42
+
+
+def wide() -> deconv.Network:
+    """Wide enough that the last bit of an activation depends on how many images are computed together; and a head."""
+    torch.manual_seed(0)
+    trunk = [nn.Conv2d(3, 96, 5, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(96, 128, 3, padding=1), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(512, 3)]
+    look = deconv.Preprocessing((40, 40), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    return deconv.Network(nn.Sequential(*trunk, *head), (3, 40, 40), {"one": "1", "two": "4"}, look)
+
+
+@dataclass(frozen=True)
+class Shuffled(Local):
+    """Shards in random order, their records added up in random pairs."""
+
+    seed: int = 0
+
+    def work(self, look: Pass, tasks: Iterable[Task]) -> Iterator[Progress]:
+        """As the real one, in another order."""
+        yield from super().work(look, random.Random(self.seed).sample(list(tasks), len(list(tasks))))
+
+    def merge(self, paths: Sequence[Path]) -> Partial:
+        """In pairs, whichever come first."""
+        order: list[Path | Partial] = list(paths)
+        chance = random.Random(self.seed)
+        while len(order) > 1:
+            pair = [order.pop(chance.randrange(len(order))) for _ in range(2)]
+            order.append(merged(pair))
+        return merged(order)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Photographs, the tenth of them damaged."""
+    folder = tmp_path_factory.mktemp("photos")
+    photographs(folder, COUNT)
+    (folder / "17.png").write_bytes(b"no picture")
+    return deconv.folder(folder)
+
+
+def mined(folder: Path, source: Source, engine: Engine | None = None, precision: str = "float32") -> bytes:
+    path = folder / "peaks.parquet"
+    mine_into(path, wide(), source, ["one", "two"], K, BATCH, precision=precision, engine=engine)
+    assert [found.name for found in folder.iterdir()] == ["peaks.parquet"]
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def in_one_go(source: Source, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return mined(tmp_path_factory.mktemp("whole"), source, precision=request.param)
+
+
+@pytest.fixture(scope="module")
+def in_float32(source: Source, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return mined(tmp_path_factory.mktemp("float32"), source)
+
+
+@pytest.mark.parametrize("engine", [Local(1), Local(10), Shuffled(5, seed=1), Shuffled(8, seed=2)], ids=str)
+def test_any_cut_and_any_order_give_the_same_bytes(
+    tmp_path: Path, source: Source, in_one_go: bytes, engine: Local, request: pytest.FixtureRequest
+) -> None:
+    precision = request.node.callspec.params["in_one_go"]
+    assert mined(tmp_path, source, engine, precision) == in_one_go
+
+
+def test_an_unreadable_image_is_told_once(tmp_path: Path, source: Source) -> None:
+    mined(tmp_path, source, Local(10), "bfloat16")
+    unreadable = deconv.Peaks.load(tmp_path / "peaks.parquet").provenance["unreadable"]
+    assert [item[:2] for item in unreadable] == [[source.keys.index("17.png"), "17.png"]]
+
+
+def test_cached_frames_and_tars_are_cut_too(tmp_path: Path, source: Source, in_float32: bytes) -> None:
+    cached = deconv.cached(source, wide().needed_preprocessing(), tmp_path / "frames")
+    assert mined(tmp_path / "cached", cached, Local(10)) == in_float32
+    for number, keys in enumerate((source.keys[:13], source.keys[13:30], source.keys[30:])):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for key in keys:
+                tar.add(source.members[source.keys.index(key)].path, key)
+    tars = webdataset(str(tmp_path / "*.tar"))
+    assert mined(tmp_path / "tars", tars, Shuffled(16)) == mined(tmp_path / "whole", tars)
+
+
+@given(
+    tars=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+    shard_size=st.integers(1, 50),
+    batch_size=st.integers(1, 12),
+)
+def test_shards_are_whole_tars_cut_between_batches(tars: list[int], shard_size: int, batch_size: int) -> None:
+    paths = [Path(f"{number}.tar") for number, count in enumerate(tars) for _ in range(count)]
+    source = Source("tars", tuple(map(str, range(len(paths)))), tuple(Member(path, 512, 9) for path in paths))
+    shards = shards_of(source, shard_size, batch_size)
+    assert [image for shard in shards for image in shard] == list(range(len(paths)))
+    assert all(shard and shard.start % batch_size == 0 for shard in shards)
+    assert all(len(shard) < shard_size + 2 * batch_size for shard in shards)
+    if batch_size == 1 and max(tars) <= shard_size:
+        assert all(paths[shard.start] != paths[shard.start - 1] for shard in shards[1:])
+
+
+def test_a_folder_is_cut_by_its_listing(source: Source) -> None:
+    assert shards_of(source, 16, 4) == [range(16), range(16, 32), range(32, 42)]
+    assert shards_of(source, 4096, 64) == [range(42)]
+
+
+def test_one_shard_leaves_nothing_and_many_a_record_each(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    save = Partial.save
+
+    def noting(partial: Partial, path: Path, *rest: Any) -> None:
+        written.append(path.name)
+        save(partial, path, *rest)
+
+    monkeypatch.setattr(Partial, "save", noting)
+    mined(tmp_path / "one", source, Local(COUNT))
+    assert written == []
+    mined(tmp_path / "three", source, Local(16))
+    assert written == [f"float32-0000{number}.parquet" for number in range(3)]
+
+
+def test_images_of_several_sizes_are_named_across_shards(tmp_path: Path) -> None:
+    source, net = photographs(tmp_path / "p", 6), with_preprocessing()
+    net.preprocessing = replace(net.needed_preprocessing(), size=None)
+    with pytest.raises(BadInput, match="images differ in size"):
+        mine_into(tmp_path / "peaks.parquet", net, source, ["two"], 3, 1, engine=Local(1))
+
+
+def test_more_than_half_unreadable_is_counted_over_all_shards(tmp_path: Path) -> None:
+    """Two whole shards of damaged images do not stop a run; the one after the half does."""
+    photographs(tmp_path / "p", 12)
+    for number in range(12):
+        if number % 12 < 6:
+            (tmp_path / "p" / f"{number}.png").write_bytes(b"no picture")
+    source = deconv.folder(tmp_path / "p")
+    mine_into(tmp_path / "a.parquet", with_preprocessing(), source, ["two"], 3, 2, engine=Local(2))
+    (tmp_path / "p" / "9.png").write_bytes(b"no picture")
+    with pytest.raises(BadInput, match="7 of the 12 images of the source folder cannot be read"):
+        mine_into(tmp_path / "b.parquet", with_preprocessing(), source, ["two"], 3, 2, engine=Local(2))
+    assert not (tmp_path / "b.parquet").exists()
+
+
+def test_a_long_run_says_how_far_it_is(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("deconv.progress.SHOW_AFTER", 0.0)
+    monkeypatch.setattr("deconv.progress.LOG_EVERY", 0.0)
+    caplog.set_level(logging.INFO, "deconv")
+    mined(tmp_path, source, Local(10))
+    lines = [line for line in caplog.messages if line.startswith("mining: ")]
+    assert any(" of 42 images, " in line and " s left, 1 unreadable" in line for line in lines)
+    assert lines[-1].startswith("mining: 42 images in ") and lines[-1].endswith("1 unreadable")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "said"),
+    [
+        ("rya", {}, UnknownName, "unknown engine 'rya'; expected one of local, ray; did you mean 'ray'?"),
+        ("local", {"shard_size": 0}, BadInput, "engine.shard_size=0: expected 1 or more"),
+    ],
+)
+def test_mistakes(name: str, options: dict[str, int], error: type[Exception], said: str) -> None:
+    with pytest.raises(error) as raised:
+        open_engine(name, **options)
+    assert said in str(raised.value)
+
+
+def test_without_ray_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    arguments = [
+        "experiment=fig2_features",
+        "model=alexnet",
+        "model.weights=random",
+        "model.size=[64,64]",
+        "engine=ray",
+    ]
+    assert main([*arguments, "layers=[conv1]", f"folder={tmp_path / 'run'}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install 'deconvnet[ray]', or use engine=local" in said
+
+
+# With Ray. One cluster on this machine serves all; starting it and its workers takes most of the time.
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of what it finds on the machine
+def test_ray_gives_the_same_bytes(tmp_path: Path, source: Source, in_float32: bytes, cluster: None) -> None:
+    for workers in (1, 2, 4):
+        engine = open_engine("ray", shard_size=4, num_workers=workers)  # eleven shards: merged in two levels
+        assert mined(tmp_path / str(workers), source, engine) == in_float32, workers
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_bytes_in_bfloat16(tmp_path: Path, source: Source, cluster: None) -> None:
+    whole = mined(tmp_path / "whole", source, precision="bfloat16")
+    assert mined(tmp_path / "ray", source, open_engine("ray", shard_size=16), "bfloat16") == whole
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_of_ray_is_killed(tmp_path: Path, source: Source, in_float32: bytes, cluster: None) -> None:
+    """As soon as the first shard is there, every process that works on one; and again after the second."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        for count in (1, 2):
+            while len(list(tmp_path.rglob("[!.]*-0*.parquet"))) < count and not (tmp_path / "peaks.parquet").exists():
+                time.sleep(0.001)
+            for worker in working():
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=9))
+    killer.join()
+    assert killed and found == in_float32
+
+
+def working() -> list[int]:
+    """The processes that Ray gives a task to at this moment, by what they call themselves."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::_perform"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mistakes_in_a_worker_come_as_they_are(tmp_path: Path, cluster: None) -> None:
+    source, network = photographs(tmp_path / "p", 6), with_preprocessing()
+    network._weights["0.weight"].fill_(np.inf)
+    with pytest.raises(BadInput, match="gives NaN or infinite activations at 'two'") as raised:
+        mine_into(tmp_path / "peaks.parquet", network, source, ["two"], 3, 2, engine=open_engine("ray", shard_size=2))
+    assert type(raised.value) is BadInput
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(("option", "least"), [("num_cpus_per_worker", 1), ("num_gpus", 0), ("retries", 0)])
+def test_numbers_that_ray_cannot_use(option: str, least: int) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    with pytest.raises(BadInput, match=f"engine.{option}={least - 1}: expected {least} or more"):
+        open_engine("ray", **{option: least - 1})
