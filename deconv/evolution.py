@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deconv.engines import Engine
 from deconv.errors import BadInput
 from deconv.mining import mine_into
 from deconv.network import Network
@@ -49,6 +50,7 @@ def mine_epochs(
     folder: Path,
     batch_size: int = 64,
     precision: str = "float32",
+    engine: Engine | None = None,
 ) -> dict[int, Peaks]:
     """The strongest peak of every unit of each layer over all images, at every epoch: {epoch: Peaks with k = 1}.
 
@@ -57,7 +59,7 @@ def mine_epochs(
     """
     files = {epoch: folder / f"epoch-{epoch:03d}.parquet" for epoch in networks}
     return {
-        epoch: mine_into(files[epoch], network, images, layers, 1, batch_size, precision=precision)
+        epoch: mine_into(files[epoch], network, images, layers, 1, batch_size, precision=precision, engine=engine)
         for epoch, network in networks.items()
     }
 

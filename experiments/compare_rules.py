@@ -19,6 +19,7 @@ from deconv.compare.measuring import METRICS, group, mean_interval, measure, thu
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.sufficiency import SHARES
+from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName
 from deconv.figures import save_figure
 from deconv.frame_cache import cached
@@ -76,7 +77,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     if config.cache is not None:
         images = cached(images, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, precision=config.precision)
+    how = {"precision": config.precision, "engine": open_engine(**config.engine)}
+    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
     units = {layer: choose_units(layer, peaks[layer], config) for layer in layers}
     random = randomised(network, layers, config)
     study = Study(network, images, peaks, units, rules, random, config.seed, folder / "records")

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import charts, figures
+from deconv.engines import open_engine
 from deconv.errors import UnknownName
 from deconv.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.frame_cache import cached
@@ -34,7 +35,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     images = open_source(**config.source)
     if config.cache is not None:
         images = cached(images, last.needed_preprocessing(), config.cache)
-    work = {"batch_size": config.batch_size, "precision": config.precision}
+    engine = open_engine(**config.engine)
+    work = {"batch_size": config.batch_size, "precision": config.precision, "engine": engine}
     peaks = mine_epochs(networks, images, layers, folder / "peaks", **work)
     blocks, numbers = [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from deconv import charts, figures, filters
+from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.frame_cache import cached
 from deconv.help import choices, shipped
@@ -107,6 +108,7 @@ def mine(subject: Subject, images: Source, config: DictConfig, folder: Path) -> 
     if config.cache is not None:
         images = cached(images, subject.network.needed_preprocessing(), config.cache)
     work = {"k": 1, "batch_size": config.batch_size, "precision": config.precision}
+    work["engine"] = open_engine(**config.engine)
     return mine_into(folder / f"{subject.name}.peaks.parquet", subject.network, images, list(config.layers), **work)
 
 

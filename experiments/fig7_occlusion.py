@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from deconv import maps, occlusion
+from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName
 from deconv.figures import save_figure
 from deconv.mining import mine_into
@@ -56,9 +57,9 @@ def run(config: DictConfig, folder: Path) -> Path:
     """Occlude, project, compare and draw; returns the picture."""
     scene = set_scene(config)
     subjects = choose(scene, config)
-    peaks = mine_into(
-        folder / "peaks.parquet", scene.network, scene.images, [scene.layer], 1 + OTHERS, batch_size=config.batch_size
-    )
+    how = {"batch_size": config.batch_size, "engine": open_engine(**config.engine)}
+    record = folder / "peaks.parquet"
+    peaks = mine_into(record, scene.network, scene.images, [scene.layer], 1 + OTHERS, **how)
     rows, summary = [], []
     for number, subject in enumerate(subjects):
         seen = see(scene, subject, config)

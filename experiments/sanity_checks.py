@@ -16,6 +16,7 @@ from deconv.compare.measuring import mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
+from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName
 from deconv.figures import save_figure
 from deconv.frame_cache import cached
@@ -41,7 +42,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     if config.cache is not None:
         images = cached(images, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, precision=config.precision)
+    how = {"precision": config.precision, "engine": open_engine(**config.engine)}
+    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
     units = {layer: choose_units(peaks, layer, config) for layer in layers}
     found = checked(Checks(network, images, peaks, units, config), folder / "records")
     summary = {

@@ -68,7 +68,8 @@ def test_a_run_started_again_takes_up_its_peaks(finished: Path) -> None:
 
 
 def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiment=fig2_features", *SMALL, "k=5", f"folder={finished}"]) == 2
+    changed = ["k=5" if word == "k=4" else word for word in SMALL]
+    assert main(["experiment=fig2_features", *changed, f"folder={finished}"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "made with k 4; this run has 5" in said[0]
 
@@ -85,7 +86,8 @@ def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.Cap
 def test_a_mistake_is_one_line(
     arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["experiment=fig2_features", *SMALL, *arguments, f"folder={tmp_path / 'run'}"]) == 2
+    rest = [word for word in SMALL if word.partition("=")[0] not in {said.partition("=")[0] for said in arguments}]
+    assert main(["experiment=fig2_features", *rest, *arguments, f"folder={tmp_path / 'run'}"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and expected in said[0]
 

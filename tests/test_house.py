@@ -89,7 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "features": PIPELINE,
     "probing": PIPELINE,
     "transfer": PIPELINE | {"training_data"},
-    "evolution": PIPELINE,
+    "evolution": PIPELINE | {"engines"},
     "filters": BASE,
     "training_recipe": {"errors"},
     "training_log": BASE | {"figures"},
