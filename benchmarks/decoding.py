@@ -14,8 +14,8 @@ from torchvision import transforms
 from benchmarks.rows import Row, faster
 from benchmarks.scene import CROP, LOOK, SIZE, Scene
 from benchmarks.timing import compare
-from deconv.ahead import WORKERS
-from deconv.members import Member
+from deconv.images.ahead import WORKERS
+from deconv.images.members import Member
 from deconv.sources import Source, batches
 
 BATCH = 64

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deconv import models
+from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
-from deconv.preprocessing import Preprocessing
 from deconv.sources import Source, batches, bundled, folder
 
 K = 9

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from deconv.atlas import write_atlas
     from deconv.errors import DeconvError, UnsupportedOperation
     from deconv.figures import draw
-    from deconv.frame_cache import cached
+    from deconv.images.frame_cache import cached
+    from deconv.images.preprocessing import Preprocessing
     from deconv.mining import mine
     from deconv.network import Network
     from deconv.patches import cut_patches, patches_of
-    from deconv.preprocessing import Preprocessing
     from deconv.projection import project, project_peaks
     from deconv.receptive_field import ReceptiveField
     from deconv.records import Patches, Peaks, Reconstructions

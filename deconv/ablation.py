@@ -15,7 +15,7 @@ from torch import nn
 
 from deconv.errors import BadInput
 from deconv.training import evaluate
-from deconv.training_data import Labelled
+from deconv.training.data import Labelled
 
 
 @dataclass(frozen=True)

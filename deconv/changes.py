@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from deconv.graph import Graph
-from deconv.operations import Operation, windowable
-from deconv.spatial import Spatial, outside_value
+from deconv.graph.operations import Operation, windowable
+from deconv.graph.spatial import Spatial, outside_value
 
 Size = tuple[int, int]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from deconv.errors import BadInput
+from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
-from deconv.preprocessing import Preprocessing
 
 Box = tuple[int, int, int, int]
 """y0, x0, y1, x1 in pixels; the last row and column are y1 - 1 and x1 - 1."""

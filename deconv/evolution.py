@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deconv.engines import Engine
 from deconv.errors import BadInput
 from deconv.mining import mine_into
+from deconv.mining.engines import Engine
 from deconv.network import Network
 from deconv.records import Peaks
 from deconv.sources import Source

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from deconv.errors import BadInput
+from deconv.images.reframing import Move
 from deconv.network import Network
-from deconv.reframing import Move
 from deconv.subjects import class_layer, probabilities
 
 KINDS = {"translation": "down", "scale": "scale", "rotation": "degrees"}

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.graph import Graph, covering_pool, evaluate, stream
-from deconv.operations import Concatenate, Rectifier
-from deconv.preprocessing import Preprocessing
+from deconv.graph.operations import Concatenate, Rectifier
+from deconv.graph.tracing import trace
+from deconv.images.preprocessing import Preprocessing
 from deconv.receptive_field import ReceptiveField, receptive_field
 from deconv.runs import weights_hash
-from deconv.tracing import trace
 
 
 class Network:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deconv.graph import Graph
-from deconv.operations import keeps_places, windowable
-from deconv.spatial import Convolution, Spatial
+from deconv.graph.operations import keeps_places, windowable
+from deconv.graph.spatial import Convolution, Spatial
 
 Pair = tuple[int, int]
 

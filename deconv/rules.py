@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deconv import operations as ops
 from deconv.errors import UnsupportedOperation
 from deconv.graph import Node
+from deconv.graph import operations as ops
+from deconv.graph.spatial import AveragePool, Convolution, MaxPool, Pad
 from deconv.rule_options import RULES, Rule, as_rule
-from deconv.spatial import AveragePool, Convolution, MaxPool, Pad
 
 __all__ = ["RULES", "Memory", "Rule", "Way", "as_rule", "check_supported", "way_back"]
 Memory = tuple[Tensor, ...]

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from deconv import folders
-from deconv.ahead import WORKERS, map_ahead
-from deconv.class_names import check_class_names, read_class_names
-from deconv.decoding import decode
 from deconv.errors import BadInput, UnknownName, UnreadableImage
-from deconv.members import Member
-from deconv.photographs import installed_photographs
-from deconv.preprocessing import Preprocessing
-from deconv.shards import samples
+from deconv.images import folders
+from deconv.images.ahead import WORKERS, map_ahead
+from deconv.images.class_names import check_class_names, read_class_names
+from deconv.images.decoding import decode
+from deconv.images.members import Member
+from deconv.images.photographs import installed_photographs
+from deconv.images.preprocessing import Preprocessing
+from deconv.images.shards import samples
 
 log = logging.getLogger("deconv")
 
@@ -112,10 +112,10 @@ def webdataset(
     urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
     https, whatever `webdataset.gopen` opens: gs, hf, or "pipe:" and a command that writes the shard.
     cache: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
-    classes: a file of class names, as `deconv.class_names.read_class_names` takes it.
+    classes: a file of class names, as `deconv.images.class_names.read_class_names` takes it.
     Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
     labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from
-    their copies. Raises BadInput as `deconv.shards.samples` does, and if the class names do not fit.
+    their copies. Raises BadInput as `deconv.images.shards.samples` does, and if the class names do not fit.
     """
     class_names = None if classes is None else read_class_names(classes)  # before shards are fetched
     found = samples(urls, cache)

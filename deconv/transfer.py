@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from deconv.errors import BadInput
-from deconv.training_data import Labelled
+from deconv.training.data import Labelled
 
 AT_ONCE = 100
 

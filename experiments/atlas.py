@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from deconv.atlas import write_atlas
-from deconv.engines import open_engine
 from deconv.errors import BadInput, RecordMismatch
-from deconv.frame_cache import cached
+from deconv.images.frame_cache import cached
 from deconv.mining import mine_into
+from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.records import Peaks

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from deconv import comparison_charts as charts
 from deconv import models
 from deconv.compare import table
 from deconv.compare.controls import CONTROLS
@@ -19,11 +18,12 @@ from deconv.compare.measuring import METRICS, group, mean_interval, measure, thu
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.sufficiency import SHARES
-from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName
+from deconv.figures import comparison_charts as charts
 from deconv.figures import save_figure
-from deconv.frame_cache import cached
+from deconv.images.frame_cache import cached
 from deconv.mining import mine_into
+from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track

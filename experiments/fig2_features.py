@@ -9,10 +9,10 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
-from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName
-from deconv.frame_cache import cached
+from deconv.images.frame_cache import cached
 from deconv.mining import mine_into
+from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.patches import patches_of

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from deconv import charts, figures
-from deconv.engines import open_engine
+from deconv import figures
 from deconv.errors import UnknownName
 from deconv.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
-from deconv.frame_cache import cached
+from deconv.figures import charts
+from deconv.images.frame_cache import cached
+from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.patches import patches_of

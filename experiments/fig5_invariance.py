@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
-from deconv import curves, invariance
+from deconv import invariance
 from deconv.errors import BadInput
-from deconv.figures import save_figure
+from deconv.figures import curves, save_figure
+from deconv.images.reframing import Move, Reframing, reframing
 from deconv.models import class_names, load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.reframing import Move, Reframing, reframing
 from deconv.runs import versions, write_json
 from deconv.sources import Source, open_source
 from deconv.subjects import (

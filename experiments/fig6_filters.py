@@ -12,12 +12,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from deconv import charts, figures, filters
-from deconv.engines import open_engine
+from deconv import figures, filters
 from deconv.errors import BadInput, UnknownName, nearest
-from deconv.frame_cache import cached
+from deconv.figures import charts
 from deconv.help import choices, shipped
+from deconv.images.frame_cache import cached
 from deconv.mining import mine_into
+from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.projection import project_peaks

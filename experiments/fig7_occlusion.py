@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor
 
-from deconv import maps, occlusion
-from deconv.engines import open_engine
+from deconv import occlusion
 from deconv.errors import BadInput, UnknownName
-from deconv.figures import save_figure
+from deconv.figures import maps, save_figure
 from deconv.mining import mine_into
+from deconv.mining.engines import open_engine
 from deconv.models import class_names, load_network
 from deconv.network import Network
 from deconv.occlusion import Occlusion

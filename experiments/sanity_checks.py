@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from deconv import models, sanity_charts
+from deconv import models
 from deconv.compare import table
 from deconv.compare.measuring import mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
-from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName
-from deconv.figures import save_figure
-from deconv.frame_cache import cached
+from deconv.figures import sanity_charts, save_figure
+from deconv.images.frame_cache import cached
 from deconv.mining import mine_into
+from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track

@@ -17,9 +17,9 @@ from torch import Tensor
 from deconv.correspondence import Box, Disagreement, box_in_frame, disagreement, random_boxes, read_annotations
 from deconv.errors import BadInput
 from deconv.figures import save_figure
+from deconv.images.preprocessing import Preprocessing
 from deconv.models import load_network
 from deconv.network import Network
-from deconv.preprocessing import Preprocessing
 from deconv.progress import track
 from deconv.runs import versions, write_json
 from deconv.sources import Source, open_source

@@ -13,13 +13,13 @@ from deconv import ablation
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import save_figure
 from deconv.help import choices, shipped
+from deconv.images.preprocessing import Preprocessing
 from deconv.models import build
-from deconv.preprocessing import Preprocessing
 from deconv.progress import track
 from deconv.runs import versions, weights_hash, write_json
 from deconv.training import train
-from deconv.training_images import open_images
-from deconv.training_recipe import Settings
+from deconv.training.images import open_images
+from deconv.training.recipe import Settings
 
 LOOK_KEYS = ("size", "resize", "mean", "std")
 OWN_KEYS = ("title", "paper", "model")

@@ -24,8 +24,8 @@ from deconv.runs import versions, weights_hash, write_json
 from deconv.sources import Source, open_source, require_labels
 from deconv.subjects import top_layer
 from deconv.training import train
-from deconv.training_data import load
-from deconv.training_recipe import Settings
+from deconv.training.data import load
+from deconv.training.recipe import Settings
 from deconv.transfer import class_accuracy, with_new_head
 
 WAYS = {

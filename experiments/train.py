@@ -13,15 +13,15 @@ from omegaconf import DictConfig
 from torch import nn
 
 from deconv.errors import BadInput
+from deconv.images.preprocessing import Preprocessing
 from deconv.models import build
 from deconv.models.loading import load_into
-from deconv.preprocessing import Preprocessing
 from deconv.runs import versions, weights_hash, write_json, write_whole
 from deconv.training import evaluate, train
-from deconv.training_data import Labelled
-from deconv.training_images import open_images
-from deconv.training_log import TIMES, Row
-from deconv.training_recipe import Settings
+from deconv.training.data import Labelled
+from deconv.training.images import open_images
+from deconv.training.log import TIMES, Row
+from deconv.training.recipe import Settings
 
 PREPROCESSING_KEYS = ("size", "resize", "mean", "std", "aliases")
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import deconv
-from deconv.engines.local import Local
 from deconv.errors import DeconvError
 from deconv.mining import mine_into
-from deconv.partials import Partial
+from deconv.mining.engines.local import Local
+from deconv.mining.partials import Partial
 from tests.samples import with_preprocessing
 
 SHARD, BATCH = 6, 3

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deconv.preprocessing import Preprocessing
-from deconv.training_data import Labelled
-from deconv.training_recipe import Settings
+from deconv.images.preprocessing import Preprocessing
+from deconv.training.data import Labelled
+from deconv.training.recipe import Settings
 
 LOOK = Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TINY = Settings(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from deconv import changes
 from deconv.errors import DeconvError
 from deconv.graph import Graph, evaluate
+from deconv.graph.spatial import Convolution
 from deconv.network import Network
-from deconv.spatial import Convolution
 from tests.random_networks import SAME_WARNS, SETTINGS, Branches, networks, pairs, randomised
 from tests.user_networks import CARRIED
 

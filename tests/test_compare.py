@@ -23,8 +23,8 @@ from deconv.compare.reactivation import as_input, rank, reactivation
 from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
 from deconv.errors import BadInput
+from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
-from deconv.preprocessing import Preprocessing
 
 SIDE = 9
 PICTURES = arrays(np.float64, (3, 6, 5), elements=st.floats(-1e3, 1e3, width=32))

@@ -11,8 +11,8 @@ import pytest
 from deconv.cli import load_experiment, main
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS
-from deconv.comparison_charts import extremes
 from deconv.configuration import compose_jobs
+from deconv.figures.comparison_charts import extremes
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "compare_rules", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}

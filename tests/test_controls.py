@@ -13,8 +13,8 @@ from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.responses import layer_responses, unit_responses
 from deconv.compare.scene import Scene
 from deconv.errors import BadInput, UnknownName
+from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
-from deconv.preprocessing import Preprocessing
 from deconv.rules import Rule
 
 SIZE = 30

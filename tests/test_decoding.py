@@ -13,9 +13,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from deconv import decoding
 from deconv.errors import UnreadableImage
-from deconv.members import Member
+from deconv.images import decoding
+from deconv.images.members import Member
 
 RED = (250, 10, 20)
 

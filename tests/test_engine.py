@@ -24,15 +24,15 @@ from torch import nn
 
 import deconv
 from deconv.cli import main
-from deconv.engines import Engine, open_engine
-from deconv.engines.local import Local, merged
 from deconv.errors import BadInput, UnknownName
-from deconv.members import Member
+from deconv.images.members import Member
 from deconv.mining import mine_into
-from deconv.partials import Partial
-from deconv.passes import Pass, shards_of
+from deconv.mining.engines import Engine, open_engine
+from deconv.mining.engines.local import Local, merged
+from deconv.mining.partials import Partial
+from deconv.mining.passes import Pass, shards_of
+from deconv.mining.tasks import Progress, Task
 from deconv.sources import Source, webdataset
-from deconv.tasks import Progress, Task
 from tests.samples import photographs, with_preprocessing
 
 BATCH, K, COUNT = 4, 4, 42

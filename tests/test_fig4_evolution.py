@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from deconv import charts, models
+from deconv import models
 from deconv.cli import main
 from deconv.evolution import settling_epochs, winners
-from deconv.figures import TILE
+from deconv.figures import TILE, charts
 from deconv.records import Patches, Peaks, Reconstructions
 
 EPOCHS = (1, 2, 5)

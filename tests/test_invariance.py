@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from deconv import invariance
 from deconv.errors import BadInput
+from deconv.images.preprocessing import Preprocessing
+from deconv.images.reframing import Move, reframing
 from deconv.network import Network
-from deconv.preprocessing import Preprocessing
-from deconv.reframing import Move, reframing
 
 SIZE = 48
 LOOK = Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

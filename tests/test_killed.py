@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 import deconv
-from deconv import runs, tasks
-from deconv.engines.local import Local
+from deconv import runs
 from deconv.errors import BadInput, RecordMismatch
-from deconv.mining import mine_into
+from deconv.mining import mine_into, tasks
+from deconv.mining.engines.local import Local
 from deconv.records import Peaks
 from tests.killing import BATCH, SHARD, mine_small
 from tests.samples import SIZE, photographs, with_preprocessing

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from deconv.errors import BadInput, UnreadableImage
-from deconv.preprocessing import Preprocessing
+from deconv.images.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

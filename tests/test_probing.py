@@ -18,7 +18,7 @@ import deconv
 from deconv.errors import BadInput, UnknownName
 from deconv.features import extract
 from deconv.probing import LEFT_OUT, compress, draw_splits, probe
-from deconv.training_data import Labelled
+from deconv.training.data import Labelled
 from deconv.transfer import class_accuracy, with_new_head
 from tests import samples
 

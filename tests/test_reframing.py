@@ -1,4 +1,4 @@
-"""deconv/reframing.py: frames of moved photographs, against torchvision where both give the same, and geometry."""
+"""reframing.py: frames of moved photographs, against torchvision where both give the same, and geometry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from deconv.errors import BadInput
-from deconv.preprocessing import Preprocessing
-from deconv.reframing import Move, reframing
+from deconv.images.preprocessing import Preprocessing
+from deconv.images.reframing import Move, reframing
 
 STILL = Move()
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import deconv
-from deconv import rough
 from deconv.errors import UnknownName
-from deconv.rough import Errors
+from deconv.mining import rough
+from deconv.mining.rough import Errors
 from deconv.topk import TopK
 from tests.samples import SIZE, network
 from tests.test_mining import as_lists

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from deconv import operations as ops
 from deconv import rules
 from deconv.errors import BadInput, UnknownName, UnsupportedOperation
 from deconv.graph import Node
+from deconv.graph import operations as ops
+from deconv.graph.spatial import AveragePool, Convolution, MaxPool, Pad, Window
 from deconv.network import Network
-from deconv.spatial import AveragePool, Convolution, MaxPool, Pad, Window
-from deconv.unpooling import chosen_switches
-from deconv.windows import WholeMaps
+from deconv.projection.unpooling import chosen_switches
+from deconv.projection.windows import WholeMaps
 from tests.oracle import relative_error
 from tests.peaks import project_at, random_places
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from deconv import progress
 from deconv.configuration import compose_jobs
 from deconv.errors import BadInput
-from deconv.shard_files import default_cache, short_names
+from deconv.images.shard_files import default_cache, short_names
 from deconv.sources import open_source, webdataset
 from tests.tars import pixels, put, shard
 

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from deconv import sources
-from deconv.decoding import decode
 from deconv.errors import BadInput, UnknownName, UnreadableImage
-from deconv.members import Member
-from deconv.preprocessing import Preprocessing
+from deconv.images.decoding import decode
+from deconv.images.members import Member
+from deconv.images.preprocessing import Preprocessing
 from deconv.sources import Source, batches, bundled, folder, open_source, require_labels, webdataset
 from tests.tars import put, shard
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from deconv.cli import main
 from deconv.models import build
-from deconv.training_recipe import Settings
+from deconv.training.recipe import Settings
 from tests.labelled import folder_of
 
 ROOT = Path(__file__).resolve().parent.parent

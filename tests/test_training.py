@@ -16,11 +16,13 @@ from PIL import Image
 from torch import nn
 from torchvision.models import get_model
 
-from deconv import training, training_log, training_state
+from deconv import training
 from deconv.errors import BadInput, DeconvError, RecordMismatch
 from deconv.training import evaluate, limit_filter_rms, train
-from deconv.training_log import Row
-from deconv.training_recipe import Settings, dropout_rate, learning_rate
+from deconv.training import log as training_log
+from deconv.training import state as training_state
+from deconv.training.log import Row
+from deconv.training.recipe import Settings, dropout_rate, learning_rate
 from tests.labelled import TINY, bright_and_dark, tiny_network
 
 KEPT = ("weights.safetensors", "metrics.csv", "snapshots/epoch-003.safetensors")

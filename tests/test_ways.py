@@ -1,4 +1,4 @@
-"""deconv/ways.py: on windows, from shared whole images, and whole: the same pixels."""
+"""deconv/projection/ways.py: on windows, from shared whole images, and whole: the same pixels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deconv import ways
 from deconv.network import Network
+from deconv.projection import ways
 from deconv.receptive_field import cone
 from deconv.rules import RULES
 from tests.oracle import project_by_autograd, relative_error

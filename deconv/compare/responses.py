@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from deconv.graph import evaluate
-from deconv.head import find_head
 from deconv.network import Network, as_map
+from deconv.projection.head import find_head
+from deconv.projection.walk import up
+from deconv.projection.ways import chunk_size
+from deconv.projection.windows import Windows
 from deconv.receptive_field import cone
 from deconv.rules import Rule
-from deconv.walk import up
-from deconv.ways import chunk_size
-from deconv.windows import Windows
 
 PLAIN = Rule()
 

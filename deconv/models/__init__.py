@@ -10,9 +10,9 @@ from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights
 
 from deconv.errors import BadInput, UnknownName, nearest
+from deconv.images.preprocessing import Preprocessing
 from deconv.models import shipped, squeezenet, torchvision
 from deconv.network import Network
-from deconv.preprocessing import Preprocessing
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its weights and seed
     **dict.fromkeys(shipped.NETWORKS, ("classes", "trunk", "maps", "widths")),

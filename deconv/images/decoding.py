@@ -1,0 +1,113 @@
+"""From the bytes of one image file to upright 8-bit RGB.
+
+What a person would expect of each kind of file:
+
+- grey and palette images keep their colours; transparency is laid on white, as most viewers and pages show it;
+- CMYK is converted without its colour profile, and profiles of RGB images are left aside too;
+- 16-bit grey is scaled by the range that its samples can hold (65535 becomes 255), not by the darkest and brightest
+  pixel; 16-bit colour keeps the high byte of each sample, which is the same to within one step;
+- 32-bit samples have no agreed range and are refused; of animations and multi-page files the first picture counts;
+- the EXIF orientation is obeyed.
+
+Plain JPEG goes through torchvision's decoder where torchvision has one, everything else through Pillow; both give the
+same pixels.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision.io import ImageReadMode
+
+from deconv.errors import UnreadableImage
+from deconv.images.members import Member
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+_EXIF_ORIENTATION = 0x0112
+_TIFF_BITS_PER_SAMPLE = 258
+# Importing torchvision.io registers this operation. Its wrapper there, decode_jpeg, warns at every call since
+# torchvision 0.29 that it will be removed (torchcodec succeeds it: as fast, the same pixels, but one more package).
+_HAS_FAST_JPEG = hasattr(torch.ops.image, "decode_jpeg")
+
+
+def decode(member: Member) -> np.ndarray:
+    """The image in the bytes of a JPEG, PNG, WebP, BMP or TIFF file as uint8 RGB (H, W, 3), upright.
+
+    Raises UnreadableImage, with the reason, for one that is missing, cut, of another format or too large
+    (more pixels than PIL.Image.MAX_IMAGE_PIXELS; found out before anything is decoded).
+    """
+    try:
+        return _decode_bytes(member.read())
+    except Exception as error:  # on damaged bytes the decoders raise nearly every type there is
+        raise UnreadableImage(
+            f"{member} cannot be read ({_reason(error)}); expected a whole JPEG, PNG, WebP, BMP or TIFF image: "
+            "replace or remove it"
+        ) from error
+
+
+def _decode_bytes(data: np.ndarray) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _refuse_bomb(image)
+        # 8-bit YCbCr JPEG, the usual kind, and its multi-picture relative: Pillow calls both RGB.
+        plain_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
+        pixels = _torchvision_pixels(data) if plain_jpeg and _HAS_FAST_JPEG else _pillow_pixels(image)
+        # Read after decoding: Pillow itself turns TIFFs upright while it loads them and then drops the tag.
+        return _upright(pixels, image.getexif().get(_EXIF_ORIENTATION, 1))
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit} of PIL.Image.MAX_IMAGE_PIXELS")
+
+
+def _torchvision_pixels(data: np.ndarray) -> np.ndarray:
+    pixels: torch.Tensor = torch.ops.image.decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB.value, False)
+    return pixels.permute(1, 2, 0).numpy()
+
+
+def _pillow_pixels(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return _deep_grey_pixels(image)
+    if image.mode in ("I", "F"):
+        raise ValueError("samples of 32 bits or signed ones, which have no agreed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        return np.array(_on_white(image))
+    return np.array(image.convert("RGB"))
+
+
+def _deep_grey_pixels(image: Image.Image) -> np.ndarray:
+    """Grey of 9 to 16 bits to 8, rounded; Pillow's own conversion would clip at 255."""
+    tags = getattr(image, "tag_v2", {})
+    top = 2 ** tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0] - 1
+    samples = np.array(image).astype(np.uint32)
+    grey = ((samples * 255 + top // 2) // top).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(image.convert("RGBA"))
+    return page.convert("RGB")
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes the eight EXIF orientations; other values are taken as upright."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own words hold a memory address, and records must not
+        return "not an image of a format known here"
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,77 @@
+"""The image files below a folder, and the classes that its subfolders are."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+
+from deconv.errors import BadInput
+from deconv.images.decoding import SUFFIXES
+from deconv.images.members import spelled_out
+
+
+def listed(root: str | PathLike[str]) -> list[tuple[str, Path]]:
+    """(key, path) of every image below `root`, sorted by key, as `deconv.sources.folder` says. Raises BadInput."""
+    top = _check_root(root)
+    files = sorted((_key(path, top), path) for path in _image_files(top))
+    if not files:
+        raise BadInput(
+            f"the folder {top} holds no image; expected files ending in {', '.join(SUFFIXES)} at any depth: "
+            "add some, or give another folder"
+        )
+    return files
+
+
+def classes(keys: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]] | tuple[None, None]:
+    """The class number of each key, and the names of the classes: the first folders of the keys, in sorted order.
+
+    (None, None) if one of the images lies in no folder.
+    """
+    if not all("/" in key for key in keys):
+        return None, None
+    folders = [key.partition("/")[0] for key in keys]
+    names = tuple(sorted(set(folders)))
+    numbers = {name: number for number, name in enumerate(names)}
+    return tuple(numbers[name] for name in folders), names
+
+
+def _check_root(root: str | PathLike[str]) -> Path:
+    wanted = "expected a folder of images: give one with source.root=PATH, or use source=bundled"
+    top = Path(root).expanduser()
+    if not top.exists():
+        raise BadInput(f"there is no folder {top}; {wanted}")
+    if not top.is_dir():
+        raise BadInput(f"{top} is a file; {wanted}")
+    return top
+
+
+def _image_files(top: Path) -> Iterator[Path]:
+    """Real directories come before linked ones, and none is entered twice: so loops of links end."""
+    waiting, entered = deque([top]), set()
+    while waiting:
+        directory = waiting.popleft()
+        status = directory.stat()
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        for path in sorted(directory.iterdir()):
+            if path.name.startswith("."):
+                continue
+            if os.path.isdir(path) and path.is_symlink():
+                waiting.append(path)
+            elif os.path.isdir(path):
+                waiting.appendleft(path)
+            elif path.suffix.lower() in SUFFIXES and _is_file_or_broken_link(path):
+                yield path
+
+
+def _is_file_or_broken_link(path: Path) -> bool:
+    # A broken link is listed, to be named as unreadable; reading a pipe or a device might never end.
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
+def _key(path: Path, top: Path) -> str:
+    return spelled_out(path.relative_to(top).as_posix())

@@ -1,0 +1,143 @@
+"""Tar shards by the WebDataset convention, indexed once, so that each of their images can be read by itself.
+
+A sample is the members that share a key: their path up to the first dot of the file name. What follows the dot says
+what a member is: "dog_01.jpg" is an image and "dog_01.cls" its class (https://github.com/webdataset/webdataset).
+Nothing is extracted, so a member's name is only a name, whatever path it spells.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from deconv.errors import BadInput
+from deconv.images.decoding import SUFFIXES
+from deconv.images.members import Member, spelled_out
+from deconv.images.shard_files import addresses, local_path, on_disk, short_names
+from deconv.progress import track
+
+log = logging.getLogger("deconv")
+
+TAR_BLOCK = 512
+
+Infos = dict[str, tarfile.TarInfo]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a shard: its key, "<shard>/<key in the shard>", where it lies, and its class if it has one."""
+
+    key: str
+    member: Member
+    label: int | None
+
+
+def samples(urls: str | Sequence[str], cache: str | PathLike[str] | None = None) -> list[Sample]:
+    """The images of all shards: shards as listed, images as in the tar; `urls` and
+    `cache` as in `deconv.images.shard_files`.
+
+    An image whose file name starts with a dot or has a second one is left out, and logged.
+    Raises BadInput for a shard that is missing, listed twice, cut or no tar; for two images with one key; if there is
+    no image; for a class that is not a number from 0 up, and if some images have one and some do not.
+    """
+    found = addresses(urls)
+    shards: Iterator[tuple[str, str]] = zip(found, short_names(found), strict=True)
+    if len(found) > 1:  # of one shard, its own copying and indexing show how far they are
+        shards = track(shards, "indexing shards", len(found), "shards")
+    made = [sample for address, name in shards for sample in _samples(address, name, cache)]
+    if not made:
+        raise BadInput(f"no image in {', '.join(found[:3])}; expected members ending in {', '.join(SUFFIXES)}")
+    _check_all_labelled(made)
+    return made
+
+
+def _samples(address: str, name: str, cache: str | PathLike[str] | None) -> list[Sample]:
+    path = on_disk(address, cache)
+    try:
+        members = _members(path, name)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        if local_path(address) != path:
+            path.unlink(missing_ok=True)  # a copy that is no tar would be found again
+        raise BadInput(
+            f"the shard {address} is not a whole tar ({error}); expected one, plain or gzipped: make or fetch it again"
+        ) from error
+    images, classes = _by_key(members, address)
+    labels = _labels(path, {key: classes[key] for key in images.keys() & classes.keys()}, address)
+    return [
+        Sample(
+            spelled_out(f"{name}/{key}"),
+            Member(path, info.offset_data, info.size, spelled_out(f"{address}: {info.name}")),
+            labels.get(key),
+        )
+        for key, info in images.items()
+    ]
+
+
+def _members(path: Path, name: str) -> list[tarfile.TarInfo]:
+    """The files in a tar. Raises TarError, OSError and EOFError."""
+    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        members = [info for info in track(tar, f"indexing {name}", None, "members") if info.isreg()]
+        file.seek(tar.offset)  # tarfile takes whatever it cannot read there for the end
+        if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):
+            raise EOFError(f"it is cut or damaged at byte {tar.offset}")
+    return members
+
+
+def _by_key(members: Sequence[tarfile.TarInfo], address: str) -> tuple[Infos, Infos]:
+    """The images and the classes of a shard, each by its key."""
+    images: Infos = {}
+    classes: Infos = {}
+    left_out = []
+    for info in members:
+        folder, slash, file_name = info.name.removeprefix("./").rpartition("/")
+        stem, dot, kind = file_name.partition(".")
+        kinds = classes if kind == "cls" else images if f".{kind.lower()}" in SUFFIXES else None
+        if stem and kinds is not None:
+            _add(kinds, folder + slash + stem, info, address)
+        elif file_name.lower().endswith(SUFFIXES):
+            left_out.append(info.name)
+    if left_out:
+        why = "expected names of a key, one dot and a suffix"
+        log.warning("images left out of %s: %d, the first being %s; %s", address, len(left_out), left_out[0], why)
+    return images, classes
+
+
+def _add(kinds: Infos, key: str, info: tarfile.TarInfo, address: str) -> None:
+    if key in kinds:
+        raise BadInput(
+            f"the shard {address} has both {kinds[key].name} and {info.name}; expected one image and one class a "
+            "key (a name up to its first dot): rename one of them"
+        )
+    kinds[key] = info
+
+
+def _labels(path: Path, classes: Infos, address: str) -> dict[str, int]:
+    with open(path, "rb") as file:
+        return {
+            key: _label(os.pread(file.fileno(), info.size, info.offset_data), info, address)
+            for key, info in classes.items()
+        }
+
+
+def _label(text: bytes, info: tarfile.TarInfo, address: str) -> int:
+    if not re.fullmatch(rb"\s*[0-9]{1,9}\s*", text):
+        raise BadInput(
+            f"{address}: {info.name} holds {text[:20].decode(errors='backslashreplace')!r}; expected the number of a "
+            "class, 0 or more, in ASCII digits"
+        )
+    return int(text)
+
+
+def _check_all_labelled(made: Sequence[Sample]) -> None:
+    without = [sample for sample in made if sample.label is None]
+    if 0 < len(without) < len(made):
+        raise BadInput(
+            f"{len(without)} of {len(made)} images have no class, the first being {without[0].member}; expected a .cls "
+            "member beside each image, or beside none: add those that are missing"
+        )

@@ -1,0 +1,99 @@
+"""What a pass over some of the images found, and how it adds up with what passes over the others found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deconv.errors import BadInput
+from deconv.network import Network
+from deconv.receptive_field import ReceptiveField
+from deconv.records import LayerPeaks, Peaks
+from deconv.topk import TopK
+
+
+@dataclass(eq=False)
+class Partial:
+    """The strongest peaks among some images. `merge` is commutative and associative, as that of the tables is.
+
+    tables: by layer.  frame: (H, W) of the images, None where none could be read.  unreadable: (image, key, reason).
+    errors: by layer (C,) float64, see `deconv.mining.rough`; empty where they were not measured.
+    """
+
+    tables: dict[str, TopK]
+    frame: tuple[int, int] | None = None
+    unreadable: list[tuple[int, str, str]] = field(default_factory=list)
+    errors: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def empty(network: Network, layers: list[str], k: int) -> Partial:
+        """Of no image at all."""
+        return Partial({layer: TopK(network.channels(layer), k) for layer in layers})
+
+    def merge(self, other: Partial) -> None:
+        """Add what was found among other images. Raises BadInput if those were of another size."""
+        if None not in (self.frame, other.frame) and self.frame != other.frame:
+            raise BadInput(
+                f"images differ in size: {self.frame} and {other.frame}; boxes need one frame for all. "
+                "Give the preprocessing a size."
+            )
+        self.frame = self.frame or other.frame
+        for layer, table in self.tables.items():
+            table.merge(other.tables[layer])
+        self.unreadable = sorted(self.unreadable + other.unreadable)
+        zero = np.zeros(1)
+        names = self.errors.keys() | other.errors.keys()
+        self.errors = {
+            name: np.maximum(self.errors.get(name, zero), other.errors.get(name, zero)) for name in sorted(names)
+        }
+
+    def peaks(self, network: Network) -> dict[str, LayerPeaks]:
+        """The tables as records, with boxes in the frame of the images."""
+        fields = {layer: network.receptive_field(layer, self.frame) for layer in self.tables}
+        return {layer: layer_peaks(table, fields[layer]) for layer, table in self.tables.items()}
+
+    def save(self, path: Path, network: Network, keys: dict[int, str], about: dict[str, Any]) -> None:
+        """Write a file of peaks, with the rest of this and `about` as its provenance."""
+        rest = {
+            "frame": self.frame,
+            "unreadable": self.unreadable,
+            "errors": {layer: values.tolist() for layer, values in self.errors.items()},
+        }
+        Peaks(self.peaks(network), keys, about | {"found": rest}).save(path)
+
+    @staticmethod
+    def load(path: Path) -> tuple[Partial, dict[str, Any]]:
+        """What `save` wrote: (partial, about). Raises BadInput for a file that is damaged or something else."""
+        peaks = Peaks.load(path)
+        about = dict(peaks.provenance)
+        rest = about.pop("found", None)
+        if rest is None:
+            raise BadInput(f"{path} holds no shard; expected a record of one: choose another folder, or delete it.")
+        partial = Partial(
+            {layer: _table(found) for layer, found in peaks.items()},
+            None if rest["frame"] is None else (rest["frame"][0], rest["frame"][1]),
+            [(number, key, reason) for number, key, reason in rest["unreadable"]],
+            {layer: np.array(values) for layer, values in rest["errors"].items()},
+        )
+        return partial, about
+
+
+def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
+    """A table as a record: nan for missing scores, -1 for their places and boxes."""
+    score, image, row, col = (torch.from_numpy(part) for part in (table.score, table.image, table.row, table.col))
+    y0 = field.start[0] + row * field.stride[0]
+    x0 = field.start[1] + col * field.stride[1]
+    box = torch.stack([y0, x0, y0 + field.size[0], x0 + field.size[1]], dim=2)
+    found = image >= 0
+    return LayerPeaks(score.where(found, float("nan")), image, row, col, box.where(found[..., None], -1))
+
+
+def _table(peaks: LayerPeaks) -> TopK:
+    table = TopK(*peaks.score.shape)
+    table.score = peaks.score.where(peaks.found, float("-inf")).numpy()
+    table.image, table.row, table.col = (part.numpy() for part in (peaks.image, peaks.row, peaks.col))
+    return table

@@ -1,0 +1,220 @@
+"""Peaks back to pixels: one activation kept, all others of its layer zero, sent down by a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deconv import rules
+from deconv.errors import BadInput, RecordMismatch
+from deconv.network import Network
+from deconv.progress import track
+from deconv.projection.ways import Places, choose, chunk_size, send_down
+from deconv.receptive_field import cone
+from deconv.records import LayerPeaks, Reconstructions
+from deconv.rules import Rule, as_rule
+from deconv.runs import versions
+from deconv.sources import Source, whole_batches
+
+SCORE_TOLERANCE = 1e-3
+ROUNDING = 1e-5
+"""Of a layer's strongest activation: what float32 may lose where large terms cancel, in units that hardly fire."""
+IMAGES_AT_ONCE = 16
+"""A way that runs whole images keeps this many in memory."""
+
+Indices = Tensor | Sequence[int]
+
+
+def project(
+    network: Network,
+    images: Source | Tensor,
+    layer: str,
+    image: Indices,
+    channel: Indices,
+    row: Indices,
+    col: Indices,
+    rule: str | Rule | Mapping[str, Any] = "deconvnet",
+    score: Tensor | None = None,
+    way: str = "auto",
+    switches_of: Indices | None = None,
+) -> Reconstructions:
+    """Send the activation of each peak, unit channel[n] of `layer` at (row[n], col[n]) on images[image[n]], to pixels.
+
+    images: a Source, or preprocessed images (M, 3, H, W).  image, channel, row, col: (N,) int64.
+    rule: "deconvnet", "guided", "gradient", or a Rule or its options (`deconv.rule_options`).
+    score: (N,) what the activations were when mined, if known; checked.
+    way: "window", "shared", "whole" (see `ways`) force one of the equal ways; "auto" takes the cheapest.
+    switches_of: (N,) images whose switches serve in place of the peak's own, for a rule with switches "other".
+    Returns Reconstructions: pixels (N, 3, h, w) float32 of the receptive field, zero outside the image; the seed is the
+    activation's own value.
+
+    Raises UnknownName (layer, rule, way), BadInput (indices outside their range; switches_of missing or in vain),
+    UnsupportedOperation (the rule cannot pass an operation), RecordMismatch (the recomputed activation differs from
+    `score` by more than 1e-3 of it and 1e-5 of the strongest given).
+    Source: Zeiler and Fergus 2013, section 2.1.
+    """
+    rule = as_rule(rule)
+    peaks = _columns((image, channel, row, col), len(images))
+    lenders = _lenders(switches_of, rule, peaks, len(images))
+    size = _frame_size(network, images, peaks)
+    graph, target = network.graph_at(size), network.node(layer, size)
+    _check_ranges(graph.nodes[target].shape, peaks)
+    rules.check_supported((graph.nodes[p] for p in graph.ancestors([target])), rule)
+    cone_of_layer, field = cone(graph, target), network.receptive_field(layer, size)
+    chosen = choose(way, graph, cone_of_layer, peaks)
+    box = torch.tensor([field.box(int(r), int(c)) for r, c in peaks[:, 2:]], dtype=torch.int64).view(-1, 4)
+    pixels = torch.zeros((len(peaks), network.input_shape[0], *field.size))
+    scores = torch.zeros(len(peaks))
+    for some, loaded in _chunks(network, images, peaks, chunk_size(graph, cone_of_layer, chosen), chosen):
+        if lenders is not None:
+            loaded = loaded.with_lenders(network, images, lenders[some])
+        with torch.no_grad():
+            parts = send_down(chosen, graph, cone_of_layer, loaded.places(peaks[some], box[some], field.size), rule)
+        scores[some] = parts[0].float().cpu()
+        pixels.index_copy_(0, some, parts[1].float().cpu())
+    if score is not None:
+        expected = torch.as_tensor(score).float().cpu()
+        _check_scores(scores, expected, layer, expected)
+    about = {"weights": network.weights_hash, "layer": layer, "rule": rule.name, "rule_options": rule.options()}
+    about["versions"] = versions()
+    which, channels, rows, cols = peaks.unbind(1)
+    return Reconstructions(layer, rule.name, pixels, scores, box, which, channels, rows, cols, size, about)
+
+
+def project_peaks(
+    network: Network,
+    images: Source | Tensor,
+    layer: str,
+    peaks: LayerPeaks,
+    units: Sequence[int],
+    rule: str | Rule | Mapping[str, Any] = "deconvnet",
+) -> Reconstructions:
+    """`project` for all mined peaks of some units of a layer, unit by unit, strongest first, scores checked."""
+    chosen = list(units)
+    recon = project(network, images, layer, *peaks.of(chosen), rule=rule)
+    _check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score)
+    return recon
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """Preprocessed images (m, 3, H, W), and for each peak of a chunk which of them is its own, and its lender."""
+
+    images: Tensor
+    which: Tensor
+    lenders: Tensor | None = None
+
+    def with_lenders(self, network: Network, images: Source | Tensor, lenders: Tensor) -> _Loaded:
+        """The same with images that lend their switches."""
+        used, which = lenders.unique(return_inverse=True)
+        lent = torch.cat([part for _, part in _load(network, images, used)])
+        return _Loaded(torch.cat([self.images, lent]), self.which, which + len(self.images))
+
+    def places(self, peaks: Tensor, box: Tensor, size: tuple[int, int]) -> Places:
+        """Peaks (n, 4) of this chunk, where the images are."""
+        local = torch.cat([self.which[:, None], peaks[:, 1:]], dim=1)
+        lenders = None if self.lenders is None else self.lenders.to(self.images.device)
+        return Places(self.images, local.to(self.images.device), lenders, box[:, :2].to(self.images.device), size)
+
+
+def _chunks(
+    network: Network, images: Source | Tensor, peaks: Tensor, most: int, way: str
+) -> Iterator[tuple[Tensor, _Loaded]]:
+    """Peaks image by image, so that each image is loaded once: (their numbers, what they need)."""
+    if not len(peaks):
+        return
+    order = torch.argsort(peaks[:, 0], stable=True)
+    if isinstance(images, Tensor) and way == "window":  # windows are cut from the tensor itself, without a copy of it
+        there = images.detach().to(network.device, network.precision)
+        for some in track(order.split(most), "projecting", len(peaks), unit="peaks", size=len):
+            yield some, _Loaded(there, peaks[some, 0])
+        return
+    used, counts = peaks[order, 0].unique_consecutive(return_counts=True)
+    at = 0
+    loading = _load(network, images, used)
+    for part in track(loading, "projecting", len(peaks), unit="peaks", size=lambda part: int(counts[part[0]].sum())):
+        which_used, loaded = part
+        numbers = order[at : at + int(counts[which_used].sum())]
+        at += len(numbers)
+        local = torch.searchsorted(used[which_used].contiguous(), peaks[numbers, 0].contiguous())
+        for some in torch.arange(len(numbers)).split(most):
+            yield numbers[some], _Loaded(loaded, local[some])
+
+
+def _load(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(positions in `used`, preprocessed images), a few at a time, in order."""
+    positions = torch.arange(len(used))
+    if isinstance(images, Tensor):
+        for some in positions.split(IMAGES_AT_ONCE):
+            yield some, network.check_images(images[used[some].to(images.device)])
+        return
+    preprocessing = network.needed_preprocessing()
+    for index, frames in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used.tolist()):
+        yield torch.searchsorted(used, index), network.check_images(preprocessing.normalize(frames))
+
+
+def _columns(given: Sequence[Indices], images: int) -> Tensor:
+    """(N, 4) int64 of image, channel, row, col; the images within their range."""
+    columns = [torch.as_tensor(values, dtype=torch.int64).cpu().reshape(-1) for values in given]
+    if len({len(column) for column in columns}) != 1:
+        raise BadInput(f"image, channel, row, col: given lengths {[len(c) for c in columns]}; expected equal ones.")
+    peaks = torch.stack(columns, dim=1)
+    _check_range("image", peaks[:, 0], images)
+    return peaks
+
+
+def _lenders(given: Indices | None, rule: Rule, peaks: Tensor, images: int) -> Tensor | None:
+    """(N,) images that lend their switches, within their range; None where the rule has switches of its own."""
+    if (given is not None) != (rule.switches == "other"):
+        raise BadInput(
+            f"switches_of: given {'none' if given is None else 'images'} with a rule of switches {rule.switches!r}; "
+            "expected one image for each peak with switches 'other', and none with others."
+        )
+    return None if given is None else _columns((given, *peaks.T[1:]), images)[:, 0]
+
+
+def _check_ranges(shape: tuple[int, ...], peaks: Tensor) -> None:
+    channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
+    for name, column, limit in zip(("channel", "row", "col"), peaks[:, 1:].T, (channels, height, width), strict=True):
+        _check_range(name, column, limit)
+
+
+def _check_range(name: str, column: Tensor, limit: int) -> None:
+    bad = column[(column < 0) | (column >= limit)]
+    if len(bad):
+        hint = " (-1 marks a missing peak: leave those out)" if bool((bad == -1).any()) else ""
+        raise BadInput(f"{name}: given {int(bad[0])}; expected 0 to {limit - 1}{hint}.")
+
+
+def _frame_size(network: Network, images: Source | Tensor, peaks: Tensor) -> tuple[int, int]:
+    if isinstance(images, Tensor):
+        network.check_images(images[:1])
+        return images.shape[2], images.shape[3]
+    preprocessing = network.needed_preprocessing()
+    if preprocessing.size is not None:
+        return preprocessing.size[0], preprocessing.size[1]
+    frames = (preprocessing.frame(images.image(int(i))) for i in peaks[:, 0].unique())
+    shapes = {(frame.shape[1], frame.shape[2]) for frame in frames}
+    if len(shapes) != 1:
+        raise BadInput(
+            f"images: given frames of sizes {sorted(shapes)}; expected one size. Give the preprocessing a size."
+        )
+    return shapes.pop()
+
+
+def _check_scores(found: Tensor, expected: Tensor, layer: str, of_layer: Tensor) -> None:
+    """`of_layer`: activations of the layer, of which the strongest says how large rounding may be."""
+    if found.shape != expected.shape:
+        raise BadInput(f"score: given shape {tuple(expected.shape)}; expected one for each of {len(found)} peaks.")
+    allowed = SCORE_TOLERANCE * expected.abs() + ROUNDING * of_layer.nan_to_num(0).abs().amax() if len(found) else 0
+    excess = ((found - expected).abs() - allowed).nan_to_num(float("inf"))
+    if bool((excess > 0).any()):
+        worst = int(excess.argmax())
+        raise RecordMismatch(
+            f"{layer}: peak {worst} was mined with score {float(expected[worst]):.6g} but now gives "
+            f"{float(found[worst]):.6g}: the weights, images or preprocessing are not those of the record. Mine again."
+        )
