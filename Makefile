@@ -1,11 +1,15 @@
-# make demo: Figure 2 of an ImageNet network over real photographs.  make test: the tests.  Both install first.
+# make demo: Figure 2 and the atlas of the paper's network over real photographs.  make test: the tests.
+# Both install first. For an ImageNet network: make demo MODEL=squeezenet LAYERS=conv1,fire3,fire5
 PYTHON ?= python3
 VENV := .venv
+MODEL ?= zfnet64_trunk
+LAYERS ?= conv1,conv2,conv3,conv4,conv5
 
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/installed-demo
-	$(VENV)/bin/deconv experiment=fig2_features layers=[conv1,fire3,fire5,fire7,fire9]
+	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)]
+	$(VENV)/bin/deconv experiment=atlas model=$(MODEL) layers=[$(LAYERS)]
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest

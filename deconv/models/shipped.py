@@ -22,7 +22,9 @@ NETWORKS: dict[str, Callable[..., ConvNet]] = {
     "krizhevsky": krizhevsky,
 }
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-SHA256: dict[str, str] = {}  # of weights/<name>.safetensors, for each network that has them
+SHA256 = {  # of weights/<name>.safetensors, for each network that has them
+    "zfnet64": "f3d081c822e78796a27b8d8701cb5ba29abfc333f3ee24202ba21d9cccdee659",
+}
 
 
 def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = False, **sizes: Any) -> ConvNet:
