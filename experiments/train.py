@@ -20,7 +20,7 @@ from deconv.runs import versions, weights_hash, write_json, write_whole
 from deconv.training import evaluate, train
 from deconv.training.data import Labelled
 from deconv.training.images import open_images
-from deconv.training.log import TIMES, Row
+from deconv.training.metrics import TIMES, Row
 from deconv.training.recipe import Settings
 
 PREPROCESSING_KEYS = ("size", "resize", "mean", "std", "aliases")

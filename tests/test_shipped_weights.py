@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deconv.models import load_network, shipped
+from deconv.receptive_field import first_convolution
 from deconv.sources import bundled
 from tests.test_models import settings
 
@@ -41,7 +42,10 @@ def test_the_weights_see_what_they_saw_when_they_were_shipped() -> None:
 
 def test_layer_1_has_the_filters_of_a_trained_network() -> None:
     """Each within the paper's limit, few of them dead, and most of their energy at low spatial frequencies."""
-    weight = load_network(**settings("zfnet64")).graph.nodes[1].operation.weight.float()  # type: ignore[attr-defined]
+    network = load_network(**settings("zfnet64"))
+    convolution = first_convolution(network.graph, network.node("conv1"))
+    assert convolution is not None
+    weight = convolution.weight.float()
     rms = weight.square().mean((1, 2, 3)).sqrt()
     assert rms.max() <= 0.1 * 1.001 and (rms < 0.1 * rms.max()).float().mean() < 0.5
     energy = torch.fft.fft2(weight, s=(32, 32)).abs().square().sum((0, 1))

@@ -82,7 +82,7 @@ def test_a_run_that_is_killed_goes_on_in_its_folder(finished: Path, photos: Path
     """By SIGKILL, after its first epoch."""
     command = [sys.executable, "-m", "deconv.cli", *SMALL, f"source.root={photos}", f"folder={tmp_path}"]
     code = (
-        "import os, signal, sys; from deconv import training_state; real = training_state.save\n"
+        "import os, signal, sys; from deconv.training import state as training_state; real = training_state.save\n"
         "def save(*arguments): real(*arguments); os.kill(os.getpid(), signal.SIGKILL)\n"
         "training_state.save = save\n"
         "from deconv.cli import main; main(sys.argv[1:])"

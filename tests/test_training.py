@@ -19,9 +19,9 @@ from torchvision.models import get_model
 from deconv import training
 from deconv.errors import BadInput, DeconvError, RecordMismatch
 from deconv.training import evaluate, limit_filter_rms, train
-from deconv.training import log as training_log
+from deconv.training import metrics as training_metrics
 from deconv.training import state as training_state
-from deconv.training.log import Row
+from deconv.training.metrics import Row
 from deconv.training.recipe import Settings, dropout_rate, learning_rate
 from tests.labelled import TINY, bright_and_dark, tiny_network
 
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]
 @pytest.fixture(autouse=True)
 def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Curves take most of a tiny epoch's time; `finished`, which is made before this, has them."""
-    monkeypatch.setattr(training_log, "_save_curves", lambda rows, path: None)
+    monkeypatch.setattr(training_metrics, "_save_curves", lambda rows, path: None)
 
 
 def changed(**changes: Any) -> Settings:

@@ -18,7 +18,7 @@ from deconv.errors import BadInput, DeconvError
 from deconv.progress import track
 from deconv.training import state as training_state
 from deconv.training.data import Labelled, shuffled_crops
-from deconv.training.log import Row, RunningMeans
+from deconv.training.metrics import Row, RunningMeans
 from deconv.training.recipe import Settings, dropout_rate, learning_rate
 
 EVALUATED_AT_ONCE = 500

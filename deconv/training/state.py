@@ -15,7 +15,7 @@ from torch import nn
 from deconv.errors import BadInput, RecordMismatch
 from deconv.models.loading import load_into
 from deconv.runs import write_whole
-from deconv.training.log import Row, save_metrics
+from deconv.training.metrics import Row, save_metrics
 from deconv.training.recipe import Settings
 
 MAY_CHANGE_ON_RESTART = ("epochs", "decay_epochs", "whole_epochs", "snapshots")
