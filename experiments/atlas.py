@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from deconv.atlas import write_atlas
 from deconv.errors import BadInput, RecordMismatch
-from deconv.images.frame_cache import cached
+from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
 from deconv.mining.engines import open_engine
 from deconv.models import load_network
@@ -23,7 +23,6 @@ from deconv.network import Network
 from deconv.records import Peaks
 from deconv.rules import Rule, as_rule, check_supported
 from deconv.runs import write_json
-from deconv.sources import open_source
 
 Metrics = dict[str, dict[str, list[float | None]]]
 
@@ -38,9 +37,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         raise BadInput("units: given some; expected null, as an atlas shows all. For some, use fig2_features.")
     if config.compared is not None and not (Path(config.compared) / "records").is_dir():
         raise BadInput(f"compared: {config.compared} has no folder records; give the folder of a compare_rules run.")
-    images = open_source(**config.source)
-    if config.cache is not None:
-        images = cached(images, network.needed_preprocessing(), config.cache)
+    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
     how = {"precision": config.precision, "engine": open_engine(**config.engine)}
     record = folder / "peaks.parquet"

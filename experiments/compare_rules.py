@@ -21,7 +21,7 @@ from deconv.compare.sufficiency import SHARES
 from deconv.errors import BadInput, UnknownName
 from deconv.figures import comparison_charts as charts
 from deconv.figures import save_figure
-from deconv.images.frame_cache import cached
+from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
 from deconv.mining.engines import open_engine
 from deconv.models import load_network
@@ -30,7 +30,7 @@ from deconv.progress import track
 from deconv.records import LayerPeaks, Peaks
 from deconv.rules import RULES, Rule, as_rule, check_supported
 from deconv.runs import write_json
-from deconv.sources import Source, open_source, whole_batches
+from deconv.sources import Source, whole_batches
 
 PATCHES = "patches"
 """Stands among the rules where patches themselves are grouped."""
@@ -73,9 +73,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
     rules = contenders(config)
     check(network, layers, rules, config)
-    images = open_source(**config.source)
-    if config.cache is not None:
-        images = cached(images, network.needed_preprocessing(), config.cache)
+    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
     how = {"precision": config.precision, "engine": open_engine(**config.engine)}
     peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)

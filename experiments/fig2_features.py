@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from deconv import figures
 from deconv.errors import BadInput, UnknownName
-from deconv.images.frame_cache import cached
+from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
 from deconv.mining.engines import open_engine
 from deconv.models import load_network
@@ -22,7 +22,7 @@ from deconv.receptive_field import first_convolution
 from deconv.records import LayerPeaks, Peaks
 from deconv.rules import check_supported
 from deconv.runs import write_json
-from deconv.sources import Source, open_source
+from deconv.sources import Source
 
 log = logging.getLogger("deconv")
 
@@ -30,9 +30,7 @@ log = logging.getLogger("deconv")
 def run(config: DictConfig, folder: Path) -> Path:
     """Mine, project, cut and draw; returns the picture of all layers."""
     network = load_network(**config.model, seed=config.seed)
-    images = open_source(**config.source)
-    if config.cache is not None:
-        images = cached(images, network.needed_preprocessing(), config.cache)
+    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     layers = list(config.layers or network.aliases or network.layers)
     check_units(network, layers, config.units)
     check_rule(network, layers, config.rule)

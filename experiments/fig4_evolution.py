@@ -15,7 +15,7 @@ from deconv import figures
 from deconv.errors import UnknownName
 from deconv.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.figures import charts
-from deconv.images.frame_cache import cached
+from deconv.images.frame_cache import open_frames
 from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
@@ -25,7 +25,7 @@ from deconv.projection import project_peaks
 from deconv.records import LayerPeaks, Peaks, Reconstructions
 from deconv.rules import check_supported
 from deconv.runs import write_json
-from deconv.sources import Source, open_source
+from deconv.sources import Source
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -33,9 +33,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     networks = load_networks(config)
     epochs, last = list(networks), networks[max(networks)]
     layers = check_layers(last, config)
-    images = open_source(**config.source)
-    if config.cache is not None:
-        images = cached(images, last.needed_preprocessing(), config.cache)
+    images = open_frames(config.source, last.needed_preprocessing(), config.cache)
     engine = open_engine(**config.engine)
     work = {"batch_size": config.batch_size, "precision": config.precision, "engine": engine}
     peaks = mine_epochs(networks, images, layers, folder / "peaks", **work)

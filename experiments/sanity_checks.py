@@ -18,7 +18,7 @@ from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
 from deconv.errors import BadInput, UnknownName
 from deconv.figures import sanity_charts, save_figure
-from deconv.images.frame_cache import cached
+from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
 from deconv.mining.engines import open_engine
 from deconv.models import load_network
@@ -27,7 +27,7 @@ from deconv.progress import track
 from deconv.records import Peaks
 from deconv.rules import as_rule, check_supported
 from deconv.runs import write_json
-from deconv.sources import Source, open_source, whole_batches
+from deconv.sources import Source, whole_batches
 
 OTHER_UNIT = "other_unit"
 """Stands among the shuffled networks where nothing is shuffled, but another unit is projected."""
@@ -38,9 +38,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     network = load_network(**config.model, seed=config.seed)
     layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
     check(network, layers, config)
-    images = open_source(**config.source)
-    if config.cache is not None:
-        images = cached(images, network.needed_preprocessing(), config.cache)
+    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
     how = {"precision": config.precision, "engine": open_engine(**config.engine)}
     peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from deconv.errors import BadInput, UnreadableImage
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
 from deconv.runs import write_json, write_whole
-from deconv.sources import Source, batches
+from deconv.sources import Source, batches, open_source
 
 BATCH = 64
 
@@ -65,6 +67,12 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
         preprocessing=preprocessing,
         content=source.content_hash,
     )
+
+
+def open_frames(source: Mapping[str, Any], preprocessing: Preprocessing, cache: str | Path | None) -> Source:
+    """The source that options name, as `open_source` takes them; `cached` in the folder `cache` unless that is None."""
+    images = open_source(**source)
+    return images if cache is None else cached(images, preprocessing, cache)
 
 
 def _fill(source: Source, preprocessing: Preprocessing, path: Path) -> None:
