@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.errors import BadInput, UnknownName, first_line, nearest
 from deconv.help import choices, groups, shipped
 
 MISSING = "???"
@@ -205,5 +205,4 @@ def _shown(value: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), type(error).__name__)
-    return line.partition(" expecting ")[0]  # antlr goes on with all the tokens that it would have taken
+    return first_line(error).partition(" expecting ")[0]  # antlr goes on with all the tokens that it would have taken

@@ -13,6 +13,11 @@ def nearest(name: str, possible: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class DeconvError(Exception):
     """Base of every error that deconv raises on purpose."""
 

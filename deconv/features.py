@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,3 +95,17 @@ def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor,
         bad = int(index[~features.isfinite().all(dim=1)][0])
         raise BadInput(f"layer {layer} has nan or infinite activations on {images.keys[bad]}; check the weights.")
     return features.numpy()
+
+
+def provenance(
+    network: Network, images: Source, settings: Mapping[str, Any], penalties: Iterable[float]
+) -> dict[str, Any]:
+    """All that decides the numbers of classifiers on features: `settings` of the run, penalties to choose from."""
+    return {
+        "weights": network.weights_hash,
+        "source": {"name": images.name, "content": images.content_hash, "images": len(images)},
+        "preprocessing": network.needed_preprocessing().as_dict(),
+        "settings": {key: settings[key] for key in ("splits", "train_per_class", "test_per_class", "seed", "grid")},
+        "penalties": list(penalties),
+        "versions": versions(),
+    }

@@ -1,17 +1,35 @@
-"""What an analysis looks at: some images of a source, and the class that each of them shows."""
+"""What an analysis looks at: layers and units, some images of a source, and the class that each of them shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.network import Network
+from deconv.rules import Rule, check_supported
 from deconv.sources import Source
 
 WEIGHTED = ("conv2d", "linear")
+
+
+def check_rules(network: Network, layers: Iterable[str], rules: Iterable[str | Rule]) -> None:
+    """Raise UnknownName for a layer or rule that is not there, UnsupportedOperation for a rule that a layer lacks."""
+    wanted = list(rules)
+    for layer in layers:
+        nodes = [network.graph.nodes[place] for place in network.graph.ancestors([network.node(layer)])]
+        for rule in wanted:
+            check_supported(nodes, rule)
+
+
+def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:
+    """Raise UnknownName for a unit that a layer does not have; None stands for no unit in particular."""
+    for layer in layers:
+        for unit in units or []:
+            if not 0 <= unit < network.channels(layer):
+                raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
 
 
 def pick_images(source: Source, wanted: Sequence[str | int] | None, first: int) -> list[int]:

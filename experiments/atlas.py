@@ -21,8 +21,9 @@ from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.records import Peaks
-from deconv.rules import Rule, as_rule, check_supported
+from deconv.rules import Rule, as_rule
 from deconv.runs import write_json
+from deconv.subjects import check_rules
 
 Metrics = dict[str, dict[str, list[float | None]]]
 
@@ -50,14 +51,6 @@ def run(config: DictConfig, folder: Path) -> Path:
     made_of = {"made_of": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
     write_json(folder / "summary.json", {"layers": numbers, **made_of})
     return page
-
-
-def check_rules(network: Network, layers: list[str], rules: list[Rule]) -> None:
-    """Raise UnsupportedOperation before any work is done."""
-    for layer in layers:
-        ancestors = network.graph.ancestors([network.node(layer)])
-        for rule in rules:
-            check_supported((network.graph.nodes[position] for position in ancestors), rule)
 
 
 def day_of(record: Path) -> str:

@@ -28,9 +28,10 @@ from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.records import LayerPeaks, Peaks
-from deconv.rules import RULES, Rule, as_rule, check_supported
+from deconv.rules import RULES, Rule, as_rule
 from deconv.runs import write_json
 from deconv.sources import Source, whole_batches
+from deconv.subjects import check_rules, check_units
 
 PATCHES = "patches"
 """Stands among the rules where patches themselves are grouped."""
@@ -102,13 +103,8 @@ def check(network: Network, layers: list[str], rules: dict[str, str | Rule], con
     """Raise, before any work is done, UnknownName for a unit, UnsupportedOperation for a rule that cannot serve."""
     needed = {as_rule("gradient" if name == "gradient_times_input" else "deconvnet") for name in rules}
     needed |= {rule for rule in rules.values() if isinstance(rule, Rule)}
-    for layer in layers:
-        nodes = [network.graph.nodes[p] for p in network.graph.ancestors([network.node(layer)])]
-        for rule in needed:
-            check_supported(nodes, rule)
-        for unit in config.units or []:
-            if not 0 <= unit < network.channels(layer):
-                raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
+    check_rules(network, layers, needed)
+    check_units(network, layers, config.units)
 
 
 def choose_units(layer: str, peaks: LayerPeaks, config: DictConfig) -> list[int]:
@@ -125,8 +121,7 @@ def choose_units(layer: str, peaks: LayerPeaks, config: DictConfig) -> list[int]
 
 def randomised(network: Network, layers: list[str], config: DictConfig) -> Network:
     """The same network with the weights of all layers looked at shuffled."""
-    wanted = ("name", "weights", "arch", "classes", "trunk")
-    module = models.build(**{key: config.model[key] for key in wanted if key in config.model}, seed=config.seed)
+    module = models.build(**models.of_build(config.model), seed=config.seed)
     paths = [path for block in blocks(network, layers).values() for path in block]
     return renewed(network, shuffled(module, paths, config.seed))
 

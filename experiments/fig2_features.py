@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput
 from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
 from deconv.mining.engines import open_engine
@@ -20,9 +20,9 @@ from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.receptive_field import first_convolution
 from deconv.records import LayerPeaks, Peaks
-from deconv.rules import check_supported
 from deconv.runs import write_json
 from deconv.sources import Source
+from deconv.subjects import check_rules, check_units
 
 log = logging.getLogger("deconv")
 
@@ -33,7 +33,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     layers = list(config.layers or network.aliases or network.layers)
     check_units(network, layers, config.units)
-    check_rule(network, layers, config.rule)
+    check_rules(network, layers, [config.rule])
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
     how = {"precision": config.precision, "engine": open_engine(**config.engine)}
     peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
@@ -48,20 +48,6 @@ def run(config: DictConfig, folder: Path) -> Path:
     picture = figures.save_figure(figures.feature_figure(panels, heading, rows=2), folder / "fig2.png")
     write_json(folder / "summary.json", {"layers": summary, "made_of": peaks.provenance, "rule": config.rule})
     return picture
-
-
-def check_rule(network: Network, layers: list[str], rule: str) -> None:
-    """Raise UnknownName or UnsupportedOperation before any work is done."""
-    for layer in layers:
-        check_supported((network.graph.nodes[p] for p in network.graph.ancestors([network.node(layer)])), rule)
-
-
-def check_units(network: Network, layers: list[str], units: list[int] | None) -> None:
-    """Raise UnknownName for a unit that a layer does not have."""
-    for layer in layers:
-        for unit in units or []:
-            if not 0 <= unit < network.channels(layer):
-                raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
 
 
 def choose_units(peaks: LayerPeaks, units: list[int] | None, n_units: int, seed: int) -> list[int]:

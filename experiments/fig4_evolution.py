@@ -12,7 +12,6 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
-from deconv.errors import UnknownName
 from deconv.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.figures import charts
 from deconv.images.frame_cache import open_frames
@@ -23,9 +22,9 @@ from deconv.patches import patches_of
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.records import LayerPeaks, Peaks, Reconstructions
-from deconv.rules import check_supported
 from deconv.runs import write_json
 from deconv.sources import Source
+from deconv.subjects import check_rules, check_units
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -65,11 +64,8 @@ def load_networks(config: DictConfig) -> dict[int, Network]:
 def check_layers(network: Network, config: DictConfig) -> list[str]:
     """The layers to look at. Raises UnknownName or UnsupportedOperation before any work is done."""
     layers = list(config.layers)
-    for layer in layers:
-        check_supported((network.graph.nodes[p] for p in network.graph.ancestors([network.node(layer)])), config.rule)
-        for unit in config.units or []:
-            if unit >= network.channels(layer):
-                raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
+    check_rules(network, layers, [config.rule])
+    check_units(network, layers, config.units)
     return layers
 
 

@@ -24,9 +24,9 @@ from deconv.network import Network
 from deconv.projection import project_peaks
 from deconv.receptive_field import first_convolution
 from deconv.records import Peaks, Reconstructions
-from deconv.rules import check_supported
 from deconv.runs import write_json
 from deconv.sources import Source, open_source
+from deconv.subjects import check_rules
 
 FILTER_SIDE, PROJECTION_SIDE = 44, 54
 """Pixels that a picture may fill; it is enlarged by the largest whole factor that fits."""
@@ -91,8 +91,7 @@ def check_layers(network: Network, config: DictConfig) -> Sequence[str]:
     """Layers 1 and 2. Raises UnknownName, BadInput or UnsupportedOperation before any work is done."""
     if len(config.layers) != 2:
         raise BadInput(f"layers={list(config.layers)}: expected two, the first for its filters, the second to project")
-    for layer in config.layers:
-        check_supported((network.graph.nodes[p] for p in network.graph.ancestors([network.node(layer)])), config.rule)
+    check_rules(network, config.layers, [config.rule])
     return list(config.layers)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from deconv import occlusion
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput
 from deconv.figures import maps, save_figure
 from deconv.mining import mine_into
 from deconv.mining.engines import open_engine
@@ -21,10 +21,9 @@ from deconv.network import Network
 from deconv.occlusion import Occlusion
 from deconv.projection import project
 from deconv.records import LayerPeaks, Reconstructions
-from deconv.rules import check_supported
 from deconv.runs import versions, write_json, write_whole
 from deconv.sources import Source, open_source
-from deconv.subjects import name_classes, number_labels, pick_images, top_layer
+from deconv.subjects import check_rules, check_units, name_classes, number_labels, pick_images, top_layer
 
 OTHERS = 3
 """Images beside the occluded one whose projections of the same map are shown."""
@@ -81,7 +80,7 @@ def set_scene(config: DictConfig) -> Scene:
     layers = list(config.layers) if config.layers is not None else [top_layer(network, maps_only=True)]
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
         raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9].")
-    check_supported((network.graph.nodes[p] for p in network.graph.ancestors([network.node(layers[0])])), config.rule)
+    check_rules(network, layers, [config.rule])
     look = network.needed_preprocessing()
     colour = torch.tensor(look.mean) * 255 if config.colour is None else torch.tensor([float(c) for c in config.colour])
     if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
@@ -95,7 +94,7 @@ def choose(scene: Scene, config: DictConfig) -> list[Subject]:
     chosen = pick_images(scene.images, config.images, first=3)
     given = number_labels(config.labels, len(chosen), scene.names)
     labels: Sequence[int | None] = [None] * len(chosen) if given is None else given
-    units = check_units(scene, config.units, len(chosen))
+    units = units_of(scene, config.units, len(chosen))
     subjects = []
     for number, label, unit in zip(chosen, labels, units, strict=True):
         photograph, key = scene.images.image(number), scene.images.keys[number]
@@ -109,16 +108,13 @@ def choose(scene: Scene, config: DictConfig) -> list[Subject]:
     return subjects
 
 
-def check_units(scene: Scene, units: Sequence[int] | None, images: int) -> list[int | None]:
+def units_of(scene: Scene, units: Sequence[int] | None, images: int) -> list[int | None]:
     """The unit of each image; None where the strongest is taken."""
     if units is None:
         return [None] * images
     if len(units) != images:
         raise BadInput(f"units: given {len(units)} for {images} images; expected one for each, or null.")
-    for unit in units:
-        if unit >= scene.network.channels(scene.layer):
-            last = scene.network.channels(scene.layer) - 1
-            raise UnknownName(f"unit {unit}: layer {scene.layer} has units 0 to {last}.")
+    check_units(scene.network, [scene.layer], units)
     return list(units)
 
 

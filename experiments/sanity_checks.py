@@ -16,7 +16,7 @@ from deconv.compare.measuring import mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput
 from deconv.figures import sanity_charts, save_figure
 from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
@@ -25,9 +25,10 @@ from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.records import Peaks
-from deconv.rules import as_rule, check_supported
+from deconv.rules import as_rule
 from deconv.runs import write_json
 from deconv.sources import Source, whole_batches
+from deconv.subjects import check_rules, check_units
 
 OTHER_UNIT = "other_unit"
 """Stands among the shuffled networks where nothing is shuffled, but another unit is projected."""
@@ -62,9 +63,7 @@ class Checks:
     ) -> None:
         self.network, self.images, self.peaks, self.units = network, images, peaks, units
         self.rules, self.seed = list(config.rules), config.seed
-        wanted = ("name", "weights", "arch", "classes", "trunk")
-        options = {key: config.model[key] for key in wanted if key in config.model}
-        self.module = models.build(**options, seed=config.seed)
+        self.module = models.build(**models.of_build(config.model), seed=config.seed)
         self.blocks = blocks(network, list(units))
 
     def made_of(self, layer: str, rule: str) -> dict[str, Any]:
@@ -89,13 +88,8 @@ class Checks:
 def check(network: Network, layers: list[str], config: DictConfig) -> None:
     """Raise, before any work is done, what an unknown or unfit rule, layer or unit raises."""
     blocks(network, layers)
-    for layer in layers:
-        for unit in config.units or []:
-            if not 0 <= unit < network.channels(layer):
-                raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
-    for rule in config.rules:
-        for layer in layers:
-            check_supported((network.graph.nodes[p] for p in network.graph.ancestors([network.node(layer)])), rule)
+    check_units(network, layers, config.units)
+    check_rules(network, layers, config.rules)
 
 
 def choose_units(peaks: Peaks, layer: str, config: DictConfig) -> list[int]:

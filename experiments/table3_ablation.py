@@ -14,14 +14,13 @@ from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import save_figure
 from deconv.help import choices, shipped
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import build
+from deconv.models import LOOK_KEYS, build, of_build
 from deconv.progress import track
 from deconv.runs import versions, weights_hash, write_json
 from deconv.training import train
 from deconv.training.images import open_images
 from deconv.training.recipe import Settings
 
-LOOK_KEYS = ("size", "resize", "mean", "std")
 OWN_KEYS = ("title", "paper", "model")
 
 
@@ -96,7 +95,7 @@ def common_look(variants: dict[str, dict[str, Any]]) -> Preprocessing:
 
 def untrained(variant: dict[str, Any], classes: int, seed: int) -> nn.Module:
     """The variant with an output for each class, from the weights that the seed gives."""
-    options = {key: value for key, value in variant.items() if key not in (*LOOK_KEYS, "aliases")}
+    options = of_build(variant)
     return build(**{**options, "classes": options.get("classes") or classes}, seed=seed)
 
 

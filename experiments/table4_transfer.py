@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from deconv.errors import BadInput, UnknownName, nearest
-from deconv.features import extract
+from deconv.features import extract, provenance
 from deconv.figures import save_figure
-from deconv.models import build, load_network
+from deconv.models import build, load_network, of_build
 from deconv.network import Network
 from deconv.probing import LEFT_OUT, Split, check_penalties, compress, draw_splits, probe
 from deconv.progress import track
-from deconv.runs import versions, weights_hash, write_json
+from deconv.runs import weights_hash, write_json
 from deconv.sources import Source, open_source, require_labels
 from deconv.subjects import top_layer
 from deconv.training import train
@@ -35,7 +35,6 @@ WAYS = {
 }
 PAPER = {"ImageNet-pretrained": (83.8, 0.5), "not pretrained": (22.8, 1.5)}
 """Table 4 of the paper: Caltech-101, 15 training images a class, percent."""
-MODEL_KEYS = ("name", "arch", "trunk")
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -66,23 +65,11 @@ def run(config: DictConfig, folder: Path) -> Path:
         "chance": round(1 / len(np.unique(labels[labels != LEFT_OUT])), 6),
         "paper_percent": PAPER,
         "training": {way: asdict(settings) for way, settings in recipes.items()},
-        "made_of": provenance(network, images, config),
+        "made_of": provenance(network, images, config, config.penalties),
     }
     write_json(folder / "summary.json", summary)
     heading = f"{config.model.name}, {config.train_per_class} training images a class"
     return save_figure(draw_chart(accuracies, heading), folder / "table4.png")
-
-
-def provenance(network: Network, images: Source, config: DictConfig) -> dict[str, Any]:
-    """All that decides the numbers, the recipes aside."""
-    return {
-        "weights": network.weights_hash,
-        "source": {"name": images.name, "content": images.content_hash, "images": len(images)},
-        "preprocessing": network.needed_preprocessing().as_dict(),
-        "settings": {key: config[key] for key in ("splits", "train_per_class", "test_per_class", "seed", "grid")},
-        "penalties": list(config.penalties),
-        "versions": versions(),
-    }
 
 
 def check_ways(config: DictConfig) -> None:
@@ -108,9 +95,8 @@ def recipes_of(config: DictConfig, images: int) -> dict[str, Settings]:
 
 def first_model(config: DictConfig, way: str, classes: int) -> nn.Module:
     """The network before training: with a new last layer, and from scratch with all weights random."""
-    options = {key: config.model[key] for key in MODEL_KEYS if key in config.model}
-    weights = "random" if way == "scratch" else config.model.weights
-    return with_new_head(build(**options, weights=weights, seed=config.seed), classes, config.seed)
+    options = of_build(config.model) | ({"weights": "random"} if way == "scratch" else {})
+    return with_new_head(build(**options, seed=config.seed), classes, config.seed)
 
 
 def classify(

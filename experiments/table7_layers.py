@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from deconv.errors import UnknownName
-from deconv.features import extract
+from deconv.features import extract, provenance
 from deconv.figures import save_figure
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.probing import LEFT_OUT, Score, Split, check_penalties, compress, draw_splits, probe
 from deconv.progress import track
-from deconv.runs import versions, write_json
-from deconv.sources import Source, open_source, require_labels
+from deconv.runs import write_json
+from deconv.sources import open_source, require_labels
 from deconv.subjects import alias_of, class_layer
 
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
@@ -52,7 +52,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         "classes": classes,
         "chance": round(1 / classes, 6),
         "paper_percent": PAPER,
-        "made_of": provenance(network, images, config),
+        "made_of": provenance(network, images, config, config.penalties),
     }
     write_json(folder / "summary.json", summary)
     heading = f"{config.model.name}: {classes} classes, {config.train_per_class} training images a class"
@@ -74,18 +74,6 @@ def score_layers(
         for classifier in (name for name, where in jobs if where == layer):
             scores[classifier, layer].append(probe(train, test, labels, split, classifier, penalties))
     return scores
-
-
-def provenance(network: Network, images: Source, config: DictConfig) -> dict[str, Any]:
-    """All that decides the numbers."""
-    return {
-        "weights": network.weights_hash,
-        "source": {"name": images.name, "content": images.content_hash, "images": len(images)},
-        "preprocessing": network.needed_preprocessing().as_dict(),
-        "settings": {key: config[key] for key in ("splits", "train_per_class", "test_per_class", "seed", "grid")},
-        "penalties": list(config.penalties),
-        "versions": versions(),
-    }
 
 
 def choose_layers(network: Network, layers: Sequence[str] | None) -> list[str]:

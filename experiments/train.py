@@ -14,7 +14,7 @@ from torch import nn
 
 from deconv.errors import BadInput
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import build
+from deconv.models import LOOK_KEYS, build, of_build
 from deconv.models.loading import load_into
 from deconv.runs import versions, weights_hash, write_json, write_whole
 from deconv.training import evaluate, train
@@ -23,14 +23,12 @@ from deconv.training.images import open_images
 from deconv.training.metrics import TIMES, Row
 from deconv.training.recipe import Settings
 
-PREPROCESSING_KEYS = ("size", "resize", "mean", "std", "aliases")
-
 
 def run(config: DictConfig, folder: Path) -> Path:
     """Train, or go on training, and sum up; returns the picture of the curves."""
     settings = Settings(**config.training, seed=config.seed)
     device = checked_device(config.device)
-    look = Preprocessing(*(config.model[key] for key in ("size", "resize", "mean", "std")))
+    look = Preprocessing(*(config.model[key] for key in LOOK_KEYS))
     images = open_images(config.source, config.validation, config.held_out)
     model = model_for(config, images.classes)
     made_of = {
@@ -61,7 +59,7 @@ def checked_device(name: str) -> torch.device:
 
 def model_for(config: DictConfig, classes: int) -> nn.Module:
     """The model, with an output for each class of the source unless its configuration gives another number."""
-    options = {str(key): value for key, value in config.model.items() if key not in PREPROCESSING_KEYS}
+    options = of_build(config.model)
     if options.get("classes") is None:
         options["classes"] = classes
     return build(**options, seed=config.seed)

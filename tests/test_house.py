@@ -109,7 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": BASE | {"figures", "report"},
     "unit_records": PIPELINE | {"report"},
     "atlas": PIPELINE | {"report", "unit_records"},
-    "subjects": STAGES,
+    "subjects": STAGES | {"rules"},
     "changes": GRAPH,
     "images.reframing": {"errors", "images.preprocessing"},
     "occlusion": STAGES | {"changes", "subjects"},

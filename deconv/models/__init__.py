@@ -14,6 +14,8 @@ from deconv.images.preprocessing import Preprocessing
 from deconv.models import shipped, squeezenet, torchvision
 from deconv.network import Network
 
+LOOK_KEYS = ("size", "resize", "mean", "std")
+"""Of a file of configs/model/, what Preprocessing takes, in its order."""
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its weights and seed
     **dict.fromkeys(shipped.NETWORKS, ("classes", "trunk", "maps", "widths")),
     "squeezenet": (),
@@ -43,6 +45,11 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
     if name == "squeezenet":
         return squeezenet.build(weights, seed)
     return shipped.build(name, weights, seed, **given)
+
+
+def of_build(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Of what a file of configs/model/ says, what `build` takes: all but preprocessing and aliases."""
+    return {str(key): value for key, value in settings.items() if key not in (*LOOK_KEYS, "aliases")}
 
 
 def load_network(

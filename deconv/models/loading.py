@@ -30,11 +30,6 @@ def unknown_weights(model: str, weights: object, choices: Iterable[str]) -> Unkn
     )
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, on one line; its type where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def randomly(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A new network in eval mode whose random weights depend on the seed alone; torch's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):

