@@ -42,3 +42,13 @@ def with_preprocessing() -> deconv.Network:
     net = network()
     net.preprocessing = deconv.Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     return net
+
+
+def noise(folder: Path, count: int, size: tuple[int, int], grain: int = 1) -> Path:
+    """PNG files of noise, size (H, W), its grains a few pixels wide."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        pixels = generator.integers(0, 256, (size[0] // grain, size[1] // grain, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size[::-1]).save(folder / f"{i}.png")
+    return folder

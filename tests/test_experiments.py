@@ -12,6 +12,7 @@ import torch
 from deconv.cli import main
 from deconv.help import choices
 from deconv.records import Patches, Peaks, Reconstructions
+from tests.commands import refusal, words
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["model=alexnet", "model.weights=random", "model.size=[96,96]", "layers=[conv1,conv3]", "n_units=3", "k=4"]
@@ -68,8 +69,7 @@ def test_a_run_started_again_takes_up_its_peaks(finished: Path) -> None:
 
 
 def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changed = ["k=5" if word == "k=4" else word for word in SMALL]
-    assert main(["experiment=fig2_features", *changed, f"folder={finished}"]) == 2
+    assert main(["experiment=fig2_features", *words(SMALL, ["k=5"]), f"folder={finished}"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "made with k 4; this run has 5" in said[0]
 
@@ -86,10 +86,8 @@ def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.Cap
 def test_a_mistake_is_one_line(
     arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rest = [word for word in SMALL if word.partition("=")[0] not in {said.partition("=")[0] for said in arguments}]
-    assert main(["experiment=fig2_features", *rest, *arguments, f"folder={tmp_path / 'run'}"]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and expected in said[0]
+    said = words(["experiment=fig2_features"], SMALL, arguments)
+    assert expected in refusal(said, tmp_path / "run", capsys)
 
 
 def test_the_readme_python_runs_as_written(

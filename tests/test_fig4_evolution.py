@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from deconv import models
@@ -16,6 +15,8 @@ from deconv.cli import main
 from deconv.evolution import settling_epochs, winners
 from deconv.figures import TILE, charts
 from deconv.records import Patches, Peaks, Reconstructions
+from tests.commands import refusal, words
+from tests.samples import noise
 
 EPOCHS = (1, 2, 5)
 DEAD = 7
@@ -41,19 +42,9 @@ def write_snapshots(folder: Path, model: str = "zfnet64") -> Path:
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What the runs here have in common."""
     root = tmp_path_factory.mktemp("fig4")
-    (root / "photos").mkdir()
-    generator = np.random.default_rng(0)
-    for number in range(5):
-        pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "photos" / f"{number}.png")
-    trained = write_snapshots(root / "trained")
-    look = [f"trained={trained}", "model.classes=2", "source=folder", f"source.root={root / 'photos'}"]
+    trained, photographs = write_snapshots(root / "trained"), noise(root / "photographs", 5, (64, 64))
+    look = [f"trained={trained}", "model.classes=2", "source=folder", f"source.root={photographs}"]
     return ["experiment=fig4_evolution", *look, f"layers=[{','.join(LAYERS)}]", "n_units=2"]
-
-
-def replaced(said: list[str], others: list[str]) -> list[str]:
-    """What is said, with other values for some of it."""
-    return list({argument.partition("=")[0]: argument for argument in [*said, *others]}.values())
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +93,7 @@ def test_the_same_configuration_gives_the_same_bytes_and_keeps_its_peaks(finishe
 
 
 def test_a_dead_unit_is_drawn_crossed_out(said: list[str], tmp_path: Path) -> None:
-    assert main([*replaced(said, ["layers=[conv1]", f"units=[{DEAD}]"]), f"folder={tmp_path}"]) == 0
+    assert main([*words(said, ["layers=[conv1]", f"units=[{DEAD}]"]), f"folder={tmp_path}"]) == 0
     first = Reconstructions.load(tmp_path / "conv1" / "epoch-001.reconstructions.safetensors")
     last = Reconstructions.load(tmp_path / "conv1" / "epoch-005.reconstructions.safetensors")
     assert len(first) == 1 and len(last) == 0 and (tmp_path / "fig4.png").stat().st_size > 10_000
@@ -138,7 +129,4 @@ def test_cells_stand_in_their_columns_and_bars_join_the_same_image() -> None:
 def test_a_mistake_is_one_line_before_anything_is_mined(
     arguments: list[str], expected: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*replaced(said, arguments), f"folder={tmp_path / 'run'}"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and expected in lines[0]
-    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", "run.log"}
+    assert expected in refusal(words(said, arguments), tmp_path / "run", capsys)

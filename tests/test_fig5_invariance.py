@@ -7,34 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from deconv.cli import main
+from tests.commands import refusal, words
+from tests.samples import noise
 
-MODEL = {"model": "squeezenet", "model.weights": "random", "model.size": "[67,67]"}
-MOVES = {"translation": "[-8,8,4]", "scale": "[1,1.2,0.1]", "rotation": "[0,270,90]"}
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 256, (15, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((120, 90)).save(folder / f"{number}.png")
-    return folder
-
-
-def run(photographs: Path, folder: Path, *arguments: str) -> int:
-    source = {"source": "folder", "source.root": str(photographs), "folder": str(folder)}
-    given = dict(argument.split("=", 1) for argument in arguments)
-    settings = {"experiment": "fig5_invariance", **MODEL, **MOVES, **source, **given}
-    return main([f"{key}={value}" for key, value in settings.items()])
+SMALL = [
+    "experiment=fig5_invariance", "model=squeezenet", "model.weights=random", "model.size=[67,67]", "source=folder",
+    "translation=[-8,8,4]", "scale=[1,1.2,0.1]", "rotation=[0,270,90]",
+]  # fmt: skip
+LABELS = "labels=[tench,3,golden_retriever]"
 
 
 @pytest.fixture(scope="module")
-def finished(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    photographs = noise(tmp_path_factory.mktemp("photographs"), 3, (90, 120), grain=6)
+    return [*SMALL, f"source.root={photographs}"]
+
+
+@pytest.fixture(scope="module")
+def finished(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    assert run(photographs, folder, "labels=[tench,3,golden_retriever]") == 0
+    assert main([*said, LABELS, f"folder={folder}"]) == 0
     return folder
 
 
@@ -63,15 +57,15 @@ def test_it_leaves_its_pictures_and_every_number(finished: Path) -> None:
     assert (finished / "fig5.png").stat().st_size > 20_000 and (finished / "fig5.pdf").stat().st_size > 10_000
 
 
-def test_the_same_configuration_gives_the_same_bytes(photographs: Path, finished: Path, tmp_path: Path) -> None:
-    assert run(photographs, tmp_path / "again", "labels=[tench,3,golden_retriever]") == 0
+def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: Path, tmp_path: Path) -> None:
+    assert main([*said, LABELS, f"folder={tmp_path / 'again'}"]) == 0
     for name in ("summary.json", "fig5.png", "fig5.pdf"):
         assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes(), name
 
 
-def test_without_room_what_is_filled_is_said(photographs: Path, tmp_path: Path) -> None:
+def test_without_room_what_is_filled_is_said(said: list[str], tmp_path: Path) -> None:
     arguments = ["room=1", "fill=mean", "images=[2.png,0]", "layers=[fire2,fire5]", "rotation=[0,0,1]", "scale=[1,1,1]"]
-    assert run(photographs, tmp_path, *arguments) == 0
+    assert main([*words(said, arguments), f"folder={tmp_path}"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [image["key"] for image in summary["images"]] == ["2.png", "0.png"]
     assert [image["label"]["given"] for image in summary["images"]] == [False, False]
@@ -97,9 +91,6 @@ def test_without_room_what_is_filled_is_said(photographs: Path, tmp_path: Path) 
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], expected: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = run(photographs, tmp_path, *arguments)
-    said = capsys.readouterr().err.strip().splitlines()
-    assert status == 2 and len(said) == 1 and expected in said[0]
-    assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob("*.json"))
+    assert expected in refusal(words(said, arguments), tmp_path, capsys)

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from deconv import filters, models
 from deconv.cli import main
 from deconv.records import Peaks, Reconstructions
+from tests.commands import refusal, words
+from tests.samples import noise
 
 DEAD, WEAK, GIANT = 3, 5, 8
 
@@ -22,11 +23,7 @@ DEAD, WEAK, GIANT = 3, 5, 8
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The three networks untrained, the first with a silent, a weak and a dominating filter."""
     root = tmp_path_factory.mktemp("fig6")
-    (root / "photos").mkdir()
-    generator = np.random.default_rng(0)
-    for number in range(4):
-        pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "photos" / f"{number}.png")
+    photographs = noise(root / "photographs", 4, (64, 64))
     state = models.build("zfnet64", "random").state_dict()
     state["features.0.bias"][DEAD] = -1e6
     state["features.0.weight"][WEAK] *= 0.01
@@ -34,12 +31,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     save_file(state, root / "unlimited.safetensors")
     weights = {"unlimited": root / "unlimited.safetensors", "krizhevsky64": "random", "zfnet64": "random"}
     networks = [f"networks.{name}.weights={path}" for name, path in weights.items()]
-    return ["experiment=fig6_filters", *networks, "source=folder", f"source.root={root / 'photos'}", "n_units=7"]
-
-
-def replaced(said: list[str], others: list[str]) -> list[str]:
-    """What is said, with other values for some of it."""
-    return list({argument.partition("=")[0]: argument for argument in [*said, *others]}.values())
+    return ["experiment=fig6_filters", *networks, "source=folder", f"source.root={photographs}", "n_units=7"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +81,7 @@ def test_the_same_configuration_gives_the_same_bytes(finished: Path, said: list[
 def test_networks_can_be_left_out_and_added(said: list[str], tmp_path: Path) -> None:
     more = ["networks.unlimited=null", "networks.krizhevsky64=null", "projected=[]"]
     more += ["+networks.mine={model: zfnet64, weights: random, mean: [0.5,0.5,0.5]}"]
-    assert main([*replaced(said, more), f"folder={tmp_path}"]) == 0
+    assert main([*words(said, more), f"folder={tmp_path}"]) == 0
     numbers = json.loads((tmp_path / "summary.json").read_text())["networks"]
     assert list(numbers) == ["mine", "zfnet64"]
     assert numbers["mine"]["made_of"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
@@ -111,7 +103,4 @@ def test_networks_can_be_left_out_and_added(said: list[str], tmp_path: Path) -> 
 def test_a_mistake_is_one_line_before_anything_is_mined(
     arguments: list[str], expected: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*replaced(said, arguments), f"folder={tmp_path / 'run'}"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and expected in lines[0]
-    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", "run.log"}
+    assert expected in refusal(words(said, arguments), tmp_path / "run", capsys)

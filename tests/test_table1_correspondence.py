@@ -5,40 +5,34 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from deconv.cli import main
 from deconv.correspondence import read_annotations
+from tests.commands import refusal, words
+from tests.samples import noise
 
 DOGS = Path(__file__).resolve().parent.parent / "experiments" / "table1_dogs.csv"
-SMALL = {"experiment": "table1_correspondence", "model": "squeezenet", "model.weights": "random", "region": "head"}
-SMALL |= {"model.size": "[64,64]", "draws": "4", "source": "folder"}
+SMALL = [
+    "experiment=table1_correspondence", "model=squeezenet", "model.weights=random", "model.size=[64,64]",
+    "source=folder", "region=head", "draws=4",
+]  # fmt: skip
 BOXES = "file,part,y0,x0,y1,x1\n" + "".join(
     f"{n}.png,eye,20,{30 + n},36,{46 + n}\n{n}.png,mouth,44,40,56,60\n{n}.png,head,8,20,78,80\n" for n in range(3)
 )
 
 
 @pytest.fixture(scope="module")
-def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, generator = tmp_path_factory.mktemp("heads"), np.random.default_rng(0)
-    for n in range(3):
-        Image.fromarray(generator.integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(folder / f"{n}.png")
-    (folder / "boxes.csv").write_text(BOXES)
-    return folder
-
-
-def options(heads: Path, folder: Path, *others: str) -> list[str]:
-    own = {"source.root": str(heads), "annotations": str(heads / "boxes.csv"), "folder": str(folder)}
-    chosen = SMALL | own | dict(other.split("=", 1) for other in others)
-    return [f"{key}={value}" for key, value in chosen.items()]
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    heads = noise(tmp_path_factory.mktemp("heads"), 3, (80, 100))
+    (heads / "boxes.csv").write_text(BOXES)
+    return [*SMALL, f"source.root={heads}", f"annotations={heads / 'boxes.csv'}"]
 
 
 @pytest.fixture(scope="module")
-def finished(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    assert main(options(heads, folder)) == 0
+    assert main([*said, f"folder={folder}"]) == 0
     return folder
 
 
@@ -59,8 +53,8 @@ def test_it_leaves_pictures_and_every_number(finished: Path) -> None:
         assert (finished / f"{name}.png").stat().st_size > 10_000 and (finished / f"{name}.pdf").is_file()
 
 
-def test_the_same_configuration_gives_the_same_bytes(heads: Path, finished: Path, tmp_path: Path) -> None:
-    assert main(options(heads, tmp_path / "again")) == 0
+def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: Path, tmp_path: Path) -> None:
+    assert main([*said, f"folder={tmp_path / 'again'}"]) == 0
     for name in ("summary.json", "table1.png", "table1.pdf", "fig8.png"):
         assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -76,21 +70,17 @@ def test_the_same_configuration_gives_the_same_bytes(heads: Path, finished: Path
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_result(
-    arguments: list[str], expected: str, heads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(options(heads, tmp_path / "run", *arguments)) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and expected in said[0]
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "run.log"}
+    assert expected in refusal(words(said, arguments), tmp_path / "run", capsys)
 
 
 def test_a_box_outside_its_image_is_named_with_its_part_and_file(
-    heads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "boxes.csv").write_text(BOXES.replace("2.png,eye,20,32,36,48", "2.png,eye,20,32,36,148"))
-    assert main(options(heads, tmp_path / "run", f"annotations={tmp_path / 'boxes.csv'}")) == 2
-    said = capsys.readouterr().err.strip()
-    assert "'eye' in 2.png: the box (20, 32, 36, 148) reaches outside its image of 80 x 100 pixels" in said
+    line = refusal(words(said, [f"annotations={tmp_path / 'boxes.csv'}"]), tmp_path / "run", capsys)
+    assert "'eye' in 2.png: the box (20, 32, 36, 148) reaches outside its image of 80 x 100 pixels" in line
 
 
 def test_the_five_dogs_have_two_eyes_and_a_nose_below_them() -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from deconv.cli import main
 from deconv.models import build
 from deconv.training.recipe import Settings
+from tests.commands import refusal, words
 from tests.labelled import folder_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,12 +75,8 @@ def test_variants_trained_apart_make_the_same_table(finished: Path, photos: Path
 def test_a_mistake_is_one_line(
     arguments: list[str], expected: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = {word.split("=")[0] for word in arguments}
-    rest = [word for word in [*SMALL, f"source.root={photos}"] if word.split("=")[0] not in said]
-    assert main([*rest, *arguments, f"folder={tmp_path / 'run'}"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and expected in lines[0]
-    assert not (tmp_path / "run" / "trained").exists()
+    said = words(SMALL, [f"source.root={photos}"], arguments)
+    assert expected in refusal(said, tmp_path / "run", capsys)
 
 
 def test_the_shipped_variants_can_be_built() -> None:

@@ -8,30 +8,27 @@ from pathlib import Path
 import pytest
 
 from deconv.cli import main
+from tests.commands import refusal, words
 from tests.labelled import folder_of
 
-SMALL = {"experiment": "table7_layers", "model": "squeezenet", "model.weights": "random", "model.size": "[64,64]"}
-SMALL |= {"layers": "[conv1,fire5,flatten]", "softmax_layers": "[flatten]", "splits": "2", "train_per_class": "4"}
-SMALL |= {"test_per_class": "3", "grid": "2", "source": "folder"}
-
-
-def options(photographs: Path, folder: Path, *others: str) -> list[str]:
-    chosen = SMALL | {"source.root": str(photographs), "folder": str(folder)}
-    chosen |= dict(other.split("=", 1) for other in others)
-    return [f"{key}={value}" for key, value in chosen.items()]
+SMALL = [
+    "experiment=table7_layers", "model=squeezenet", "model.weights=random", "model.size=[64,64]", "source=folder",
+    "layers=[conv1,fire5,flatten]", "softmax_layers=[flatten]", "splits=2", "train_per_class=4", "test_per_class=3",
+    "grid=2",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = folder_of(tmp_path_factory.mktemp("photographs"), 8, side=64)
-    (root / "dark" / "007.png").write_bytes(b"broken")
-    return root
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    photographs = folder_of(tmp_path_factory.mktemp("photographs"), 8, side=64)
+    (photographs / "dark" / "007.png").write_bytes(b"broken")
+    return [*SMALL, f"source.root={photographs}"]
 
 
 @pytest.fixture(scope="module")
-def finished(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    assert main(options(photographs, folder)) == 0
+    assert main([*said, f"folder={folder}"]) == 0
     return folder
 
 
@@ -46,10 +43,10 @@ def test_bright_and_dark_are_told_apart_at_every_layer(finished: Path) -> None:
     assert (finished / "table7.png").stat().st_size > 10_000 and (finished / "table7.pdf").is_file()
 
 
-def test_a_run_started_again_reads_its_features_and_gives_the_same_bytes(finished: Path, photographs: Path) -> None:
+def test_a_run_started_again_reads_its_features_and_gives_the_same_bytes(finished: Path, said: list[str]) -> None:
     features = {path: path.stat().st_mtime_ns for path in (finished / "features").iterdir()}
     before = {name: (finished / name).read_bytes() for name in ("summary.json", "table7.png", "table7.pdf")}
-    assert main(options(photographs, finished)) == 0
+    assert main([*said, f"folder={finished}"]) == 0
     assert features == {path: path.stat().st_mtime_ns for path in (finished / "features").iterdir()}
     assert before == {name: (finished / name).read_bytes() for name in before}
 
@@ -65,16 +62,12 @@ def test_a_run_started_again_reads_its_features_and_gives_the_same_bytes(finishe
     ],
 )
 def test_a_mistake_is_one_line_and_computes_nothing(
-    arguments: list[str], expected: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(options(photographs, tmp_path / "run", *arguments)) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and expected in said[0]
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "run.log"}
+    assert expected in refusal(words(said, arguments), tmp_path / "run", capsys)
 
 
-def test_images_without_labels_are_refused(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(options(photographs / "bright", tmp_path / "run")) == 2
-    assert "the source folder has no labels; expected a class for each image" in capsys.readouterr().err
+def test_images_without_labels_are_refused(said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of_one_class = words(said, [f"{said[-1]}/bright"])
+    line = refusal(of_one_class, tmp_path / "run", capsys)
+    assert "the source folder has no labels; expected a class for each image" in line

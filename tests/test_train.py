@@ -19,6 +19,7 @@ from deconv.cli import main
 from deconv.models import build
 from deconv.runs import weights_hash
 from deconv.training.recipe import Settings
+from tests.commands import refusal, words
 from tests.labelled import folder_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,18 +132,13 @@ def test_zfnet64_is_built_for_the_classes_and_validated_on_other_images(photos: 
 def test_a_mistake_is_one_line_and_nothing_is_written(
     arguments: list[str], expected: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usual = {"model": "zfnet64", "source": "folder", "held_out": "0.25", "training.batch_size": "8"}
+    usual = ["experiment=train", "model=zfnet64", "source=folder", "held_out=0.25", "training.batch_size=8"]
     if "source=bundled" not in arguments:
-        usual["source.root"] = str(photos)
-    usual |= dict(argument.split("=", 1) for argument in arguments)
-    options = [f"{key}={value}" for key, value in usual.items()]
-    assert main(["experiment=train", *options, f"folder={tmp_path}"]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and expected in said[0]
-    assert {path.name for path in tmp_path.iterdir()} <= {"run.log", "config.yaml"}
+        usual.append(f"source.root={photos}")
+    assert expected in refusal(words(usual, arguments), tmp_path, capsys)
 
 
 def test_classes_of_other_names_are_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     others = folder_of(tmp_path / "others", each=2, classes=("bright", "dusk"))
-    assert main([*SMALL, f"source.root={photos}", f"validation={others}", f"folder={tmp_path / 'run'}"]) == 2
-    assert "('bright', 'dusk'); expected those trained on, ('bright', 'dark')" in capsys.readouterr().err
+    line = refusal([*SMALL, f"source.root={photos}", f"validation={others}"], tmp_path / "run", capsys)
+    assert "('bright', 'dusk'); expected those trained on, ('bright', 'dark')" in line

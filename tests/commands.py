@@ -1,0 +1,23 @@
+"""What tests of experiments say to the command, and the line with which it answers a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from deconv.cli import main
+
+
+def words(*said: Iterable[str]) -> list[str]:
+    """All that is said, key=value; of two values for one key the later."""
+    return list({word.partition("=")[0]: word for some in said for word in some}.values())
+
+
+def refusal(said: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a run into the folder ends with, status 2, and nothing but settings and log in the folder."""
+    assert main([*said, f"folder={folder}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert {path.name for path in folder.iterdir()} <= {"config.yaml", "run.log"}
+    return line
