@@ -20,10 +20,10 @@ from benchmarks.memory import high_water
 from benchmarks.rows import Row, details_of, skipped
 from benchmarks.scene import LAYERS, K, Scene, subject
 from benchmarks.timing import compare
+from deconv.engines import Engine, open_engine
+from deconv.engines.local import Local
 from deconv.images.preprocessing import Preprocessing
 from deconv.mining import mine, mine_into
-from deconv.mining.engines import Engine, open_engine
-from deconv.mining.engines.local import Local
 from deconv.network import Network
 from deconv.sources import Source, folder
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from deconv.engines import Engine
+from deconv.engines.local import Local
 from deconv.errors import BadInput, RecordMismatch
 from deconv.network import Network
 from deconv.progress import track
-from deconv.records import Patches, Peaks, Reconstructions
+from deconv.records import Peaks
 from deconv.report import contents, pages, sprites
 from deconv.report.contents import Atlas, Layer
 from deconv.report.site import Site
 from deconv.rules import Rule, as_rule, check_supported
 from deconv.sources import Source, whole_batches
+from deconv.unit_blocks import Block
 from deconv.unit_records import UnitRecords
 
 BLOCK_BYTES = 2**27
 """Reconstructions of one block of units: what is in memory, and in one file of records, at a time."""
 IMAGES_AT_ONCE = 16
-LOOK = 2
+LOOK = 3
 """Version of how pictures are drawn: with another one all are drawn again."""
 Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
 
@@ -37,24 +43,29 @@ def write_atlas(
     metrics: Metrics | None = None,
     mined: str | None = None,
     batch_size: int = 64,
+    engine: Engine | None = None,
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
     images: the source that the peaks were mined from.  rules: the first is the one that layer pages show.
     records: a folder that keeps reconstructions and patches, to be taken up again; without it they are not kept.
     metrics: {layer: {name: a number, or None, for each unit}}, shown and to sort by.  mined: a day, to be shown.
+    engine: where reconstructions are made, by default here; workers of Ray leave them in `records`, which they need.
     A site that is there is brought up to date: only files that change are written, what is left over is removed.
 
     Raises RecordMismatch for peaks of other weights or images, or records of other peaks; UnknownName and
-    UnsupportedOperation for a rule; BadInput for metrics of another length and a folder with other things in it.
+    UnsupportedOperation for a rule; BadInput for metrics of another length, a folder with other things in it, workers
+    without `records`, and another process that works in these.
     """
     chosen = {as_rule(rule).name: as_rule(rule) for rule in rules}
+    engine = engine or Local()
+    if records is None and not isinstance(engine, Local):
+        raise BadInput("records: given none with an engine of other processes; expected the folder they write to.")
     _check(network, peaks, images, chosen, metrics or {})
     known = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with Site(Path(folder)) as site:
         atlas = _atlas(known, chosen, title, metrics or {}, mined, batch_size)
-        for layer in atlas.layers:
-            _draw_layer(site, known, layer, chosen)
+        _draw(site, known, atlas, chosen, engine)
         _put_photographs(site, known, atlas)
         _put_pages(site, atlas)
         site.finish()
@@ -115,18 +126,41 @@ def _classes(images: Source, peaks: Peaks) -> dict[int, str]:
     return {i: names[images.labels[i]] if names else f"class {images.labels[i]}" for i in peaks.image_keys}
 
 
-def _draw_layer(site: Site, known: UnitRecords, layer: Layer, rules: Mapping[str, Rule]) -> None:
-    """Sheets and plates of a layer, block by block."""
-    blocks = list(_blocks(layer))
+@dataclass(frozen=True, eq=False)
+class _Missing:
+    """Pictures that the site lacks: a group of files, what they are made of, and what they show."""
+
+    group: str
+    made_of: str
+    layer: Layer
+    rule: int
+    block: Block
+
+
+def _draw(site: Site, known: UnitRecords, atlas: Atlas, rules: Mapping[str, Rule], engine: Engine) -> None:
+    """Sheets and plates of all layers, block by block, as they are made."""
+    missing = [one for layer in atlas.layers for one in _missing(site, known, layer, rules)]
+    total = sum(len(one.block.units) for one in missing)
+    with closing(known.pictures([one.block for one in missing], engine)) as pictures:
+        steps = track(
+            pictures, "drawing units", total, unit="units", size=lambda step: len(missing[step[0]].block.units)
+        )
+        for place, recon, patches in steps:
+            one, pixels = missing[place], sprites.by_unit(recon, patches)
+            site.wait()  # the block before was drawn meanwhile; two at most are in memory
+            _put_pictures(site, one.layer, pixels, one.rule)
+            site.done(one.group, one.made_of)
+
+
+def _missing(site: Site, known: UnitRecords, layer: Layer, rules: Mapping[str, Rule]) -> Iterator[_Missing]:
     living = set(layer.living)
-    for block in track(blocks, f"drawing the units of {layer.name}", layer.channels, unit="units", size=len):
+    for block in _blocks(layer):
         units = [unit for unit in block if unit in living]
         for number, rule in enumerate(rules.values()):
             group = f"{layer.folder}/{block[0]}/{number}"
             made_of = f"{LOOK} {known.made_of(layer.name, rule, units)}"
             if units and not site.has(group, made_of, _files(layer, units, number)):
-                _put_pictures(site, layer, *known.pictures(layer.name, rule, units), number)
-                site.done(group, made_of)
+                yield _Missing(group, made_of, layer, number, known.block(layer.name, rule, units))
 
 
 def _blocks(layer: Layer) -> Iterator[range]:
@@ -143,25 +177,21 @@ def _files(layer: Layer, units: list[int], rule: int) -> list[str]:
     files = [plate.file(unit, rule) for unit in units]
     if rule == 0:
         sheets = sorted({unit // sprites.SHEET for unit in units})
-        files += [sprites.sheet_file(kind, sheet) for kind in ("recon", "patch") for sheet in sheets]
+        files += [sprites.sheet_file(kind, sheet) for kind in sprites.KINDS for sheet in sheets]
     return [f"{layer.folder}/{file}" for file in files]
 
 
-def _put_pictures(site: Site, layer: Layer, recon: Reconstructions, patches: Patches, rule: int) -> None:
-    """The plates of all units in `recon`, sheet by sheet; for the first rule the sheets as well."""
-    plate, small = sprites.plate_of(layer), sprites.tile_side(layer)
-    for sheet in (recon.channel // sprites.SHEET).unique().tolist():
-        some = (recon.channel // sprites.SHEET == sheet).nonzero()[:, 0]
-        large, thumbs = sprites.recon_tiles(recon, some, (plate.side, small))
-        cut = sprites.patch_tiles(patches, some, plate.side, small) if rule == 0 else None
-        channel = recon.channel[some].numpy()
-        for unit in dict.fromkeys(channel.tolist()):
-            mine = channel == unit
-            picture = sprites.plate_picture(plate, large[mine], cut[0][mine] if cut else None)
-            site.put(f"{layer.folder}/{plate.file(unit, rule)}", picture)
-        for kind, tiles in (("recon", thumbs), ("patch", cut[1])) if cut else ():
-            by_place = {unit % sprites.SHEET: tiles[channel == unit] for unit in set(channel.tolist())}
-            site.put(f"{layer.folder}/{sprites.sheet_file(kind, sheet)}", sprites.thumbnails(by_place, layer))
+def _put_pictures(site: Site, layer: Layer, units: Mapping[int, sprites.Pixels], rule: int) -> None:
+    """The plates of some units; for the first rule, which layer pages show, their sheets as well."""
+    plate = sprites.plate_of(layer)
+    for unit, pixels in units.items():
+        site.put(f"{layer.folder}/{plate.file(unit, rule)}", partial(sprites.plate_picture, plate, pixels, rule == 0))
+    for sheet in sorted({unit // sprites.SHEET for unit in units}) if rule == 0 else ():
+        shown = {unit: pixels for unit, pixels in units.items() if unit // sprites.SHEET == sheet}
+        for kind in sprites.KINDS:
+            site.put(
+                f"{layer.folder}/{sprites.sheet_file(kind, sheet)}", partial(sprites.sheet_picture, kind, shown, layer)
+            )
 
 
 def _put_photographs(site: Site, known: UnitRecords, atlas: Atlas) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deconv.engines import Engine
 from deconv.errors import BadInput
 from deconv.mining import mine_into
-from deconv.mining.engines import Engine
 from deconv.network import Network
 from deconv.records import Peaks
 from deconv.sources import Source
@@ -27,7 +28,7 @@ def find_snapshots(trained: str | Path, epochs: Sequence[int] | None = None) -> 
     epochs: the wanted ones; None takes all. Raises BadInput if the folder has none, lacks a wanted one, or if fewer
     than two are left to compare.
     """
-    folder = Path(trained).expanduser() / "snapshots"
+    folder = Path(os.path.expanduser(trained)) / "snapshots"
     names = ((SNAPSHOT.fullmatch(path.name), path) for path in sorted(folder.glob("*")))
     there = dict(sorted((int(name[1]), path) for name, path in names if name))
     if not there:

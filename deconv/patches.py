@@ -41,9 +41,10 @@ def cut_patches(frames: Tensor, image: Tensor, box: Tensor, provenance: dict[str
     return Patches(pixels, inside, box, image, provenance or {})
 
 
-def patches_of(network: Network, images: Source, recon: Reconstructions) -> Patches:
+def patches_of(network: Network, images: Source, recon: Reconstructions, content: str | None = None) -> Patches:
     """The patches under some reconstructions, in their order, from the photographs they were made from.
 
+    content: the content hash to record, where `images` are a part of those that the peaks were mined from.
     Raises BadInput if an image can no longer be read.
     """
     preprocessing = network.needed_preprocessing()
@@ -57,7 +58,7 @@ def patches_of(network: Network, images: Source, recon: Reconstructions) -> Patc
     pixels = torch.cat([part.pixels for part in parts])[back]
     inside = torch.cat([part.inside for part in parts])[back]
     made_of = {
-        "source": {"name": images.name, "content": images.content_hash},
+        "source": {"name": images.name, "content": content or images.content_hash},
         "preprocessing": preprocessing.as_dict(),
     }
     return Patches(pixels, inside, recon.box, recon.image, made_of)

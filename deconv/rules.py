@@ -12,7 +12,7 @@ whole maps or on windows cut out of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from deconv.graph import operations as ops
 from deconv.graph.spatial import AveragePool, Convolution, MaxPool, Pad
 from deconv.rule_options import RULES, Rule, as_rule
 
-__all__ = ["RULES", "Memory", "Rule", "Way", "as_rule", "check_supported", "way_back"]
+__all__ = ["RULES", "Memory", "Rule", "Way", "as_rule", "check_supported", "way_back", "way_up"]
 Memory = tuple[Tensor, ...]
 Shapes = list[torch.Size]
 
@@ -57,6 +57,15 @@ def way_back(node: Node, rule: str | Rule) -> Way:
         way = ways[getattr(rule, option)]
     left_out = isinstance(operation, ops.ChannelScale) and rule.batch_norm == "identity"
     return _without_bias(way) if rule.bias == "subtract" and not left_out else way
+
+
+def way_up(node: Node, rules: Sequence[str | Rule]) -> Way:
+    """The cell by which a node goes up once for several rules: one that remembers what any of them needs.
+
+    A node has one kind of thing to remember, and a way down that needs none of it leaves it unread.
+    """
+    ways = [way_back(node, rule) for rule in rules]
+    return next((way for way in ways if way.up is not _forward), ways[0])
 
 
 def _check_derivative(node: Node, rule: Rule) -> None:

@@ -59,6 +59,21 @@ class Source:
         """Image number `index` as the network sees it: uint8 (3, H, W). Raises UnreadableImage."""
         return preprocessing.frame(self.image(index))
 
+    def part(self, indices: Sequence[int] | np.ndarray) -> Source:
+        """These images alone, numbered anew in this order, to be read from another process; cached frames stay here.
+
+        Raises BadInput for a number that is not there.
+        """
+        _check_indices(self, indices)
+        members = (self.members[i] for i in indices)
+        return Source(
+            self.name,
+            tuple(self.keys[i] for i in indices),
+            tuple(replace(member, path=member.path.absolute()) for member in members),
+            None if self.labels is None else tuple(self.labels[i] for i in indices),
+            self.class_names,
+        )
+
     @cached_property
     def content_hash(self) -> str:
         """The sha256, in hex, over all keys and contents in order; reads every image once, when first asked."""
@@ -224,7 +239,7 @@ def _report_skipped(source: Source, skipped: Sequence[tuple[int, str, str]], ask
         )
 
 
-def _check_indices(source: Source, indices: Sequence[int]) -> None:
+def _check_indices(source: Source, indices: Sequence[int] | np.ndarray) -> None:
     for index in indices:
         if not 0 <= index < len(source):
             raise BadInput(f"image {index} was asked for; the source {source.name} has images 0 to {len(source) - 1}")
@@ -238,4 +253,7 @@ def open_source(name: str, **options: Any) -> Source:
     known: dict[str, Callable[..., Source]] = {"bundled": bundled, "folder": folder, "webdataset": webdataset}
     if name not in known:
         raise UnknownName(f"unknown source {name!r}; expected one of {', '.join(known)}")
+    for option, value in options.items():
+        if not isinstance(value, (str, PathLike, type(None), *([Sequence] if option == "urls" else []))):
+            raise BadInput(f"source {name}: {option} is {value}; expected a text: write {option}='\"{value}\"'")
     return known[name](**options)

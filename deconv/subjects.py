@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.network import Network
-from deconv.rules import Rule, check_supported
+from deconv.records import LayerPeaks
+from deconv.rules import Rule, as_rule, check_supported
 from deconv.sources import Source
 
 WEIGHTED = ("conv2d", "linear")
+
+
+def chosen_rule(given: str | Mapping[str, Any]) -> Rule:
+    """The rule of a setting, its name or its options, where no images are at hand that could lend their switches.
+
+    Raises UnknownName for a name, an option or a choice that does not exist, BadInput for switches of other images.
+    """
+    rule = as_rule(given)
+    if rule.switches == "other":
+        raise BadInput("rule.switches=other: this experiment has no images to lend them; compare_rules does.")
+    return rule
 
 
 def check_rules(network: Network, layers: Iterable[str], rules: Iterable[str | Rule]) -> None:
@@ -30,6 +43,19 @@ def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | 
         for unit in units or []:
             if not 0 <= unit < network.channels(layer):
                 raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
+
+
+def draw_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:
+    """Those of `units` that fire, or n_units drawn by the seed of all that do; rising. Raises BadInput if none does."""
+    alive = torch.nonzero(peaks.found.any(dim=1)).flatten()
+    if units is not None:
+        alive = alive[torch.isin(alive, torch.tensor(list(units)))]
+    if not len(alive):
+        raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others.")
+    if units is not None:
+        return alive.tolist()
+    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))
+    return sorted(alive[order[:n_units]].tolist())
 
 
 def pick_images(source: Source, wanted: Sequence[str | int] | None, first: int) -> list[int]:

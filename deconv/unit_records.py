@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from deconv.engines import Engine
 from deconv.errors import RecordMismatch
 from deconv.network import Network
-from deconv.patches import patches_of
 from deconv.progress import track
-from deconv.projection import project_peaks
+from deconv.record_files import reading
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.report.contents import safe_name
 from deconv.report.firing import Firing, Tally
 from deconv.rules import Rule
-from deconv.runs import versions, write_json
+from deconv.runs import claimed, remove_parts, versions, write_json
 from deconv.sources import Source, batches
+from deconv.unit_blocks import Block, keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,25 +45,36 @@ class UnitRecords:
         }
         return _digest(about)
 
-    def pictures(self, layer: str, rule: Rule, units: Sequence[int]) -> tuple[Reconstructions, Patches]:
-        """Reconstructions of all peaks of some units that fire, and their patches.
+    def block(self, layer: str, rule: Rule, units: Sequence[int]) -> Block:
+        """Some units that fire, whose reconstructions and patches are made and kept together."""
+        name = f"{safe_name(layer)}.{units[0]:04d}-{units[-1]:04d}.{safe_name(rule.name)}"
+        path = None if self.folder is None else self.folder / name
+        return Block(layer, rule, tuple(units), self.peaks[layer], self.images, self.images.content_hash, path)
 
-        Raises RecordMismatch if a record of other peaks, weights, images or rule is in the folder.
+    def pictures(
+        self, blocks: Sequence[Block], engine: Engine
+    ) -> Generator[tuple[int, Reconstructions, Patches], None, None]:
+        """Every block, in whatever order: (its place in `blocks`, reconstructions of all peaks of its units, patches).
+
+        Those in the folder are checked and come first, so that nothing is made before all of them are known to be
+        right; the engine makes the others, each whole on disk before it comes. Without a folder they are made here.
+        Raises RecordMismatch if a record of other peaks, weights, images or rule is in the folder, and BadInput if
+        another process works there.
         """
         if self.folder is None:
-            return self._make(layer, rule, units)
-        first, last = units[0], units[-1]
-        stem = f"{safe_name(layer)}.{first:04d}-{last:04d}.{safe_name(rule.name)}"
-        recon_path = self.folder / f"{stem}.reconstructions.safetensors"
-        patch_path = self.folder / f"{stem}.patches.safetensors"
-        if recon_path.is_file() and patch_path.is_file():
-            recon, patches = Reconstructions.load(recon_path), Patches.load(patch_path)
-            self._check(recon_path, recon, patches, layer, rule, units)
-            return recon, patches
-        recon, patches = self._make(layer, rule, units)
-        recon.save(recon_path)
-        patches.save(patch_path)
-        return recon, patches
+            for place, block in enumerate(blocks):
+                yield place, *block.make(self.network)
+            return
+        there = [all(path.is_file() for path in block.files) for block in blocks]
+        for place in (place for place, found in enumerate(there) if found):
+            yield place, *blocks[place].load(self.network)
+        missing = {blocks[place].files[0].name: place for place, found in enumerate(there) if not found}
+        if missing:
+            with claimed(self.folder), engine.connected():
+                remove_parts(self.folder)
+                for name in engine.work(keep, self.network, [blocks[place] for place in missing.values()]):
+                    yield missing[name], *blocks[missing[name]].load(self.network)
+                remove_parts(self.folder)  # of workers that died
 
     def firing(self, batch_size: int) -> dict[str, Firing]:
         """How every unit fires over all images: one more pass over them, unless it is in the folder.
@@ -74,34 +84,15 @@ class UnitRecords:
         made_of = _digest([self.peaks.provenance, {layer: _rows(peaks) for layer, peaks in self.peaks.items()}])
         path = None if self.folder is None else self.folder / "firing.json"
         if path is not None and path.is_file():
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved["made_of"] != made_of:
-                raise RecordMismatch(f"{path} was made of other peaks; delete it to count again.")
-            return {layer: Firing(**saved["layers"][layer]) for layer in self.peaks}
+            with reading(path):
+                saved = json.loads(path.read_text(encoding="utf-8"))
+                if saved["made_of"] != made_of:
+                    raise RecordMismatch(f"{path} was made of other peaks; delete it to count again.")
+                return {layer: Firing(**saved["layers"][layer]) for layer in self.peaks}
         firing = self._count(batch_size)
         if path is not None:
             write_json(path, {"made_of": made_of, "layers": {name: one.as_dict() for name, one in firing.items()}})
         return firing
-
-    def _make(self, layer: str, rule: Rule, units: Sequence[int]) -> tuple[Reconstructions, Patches]:
-        recon = project_peaks(self.network, self.images, layer, self.peaks[layer], units, rule)
-        return recon, patches_of(self.network, self.images, recon)
-
-    def _check(
-        self, path: Path, recon: Reconstructions, patches: Patches, layer: str, rule: Rule, units: Sequence[int]
-    ) -> None:
-        wanted, found = self.peaks[layer].of(list(units)), (recon.image, recon.channel, recon.row, recon.col)
-        same = (
-            all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-            and torch.equal(recon.box, patches.box)
-            and recon.provenance["weights"] == self.network.weights_hash
-            and recon.provenance["rule_options"] == rule.options()
-            and patches.provenance["source"]["content"] == self.images.content_hash
-        )
-        if not same:
-            raise RecordMismatch(
-                f"{path} was made of other peaks, weights, images or rule; delete it to make it again."
-            )
 
     def _count(self, batch_size: int) -> dict[str, Firing]:
         tallies = {layer: Tally(peaks.score[:, 0].numpy()) for layer, peaks in self.peaks.items()}

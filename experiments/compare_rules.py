@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from deconv import models
 from deconv.compare import table
 from deconv.compare.controls import CONTROLS
-from deconv.compare.measuring import METRICS, group, mean_interval, measure, thumbnails
+from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.sufficiency import SHARES
-from deconv.errors import BadInput, UnknownName
+from deconv.compare.tasks import PATCHES, Contest, joined, measure_units
+from deconv.engines import Engine, open_engine
+from deconv.errors import UnknownName
 from deconv.figures import comparison_charts as charts
 from deconv.figures import save_figure
 from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
-from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.records import LayerPeaks, Peaks
+from deconv.records import Peaks
 from deconv.rules import RULES, Rule, as_rule
 from deconv.runs import write_json
 from deconv.sources import Source, whole_batches
-from deconv.subjects import check_rules, check_units
+from deconv.subjects import check_rules, check_units, draw_units
 
-PATCHES = "patches"
-"""Stands among the rules where patches themselves are grouped."""
-UNITS_AT_ONCE = 8
+UNITS_AT_ONCE = 5
+"""Units in a task."""
 SHOWN = ("pearson_grey", "ssim_edges", "area50", "keep_blur", "remove_blur", "reactivation", "grouping")
 """The metrics by which the picture page orders units."""
 
@@ -51,6 +50,7 @@ class Study:
     rules: dict[str, str | Rule]
     random: Network
     seed: int
+    engine: Engine
     records: Path
 
     def path(self, layer: str, name: str) -> Path:
@@ -63,9 +63,12 @@ class Study:
         about = {"layer": layer, "rule": options, "units": self.units[layer], "seed": self.seed, "shares": SHARES}
         return about | {"peaks": self.peaks.provenance}
 
-    def scene(self, layer: str, units: list[int], frames: torch.Tensor, numbers: torch.Tensor) -> Scene:
-        columns = torch.stack(self.peaks[layer].of(units), dim=1)
-        return Scene(self.network, layer, frames, numbers, columns, self.random, self.seed)
+    def frames(self, layer: str, units: list[int], most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(numbers, frames) of the photographs that hold the `most` strongest peaks of each of some units."""
+        peaks = self.peaks[layer]
+        numbers = peaks.image[units, :most][peaks.found[units, :most]].unique()
+        look = self.network.needed_preprocessing()
+        return numbers, torch.cat([part for _, part in whole_batches(self.images, look, 64, numbers.tolist())])
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -76,12 +79,14 @@ def run(config: DictConfig, folder: Path) -> Path:
     check(network, layers, rules, config)
     images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    how = {"precision": config.precision, "engine": open_engine(**config.engine)}
-    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
-    units = {layer: choose_units(layer, peaks[layer], config) for layer in layers}
+    engine = open_engine(**config.engine)
+    how = {"precision": config.precision, "engine": engine}
     random = randomised(network, layers, config)
-    study = Study(network, images, peaks, units, rules, random, config.seed, folder / "records")
-    found = measured(study)
+    with engine.connected():  # once, for mining and measuring
+        peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
+        units = {layer: draw_units(layer, peaks[layer], config.units, config.n_units, config.seed) for layer in layers}
+        study = Study(network, images, peaks, units, rules, random, config.seed, engine, folder / "records")
+        found = measured(study)
     summary = summarise(study, found)
     write_json(folder / "summary.json", summary)
     return draw(study, found, summary, folder)
@@ -89,8 +94,7 @@ def run(config: DictConfig, folder: Path) -> Path:
 
 def contenders(config: DictConfig) -> dict[str, str | Rule]:
     """The rule under test and those it is set against, by name. Raises UnknownName."""
-    given = config.rule if isinstance(config.rule, str) else OmegaConf.to_container(config.rule)
-    tested = as_rule(given)  # type: ignore[arg-type]
+    tested = as_rule(config.rule)
     found: dict[str, str | Rule] = {tested.name: tested}
     for name in config.against:
         if name not in CONTROLS and name not in RULES:
@@ -105,18 +109,6 @@ def check(network: Network, layers: list[str], rules: dict[str, str | Rule], con
     needed |= {rule for rule in rules.values() if isinstance(rule, Rule)}
     check_rules(network, layers, needed)
     check_units(network, layers, config.units)
-
-
-def choose_units(layer: str, peaks: LayerPeaks, config: DictConfig) -> list[int]:
-    """The units asked for that fire, or n_units drawn by the seed; in rising order. Raises BadInput if none fires."""
-    alive = torch.nonzero(peaks.found.any(dim=1)).flatten()
-    if config.units is not None:
-        alive = alive[torch.isin(alive, torch.tensor(list(config.units)))]
-    if not len(alive):
-        raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others.")
-    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(config.seed))
-    chosen = alive if config.units is not None else alive[order[: config.n_units]]
-    return sorted(chosen.tolist())
 
 
 def randomised(network: Network, layers: list[str], config: DictConfig) -> Network:
@@ -135,40 +127,29 @@ def measured(study: Study) -> dict[str, dict[str, table.Columns]]:
     }  # all of them first, so that a record of something else is refused before any work
     for layer in track(found, "comparing", len(found), unit="layers"):
         missing = [name for name, columns in found[layer].items() if columns is None]
-        for name, columns in measure_layer(study, layer, missing) if missing else ():
+        for name, columns in measure_layer(study, layer, missing).items() if missing else ():
             table.save(study.path(layer, name), columns, study.made_of(layer, name))
             found[layer][name] = columns
     return found  # type: ignore[return-value]
 
 
-def measure_layer(study: Study, layer: str, names: list[str]) -> Iterator[tuple[str, table.Columns]]:
-    """(rule, its columns) for all units of a layer; a few units are in memory at once."""
+def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, table.Columns]:
+    """{rule: columns} of all units of a layer, some of them at a time."""
     units, peaks = study.units[layer], study.peaks[layer]
-    numbers = peaks.image[units][peaks.found[units]].unique()
-    look = study.network.needed_preprocessing()
-    frames = torch.cat([part for _, part in whole_batches(study.images, look, 64, numbers.tolist())])
-    parts: dict[str, list[table.Columns]] = {name: [] for name in names}
-    small: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    groups = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    for some in track(groups, f"comparing {layer}", len(units), unit="units", size=len):
-        scene = study.scene(layer, some, frames, numbers)
-        first = torch.cat([torch.ones(1), scene.channel.diff()]) != 0  # each unit's strongest peak
-        best, strongest = scene.subset(first), peaks.score[:, 0].numpy()
-        for name in names:
-            pixels = scene.patches if name == PATCHES else scene.reconstruct(study.rules[name])
-            small[name].append(thumbnails(pixels))
-            if name != PATCHES:
-                parts[name].append(measure(best, study.rules[name], pixels[first.numpy()], strongest))
-    unit = study.scene(layer, units, frames, numbers).channel.numpy()
-    for name in names:
-        columns = {key: np.concatenate([part[key] for part in parts[name]]) for key in (parts[name] or [{}])[0]}
-        yield name, {"unit": np.array(units)} | columns | group(np.concatenate(small[name]), unit)
+    numbers, frames = study.frames(layer, units, peaks.image.shape[1])
+    contest = Contest(study.network, study.random, layer, peaks, frames, numbers, study.rules, names, study.seed)
+    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
+    parts = study.engine.work(measure_units, contest, tasks)
+    shown = track(parts, f"comparing {layer}", len(units), unit="units", size=lambda part: len(part.units))
+    return joined(list(shown), names)
 
 
 def summarise(study: Study, found: dict[str, dict[str, table.Columns]]) -> dict[str, Any]:
     """Means with 95 % intervals over units, by layer and over all; and what the rule under test has over the others."""
     tested, *others = study.rules
-    together = {name: joined([of_layer[name] for of_layer in found.values()]) for name in (*study.rules, PATCHES)}
+    together = {
+        name: under_each_other([of_layer[name] for of_layer in found.values()]) for name in (*study.rules, PATCHES)
+    }
     ahead = {
         other: {
             metric: mean_interval(together[tested][metric] - together[other][metric], study.seed) for metric in METRICS
@@ -187,8 +168,8 @@ def summarise(study: Study, found: dict[str, dict[str, table.Columns]]) -> dict[
     }
 
 
-def joined(parts: list[table.Columns]) -> table.Columns:
-    """Columns of several layers under each other."""
+def under_each_other(parts: list[table.Columns]) -> table.Columns:
+    """Columns of several layers as one."""
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -214,9 +195,7 @@ def draw(study: Study, found: dict[str, dict[str, table.Columns]], summary: dict
 def pictures(study: Study, layer: str, units: list[int]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """{unit: its strongest peak's reconstruction}, {unit: patch}, by the rule under test."""
     peaks = study.peaks[layer]
-    numbers = peaks.image[units, 0].unique()
-    look = study.network.needed_preprocessing()
-    frames = torch.cat([part for _, part in whole_batches(study.images, look, 64, numbers.tolist())])
+    numbers, frames = study.frames(layer, units, 1)
     place = torch.stack([peaks.image[units, 0], torch.tensor(units), peaks.row[units, 0], peaks.col[units, 0]], dim=1)
     scene = Scene(study.network, layer, frames, numbers, place, seed=study.seed)
     rule = next(iter(study.rules.values()))

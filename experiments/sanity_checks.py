@@ -16,11 +16,10 @@ from deconv.compare.measuring import mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
-from deconv.errors import BadInput
+from deconv.engines import open_engine
 from deconv.figures import sanity_charts, save_figure
 from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
-from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
@@ -28,7 +27,7 @@ from deconv.records import Peaks
 from deconv.rules import as_rule
 from deconv.runs import write_json
 from deconv.sources import Source, whole_batches
-from deconv.subjects import check_rules, check_units
+from deconv.subjects import check_rules, check_units, draw_units
 
 OTHER_UNIT = "other_unit"
 """Stands among the shuffled networks where nothing is shuffled, but another unit is projected."""
@@ -43,7 +42,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
     how = {"precision": config.precision, "engine": open_engine(**config.engine)}
     peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
-    units = {layer: choose_units(peaks, layer, config) for layer in layers}
+    units = {layer: draw_units(layer, peaks[layer], config.units, config.n_units, config.seed) for layer in layers}
     found = checked(Checks(network, images, peaks, units, config), folder / "records")
     summary = {
         "layers": summarise(found, config.seed),
@@ -90,17 +89,6 @@ def check(network: Network, layers: list[str], config: DictConfig) -> None:
     blocks(network, layers)
     check_units(network, layers, config.units)
     check_rules(network, layers, config.rules)
-
-
-def choose_units(peaks: Peaks, layer: str, config: DictConfig) -> list[int]:
-    """n_units of the units that fire, drawn by the seed, in rising order. Raises BadInput if none does."""
-    alive = torch.nonzero(peaks[layer].found.any(dim=1)).flatten()
-    if config.units is not None:
-        alive = alive[torch.isin(alive, torch.tensor(list(config.units)))]
-    if not len(alive):
-        raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others.")
-    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(config.seed))
-    return sorted(alive[order[: config.n_units]].tolist())
 
 
 def checked(checks: Checks, records: Path) -> dict[str, dict[str, table.Columns]]:

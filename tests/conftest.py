@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the tests themselves run one process a core
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -13,3 +16,18 @@ install_import_hook("deconv", "beartype.beartype")
 # A busy machine is no failure, and a failure must come back: the examples are the same each time.
 settings.register_profile("deconv", deadline=None, derandomize=True)
 settings.load_profile("deconv")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What `tests.promises` marks goes into the report of a test, which `tests.reliability` reads."""
+    item.user_properties += [("promise", mark.args[0]) for mark in item.iter_markers("promise")]
+    item.user_properties += [(f"injected: {mark.args[0]}", 1) for mark in item.iter_markers("fault")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, for all tests of a module: starting it and its workers takes most of their time."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

@@ -8,28 +8,31 @@ import random
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import deconv
+from deconv.engines import Engine
+from deconv.engines.local import Local
 from deconv.errors import DeconvError
 from deconv.mining import mine_into
-from deconv.mining.engines.local import Local
 from deconv.mining.partials import Partial
 from tests.samples import with_preprocessing
 
 SHARD, BATCH = 6, 3
 
 
-def mine_small(photographs: Path, folder: Path, network: deconv.Network | None = None) -> None:
-    """Peaks of the photographs in shards of SHARD."""
-    source = deconv.folder(photographs)
-    engine = Local(shard_size=SHARD)
-    mine_into(
-        folder / "peaks.parquet", network or with_preprocessing(), source, ["one", "two"], 4, BATCH, engine=engine
-    )
+def mine_small(
+    photographs: Path, folder: Path, network: deconv.Network | None = None, engine: Engine | None = None
+) -> None:
+    """Peaks of the photographs, in shards of SHARD unless an engine is given."""
+    source, path = deconv.folder(photographs), folder / "peaks.parquet"
+    engine = engine or Local(shard_size=SHARD)
+    mine_into(path, network or with_preprocessing(), source, ["one", "two"], 4, BATCH, engine=engine)
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -105,6 +108,54 @@ def again_and_again(
             kept = there
             counts["kept_shards"] += len(kept)
     counts["runs"] += 1
+
+
+@contextmanager
+def workers_killed(finished: Callable[[], int]) -> Iterator[list[int]]:
+    """Kill Ray's workers in the middle of a task while the block runs: those that have one when `finished()` is 1 or
+    more, and again those that have one when it is 2 or more. Gives their ids."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        for count in (1, 2):
+            while finished() < count:
+                time.sleep(0.001)
+            for worker in at_work():
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    yield killed
+    killer.join()
+
+
+def at_work() -> list[int]:
+    """The processes of this one's Ray that have a task at this moment."""
+    return [process for process, name in below(os.getpid()).items() if name.startswith("ray::_work")]
+
+
+def below(process: int) -> dict[int, str]:
+    """The processes that one has started, and those that they have: {id: what it calls itself}."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if process in above(path):
+                found[int(path.name)] = (path / "cmdline").read_text()
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def above(process: Path) -> list[int]:
+    """The ids of the processes above one, given as its folder in /proc."""
+    parent = int(state_of(process)[1])
+    return [parent, *above(process.with_name(str(parent)))] if parent else []
+
+
+def state_of(process: Path) -> list[str]:
+    """What /proc says of a process after its name: its state, its parent and more. Raises OSError when it is gone."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from skimage.transform import resize
 from torch import nn
 
 from deconv.compare import measuring
 from deconv.compare.arrays import edges, grey, inside_rows_cols
 from deconv.compare.concentration import area_holding, concentration, off_centre
 from deconv.compare.controls import noise_picture
-from deconv.compare.grouping import alikeness, thumbnail
+from deconv.compare.grouping import alikeness, thumbnails
 from deconv.compare.likeness import colour, likeness, pearson, rank_correlation, ssim
 from deconv.compare.measuring import METRICS, group, mean_interval, measure
 from deconv.compare.reactivation import as_input, rank, reactivation
@@ -64,6 +65,10 @@ def filter_scene() -> Scene:
 STRONGEST = np.full(4, 40.0)
 
 
+def measured(scene: Scene, rule: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    return measure(scene, pixels, scene.others.reconstruct(rule), STRONGEST)
+
+
 def test_the_perfect_reconstruction_is_at_the_top_and_a_random_one_at_the_bottom() -> None:
     """deconvnet of a single filter is the filter, which is what the patch holds."""
     scene = filter_scene()
@@ -71,8 +76,8 @@ def test_the_perfect_reconstruction_is_at_the_top_and_a_random_one_at_the_bottom
     np.testing.assert_allclose(
         perfect[0] / np.abs(perfect[0]).max(), oriented_filter() / np.abs(oriented_filter()).max(), atol=1e-6
     )
-    of_noise = measure(scene, "random_mask", scene.reconstruct("random_mask"), STRONGEST)
-    found = measure(scene, "deconvnet", perfect, STRONGEST)
+    of_noise = measured(scene, "random_mask", scene.reconstruct("random_mask"))
+    found = measured(scene, "deconvnet", perfect)
     for metric in ("pearson_grey", "pearson_absolute", "pearson_edges", "ssim_grey", "ssim_edges", "colour"):
         assert found[metric].min() > 0.9 and of_noise[metric].max() < 0.45, metric
     for name, column in METRICS.items():
@@ -84,17 +89,17 @@ def test_the_perfect_reconstruction_is_at_the_top_and_a_random_one_at_the_bottom
 
 def test_no_order_of_pixels_keeps_more_or_leaves_less_than_that_of_a_linear_units_contributions() -> None:
     scene = filter_scene()
-    best = measure(scene, "deconvnet", scene.reconstruct("deconvnet"), STRONGEST)
+    best = measured(scene, "deconvnet", scene.reconstruct("deconvnet"))
     for seed in range(5):
         noise = np.stack([noise_picture(i, (seed, 0, 0, 0), 0) for i in scene.inside])
-        other = measure(scene, "random_mask", noise, STRONGEST)
+        other = measured(scene, "random_mask", noise)
         assert (best["keep_mean"] > other["keep_mean"]).all() and (best["remove_mean"] < other["remove_mean"]).all()
 
 
 def test_every_metric_ignores_the_scale_of_a_reconstruction() -> None:
     scene = filter_scene()
     pixels = scene.reconstruct("gradient_times_input")
-    once, louder = (measure(scene, "deconvnet", a * pixels, STRONGEST) for a in (1.0, 2.0**20))
+    once, louder = (measured(scene, "deconvnet", a * pixels) for a in (1.0, 2.0**20))
     assert set(once) >= set(METRICS) - {"within", "between", "grouping"}
     for name in once:
         np.testing.assert_allclose(louder[name], once[name], rtol=1e-4, atol=1e-5, err_msg=name)
@@ -104,7 +109,7 @@ def test_an_all_zero_reconstruction_is_counted_and_not_scored() -> None:
     scene = filter_scene()
     pixels = scene.reconstruct("deconvnet")
     pixels[1] = 0
-    found = measure(scene, "deconvnet", pixels, STRONGEST)
+    found = measured(scene, "deconvnet", pixels)
     assert found["blank"].tolist() == [0, 1]
     assert all(np.isnan(values[1]) and np.isfinite(values[0]) for name, values in found.items() if name != "blank")
 
@@ -142,7 +147,7 @@ def test_one_pixel_has_a_defined_value() -> None:
     found = likeness(one, one)
     assert found["pearson_grey"] == found["colour"] == 0 and np.isnan(found["ssim_grey"])
     assert concentration(one) == {"area50": 1, "area90": 1, "off_centre": 0}
-    assert thumbnail(one).tolist() == [[0]]
+    assert thumbnails(one[None]).tolist() == [[[0]]]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -214,10 +219,19 @@ def test_reactivation_and_rank_of_known_responses() -> None:
     assert rank(responses, np.array([0, 1]), strongest).tolist() == [1, 0.5]
 
 
+@pytest.mark.parametrize("size", [(40, 61), (24, 30), (9, 7)])
+def test_thumbnails_are_shrunk_as_scikit_image_shrinks(size: tuple[int, int]) -> None:
+    pictures = np.random.default_rng(4).normal(size=(2, 3, *size))
+    for picture, small in zip(pictures, thumbnails(pictures), strict=True):
+        expected = resize(grey(picture), [min(side, 24) for side in size], anti_aliasing=True)
+        assert small.shape == expected.shape and (small**2).sum() == pytest.approx(1)
+        assert pearson(small, expected) == pytest.approx(1, abs=1e-12)
+
+
 def test_alikeness_equals_the_mean_over_pairs() -> None:
     generator = np.random.default_rng(2)
     pictures = generator.normal(size=(7, 3, 8, 8))
-    small, unit = np.stack([thumbnail(p) for p in pictures]), np.array([4, 4, 4, 9, 9, 2, 2])
+    small, unit = thumbnails(pictures), np.array([4, 4, 4, 9, 9, 2, 2])
     small[6] = 0  # a constant picture has no part
     pairs = np.array([[pearson(a, b) for b in small[:6]] for a in small[:6]])
     units, within, between = alikeness(small, unit)

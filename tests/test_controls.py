@@ -91,6 +91,19 @@ def test_every_control_draws_what_is_in_the_image_and_the_same_each_time(control
     np.testing.assert_allclose(found.subset(some).reconstruct(control), pixels[some], rtol=1e-5, atol=1e-6)
 
 
+def test_together_they_are_what_each_is_alone() -> None:
+    found, names = scene(), ["guided", *CONTROLS, "deconvnet", "gradient"]
+    for name, pixels in zip(names, found.reconstruct_all(names), strict=True):
+        np.testing.assert_array_equal(pixels, found.reconstruct(name), err_msg=name)
+
+
+def test_units_are_asked_about_several_windows_each() -> None:
+    found = scene()
+    twice = found.respond(np.concatenate([found.windows.numpy(), 0 * found.windows.numpy()]))
+    np.testing.assert_allclose(twice[:8], found.activations[range(8), found.channel], rtol=1e-5)
+    np.testing.assert_allclose(twice[8:], found.respond(0 * found.windows.numpy()), rtol=1e-5)
+
+
 def test_controls_differ_from_the_rule_that_they_are_to_test() -> None:
     found = scene()
     rule = found.reconstruct("deconvnet")

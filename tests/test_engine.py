@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
-import signal
 import sys
 import tarfile
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +20,18 @@ from torch import nn
 
 import deconv
 from deconv.cli import main
+from deconv.engines import Engine, open_engine
+from deconv.engines.local import Local
+from deconv.engines.sending import packed, unpacked
 from deconv.errors import BadInput, UnknownName
 from deconv.images.members import Member
 from deconv.mining import mine_into
-from deconv.mining.engines import Engine, open_engine
-from deconv.mining.engines.local import Local, merged
 from deconv.mining.partials import Partial
-from deconv.mining.passes import Pass, shards_of
-from deconv.mining.tasks import Progress, Task
+from deconv.mining.passes import shards_of
 from deconv.sources import Source, webdataset
+from tests.engine_work import compare_networks
+from tests.killing import workers_killed
+from tests.promises import GOES_ON, SAME_BYTES, fault
 from tests.samples import photographs, with_preprocessing
 
 BATCH, K, COUNT = 4, 4, 42
@@ -53,18 +52,17 @@ class Shuffled(Local):
 
     seed: int = 0
 
-    def work(self, look: Pass, tasks: Iterable[Task]) -> Iterator[Progress]:
+    def work(self, do: Callable[[Any, Any], Iterator[Any]], shared: Any, tasks: Iterable[Any]) -> Iterator[Any]:
         """As the real one, in another order."""
-        yield from super().work(look, random.Random(self.seed).sample(list(tasks), len(list(tasks))))
+        yield from super().work(do, shared, random.Random(self.seed).sample(list(tasks), len(list(tasks))))
 
-    def merge(self, paths: Sequence[Path]) -> Partial:
+    def merge(self, add: Callable[..., Any], parts: Sequence[Any]) -> Any:
         """In pairs, whichever come first."""
-        order: list[Path | Partial] = list(paths)
+        order = list(parts)
         chance = random.Random(self.seed)
         while len(order) > 1:
-            pair = [order.pop(chance.randrange(len(order))) for _ in range(2)]
-            order.append(merged(pair))
-        return merged(order)
+            order.append(add(*(order.pop(chance.randrange(len(order))) for _ in range(2))))
+        return add(*order)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +91,7 @@ def in_float32(source: Source, tmp_path_factory: pytest.TempPathFactory) -> byte
     return mined(tmp_path_factory.mktemp("float32"), source)
 
 
+@SAME_BYTES
 @pytest.mark.parametrize("engine", [Local(1), Local(10), Shuffled(5, seed=1), Shuffled(8, seed=2)], ids=str)
 def test_any_cut_and_any_order_give_the_same_bytes(
     tmp_path: Path, source: Source, in_one_go: bytes, engine: Local, request: pytest.FixtureRequest
@@ -218,17 +217,10 @@ def test_without_ray_the_extra_is_named(
     assert said.count("\n") == 1 and "pip install 'deconvnet[ray]', or use engine=local" in said
 
 
-# With Ray. One cluster on this machine serves all; starting it and its workers takes most of the time.
+# --- with Ray -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
-
-
+@SAME_BYTES
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of what it finds on the machine
 def test_ray_gives_the_same_bytes(tmp_path: Path, source: Source, in_float32: bytes, cluster: None) -> None:
     for workers in (1, 2, 4):
@@ -236,42 +228,45 @@ def test_ray_gives_the_same_bytes(tmp_path: Path, source: Source, in_float32: by
         assert mined(tmp_path / str(workers), source, engine) == in_float32, workers
 
 
+@SAME_BYTES
 @pytest.mark.filterwarnings("ignore")
 def test_ray_gives_the_same_bytes_in_bfloat16(tmp_path: Path, source: Source, cluster: None) -> None:
     whole = mined(tmp_path / "whole", source, precision="bfloat16")
     assert mined(tmp_path / "ray", source, open_engine("ray", shard_size=16), "bfloat16") == whole
 
 
+@GOES_ON
+@fault("SIGKILL of Ray's workers")
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_of_ray_is_killed(tmp_path: Path, source: Source, in_float32: bytes, cluster: None) -> None:
     """As soon as the first shard is there, every process that works on one; and again after the second."""
-    killed: list[int] = []
 
-    def kill() -> None:
-        for count in (1, 2):
-            while len(list(tmp_path.rglob("[!.]*-0*.parquet"))) < count and not (tmp_path / "peaks.parquet").exists():
-                time.sleep(0.001)
-            for worker in working():
-                os.kill(worker, signal.SIGKILL)
-                killed.append(worker)
+    def finished() -> int:
+        return 9 if (tmp_path / "peaks.parquet").exists() else len(list(tmp_path.rglob("[!.]*-0*.parquet")))
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=9))
-    killer.join()
+    with workers_killed(finished) as killed:
+        found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=9))
     assert killed and found == in_float32
 
 
-def working() -> list[int]:
-    """The processes that Ray gives a task to at this moment, by what they call themselves."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::_perform"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue  # it has ended
-    return found
+@pytest.mark.filterwarnings("ignore")
+def test_any_work_over_several_networks(cluster: None, caplog: pytest.LogCaptureFixture) -> None:
+    """A network is the same one wherever it occurs; of a task the last comes back, and what it warned of."""
+    first, second = (deconv.Network(nn.Conv2d(3, 4, 3), (3, 8, 8)) for _ in range(2))
+    shared = {"first": first, "others": [second, first]}
+    expected = [(task, [first.weights_hash, second.weights_hash], True) for task in range(3)]
+    engine = open_engine("ray", num_workers=2)
+    assert sorted(engine.work(compare_networks, shared, range(3))) == expected
+    warnings = sorted(record.getMessage() for record in caplog.records if record.name == "deconv")
+    assert warnings == [f"task {task} was here" for task in range(3)]
+    assert [step for step in Local().work(compare_networks, shared, range(3)) if step[0] >= 0] == expected
+
+
+def test_what_is_packed_holds_no_network() -> None:
+    network = deconv.Network(nn.Conv2d(3, 512, 3), (3, 8, 8))
+    content, networks = packed({"a": [network], "b": (network, "rest")})
+    assert networks == [network] and len(content) < 1000
+    assert unpacked(content, networks) == {"a": [network], "b": (network, "rest")}
 
 
 @pytest.mark.filterwarnings("ignore")

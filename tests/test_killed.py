@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from PIL import Image
 
 import deconv
 from deconv import runs
+from deconv.engines.local import Local
 from deconv.errors import BadInput, RecordMismatch
 from deconv.mining import mine_into, tasks
-from deconv.mining.engines.local import Local
 from deconv.records import Peaks
-from tests.killing import BATCH, SHARD, mine_small
+from tests.disks import mounted
+from tests.killing import BATCH, SHARD, below, mine_small, state_of
+from tests.promises import GOES_ON, INTERRUPTED, NEVER_MIXED, ON_THE_DISK, ONE_RUN, UNCHANGED, fault
 from tests.samples import SIZE, photographs, with_preprocessing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,10 +61,10 @@ from deconv.errors import DeconvError
 from tests.killing import mine_small
 from tests.samples import with_preprocessing
 signal.signal(signal.SIGINT, signal.default_int_handler)
-network = with_preprocessing()
+network, engine = with_preprocessing(), None
 {before}
 try:
-    mine_small(Path({str(pictures)!r}), Path({str(folder)!r}), network)
+    mine_small(Path({str(pictures)!r}), Path({str(folder)!r}), network, engine)
 except DeconvError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
@@ -81,8 +83,9 @@ def line_of(process: subprocess.Popen[str], status: int) -> str:
     return said
 
 
+@GOES_ON
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
-    tmp_path: Path, pictures: Path, undisturbed: bytes
+    tmp_path: Path, pictures: Path, undisturbed: bytes, record_property: Callable[[str, object], None]
 ) -> None:
     """A finished shard is always whole and never mined again; nothing else is left at the end."""
     command = [sys.executable, "-m", "tests.killing", str(KILLS), "0", str(pictures), str(tmp_path / "runs")]
@@ -93,9 +96,14 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     assert counts["kills"] >= KILLS and counts["kept_shards"] > 0
     for folder in (tmp_path / "runs").iterdir():
         assert names_in(folder) == ["peaks.parquet"]
-        assert (folder / "peaks.parquet").read_bytes() == undisturbed
+        peaks = (folder / "peaks.parquet").read_bytes()
+        assert peaks == undisturbed
+        record_property("compared: bytes", len(peaks))
+    record_property("injected: SIGKILL at a random moment", counts["kills"])
 
 
+@GOES_ON
+@fault("SIGKILL in the middle of writing a file")
 @pytest.mark.parametrize("write", [2, 6])
 def test_killed_in_the_middle_of_writing(tmp_path: Path, pictures: Path, undisturbed: bytes, write: int) -> None:
     """The second shard, and the peaks themselves: half is on disk when the signal comes."""
@@ -119,6 +127,49 @@ runs._fill = half
     assert (folder / "peaks.parquet").read_bytes() == undisturbed and names_in(folder) == ["peaks.parquet"]
 
 
+@GOES_ON
+@fault("SIGKILL of Ray's driver")
+def test_the_driver_of_ray_is_killed(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
+    """With two shards of ten done or more; started again at once, it mines the others. What Ray had started ends."""
+    pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    folder = tmp_path / "run"
+    before = f"""
+import logging
+from deconv.engines import open_engine
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+engine = open_engine("ray", shard_size={BATCH}, num_workers=2)
+"""
+    with in_a_process(before, pictures, folder) as first:
+        while len(list(folder.rglob("[!.]*.parquet"))) < 2:
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.001)
+        started = below(first.pid)
+        first.kill()
+    done = len(list(folder.rglob("[!.]*.parquet")))
+    assert first.returncode == -signal.SIGKILL and not (folder / "peaks.parquet").exists()
+    again = in_a_process(before, pictures, folder)
+    said = again.communicate(timeout=500)[1]
+    assert again.returncode == 0, said
+    found = re.search(r"float32: (\d+) of 10 shards are there, and checked first", said)
+    assert found is not None and int(found[1]) >= done, said
+    assert names_in(folder) == ["peaks.parquet"] and (folder / "peaks.parquet").read_bytes() == undisturbed
+    assert any("raylet" in name for name in started.values())
+    patience = time.monotonic() + 60  # agents of Ray look only now and then whether they are still needed
+    while any(map(is_running, started)):
+        assert time.monotonic() < patience, [name for process, name in started.items() if is_running(process)]
+        time.sleep(0.1)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there and not only waiting to be counted as ended."""
+    try:
+        return state_of(Path("/proc") / str(process))[0] != "Z"
+    except OSError:
+        return False
+
+
+@ON_THE_DISK
+@fault("a disk that is full")
 def test_a_disk_that_is_full(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
     folder = tmp_path / "run"
     before = "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))"
@@ -129,19 +180,8 @@ def test_a_disk_that_is_full(tmp_path: Path, pictures: Path, undisturbed: bytes)
     assert (folder / "peaks.parquet").read_bytes() == undisturbed
 
 
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A file system of its own in memory, where the tests may mount one."""
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
-    if done.returncode:
-        pytest.skip("no file system may be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
+@ON_THE_DISK
+@fault("a disk that is full")
 def test_a_disk_with_room_for_a_few_shards(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
     folder = tmp_path / "run"
     with mounted(folder, "size=40k"):
@@ -155,6 +195,8 @@ def test_a_disk_with_room_for_a_few_shards(tmp_path: Path, pictures: Path, undis
         assert (folder / "peaks.parquet").read_bytes() == undisturbed and names_in(folder) == ["peaks.parquet"]
 
 
+@ON_THE_DISK
+@fault("a disk or folder that may only be read")
 def test_a_disk_that_may_only_be_read(tmp_path: Path, pictures: Path) -> None:
     with mounted(tmp_path / "run", "ro"):
         with pytest.raises(BadInput, match=r"cannot write .*/run/\.lock: Read-only file system"):
@@ -162,6 +204,8 @@ def test_a_disk_that_may_only_be_read(tmp_path: Path, pictures: Path) -> None:
         assert names_in(tmp_path / "run") == []
 
 
+@ON_THE_DISK
+@fault("a disk or folder that may only be read")
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_to(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o555)
@@ -170,6 +214,8 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, pictures: Path) -> 
     assert names_in(tmp_path / "run") == []
 
 
+@UNCHANGED
+@fault("an image changed or deleted while it is mined")
 @pytest.mark.parametrize("shard_size", [SHARD, 4096])
 @pytest.mark.parametrize("how", ["changed", "deleted"])
 def test_an_image_that_does_not_stay_as_it_is(
@@ -193,6 +239,8 @@ def test_an_image_that_does_not_stay_as_it_is(
     assert not path.exists()
 
 
+@NEVER_MIXED
+@fault("an image changed between two starts of a run")
 def test_a_shard_of_an_image_that_has_changed_is_not_gone_on_with(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: bytes
 ) -> None:
@@ -225,6 +273,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
     monkeypatch.setattr(tasks.Partial, "save", counting)
 
 
+@NEVER_MIXED
 def test_a_run_is_not_gone_on_with_as_another(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: bytes
 ) -> None:
@@ -266,6 +315,7 @@ def test_a_run_is_not_gone_on_with_as_another(
     assert (folder / "peaks.parquet").read_bytes() == undisturbed
 
 
+@NEVER_MIXED
 @pytest.mark.parametrize("name", ["versions.torch", "computed.threads", "listing"])
 def test_differences_that_cannot_be_made_here(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -285,6 +335,8 @@ def test_differences_that_cannot_be_made_here(
         mine_small(pictures, folder)
 
 
+@ONE_RUN
+@fault("a second run in a folder")
 def test_two_runs_into_one_folder(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
     folder = tmp_path / "run"
     with runs.claimed(folder):
@@ -295,6 +347,7 @@ def test_two_runs_into_one_folder(tmp_path: Path, pictures: Path, undisturbed: b
     assert (folder / "peaks.parquet").read_bytes() == undisturbed
 
 
+@ONE_RUN
 def test_a_claim_has_one_holder_whoever_comes_and_goes(tmp_path: Path) -> None:
     """Eight threads, each with files of its own, as processes would have."""
     inside, most, won = [0], [0], [0]
@@ -319,6 +372,8 @@ def test_a_claim_has_one_holder_whoever_comes_and_goes(tmp_path: Path) -> None:
     assert most == [1] and won[0] > 0 and names_in(tmp_path) == []
 
 
+@INTERRUPTED
+@fault("Ctrl-C")
 def test_ctrl_c(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
     folder = tmp_path / "run"
     before = """

@@ -146,7 +146,7 @@ IMAGES = torch.randn(4, 3, 41, 45, generator=torch.Generator().manual_seed(3))
 def test_a_zero_seed_gives_zero_and_a_scaled_seed_the_scaled_result(small: Network, rule: str) -> None:
     target = small.node("8")
     with torch.no_grad():
-        value, record = up(small.graph, target, small.check_images(IMAGES), rule, WholeMaps())
+        value, record = up(small.graph, target, small.check_images(IMAGES), [rule], WholeMaps())
         seed = torch.where(torch.rand(value.shape) < 0.05, value, 0)
 
         def send(signal: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from deconv.graph import Node
 from deconv.graph import operations as ops
 from deconv.graph.spatial import AveragePool, Convolution, MaxPool, Pad, Window
 from deconv.network import Network
+from deconv.projection import project, project_together
 from deconv.projection.unpooling import chosen_switches
 from deconv.projection.windows import WholeMaps
 from tests.oracle import relative_error
@@ -165,7 +166,7 @@ def test_an_unknown_rule_is_named() -> None:
         rules.way_back(SIGMOID, "lrp")
 
 
-VARIANTS = [
+VARIANTS: list[dict[str, Any]] = [
     {"switches": "centre"},
     {"switches": "random", "relu": "none"},
     {"relu": "both", "bias": "subtract"},
@@ -202,6 +203,21 @@ def test_the_ways_agree_on_every_variant(options: dict[str, Any]) -> None:
     assert found[0].provenance["rule_options"] == rules.Rule(**options).options()
     for other in found[1:]:
         assert relative_error(other.pixels, found[0].pixels).max() < 1e-5
+
+
+@pytest.mark.parametrize("way", ["whole", "shared", "window"])
+def test_rules_that_share_the_way_up_give_what_each_gives(way: str) -> None:
+    network, images = Network(trunk(), (2, 31, 26)), torch.randn(3, 2, 31, 26, generator=GENERATOR, dtype=torch.float64)
+    image, channel, row, col = random_places(network.forward(images, ["9"])["9"], 20).unbind(1)
+    lent = (image + 1) % 3
+    options = [{"switches": "other"}, *VARIANTS]
+    asked = [(rule, (channel + n) % 5) for n, rule in enumerate(options)]
+    together = project_together(network, images, "9", image, row, col, asked, way=way, switches_of=lent)
+    for (rule, units), found in zip(asked, together, strict=True):
+        lenders = lent if rules.as_rule(rule).switches == "other" else None
+        alone = project(network, images, "9", image, units, row, col, rule=rule, way=way, switches_of=lenders)
+        assert torch.equal(found.pixels, alone.pixels) and torch.equal(found.score, alone.score)
+        assert torch.equal(found.channel, units) and found.provenance == alone.provenance
 
 
 def test_other_switches_come_from_the_image_that_lends_them() -> None:

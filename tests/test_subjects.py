@@ -11,6 +11,7 @@ from torch import nn
 from deconv import subjects
 from deconv.errors import BadInput, UnknownName
 from deconv.network import Network
+from deconv.records import LayerPeaks
 from tests import samples
 
 NAMES = ["tench", "crane", "car wheel", "crane"]
@@ -26,6 +27,19 @@ def test_images_by_key_and_number(tmp_path: Path) -> None:
     assert subjects.pick_images(source, ["3.png", 0], 2) == [3, 0]
     assert subjects.pick_images(source, None, 3) == [0, 1, 2]
     assert subjects.pick_images(source, None, 99) == [0, 1, 2, 3, 4]
+
+
+def test_units_are_drawn_from_those_that_fire_or_taken_as_asked() -> None:
+    image = torch.tensor([[3], [-1], [0], [5], [2]])  # unit 1 fires on no image
+    peaks = LayerPeaks(image.float(), image, image, image, torch.zeros((5, 1, 4), dtype=torch.int64))
+    drawn = [subjects.draw_units("a", peaks, None, 2, seed) for seed in range(20)]
+    assert all(len(units) == 2 and units == sorted(units) for units in drawn) and len(set(map(tuple, drawn))) > 2
+    assert {unit for units in drawn for unit in units} == {0, 2, 3, 4}
+    assert subjects.draw_units("a", peaks, None, 2, seed=7) == drawn[7]
+    assert subjects.draw_units("a", peaks, None, 9, seed=0) == [0, 2, 3, 4]
+    assert subjects.draw_units("a", peaks, [4, 1, 3, 2], 2, 0) == [2, 3, 4]  # all that are asked for and fire
+    with pytest.raises(BadInput, match="layer a: none of the units asked for fires"):
+        subjects.draw_units("a", peaks, [1], 2, 0)
 
 
 def test_images_that_are_not_there(tmp_path: Path) -> None:

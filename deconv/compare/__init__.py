@@ -7,8 +7,8 @@
 - `grouping`: are a unit's reconstructions alike;
 - `controls`: reconstructions that a good one should beat; `randomising`: networks whose pictures should differ.
 
-`scene`, `responses` and `randomising` know a network, and `measuring` brings all together; the others are functions of
-arrays. Unless it says otherwise, a metric takes one reconstruction (3, h, w) float and one patch (3, h, w) float, does
-not change when the reconstruction is scaled by any a > 0, and raises BadInput for shapes that differ and for NaN or
-infinite values.
+`scene`, `responses` and `randomising` know a network; `measuring` brings all together, and `tasks` cuts it into what an
+engine can share out; the others are functions of arrays. Unless it says otherwise, a metric takes one reconstruction
+(3, h, w) float and one patch (3, h, w) float, does not change when the reconstruction is scaled by any a > 0, and
+raises BadInput for shapes that differ and for NaN or infinite values.
 """

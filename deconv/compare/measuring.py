@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +10,12 @@ from scipy.stats import bootstrap
 
 from deconv.compare.arrays import grey, inside_rows_cols
 from deconv.compare.concentration import concentration
-from deconv.compare.grouping import alikeness, thumbnail
+from deconv.compare.grouping import alikeness
 from deconv.compare.likeness import likeness, pearson
 from deconv.compare.reactivation import as_input, rank, reactivation
 from deconv.compare.responses import layer_responses
 from deconv.compare.scene import Scene
 from deconv.compare.sufficiency import FILLS, GAMES, SHARES, area, curves
-from deconv.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -53,27 +50,19 @@ METRICS = {
 }
 
 
-def measure(
-    scene: Scene, rule: str | Rule | Mapping[str, Any], pixels: np.ndarray, strongest: np.ndarray
-) -> dict[str, np.ndarray]:
+def measure(scene: Scene, pixels: np.ndarray, elsewhere: np.ndarray, strongest: np.ndarray) -> dict[str, np.ndarray]:
     """{metric: (N,)} of a scene's peaks by a rule or control, and the curves as {"keep_blur_0.05": (N,), ...}.
 
-    pixels (N, 3, h, w): what `scene.reconstruct(rule)` gives.  strongest (C,): each unit's best activation in the mined
-    images. All are nan where the reconstruction is zero everywhere, which "blank" counts. Of METRICS those of `group`
-    are not among them.
+    pixels (N, 3, h, w): what `scene.reconstruct` gives by it;  elsewhere: what `scene.others.reconstruct` gives.
+    strongest (C,): each unit's best activation in the mined images. All are nan where the reconstruction is zero
+    everywhere, which "blank" counts. Of METRICS those of `group` are not among them.
     """
     columns = _pictures(scene, pixels) | _games(scene, pixels) | _feedback(scene, pixels, strongest)
-    elsewhere = scene.others.reconstruct(rule)
     rows = zip(pixels, elsewhere, _parts_inside(scene), strict=True)
     columns["other_unit"] = np.array([pearson(grey(own[part]), grey(other[part])) for own, other, part in rows])
     blank = np.array([not picture.any() for picture in pixels])
     shown = {name: np.where(blank, np.nan, np.asarray(values)) for name, values in columns.items()}
     return shown | {"blank": blank.astype(np.float64)}
-
-
-def thumbnails(pictures: np.ndarray) -> np.ndarray:
-    """(N, s, s) of pictures (N, 3, h, w), for `group`."""
-    return np.stack([thumbnail(picture) for picture in pictures])
 
 
 def group(small: np.ndarray, unit: np.ndarray) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ def _respond_to(network: Network, target: int, windows: Tensor, places: Tensor, 
         return answers if channel is None else answers[each, channel]
     cut, head = Windows(graph, field, places), find_head(graph, target)
     if channel is None or head is None:
-        answers = up(graph, target, windows, PLAIN, cut)[0][:, :, 0, 0]
+        answers = up(graph, target, windows, [PLAIN], cut)[0][:, :, 0, 0]
         return answers if channel is None else answers[each, channel]
-    below = up(graph, head.base, windows, PLAIN, cut)[0]
+    below = up(graph, head.base, windows, [PLAIN], cut)[0]
     return head.up(cut.read(head.position, head.base, below), channel, PLAIN)[0]

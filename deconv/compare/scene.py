@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,10 +16,19 @@ from deconv.compare.sufficiency import Board, set_up
 from deconv.errors import UnknownName
 from deconv.network import Network
 from deconv.patches import cut_patches
-from deconv.projection import project
+from deconv.projection import project_together
 from deconv.rules import Rule, as_rule
 
-BY_RULE = {"random_switches": Rule(switches="random"), "other_switches": Rule(switches="other")}
+AnyRule = str | Rule | Mapping[str, object]
+Asked = tuple[Rule, bool]
+"""A rule, and whether it is another unit's reconstruction that is asked for."""
+BY_RULE: dict[str, Asked] = {
+    "gradient_times_input": (as_rule("gradient"), False),
+    "random_switches": (Rule(switches="random"), False),
+    "other_switches": (Rule(switches="other"), False),
+    "other_unit": (as_rule("deconvnet"), True),
+}
+"""The controls that are a rule of the same network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,27 +109,38 @@ class Scene:
         return replace(self, peaks=peaks)
 
     def respond(self, windows: np.ndarray) -> np.ndarray:
-        """(N,) activations of the scene's units, each seeing windows[n] (N, 3, h, w) in place of its own."""
+        """(M * N,) activations of the scene's units, M times in turn, each seeing one of windows (M * N, 3, h, w)."""
         given = torch.from_numpy(np.asarray(windows, dtype=np.float32))
-        return unit_responses(self.network, self.layer, given, self.places, self.channel).numpy()
+        times = len(given) // max(len(self.peaks), 1)
+        places, channel = self.places.repeat(times, 1), self.channel.repeat(times)
+        return unit_responses(self.network, self.layer, given, places, channel).numpy()
 
     def subset(self, which: Tensor) -> Scene:
         """The peaks at `which`, a mask or indices."""
         return replace(self, peaks=self.peaks[which])
 
-    def reconstruct(self, rule: str | Rule | Mapping[str, object]) -> np.ndarray:
+    def reconstruct(self, rule: AnyRule) -> np.ndarray:
         """(N, 3, h, w) float32 by a rule, or by one of the CONTROLS. Raises UnknownName, and what `project` raises."""
+        return self.reconstruct_all([rule])[0]
+
+    def reconstruct_all(self, rules: Sequence[AnyRule]) -> list[np.ndarray]:
+        """What `reconstruct` gives for each of some rules and controls; the network goes up once for all of them."""
+        asked = [self._asked(rule) for rule in rules]
+        sent = self._project([one for one in dict.fromkeys(asked) if one is not None])
+        return [self._made(rule, sent, one) for rule, one in zip(rules, asked, strict=True)]
+
+    def _asked(self, rule: AnyRule) -> Asked | None:
+        """What is to be projected; None for a control that does not come from this network."""
         if not isinstance(rule, str) or rule not in controls.CONTROLS:
-            return self._project(as_rule(rule))
-        if rule in BY_RULE:
-            return self._project(BY_RULE[rule])
-        if rule == "other_unit":
-            return self.others._project(as_rule("deconvnet"))
+            return as_rule(rule), False
+        return BY_RULE.get(rule)
+
+    def _made(self, rule: AnyRule, sent: Mapping[Asked, np.ndarray], asked: Asked | None) -> np.ndarray:
+        if asked is not None:
+            return sent[asked] * self.windows.numpy() if rule == "gradient_times_input" else sent[asked]
         if rule == "random_weights":
-            return self._randomised._project(as_rule("deconvnet"))
-        if rule == "gradient_times_input":
-            return self._project(as_rule("gradient")) * self.windows.numpy()
-        return self._without_network(rule).astype(np.float32)
+            return self._randomised.reconstruct("deconvnet")
+        return self._without_network(str(rule)).astype(np.float32)
 
     def _without_network(self, control: str) -> np.ndarray:
         if control == "edges":
@@ -137,20 +157,24 @@ class Scene:
             raise UnknownName("the control 'random_weights' needs a network with shuffled weights; give random=...")
         return replace(self, network=self.random).firing()
 
-    def _project(self, rule: Rule) -> np.ndarray:
-        lenders = None
-        if rule.switches == "other":
-            numbers = self.numbers.numpy()
-            chosen = [controls.another_image(numbers, peak, self.seed) for peak in self._ids()]
-            lenders = torch.searchsorted(self.numbers, torch.tensor(chosen, dtype=torch.int64))
-        image = torch.searchsorted(self.numbers, self.peaks[:, 0].contiguous())
-        channel, row, col = self.peaks[:, 1:].unbind(1)
-        used, which = torch.cat([image] if lenders is None else [image, lenders]).unique(return_inverse=True)
+    def _project(self, asked: Sequence[Asked]) -> dict[Asked, np.ndarray]:
+        if not asked:
+            return {}
+        own = torch.searchsorted(self.numbers, self.peaks[:, 0].contiguous())
+        lenders = self._lenders() if any(rule.switches == "other" for rule, _ in asked) else None
+        used, which = torch.cat([own] if lenders is None else [own, lenders]).unique(return_inverse=True)
         images = self.network.needed_preprocessing().normalize(self.frames[used])
-        lent = None if lenders is None else which[len(image) :]
-        which = which[: len(image)]
-        found = project(self.network, images, self.layer, which, channel, row, col, rule=rule, switches_of=lent)
-        return found.pixels.numpy()
+        lent = None if lenders is None else which[len(own) :]
+        units = [(rule, self.others.channel if other else self.channel) for rule, other in asked]
+        row, col = self.places.unbind(1)
+        found = project_together(self.network, images, self.layer, which[: len(own)], row, col, units, switches_of=lent)
+        return {one: of_one.pixels.numpy() for one, of_one in zip(asked, found, strict=True)}
+
+    def _lenders(self) -> Tensor:
+        """(N,) positions of the photographs that lend their switches."""
+        numbers = self.numbers.numpy()
+        chosen = [controls.another_image(numbers, peak, self.seed) for peak in self._ids()]
+        return torch.searchsorted(self.numbers, torch.tensor(chosen, dtype=torch.int64))
 
     def _ids(self) -> list[tuple[int, ...]]:
         return [tuple(peak) for peak in self.peaks.tolist()]

@@ -23,7 +23,7 @@ BLUR = 1 / 8
 """The blur's standard deviation as a part of the field's longer side: parts of the size of an eye in a face go."""
 
 Respond = Callable[[np.ndarray], np.ndarray]
-"""Windows (N, 3, h, w) float32 to the activations (N,) of the units that see them."""
+"""Windows (M * N, 3, h, w) float32, M for each of N units in turn, to the activations (M * N,) of those units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ def set_up(windows: np.ndarray, inside: np.ndarray, respond: Respond) -> Board:
         fill: np.stack([filled(w, i, fill) for w, i in zip(seen, inside, strict=True)]).astype(np.float32)
         for fill in FILLS
     }
-    empty = {fill: _activations(respond, blank) for fill, blank in blanks.items()}
-    return Board(seen, inside, blanks, _activations(respond, seen), empty)
+    full, *empty = _activations(respond, [seen, *blanks.values()])
+    return Board(seen, inside, blanks, full, dict(zip(FILLS, empty, strict=True)))
 
 
 def curves(
@@ -71,12 +71,14 @@ def curves(
     (recon, _) = checked(reconstructions=reconstructions, inside=board.inside)
     place = np.stack([order(energy(r), i) for r, i in zip(recon, board.inside, strict=True)])
     marked = [(place < share)[:, None] for share in shares]
+    blanks = board.blanks.values()
+    kept = [np.where(mark, board.windows, blank) for blank in blanks for mark in marked]
+    left = [np.where(mark, blank, board.windows) for blank in blanks for mark in marked]
+    answers = _activations(respond, [*kept, *left]).reshape(len(GAMES), len(FILLS), len(shares), -1)
     found = {}
-    for fill, blank in board.blanks.items():
-        kept = [_activations(respond, np.where(mark, board.windows, blank)) for mark in marked]
-        left = [_activations(respond, np.where(mark, blank, board.windows)) for mark in marked]
-        found["keep", fill] = _parts([board.empty[fill], *kept, board.full], board.full)
-        found["remove", fill] = _parts([board.full, *left, board.empty[fill]], board.full)
+    for n, fill in enumerate(board.blanks):
+        found["keep", fill] = _parts([board.empty[fill], *answers[0, n], board.full], board.full)
+        found["remove", fill] = _parts([board.full, *answers[1, n], board.empty[fill]], board.full)
     return found
 
 
@@ -110,8 +112,10 @@ def filled(window: np.ndarray, inside: np.ndarray, fill: str) -> np.ndarray:
     return blurred / np.maximum(around, 1e-6) * weight
 
 
-def _activations(respond: Respond, windows: np.ndarray) -> np.ndarray:
-    return np.maximum(np.asarray(respond(windows), dtype=np.float64), 0)
+def _activations(respond: Respond, windows: Sequence[np.ndarray]) -> np.ndarray:
+    """(M, N), of M times N windows, all asked about at once."""
+    answers = np.asarray(respond(np.concatenate(windows)), dtype=np.float64)
+    return np.maximum(answers, 0).reshape(len(windows), -1)
 
 
 def _parts(activations: list[np.ndarray], full: np.ndarray) -> np.ndarray:

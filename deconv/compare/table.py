@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deconv.errors import BadInput, RecordMismatch
+from deconv.errors import RecordMismatch
+from deconv.record_files import reading
 from deconv.runs import write_whole
 
 Columns = dict[str, np.ndarray]
@@ -20,7 +21,7 @@ Columns = dict[str, np.ndarray]
 def save(path: Path, columns: Mapping[str, np.ndarray], made_of: Mapping[str, Any]) -> Path:
     """Write columns of one length (U,) and `made_of`, plain JSON."""
     table = pa.table(dict(columns)).replace_schema_metadata({"deconv": json.dumps(made_of, sort_keys=True)})
-    return write_whole(path, lambda file: pq.write_table(table, file))
+    return write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
 
 
 def load(path: Path, made_of: Mapping[str, Any]) -> Columns | None:
@@ -30,11 +31,9 @@ def load(path: Path, made_of: Mapping[str, Any]) -> Columns | None:
     """
     if not path.exists():
         return None
-    try:
-        table = pq.read_table(path)
-        found = json.loads((table.schema.metadata or {})[b"deconv"])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); it is damaged or no record. Delete it.") from error
+    with reading(path):
+        table = pq.read_table(path, page_checksum_verification=True)
+        found = json.loads(table.schema.metadata[b"deconv"])
     _check_same(path, found, json.loads(json.dumps(made_of)), "")
     return {name: table[name].to_numpy() for name in table.column_names}
 

@@ -6,6 +6,7 @@ a window that already holds what the padding would have been. All tensors are (N
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -70,7 +71,7 @@ class Convolution:
         else:
             kernel = self.window.extent
             sizes = [(n - 1) * s + k for n, s, k in zip(signal.shape[2:], self.stride, kernel, strict=True)]
-            like = signal.new_empty((len(signal), input_shape[1], *sizes)).to(memory_format=torch.channels_last)
+            like = _empty_channels_last(signal, (len(signal), input_shape[1], *sizes))
             whole = torch.ops.aten.convolution_backward(
                 signal, like, self.weight, None, self.stride, (0, 0), self.dilation,
                 False, (0, 0), self.groups, (True, False, False),
@@ -155,9 +156,8 @@ class MaxPool:
 
     def unpool(self, signal: Tensor, switches: Tensor, input_shape: torch.Size) -> Tensor:
         """Each value back to the input that won; values that share a switch add (nn.MaxUnpool2d overwrites)."""
-        like = signal.new_empty(input_shape)
-        if signal.is_contiguous(memory_format=torch.channels_last):
-            like = like.to(memory_format=torch.channels_last)
+        last = signal.is_contiguous(memory_format=torch.channels_last)
+        like = _empty_channels_last(signal, input_shape) if last else signal.new_empty(input_shape)
         return torch.ops.aten.max_pool2d_with_indices_backward(signal, like, *self._arguments(), switches)
 
 
@@ -200,6 +200,11 @@ class Pad:
     def forward(self, x: Tensor) -> Tensor:
         top, bottom, left, right = self.padding
         return F.pad(x, (left, right, top, bottom), value=self.value)
+
+
+def _empty_channels_last(signal: Tensor, shape: Sequence[int]) -> Tensor:
+    """Channels last from the start: `new_empty(...).to(...)` would copy what holds nothing yet."""
+    return torch.empty(shape, dtype=signal.dtype, device=signal.device, memory_format=torch.channels_last)
 
 
 Spatial = Convolution | MaxPool | AveragePool | Pad

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from deconv.engines import Engine
+from deconv.engines.local import Local
 from deconv.errors import BadInput, UnknownName
 from deconv.images.frame_cache import CachedSource
-from deconv.mining.engines import Engine
-from deconv.mining.engines.local import Local
 from deconv.mining.partials import Partial
 from deconv.mining.passes import Pass, shards_of
 from deconv.mining.reduction import InShards, Reduce, in_memory, remove_shards
@@ -25,6 +25,8 @@ from deconv.runs import claimed, remove_parts, versions
 from deconv.sources import Source
 
 PRECISIONS = ("float32", "bfloat16")
+MOST_PEAKS = 2**25
+"""Of all units together: 28 bytes each, and four times that while new ones are sorted in."""
 
 
 def mine(
@@ -133,6 +135,12 @@ def _pass(
         raise BadInput(f"layers: given none; expected some of {', '.join(network.layers)}.")
     for layer in names:
         network.node(layer)
+    units = sum(network.channels(layer) for layer in names)
+    if units * k > MOST_PEAKS:
+        raise BadInput(
+            f"k: given {k} for {units} units; expected at most {MOST_PEAKS // units}, for which there is memory: take "
+            "a smaller k, or fewer layers."
+        )
     return Pass(network, names, k, per_image, batch_size)
 
 

@@ -12,6 +12,7 @@ import torch
 from deconv.errors import BadInput
 from deconv.network import Network
 from deconv.receptive_field import ReceptiveField
+from deconv.record_files import reading
 from deconv.records import LayerPeaks, Peaks
 from deconv.topk import TopK
 
@@ -73,13 +74,23 @@ class Partial:
         rest = about.pop("found", None)
         if rest is None:
             raise BadInput(f"{path} holds no shard; expected a record of one: choose another folder, or delete it.")
-        partial = Partial(
-            {layer: _table(found) for layer, found in peaks.items()},
-            None if rest["frame"] is None else (rest["frame"][0], rest["frame"][1]),
-            [(number, key, reason) for number, key, reason in rest["unreadable"]],
-            {layer: np.array(values) for layer, values in rest["errors"].items()},
-        )
+        with reading(path):
+            partial = Partial(
+                {layer: _table(found) for layer, found in peaks.items()},
+                None if rest["frame"] is None else (rest["frame"][0], rest["frame"][1]),
+                [(number, key, reason) for number, key, reason in rest["unreadable"]],
+                {layer: np.array(values) for layer, values in rest["errors"].items()},
+            )
         return partial, about
+
+
+def merged(*parts: Path | Partial) -> Partial:
+    """Some records, or what others were merged to, as one. The first, if it is no record, is written to."""
+    whole, *rest = parts
+    total = _loaded(whole)
+    for part in rest:
+        total.merge(_loaded(part))
+    return total
 
 
 def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
@@ -90,6 +101,10 @@ def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
     box = torch.stack([y0, x0, y0 + field.size[0], x0 + field.size[1]], dim=2)
     found = image >= 0
     return LayerPeaks(score.where(found, float("nan")), image, row, col, box.where(found[..., None], -1))
+
+
+def _loaded(part: Path | Partial) -> Partial:
+    return Partial.load(part)[0] if isinstance(part, Path) else part
 
 
 def _table(peaks: LayerPeaks) -> TopK:

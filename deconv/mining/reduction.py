@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from deconv.engines import Engine
 from deconv.errors import BadInput
 from deconv.images.frame_cache import CachedSource
-from deconv.mining.engines import Engine
-from deconv.mining.partials import Partial
+from deconv.mining.partials import Partial, merged
 from deconv.mining.passes import Pass, shards_of
-from deconv.mining.tasks import Done, Task, listing_hash
+from deconv.mining.tasks import Done, Progress, Task, listing_hash, perform
 from deconv.progress import track
 from deconv.runs import remove_parts
 from deconv.sources import Source
@@ -73,23 +74,23 @@ class InShards:
         if there:
             log.info("%s: %d of %d shards are there, and checked first", stage, len(there), len(tasks))
         self._work(look, [*there, *missing], sum(len(task.numbers) for task in missing))
-        return self.engine.merge([task.path for task in tasks])
+        return self.engine.merge(merged, [task.path.absolute() for task in tasks])
 
     def _work(self, look: Pass, tasks: Iterable[Task], images: int) -> None:
         unreadable: list[tuple[int, str, str]] = []
         steps = track(
-            self.engine.work(look, tasks),
+            _counted(self.engine.work(perform, look, tasks)),
             "mining",
             images,
-            size=lambda step: step.images,
+            size=lambda step: step[0],
             status=lambda: f"{len(unreadable)} unreadable",
         )
-        for step in steps:
-            if step.done is not None:
-                unreadable += step.done.unreadable
+        for _, done in steps:
+            if done is not None:
+                unreadable += done.unreadable
                 self._check_readable(unreadable)
                 if not self.content.whole:
-                    self.content.add(step.done)
+                    self.content.add(done)
 
     def _check_readable(self, unreadable: list[tuple[int, str, str]]) -> None:
         if 2 * len(unreadable) > len(self.images):
@@ -130,6 +131,14 @@ class InShards:
         else:
             size = -(-self.engine.shard_size // batch_size) * batch_size
             yield from (numbers[at : at + size] for at in range(0, len(numbers), size))
+
+
+def _counted(steps: Iterable[Progress]) -> Iterator[tuple[int, Done | None]]:
+    """(images since the last step of that shard, what is done): an engine may give all steps or only the last."""
+    mined: Counter[int] = Counter()
+    for step in steps:
+        yield step.mined - mined[step.number], step.done
+        mined[step.number] = step.mined
 
 
 def remove_shards(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deconv.images.frame_cache import CachedSource
 from deconv.images.members import Member
 from deconv.mining.partials import Partial
 from deconv.mining.passes import Pass
+from deconv.record_files import reading
 from deconv.sources import Source
 
 
@@ -35,61 +36,60 @@ class Task:
     path: Path
     made_of: dict[str, Any]
 
-    def alone(self) -> Task:
-        """The same with only its own images, to be sent to another process: cached frames stay here."""
-        keys = tuple(self.images.keys[i] for i in self.indices)
-        members = (self.images.members[i] for i in self.indices)
-        there = tuple(replace(member, path=member.path.absolute()) for member in members)
-        part = Source(self.images.name, keys, there)
-        return replace(self, images=part, indices=np.arange(len(part)), path=self.path.absolute())
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: only the shard's own images."""
+        part = self.images.part(self.indices)
+        return vars(self) | {"images": part, "indices": np.arange(len(part)), "path": self.path.absolute()}
 
 
 @dataclass(frozen=True)
 class Done:
     """A shard whose record is on disk.
 
-    mined: how many images that took, 0 if it was there before.  unreadable: (image, key, reason).
-    digests: the sha256 of each image; none for cached frames.
+    unreadable: (image, key, reason).  digests: the sha256 of each image; none for cached frames.
     """
 
     number: int
-    mined: int
     unreadable: tuple[tuple[int, str, str], ...]
     digests: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How many images a batch held, and at the end of a shard what is done."""
+    """How many images of shard `number` have been mined by now, and at its end what is done."""
 
-    images: int
+    number: int
+    mined: int
     done: Done | None = None
 
 
 def perform(look: Pass, task: Task) -> Iterator[Progress]:
     """Look at the images of a task and write its record; if that is there, check that it is of the same making.
 
+    Yields after every batch, and once more at the end.
     Raises RecordMismatch, naming the difference, for a record of anything else, and what `Pass.steps` raises.
     """
     digests = content_of(task.images, task.indices)
     if task.path.exists():
         partial, about = Partial.load(task.path)
         check_same(task.path, about, task.made_of, str(task.path.parent))
-        _check_digests(task, [bytes.fromhex(digest) for digest in about["digests"]], digests)
-        yield Progress(0, Done(task.number, 0, tuple(partial.unreadable), digests))
+        with reading(task.path):
+            before = [bytes.fromhex(digest) for digest in about["digests"]]
+        _check_digests(task, before, digests)
+        yield Progress(task.number, 0, Done(task.number, tuple(partial.unreadable), digests))
         return
     steps = look.steps(task.images, task.indices, task.numbers, most_skipped=len(task.indices))
     seen = 0
     while True:
         try:
-            seen += (images := next(steps))
+            seen += next(steps)
         except StopIteration as stop:
             partial = stop.value
             break
-        yield Progress(images)
+        yield Progress(task.number, seen)
     about = task.made_of | {"digests": [digest.hex() for digest in digests]}
     partial.save(task.path, look.network, _keys(task, partial), about)
-    yield Progress(len(task.indices) - seen, Done(task.number, len(task.indices), tuple(partial.unreadable), digests))
+    yield Progress(task.number, len(task.indices), Done(task.number, tuple(partial.unreadable), digests))
 
 
 def content_of(images: Source, indices: np.ndarray | range) -> tuple[bytes, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from deconv import rules
 from deconv.errors import BadInput, RecordMismatch
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection.ways import Places, choose, chunk_size, send_down
+from deconv.projection.ways import Loaded, Places, choose, chunk_size, send_down
 from deconv.receptive_field import cone
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.rules import Rule, as_rule
@@ -57,32 +56,59 @@ def project(
     `score` by more than 1e-3 of it and 1e-5 of the strongest given).
     Source: Zeiler and Fergus 2013, section 2.1.
     """
-    rule = as_rule(rule)
-    peaks = _columns((image, channel, row, col), len(images))
-    lenders = _lenders(switches_of, rule, peaks, len(images))
-    size = _frame_size(network, images, peaks)
-    graph, target = network.graph_at(size), network.node(layer, size)
-    _check_ranges(graph.nodes[target].shape, peaks)
-    rules.check_supported((graph.nodes[p] for p in graph.ancestors([target])), rule)
-    cone_of_layer, field = cone(graph, target), network.receptive_field(layer, size)
-    chosen = choose(way, graph, cone_of_layer, peaks)
-    box = torch.tensor([field.box(int(r), int(c)) for r, c in peaks[:, 2:]], dtype=torch.int64).view(-1, 4)
-    pixels = torch.zeros((len(peaks), network.input_shape[0], *field.size))
-    scores = torch.zeros(len(peaks))
-    for some, loaded in _chunks(network, images, peaks, chunk_size(graph, cone_of_layer, chosen), chosen):
-        if lenders is not None:
-            loaded = loaded.with_lenders(network, images, lenders[some])
-        with torch.no_grad():
-            parts = send_down(chosen, graph, cone_of_layer, loaded.places(peaks[some], box[some], field.size), rule)
-        scores[some] = parts[0].float().cpu()
-        pixels.index_copy_(0, some, parts[1].float().cpu())
+    asked = [(rule, channel)]
+    (found,) = project_together(network, images, layer, image, row, col, asked, way=way, switches_of=switches_of)
     if score is not None:
         expected = torch.as_tensor(score).float().cpu()
-        _check_scores(scores, expected, layer, expected)
-    about = {"weights": network.weights_hash, "layer": layer, "rule": rule.name, "rule_options": rule.options()}
-    about["versions"] = versions()
-    which, channels, rows, cols = peaks.unbind(1)
-    return Reconstructions(layer, rule.name, pixels, scores, box, which, channels, rows, cols, size, about)
+        _check_scores(found.score, expected, layer, expected)
+    return found
+
+
+def project_together(
+    network: Network,
+    images: Source | Tensor,
+    layer: str,
+    image: Indices,
+    row: Indices,
+    col: Indices,
+    asked: Sequence[tuple[str | Rule | Mapping[str, Any], Indices]],
+    way: str = "auto",
+    switches_of: Indices | None = None,
+) -> list[Reconstructions]:
+    """`project` of the same N places by several rules and units: what is below them goes up once for all.
+
+    asked: (rule, channel (N,)) of each answer; switches_of serves the rules with switches "other". Raises as `project`.
+    """
+    rules_asked = [as_rule(rule) for rule, _ in asked]
+    peaks = torch.stack([_columns((image, channel, row, col), len(images)) for _, channel in asked])
+    places = peaks[0][:, [0, 2, 3]]
+    lenders = _lenders(switches_of, rules_asked, places, len(images))
+    size = _frame_size(network, images, places[:, 0])
+    graph, target = network.graph_at(size), network.node(layer, size)
+    _check_ranges(graph.nodes[target].shape, peaks.flatten(0, 1))
+    for rule in rules_asked:
+        rules.check_supported((graph.nodes[p] for p in graph.ancestors([target])), rule)
+    cone_of_layer, field = cone(graph, target), network.receptive_field(layer, size)
+    chosen = choose(way, graph, cone_of_layer, places[:, 0])
+    box = torch.tensor([field.box(int(r), int(c)) for r, c in places[:, 1:]], dtype=torch.int64).view(-1, 4)
+    pixels = torch.empty((len(asked), len(places), network.input_shape[0], *field.size))
+    scores = torch.empty((len(asked), len(places)))
+    for some, own in _chunks(network, images, places[:, 0], chunk_size(graph, cone_of_layer, chosen), chosen):
+        lent = None if lenders is None else _lent(network, images, lenders[some])
+        at, starts = (column[some].to(network.device) for column in (places[:, 1:], box[:, :2]))
+        units = peaks[:, some, 1].to(network.device)
+        there = Places(own.to(network.device), lent, at, starts, field.size)
+        with torch.no_grad():
+            parts = send_down(chosen, graph, cone_of_layer, there, list(zip(rules_asked, units, strict=True)))
+        for n, (score, sent) in enumerate(parts):
+            scores[n, some], pixels[n, some] = score.float().cpu(), sent.float().cpu()
+    about = {"weights": network.weights_hash, "layer": layer, "versions": versions()}
+    found = []
+    for rule, score, sent, columns in zip(rules_asked, scores, pixels, peaks, strict=True):
+        which, channels, rows, cols = columns.unbind(1)
+        made_of = about | {"rule": rule.name, "rule_options": rule.options()}
+        found.append(Reconstructions(layer, rule.name, sent, score, box, which, channels, rows, cols, size, made_of))
+    return found
 
 
 def project_peaks(
@@ -100,49 +126,34 @@ def project_peaks(
     return recon
 
 
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    """Preprocessed images (m, 3, H, W), and for each peak of a chunk which of them is its own, and its lender."""
-
-    images: Tensor
-    which: Tensor
-    lenders: Tensor | None = None
-
-    def with_lenders(self, network: Network, images: Source | Tensor, lenders: Tensor) -> _Loaded:
-        """The same with images that lend their switches."""
-        used, which = lenders.unique(return_inverse=True)
-        lent = torch.cat([part for _, part in _load(network, images, used)])
-        return _Loaded(torch.cat([self.images, lent]), self.which, which + len(self.images))
-
-    def places(self, peaks: Tensor, box: Tensor, size: tuple[int, int]) -> Places:
-        """Peaks (n, 4) of this chunk, where the images are."""
-        local = torch.cat([self.which[:, None], peaks[:, 1:]], dim=1)
-        lenders = None if self.lenders is None else self.lenders.to(self.images.device)
-        return Places(self.images, local.to(self.images.device), lenders, box[:, :2].to(self.images.device), size)
+def _lent(network: Network, images: Source | Tensor, lenders: Tensor) -> Loaded:
+    used, which = lenders.unique(return_inverse=True)
+    lent = Loaded(torch.cat([part for _, part in _load(network, images, used)]), which)
+    return lent.to(network.device)
 
 
 def _chunks(
-    network: Network, images: Source | Tensor, peaks: Tensor, most: int, way: str
-) -> Iterator[tuple[Tensor, _Loaded]]:
-    """Peaks image by image, so that each image is loaded once: (their numbers, what they need)."""
-    if not len(peaks):
+    network: Network, images: Source | Tensor, image: Tensor, most: int, way: str
+) -> Iterator[tuple[Tensor, Loaded]]:
+    """Peaks of images (N,) image by image, so that each is loaded once: (their numbers, what they need)."""
+    if not len(image):
         return
-    order = torch.argsort(peaks[:, 0], stable=True)
+    order = torch.argsort(image, stable=True)
     if isinstance(images, Tensor) and way == "window":  # windows are cut from the tensor itself, without a copy of it
         there = images.detach().to(network.device, network.precision)
-        for some in track(order.split(most), "projecting", len(peaks), unit="peaks", size=len):
-            yield some, _Loaded(there, peaks[some, 0])
+        for some in track(order.split(most), "projecting", len(image), unit="peaks", size=len):
+            yield some, Loaded(there, image[some])
         return
-    used, counts = peaks[order, 0].unique_consecutive(return_counts=True)
+    used, counts = image[order].unique_consecutive(return_counts=True)
     at = 0
     loading = _load(network, images, used)
-    for part in track(loading, "projecting", len(peaks), unit="peaks", size=lambda part: int(counts[part[0]].sum())):
+    for part in track(loading, "projecting", len(image), unit="peaks", size=lambda part: int(counts[part[0]].sum())):
         which_used, loaded = part
         numbers = order[at : at + int(counts[which_used].sum())]
         at += len(numbers)
-        local = torch.searchsorted(used[which_used].contiguous(), peaks[numbers, 0].contiguous())
+        local = torch.searchsorted(used[which_used].contiguous(), image[numbers].contiguous())
         for some in torch.arange(len(numbers)).split(most):
-            yield numbers[some], _Loaded(loaded, local[some])
+            yield numbers[some], Loaded(loaded, local[some])
 
 
 def _load(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -167,14 +178,16 @@ def _columns(given: Sequence[Indices], images: int) -> Tensor:
     return peaks
 
 
-def _lenders(given: Indices | None, rule: Rule, peaks: Tensor, images: int) -> Tensor | None:
-    """(N,) images that lend their switches, within their range; None where the rule has switches of its own."""
-    if (given is not None) != (rule.switches == "other"):
+def _lenders(given: Indices | None, asked: Sequence[Rule], places: Tensor, images: int) -> Tensor | None:
+    """(N,) images that lend their switches, within their range; None where every rule has switches of its own."""
+    switches = [rule.switches for rule in asked]
+    if (given is not None) != ("other" in switches):
         raise BadInput(
-            f"switches_of: given {'none' if given is None else 'images'} with a rule of switches {rule.switches!r}; "
-            "expected one image for each peak with switches 'other', and none with others."
+            f"switches_of: given {'none' if given is None else 'images'} with a rule of switches "
+            f"{', '.join(map(repr, switches))}; expected one image for each peak with switches 'other', and none with "
+            "others."
         )
-    return None if given is None else _columns((given, *peaks.T[1:]), images)[:, 0]
+    return None if given is None else _columns((given, *places.T), images)[:, 0]
 
 
 def _check_ranges(shape: tuple[int, ...], peaks: Tensor) -> None:
@@ -190,14 +203,14 @@ def _check_range(name: str, column: Tensor, limit: int) -> None:
         raise BadInput(f"{name}: given {int(bad[0])}; expected 0 to {limit - 1}{hint}.")
 
 
-def _frame_size(network: Network, images: Source | Tensor, peaks: Tensor) -> tuple[int, int]:
+def _frame_size(network: Network, images: Source | Tensor, image: Tensor) -> tuple[int, int]:
     if isinstance(images, Tensor):
         network.check_images(images[:1])
         return images.shape[2], images.shape[3]
     preprocessing = network.needed_preprocessing()
     if preprocessing.size is not None:
         return preprocessing.size[0], preprocessing.size[1]
-    frames = (preprocessing.frame(images.image(int(i))) for i in peaks[:, 0].unique())
+    frames = (preprocessing.frame(images.image(int(i))) for i in image.unique())
     shapes = {(frame.shape[1], frame.shape[2]) for frame in frames}
     if len(shapes) != 1:
         raise BadInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,28 +11,37 @@ from torch import Tensor
 from deconv.graph import Graph
 from deconv.graph.operations import Input
 from deconv.graph.spatial import MaxPool
-from deconv.projection.unpooling import CHOSEN, chosen_switches
+from deconv.projection.unpooling import chosen_switches
 from deconv.projection.windows import WholeMaps, Windows
-from deconv.rules import Memory, Rule, as_rule, way_back
+from deconv.rules import Memory, Rule, as_rule, way_back, way_up
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
     """What the way down needs of the way up: for each node its memory and the shapes of its inputs."""
 
     memory: dict[int, Memory] = field(default_factory=dict)
     shapes: dict[int, list[torch.Size]] = field(default_factory=dict)
 
-    def borrow_switches(self, graph: Graph, other: Record) -> None:
-        """Take the switches of another record of the same graph, whose maps have the same shapes."""
-        for position in self.memory:
-            if isinstance(graph.nodes[position].operation, MaxPool):
-                self.memory[position] = other.memory[position]
+    def borrowing_switches(self, graph: Graph, other: Record) -> Record:
+        """The same with the switches of another record of the same graph, whose maps have the same shapes."""
+        return Record(self.memory | {p: other.memory[p] for p in self._pools(graph)}, self.shapes)
+
+    def choosing_switches(self, graph: Graph, rule: Rule, maps: WholeMaps | Windows, device: torch.device) -> Record:
+        """The same with the switches that a rule chooses."""
+        counts = {p: self.shapes[p][0][0] for p in self._pools(graph)}
+        chosen = {p: chosen_switches(graph, p, n, rule.switches, rule.seed, maps) for p, n in counts.items()}
+        return Record(self.memory | {p: (switches.to(device),) for p, switches in chosen.items()}, self.shapes)
+
+    def _pools(self, graph: Graph) -> list[int]:
+        return [position for position in self.memory if isinstance(graph.nodes[position].operation, MaxPool)]
 
 
-def up(graph: Graph, target: int, images: Tensor, rule: str | Rule, maps: WholeMaps | Windows) -> tuple[Tensor, Record]:
-    """The target's value for images (or windows of them), and the record for `down`."""
-    record, rule = Record(), as_rule(rule)
+def up(
+    graph: Graph, target: int, images: Tensor, rules: Sequence[str | Rule], maps: WholeMaps | Windows
+) -> tuple[Tensor, Record]:
+    """The target's value for images (or windows of them), and one record for `down` by any of the rules."""
+    record = Record()
     order = graph.ancestors([target])
     last_reader = {source: position for position in order for source in graph.nodes[position].inputs}
     values = {0: images}
@@ -40,13 +50,9 @@ def up(graph: Graph, target: int, images: Tensor, rule: str | Rule, maps: WholeM
         if isinstance(node.operation, Input):
             continue
         inputs = [maps.read(position, source, values[source]) for source in node.inputs]
-        operation = maps.operation(node.operation)
-        way = way_back(node, rule)
+        way = way_up(node, rules)
         step = way.up_in_place if way.up_in_place and position in graph.overwriting else way.up
-        values[position], record.memory[position] = step(operation, *inputs)
-        if isinstance(operation, MaxPool) and rule.switches in CHOSEN:
-            chosen = chosen_switches(graph, position, len(images), rule.switches, rule.seed, maps)
-            record.memory[position] = (chosen.to(images.device),)
+        values[position], record.memory[position] = step(maps.operation(node.operation), *inputs)
         record.shapes[position] = [value.shape for value in inputs]
         for source in set(node.inputs):
             if last_reader[source] == position:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -18,19 +19,20 @@ from deconv.graph import Graph
 from deconv.graph.operations import Operation
 from deconv.graph.spatial import Convolution, MaxPool
 from deconv.network import as_map
-from deconv.projection.head import find_head
+from deconv.projection.head import Head, find_head
+from deconv.projection.unpooling import CHOSEN
 from deconv.projection.walk import Record, down, up
 from deconv.projection.windows import WholeMaps, Windows, cut
 from deconv.receptive_field import Cone
 from deconv.rules import Rule
 
 WAYS = ("auto", "window", "shared", "whole")
-CHUNK_FLOATS = 16 * 2**20 // 4
-"""Peaks are worked on in chunks whose largest map stays near 16 MiB: enough to fill the cores, little memory."""
+CHUNK_FLOATS = 32 * 2**20 // 4
+"""Peaks are worked on in chunks whose largest map stays near 32 MiB: enough to fill the cores, little memory."""
 
 
-def choose(way: str, graph: Graph, field: Cone, peaks: Tensor) -> str:
-    """The way to take for peaks (N, 4). Raises UnknownName, and BadInput for a way that the layer does not allow."""
+def choose(way: str, graph: Graph, field: Cone, image: Tensor) -> str:
+    """The way to take for peaks of images (N,). Raises UnknownName, BadInput for a way that a layer does not allow."""
     if way not in WAYS:
         raise UnknownName(f"way {way!r} is unknown; expected one of {', '.join(WAYS)}.")
     if not field.windowable:
@@ -40,7 +42,7 @@ def choose(way: str, graph: Graph, field: Cone, peaks: Tensor) -> str:
     if way != "auto":
         return way
     window, whole = _work(graph, field)
-    share = len(peaks[:, 0].unique()) / max(len(peaks), 1)
+    share = len(image.unique()) / max(len(image), 1)
     costs = {"window": 2 * window, "shared": window + whole * share, "whole": whole * (1 + share)}
     return min(costs, key=lambda name: costs[name])
 
@@ -74,75 +76,112 @@ def chunk_size(graph: Graph, field: Cone, way: str) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """Peaks (N, 4) = image, channel, row, col, of some images, and whose switches they take.
+class Loaded:
+    """Preprocessed images (M, 3, H, W), and for each of N peaks which of them is its own."""
 
-    images: (M, 3, H, W).  lenders: (N,) images whose switches serve, None for the peaks' own.
+    images: Tensor
+    which: Tensor
+
+    def to(self, device: torch.device) -> Loaded:
+        return Loaded(self.images, self.which.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """N places (row, col) of a layer, (N, 2), in images of their own, and in those that lend their switches.
+
     starts: (N, 2) first row and column of each receptive field; size: its (h, w).
     """
 
-    images: Tensor
-    peaks: Tensor
-    lenders: Tensor | None
+    own: Loaded
+    lent: Loaded | None
+    at: Tensor
     starts: Tensor
     size: tuple[int, int]
 
 
-def send_down(way: str, graph: Graph, field: Cone, places: Places, rule: Rule) -> tuple[Tensor, Tensor]:
-    """(scores (N,), pixels (N, 3, h, w)) of peaks."""
+Asked = tuple[Rule, Tensor]
+"""A rule, and the units (N,) that it is to send down from N places."""
+
+
+def send_down(
+    way: str, graph: Graph, field: Cone, places: Places, asked: Sequence[Asked]
+) -> list[tuple[Tensor, Tensor]]:
+    """(scores (N,), pixels (N, 3, h, w)) of each rule and its units. What is below them all goes up once."""
     if way == "whole":
-        return _whole(graph, field.target, places, rule)
-    image, channel, row, col = places.peaks.unbind(1)
-    maps = Windows(graph, field, torch.stack([row, col], dim=1))
-    head = find_head(graph, field.target)
+        return _whole(graph, field.target, places, asked)
+    maps, head = Windows(graph, field, places.at), find_head(graph, field.target)
     top = head.base if head else field.target
-    value, record = _up_in_windows(way, graph, top, places.images, image, rule, maps)
-    if places.lenders is not None:
-        record.borrow_switches(graph, _up_in_windows(way, graph, top, places.images, places.lenders, rule, maps)[1])
-    if head is None:
-        each = torch.arange(len(channel), device=channel.device)
-        score = value[each, channel, 0, 0]
-        seed = value.new_zeros(value.shape)
-        seed[each, channel, 0, 0] = score
-    else:
-        score, memories = head.up(maps.read(head.position, top, value), channel, rule)
-        seed = head.down(score, channel, memories, rule, maps.needed(head.position).size)
-        seed = maps.returned(head.position, top, seed, None)
-    return score, down(graph, top, seed, record, rule, maps)
+    rules = [rule for rule, _ in asked]
+    value, record = _up_in_windows(way, graph, top, places.own, rules, maps)
+    lent = None if places.lent is None else _up_in_windows(way, graph, top, places.lent, [Rule()], maps)[1]
+    if head is not None:
+        value = maps.read(head.position, top, value)
+    found = []
+    for rule, channel in asked:
+        taken = _with_switches(record, graph, rule, maps, lent, value.device)
+        score, seed = _seed(value, channel) if head is None else _seed_below(head, value, channel, rule, maps)
+        found.append((score, down(graph, top, seed, taken, rule, maps)))
+    return found
+
+
+def _seed(value: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
+    """Of windows (N, C, 1, 1) the activations (N,) of unit channel[n], and these alone among zeros."""
+    each = torch.arange(len(channel), device=channel.device)
+    score, seed = value[each, channel, 0, 0], value.new_zeros(value.shape)
+    seed[each, channel, 0, 0] = score
+    return score, seed
+
+
+def _seed_below(head: Head, read: Tensor, channel: Tensor, rule: Rule, maps: Windows) -> tuple[Tensor, Tensor]:
+    """The activations (N,) of unit channel[n], and what they send to the base of the head, whose windows it reads."""
+    score, memories = head.up(read, channel, rule)
+    seed = head.down(score, channel, memories, rule, maps.needed(head.position).size)
+    return score, maps.returned(head.position, head.base, seed, None)
+
+
+def _with_switches(
+    record: Record, graph: Graph, rule: Rule, maps: WholeMaps | Windows, lent: Record | None, device: torch.device
+) -> Record:
+    """The record with the switches that the rule takes."""
+    if rule.switches in CHOSEN:
+        return record.choosing_switches(graph, rule, maps, device)
+    return record.borrowing_switches(graph, lent) if rule.switches == "other" and lent else record
 
 
 def _up_in_windows(
-    way: str, graph: Graph, top: int, images: Tensor, image: Tensor, rule: Rule, maps: Windows
+    way: str, graph: Graph, top: int, loaded: Loaded, rules: Sequence[Rule], maps: Windows
 ) -> tuple[Tensor, Record]:
     """Windows of node `top` for each peak, and the record of the way there."""
     if way == "window":
         seen = maps.span(0)
-        return up(graph, top, cut(images, image, maps.start(seen), seen.size), rule, maps)
-    used, which = image.unique(return_inverse=True)
-    value, record = up(graph, top, images[used], rule, WholeMaps())
+        return up(graph, top, cut(loaded.images, loaded.which, maps.start(seen), seen.size), rules, maps)
+    used, which = loaded.which.unique(return_inverse=True)
+    value, record = up(graph, top, loaded.images[used], rules, WholeMaps())
     span = maps.span(top)
     return cut(value, which, maps.start(span), span.size), _cut_record(graph, record, which, maps)
 
 
-def _whole(graph: Graph, target: int, places: Places, rule: Rule) -> tuple[Tensor, Tensor]:
-    image, channel, row, col = places.peaks.unbind(1)
-    each = torch.arange(len(image), device=image.device)
-    value, record = _up_whole(graph, target, places.images, image, rule)
-    if places.lenders is not None:
-        record.borrow_switches(graph, _up_whole(graph, target, places.images, places.lenders, rule)[1])
+def _whole(graph: Graph, target: int, places: Places, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor]]:
+    each, (row, col) = torch.arange(len(places.at), device=places.at.device), places.at.unbind(1)
+    value, record = _up_whole(graph, target, places.own, [rule for rule, _ in asked])
     value = as_map(value)
-    score = value[each, channel, row, col]
-    seed = value.new_zeros(value.shape)
-    seed[each, channel, row, col] = score
-    seed = seed.reshape(-1, *graph.nodes[target].shape)
-    pixels = down(graph, target, seed, record, rule, WholeMaps())
-    return score, cut(pixels, each, places.starts, places.size)
+    lent = None if places.lent is None else _up_whole(graph, target, places.lent, [Rule()])[1]
+    found = []
+    for rule, channel in asked:
+        score = value[each, channel, row, col]
+        seed = value.new_zeros(value.shape)
+        seed[each, channel, row, col] = score
+        taken = _with_switches(record, graph, rule, WholeMaps(), lent, value.device)
+        pixels = down(graph, target, seed.reshape(-1, *graph.nodes[target].shape), taken, rule, WholeMaps())
+        found.append((score, cut(pixels, each, places.starts, places.size)))
+    return found
 
 
-def _up_whole(graph: Graph, target: int, images: Tensor, image: Tensor, rule: Rule) -> tuple[Tensor, Record]:
+def _up_whole(graph: Graph, target: int, loaded: Loaded, rules: Sequence[Rule]) -> tuple[Tensor, Record]:
     """The target's maps for each peak, and the record of the way there; each image goes up once."""
-    used, which = image.unique(return_inverse=True)
-    value, record = up(graph, target, images[used], rule, WholeMaps())
+    used, which = loaded.which.unique(return_inverse=True)
+    value, record = up(graph, target, loaded.images[used], rules, WholeMaps())
     return value[which], _record_of_peaks(record, which)
 
 
@@ -168,7 +207,7 @@ def _cut_memory(
     graph: Graph, position: int, parts: tuple[Tensor, ...], which: Tensor, maps: Windows
 ) -> tuple[Tensor, ...]:
     operation = graph.nodes[position].operation
-    if isinstance(operation, MaxPool):
+    if isinstance(operation, MaxPool) and parts:
         span = maps.span(position)
         width = graph.nodes[graph.nodes[position].inputs[0]].shape[2]
         taps = cut(operation.taps(parts[0], width), which, maps.start(span), span.size)

@@ -97,8 +97,11 @@ class Windows:
         return self._fill(part, outside, outside_value(operation))
 
     def _fill(self, value: Tensor, outside: Tensor, fill: float) -> Tensor:
-        """In place. A product runs six times as fast as masked_fill, but leaves what is not finite."""
-        return value.mul_(~outside) if fill == 0 and self._finite else value.masked_fill_(outside, fill)
+        """In place. A product and a sum run three times as fast as masked_fill, but leave what is not finite."""
+        if not self._finite:
+            return value.masked_fill_(outside, fill)
+        value.mul_(~outside)
+        return value if fill == 0 else value.add_(outside * fill)
 
     @cached_property
     def _finite(self) -> bool:
@@ -106,8 +109,18 @@ class Windows:
         operations = (self.graph.nodes[position].operation for position in self.cone.order)
         return not any(isinstance(operation, LocalResponseNorm | Call) for operation in operations)
 
+    @cached_property
+    def _known(self) -> dict[tuple[int, Span], Tensor | None]:
+        """What `_outside` gave: every rule asks the same on its way down."""
+        return {}
+
     def _outside(self, source: int, span: Span) -> Tensor | None:
         """(N, 1, h, w) bool: places of `source`'s windows that lie outside its map; None if there is no such place."""
+        if (source, span) not in self._known:
+            self._known[source, span] = self._find_outside(source, span)
+        return self._known[source, span]
+
+    def _find_outside(self, source: int, span: Span) -> Tensor | None:
         height, width = self.graph.nodes[source].shape[-2:]
         start = self.start(span)
         low, high = start.amin(0).tolist(), start.amax(0).tolist()

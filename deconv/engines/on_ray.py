@@ -1,4 +1,4 @@
-"""The same shards as Ray tasks, on a laptop's cores or on a cluster (https://docs.ray.io).
+"""Tasks by Ray, on a laptop's cores or on a cluster (https://docs.ray.io).
 
 Ray places the tasks, starts them again when a worker dies, and carries what they give; nothing of that is done here.
 Images and the run's folder are files: every machine must see them at the same paths.
@@ -7,16 +7,15 @@ Images and the run's folder are files: every machine must see them at the same p
 from __future__ import annotations
 
 import copy
-import copyreg
-import io
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray would report its use over the network
@@ -24,31 +23,31 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray 
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
-from torch._ops import OpOverload
 
+from deconv.engines.local import SHARD_SIZE, check_counts
+from deconv.engines.sending import network_from_bytes, network_to_bytes, packed, unpacked
 from deconv.errors import BadInput, DeconvError, first_line
-from deconv.mining.engines.local import SHARD_SIZE, check_counts, merged
-from deconv.mining.partials import Partial
-from deconv.mining.passes import Pass
-from deconv.mining.tasks import Done, Progress, Task, perform
 from deconv.network import Network
-
-log = logging.getLogger("deconv")
 
 TASKS_AHEAD = 2
 """Tasks sent for each place there is, so that no worker waits for the next."""
-MERGED_AT_ONCE = 8
-"""Records that one merging task adds up."""
+ADDED_AT_ONCE = 8
+"""Parts that one merging task adds up."""
+
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Step = TypeVar("Step")
+Part = TypeVar("Part")
 
 _sent: WeakKeyDictionary[Network, tuple[Any, Any]] = WeakKeyDictionary()
 """Of the driver: the networks in Ray's store, each with the cluster it was sent to."""
 _loaded: dict[Any, Network] = {}
-"""Of a worker: the network it works with, loaded once in its life unless another is asked for."""
+"""Of a worker: the networks of the work it does, each loaded once."""
 
 
 @dataclass(frozen=True)
 class OnRay:
-    """Shards as Ray tasks.
+    """Work done by Ray.
 
     address: of a cluster, "auto" for the one that this machine belongs to, None to start Ray on this machine alone.
     num_cpus_per_worker: cores, and threads, of one task.  num_gpus: GPUs of one task, or a part of one.
@@ -81,11 +80,12 @@ class OnRay:
             return
         alone: dict[str, Any] = {} if self.address else {"include_dashboard": False}
         try:
-            ray.init(address=self.address, logging_level=logging.ERROR, log_to_driver=False, **alone)
-        except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+            # "local", since without an address Ray would join whatever it finds on this machine
+            ray.init(address=self.address or "local", logging_level=logging.ERROR, log_to_driver=False, **alone)
+        except Exception as error:  # Ray raises no less when its processes take too long to start
             raise BadInput(
                 f"no Ray cluster can be used at engine.address={self.address} ({first_line(error)}); start one with "
-                "`ray start --head`, or leave the address out to use this machine alone"
+                "`ray start --head` and give its address, or use engine=local"
             ) from error
         try:
             yield
@@ -93,42 +93,45 @@ class OnRay:
             ray.shutdown()
 
     def computes_on(self, network: Network) -> dict[str, Any]:
-        """What the last bit of an activation depends on, for the record of a shard."""
+        """What the last bit of an activation depends on, for the record of a task."""
         return {"device": self._device, "threads": self.num_cpus_per_worker}
 
     @property
     def _device(self) -> str:
         return "cuda" if self.num_gpus else "cpu"
 
-    def work(self, look: Pass, tasks: Iterable[Task]) -> Iterator[Progress]:
-        """Do the tasks in whatever order; each is told when it is done. Raises what `perform` raises."""
-        network = [_in_store(look.network)]  # in a list, so that a worker fetches it once and not with every task
-        rest = ray.put({part.name: getattr(look, part.name) for part in fields(look) if part.name != "network"})
-        do = ray.remote(_perform).options(**self._needs(), num_gpus=self.num_gpus)
+    def work(
+        self, do: Callable[[Shared, Task], Iterator[Step]], shared: Shared, tasks: Iterable[Task]
+    ) -> Iterator[Step]:
+        """Do the tasks in whatever order; the last that each yields. Raises what `do` raises."""
+        content, networks = packed(shared)
+        there = [_in_store(network) for network in networks]  # in a list, so that only who needs them fetches them
+        about = ray.put((do, content))
+        work = ray.remote(_work).options(**self._needs(), num_gpus=self.num_gpus)
         left = iter(tasks)
         waiting: list[Any] = []
         try:
             while True:
                 for task in islice(left, max(0, self._places() - len(waiting))):
-                    waiting.append(do.remote(network, rest, task.alone(), self._device, self.num_cpus_per_worker))
+                    waiting.append(work.remote(about, there, task, self._device, self.num_cpus_per_worker))
                 if not waiting:
                     return
                 (ready,), waiting = ray.wait(waiting, num_returns=1)
-                done = _result(ready)
-                for _, key, reason in done.unreadable:  # a worker has no run.log
-                    log.warning("skipped %s: %s", key, reason)
-                yield Progress(done.mined, done)
+                last, warnings = _result(ready)
+                for record in warnings:  # a worker has no run.log
+                    logging.getLogger(record.name).handle(record)
+                yield last
         finally:
             for task in waiting:
                 ray.cancel(task, force=True)
 
-    def merge(self, paths: Sequence[Path]) -> Partial:
-        """All records together, added up by workers in groups, and groups of groups: one of them comes back."""
-        add = ray.remote(_merge).options(**self._needs())
-        level: list[Any] = [path.absolute() for path in paths]
+    def merge(self, add: Callable[..., Part], parts: Sequence[Any]) -> Part:
+        """All parts, added up by workers in groups, and groups of groups: one of them comes back."""
+        merge = ray.remote(_merge).options(**self._needs())
+        level = list(parts)
         while True:
-            groups = [level[at : at + MERGED_AT_ONCE] for at in range(0, len(level), MERGED_AT_ONCE)]
-            level = [add.remote(*group) for group in groups]
+            groups = [level[at : at + ADDED_AT_ONCE] for at in range(0, len(level), ADDED_AT_ONCE)]
+            level = [merge.remote(add, *group) for group in groups]
             if len(level) == 1:
                 return copy.deepcopy(_result(level[0]))  # which may be written to, as Ray's own arrays may not
 
@@ -146,50 +149,60 @@ class OnRay:
         return TASKS_AHEAD * max(1, int(min(rooms)))
 
 
-def _perform(network: list[Any], rest: dict[str, Any], task: Task, device: str, threads: int) -> Done:
-    """A shard, in a worker."""
+def _work(
+    about: tuple[Callable[..., Iterator[Any]], bytes], networks: list[Any], task: Any, device: str, threads: int
+) -> tuple[Any, list[logging.LogRecord]]:
+    """A task, in a worker: the last that it yields, and what was warned of meanwhile."""
     torch.set_num_threads(threads)
-    *_, last = perform(Pass(_from_store(network[0], device), **rest), task)
-    assert last.done is not None
-    return last.done
+    do, content = about
+    with _warnings() as heard:
+        *_, last = do(unpacked(content, _from_store(networks, device)), task)
+    return last, [heard.get() for _ in range(heard.qsize())]
+
+
+@contextmanager
+def _warnings() -> Iterator[SimpleQueue[logging.LogRecord]]:
+    heard: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(heard)
+    handler.setLevel(logging.WARNING)
+    log = logging.getLogger("deconv")
+    log.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        log.removeHandler(handler)
 
 
 def _in_store(network: Network) -> Any:
     cluster = ray.get_runtime_context().get_job_id(), ray.get_runtime_context().get_node_id()
     if network not in _sent or _sent[network][0] != cluster:
-        file = io.BytesIO()
-        torch.save(network, file)  # not pickle's form alone, since this can be loaded onto another device
-        _sent[network] = cluster, ray.put(file.getvalue())
+        _sent[network] = cluster, ray.put(network_to_bytes(network))
     return _sent[network][1]
 
 
-def _from_store(network: Any, device: str) -> Network:
-    if (network, device) not in _loaded:
-        _loaded.clear()
-        _loaded[network, device] = torch.load(io.BytesIO(ray.get(network)), map_location=device, weights_only=False)
-    return _loaded[network, device]
+def _from_store(networks: Sequence[Any], device: str) -> list[Network]:
+    """Those that were loaded before are kept; those of other work are let go."""
+    wanted = [(reference, device) for reference in networks]
+    for done in _loaded.keys() - set(wanted):
+        del _loaded[done]
+    for reference, _ in wanted:
+        if (reference, device) not in _loaded:
+            _loaded[reference, device] = network_from_bytes(ray.get(reference), device)
+    return [_loaded[key] for key in wanted]
 
 
-def _operation(name: str, overload: str) -> Any:
-    space, _, short = name.partition("::")
-    return getattr(getattr(getattr(torch.ops, space), short), overload)
-
-
-# A traced network holds such functions, which pickle does not know; they are there by name in every process.
-copyreg.pickle(OpOverload, lambda function: (_operation, (function._schema.name, function._overloadname)))
-
-
-def _merge(*parts: Path | Partial) -> Partial:
-    return merged(copy.deepcopy(parts))  # Ray's own arrays may not be written to
+def _merge(add: Callable[..., Part], *parts: Any) -> Part:
+    return add(*copy.deepcopy(parts))  # Ray's own arrays may not be written to
 
 
 def _result(ready: Any) -> Any:
     """What a task gives. Its own errors come as they were raised there, Ray's as one line."""
     try:
         return ray.get(ready)
-    except RayTaskError as error:
-        raise error.cause from None
     except RayError as error:
-        raise DeconvError(
-            f"a worker of Ray failed ({first_line(error)}); what it had finished is kept: start again to go on"
-        ) from error
+        failure = error.cause if isinstance(error, RayTaskError) else error
+    if not isinstance(failure, RayError):
+        raise failure from None
+    raise DeconvError(
+        f"a worker of Ray failed ({first_line(failure)}); what it had finished is kept: start again to go on"
+    ) from failure

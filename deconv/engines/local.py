@@ -1,22 +1,23 @@
-"""Shard after shard in this process."""
+"""Task after task in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from deconv.errors import BadInput
-from deconv.mining.partials import Partial
-from deconv.mining.passes import Pass
-from deconv.mining.tasks import Progress, Task, perform
 from deconv.network import Network
 
 SHARD_SIZE = 4096
+
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Step = TypeVar("Step")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -35,30 +36,19 @@ class Local:
         return nullcontext()
 
     def computes_on(self, network: Network) -> dict[str, Any]:
-        """What the last bit of an activation depends on, for the record of a shard."""
+        """What the last bit of an activation depends on, for the record of a task."""
         return {"device": network.device.type, "threads": torch.get_num_threads()}
 
-    def work(self, look: Pass, tasks: Iterable[Task]) -> Iterator[Progress]:
-        """Do the tasks in order, batch by batch. Raises what `perform` raises."""
+    def work(
+        self, do: Callable[[Shared, Task], Iterator[Step]], shared: Shared, tasks: Iterable[Task]
+    ) -> Iterator[Step]:
+        """Do the tasks in order; all that they yield. Raises what `do` raises."""
         for task in tasks:
-            yield from perform(look, task)
+            yield from do(shared, task)
 
-    def merge(self, paths: Sequence[Path]) -> Partial:
-        """All records together, one after another."""
-        return merged(paths)
-
-
-def merged(parts: Sequence[Path | Partial]) -> Partial:
-    """Some records, or what others were merged to, as one."""
-    whole, *rest = parts
-    total = _loaded(whole)
-    for part in rest:
-        total.merge(_loaded(part))
-    return total
-
-
-def _loaded(part: Path | Partial) -> Partial:
-    return Partial.load(part)[0] if isinstance(part, Path) else part
+    def merge(self, add: Callable[..., Part], parts: Sequence[Any]) -> Part:
+        """All parts in one go."""
+        return add(*parts)
 
 
 def check_counts(**counts: int | None) -> None:
