@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import deconv
 from deconv.errors import BadInput, DeconvError, RecordMismatch
-from deconv.report import drawings, sprites
+from deconv.report import drawings
 from deconv.report.firing import BINS, Tally
 from tests import atlases
 
@@ -245,16 +244,3 @@ def test_a_box_that_reaches_outside_is_seen_whole() -> None:
         assert x <= box[1] and y <= box[0] and x + width >= box[3] and y + height >= box[2]
         assert -x / width == pytest.approx(percent / 100, abs=1e-4)
     assert drawings.pad_percent((0, 0, 10, 10), (40, 60)) == 0
-
-
-def test_a_plate_and_a_sheet_hold_the_tiles_where_the_pages_look_for_them(site: Path) -> None:
-    with Image.open(site / "02-two/unit-0002.png") as opened:
-        plate = np.asarray(opened.convert("RGB"))
-    side = plate.shape[0] // 3
-    assert plate.shape == (3 * side, 6 * side, 3)
-    with Image.open(site / "02-two/patch-00.webp") as opened:
-        assert opened.size == (sprites.COLUMNS * sprites.CELL, sprites.ROWS * sprites.CELL)
-        sheet = np.asarray(opened.convert("RGB")).astype(float)
-    cell = sheet[:120, 240:360]  # unit 2 is third in its sheet
-    small = np.asarray(Image.fromarray(plate[:, 3 * side :]).resize((117, 117))).astype(float)
-    assert np.corrcoef(cell[1:118, 1:118].ravel(), small.ravel())[0, 1] > 0.8

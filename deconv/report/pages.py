@@ -183,9 +183,9 @@ def _most_used(atlas: Atlas) -> int:
 
 def _thumbnail(layer: Layer, unit: int) -> dict[str, Any]:
     """Where a unit's square is in its sheets."""
-    sheet, place = divmod(unit, sprites.SHEET)
-    row, col = divmod(place, sprites.COLUMNS)
-    files = {kind: f"{layer.folder}/{sprites.sheet_file(kind, sheet)}" for kind in ("recon", "patch")}
+    row, col = sprites.place_in_sheet(unit)
+    sheet = unit // sprites.SHEET
+    files = {kind: f"{layer.folder}/{sprites.sheet_file(kind, sheet)}" for kind in sprites.KINDS}
     return {"unit": unit, "page": f"{layer.folder}/{contents.unit_page(unit)}", "row": row, "col": col, **files}
 
 
@@ -215,12 +215,12 @@ def _template(name: str) -> Template:
 
 
 def _short(number: float | int | None) -> str:
-    """Three digits, without an exponent where a person reads it better so; a dash for nothing."""
+    """Three digits, whole numbers as they are; a dash for nothing."""
     if number is None:
         return "–"
     if isinstance(number, int) or abs(number) >= 1000:
         return f"{number:.0f}"
-    return f"{number:.3g}"
+    return f"{number:#.3g}".rstrip(".")
 
 
 def _breakable(name: str) -> Markup:

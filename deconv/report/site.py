@@ -14,8 +14,8 @@ from deconv.runs import write_json, write_whole
 
 MANIFEST = "atlas.json"
 FORMAT = 1
-WRITERS = 8
-"""Threads: forcing a small file to disk takes milliseconds of waiting."""
+THREADS = 8
+"""More than processors: forcing a small file to disk takes milliseconds of waiting."""
 
 
 class Site:
@@ -31,8 +31,9 @@ class Site:
         self._before = set(about["files"])
         self._made_of: dict[str, str] = about["made_of"]
         self._used: dict[str, str] = {}
+        self._coming: dict[str, str] = {}
         self._files: set[str] = set()
-        self._pool = ThreadPoolExecutor(WRITERS)
+        self._pool = ThreadPoolExecutor(THREADS)
         self._waiting: list[Future[None]] = []
 
     def __enter__(self) -> Site:
@@ -58,16 +59,18 @@ class Site:
         return True
 
     def done(self, group: str, made_of: str) -> None:
-        """Wait for what was put, and remember what a group of files was made of."""
-        self.wait()
-        self._used[group] = made_of
-        self._save(self._before | self._files, {**self._made_of, **self._used})
+        """Remember what a group of files was made of, once `wait` has seen to it that they are written."""
+        self._coming[group] = made_of
 
     def wait(self) -> None:
         """Wait for what was put; raise what went wrong."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             future.result()
+        if self._coming:
+            self._used |= self._coming
+            self._coming = {}
+            self._save(self._before | self._files, {**self._made_of, **self._used})
 
     def finish(self) -> None:
         """Remove what belongs to the site no more."""

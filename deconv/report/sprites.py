@@ -1,34 +1,55 @@
 """Reconstructions and patches as few, small picture files: a sheet of thumbnails for 32 units, a plate for each unit.
 
-Thumbnails are WebP, half the weight of JPEG at this size. Plates are JPEG, which is forty times quicker to make; where
-a receptive field is so small that its pixels are drawn as squares, PNG keeps them sharp and is smaller still.
+Thumbnails are WebP, lighter than JPEG at this size. Plates are JPEG, which is quicker to make; where a receptive field
+is so small that its pixels are drawn as squares, PNG keeps them sharp and is smaller still.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
-from deconv import figures
 from deconv.records import Patches, Reconstructions
+from deconv.report import tiles
 from deconv.report.contents import Layer
 
+KINDS = ("recon", "patch")
 CELL = 120
 """Pixels a side of one unit's square in a sheet."""
 ROWS, COLUMNS = 4, 8
 SHEET = ROWS * COLUMNS
-GROUND = 0.5
+SHEET_BYTES = 84_000
+"""A sheet that is heavier, as noise is, takes the next of QUALITIES: 512 units are 32 sheets, and with their page
+below 3 MB."""
+QUALITIES = (50, 38, 26, 14, 6, 0)
+GROUND = 128
 """Between tiles; also what zero looks like in a reconstruction, so that JPEG's blocks mix nothing in."""
 LEAST_SIDE, MOST_SIDE = 96, 168
 """Pixels a side of a tile in a plate: smaller receptive fields are enlarged whole times, larger ones made smaller."""
 BLOCK = 16
 """JPEG keeps colour in blocks of 16 pixels; a tile that starts a block does not bleed into its neighbour."""
+
+
+class Pixels(NamedTuple):
+    """n peaks of one unit, strongest first: recon (n, 3, h, w) signed, patch (n, 3, h, w) uint8, inside (n, h, w)."""
+
+    recon: Tensor
+    patch: Tensor
+    inside: Tensor
+
+
+def by_unit(recon: Reconstructions, patches: Patches) -> dict[int, Pixels]:
+    """The pixels of each unit, from records that hold one unit after the other; nothing is copied."""
+    units, counts = recon.channel.unique_consecutive(return_counts=True)
+    parts = [whole.split(counts.tolist()) for whole in (recon.pixels, patches.pixels, patches.inside)]
+    return dict(zip(units.tolist(), map(Pixels, *parts), strict=True))
 
 
 @dataclass(frozen=True)
@@ -70,69 +91,59 @@ def sheet_file(kind: str, number: int) -> str:
     return f"{kind}-{number:02d}.webp"
 
 
-def thumbnails(tiles: dict[int, np.ndarray], layer: Layer) -> bytes:
-    """A sheet: {place in it: tiles (n, s, s, 3) of one unit}, s being `tile_side(layer)`."""
-    page = np.full((ROWS * CELL, COLUMNS * CELL, 3), GROUND, dtype=np.float32)
-    pitch = tile_side(layer) + 1
-    for place, shown in tiles.items():
-        _lay(page, shown, place % COLUMNS * CELL + 1, place // COLUMNS * CELL + 1, pitch, layer.across)
-    return _encode(page, "WEBP", quality=62, method=4)
+def place_in_sheet(unit: int) -> tuple[int, int]:
+    """(row, column) of a unit's square in its sheet."""
+    return divmod(unit % SHEET, COLUMNS)
+
+
+def sheet_picture(kind: str, units: Mapping[int, Pixels], layer: Layer) -> bytes:
+    """A sheet of "recon" or "patch" thumbnails of units that share it."""
+    page = np.full((ROWS * CELL, COLUMNS * CELL, 3), GROUND, dtype=np.uint8)
+    side = tile_side(layer)
+    for unit, pixels in units.items():
+        row, col = place_in_sheet(unit)
+        _lay(page, _tiles(kind, pixels, side), col * CELL, row * CELL, side + 1, layer.across)
+    for quality in QUALITIES:
+        content = _encode(page, "WEBP", quality=quality, method=2)
+        if len(content) <= SHEET_BYTES:
+            break
+    return content
 
 
 def tile_side(layer: Layer) -> int:
     """Pixels a side of one tile in a sheet."""
-    return (CELL - 2) // layer.across - 1
+    return CELL // layer.across - 1
 
 
-def plate_picture(plate: Plate, recon: np.ndarray, patches: np.ndarray | None) -> bytes:
-    """A plate: tiles (n, side, side, 3) of one unit, strongest first."""
+def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
+    """A unit's plate: its reconstructions, with or without its patches."""
     width, height = plate.size
-    page = np.full((height, width if patches is not None else width // 2, 3), GROUND, dtype=np.float32)
-    _lay(page, recon, 0, 0, plate.pitch, plate.across)
-    if patches is not None:
-        _lay(page, patches, plate.across * plate.pitch, 0, plate.pitch, plate.across)
+    page = np.full((height, width if patches else width // 2, 3), GROUND, dtype=np.uint8)
+    for number, kind in enumerate(KINDS if patches else KINDS[:1]):
+        left = number * plate.across * plate.pitch
+        _lay(page, _tiles(kind, pixels, plate.side), left, 0, plate.pitch, plate.across)
     return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
 
 
-def photograph(frame: torch.Tensor) -> bytes:
+def photograph(frame: Tensor) -> bytes:
     """A whole image uint8 (3, H, W), as JPEG."""
-    return _save(Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()), "JPEG", quality=80)
+    return _encode(frame.permute(1, 2, 0).contiguous().numpy(), "JPEG", quality=80)
 
 
-def recon_tiles(recon: Reconstructions, some: torch.Tensor, sides: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """The reconstructions numbered `some`, scaled for display, as tiles of each side."""
-    pixels = recon.pixels[some]
-    return tuple(figures.tiles(figures.display(_reduced(pixels, side)), side) for side in sides)
+def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:
+    if kind == "recon":
+        return tiles.recon_tiles(pixels.recon, side)
+    return tiles.patch_tiles(pixels.patch, pixels.inside, side)
 
 
-def patch_tiles(patches: Patches, some: torch.Tensor, side: int, smaller: int) -> tuple[np.ndarray, np.ndarray]:
-    """The patches numbered `some` as tiles of `side`, and these again as smaller ones."""
-    chosen = Patches(patches.pixels[some], patches.inside[some], patches.box[some], patches.image[some])
-    large = figures.patch_tiles(chosen, side)
-    return large, figures.tiles(torch.from_numpy(large).float().permute(0, 3, 1, 2), smaller)
-
-
-def _reduced(pixels: torch.Tensor, side: int) -> torch.Tensor:
-    """Signed pixels whose long side is `side` at most: made smaller before scaling, thumbnails keep contrast."""
-    factor = side / max(pixels.shape[2:])
-    if factor >= 1:
-        return pixels
-    size = [max(round(length * factor), 1) for length in pixels.shape[2:]]
-    return F.interpolate(pixels, size, mode="bilinear", antialias=True)
-
-
-def _lay(page: np.ndarray, tiles: np.ndarray, left: int, top: int, pitch: int, across: int) -> None:
-    side = tiles.shape[1]
-    for n, tile in enumerate(tiles):
+def _lay(page: np.ndarray, shown: np.ndarray, left: int, top: int, pitch: int, across: int) -> None:
+    side = shown.shape[1]
+    for n, tile in enumerate(shown):
         y, x = top + n // across * pitch, left + n % across * pitch
         page[y : y + side, x : x + side] = tile
 
 
 def _encode(page: np.ndarray, form: str, **options: int) -> bytes:
-    return _save(Image.fromarray((page * 255 + 0.5).astype(np.uint8)), form, **options)
-
-
-def _save(picture: Image.Image, form: str, **options: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    Image.fromarray(page).save(file, form, **options)
     return file.getvalue()

@@ -101,7 +101,7 @@ function layerPage(grid) {
 function brief(text) {
   const number = Number(text);
   if (text === "") return "–";
-  return Number.isInteger(number) || Math.abs(number) >= 1000 ? number.toFixed(0) : String(Number(number.toPrecision(3)));
+  return Number.isInteger(number) || Math.abs(number) >= 1000 ? number.toFixed(0) : number.toPrecision(3);
 }
 
 /* The unit page: a photograph opens over it, and its address is the page's with #peak-3 behind. */
