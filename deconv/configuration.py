@@ -15,13 +15,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from deconv import launchers
 from deconv.errors import BadInput, UnknownName, first_line, nearest
 from deconv.help import choices, groups, shipped
 
 MISSING = "???"
-LEAST = {"n_units": 1, "k": 1, "per_image": 1, "batch_size": 1, "seed": 0}
+LAUNCHER = "hydra.launcher"
+LEAST = {"n_units": 1, "k": 1, "per_image": 1, "batch_size": 1, "seed": 0, f"{LAUNCHER}.timeout_min": 1}
+MOST = {"seed": 2**32 - 1}  # the libraries agree on no more
 EXPECTED: dict[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
@@ -34,12 +37,17 @@ EXPECTED: dict[type, tuple[tuple[type, ...], str]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its experiment, the arguments that set it apart, its settings, and its folder where one was given."""
+    """One run: its experiment, the arguments that set it apart, its settings, and its folder where one was given.
+
+    `launcher` holds the arguments for Hydra's launcher, the same for all runs of a sweep; without any a run stays in
+    this process.
+    """
 
     experiment: str
     said: tuple[str, ...]
     config: DictConfig
     folder: Path | None
+    launcher: tuple[str, ...] = ()
 
 
 def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
@@ -50,6 +58,8 @@ def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
     with initialize_config_dir(str(shipped("configs")), job_name="deconv", version_base="1.3"):
         overrides = [_parse(argument) for argument in arguments]
         jobs = [_compose_job(said) for said in _expand(overrides, sweep)]
+    if jobs and jobs[0].launcher and not sweep:
+        raise BadInput(f"{' '.join(jobs[0].launcher)} says how the runs of a sweep are started: add -m")
     if not jobs:
         raise BadInput(f"{' '.join(arguments)} leaves nothing to run: give every option at least one value")
     return jobs
@@ -62,11 +72,17 @@ def _parse(argument: str) -> Override:
     if argument.startswith("hydra.run.dir="):
         argument = argument.replace("hydra.run.dir", "folder", 1)
     override = _override(argument)
-    if override.is_hydra_override() or override.is_delete() or override.package:
+    foreign = override.is_hydra_override() and not _is_launcher(argument)
+    if foreign or override.is_delete() or override.package:
         raise BadInput(
-            f"cannot use {argument!r}: of Hydra's own settings only hydra.run.dir is known; to unset, use null"
+            f"cannot use {argument!r}: of Hydra's own settings only hydra.run.dir and, with -m, hydra/launcher and "
+            "hydra.launcher.KEY are known; to unset, use null"
         )
     return override
+
+
+def _is_launcher(argument: str) -> bool:
+    return argument.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
 
 
 def _override(argument: str) -> Override:
@@ -91,6 +107,8 @@ def _expand(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]
             )
         if not override.is_sweep_override():
             said[key] = [str(override.input_line)]
+        elif override.is_hydra_override():
+            raise BadInput(f"{override.input_line} gives several values: all runs of a sweep are started in one way")
         elif not sweep:
             as_list = f"{key}=[{override.get_value_string()}]"
             raise BadInput(
@@ -105,12 +123,13 @@ def _expand(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]
 
 def _compose_job(said: tuple[str, ...]) -> Job:
     overrides = [_override(argument) for argument in said]
-    chosen = [override for override in overrides if override.key_or_group in groups()]
+    among = groups()
+    chosen = [override for override in overrides if override.key_or_group in among]
     for override in chosen:
         _check_choice(override.key_or_group, override.value())
     before = _flat(_compose([override.input_line or "" for override in chosen], resolve=False))
     for override in overrides:
-        if override.type is OverrideType.CHANGE:
+        if override.type is OverrideType.CHANGE and override.key_or_group not in among:
             _check_key(override.key_or_group, before)
     settings = _compose(said, resolve=True)
     after = _flat(settings)
@@ -118,28 +137,37 @@ def _compose_job(said: tuple[str, ...]) -> Job:
         _check_kind(key, before[key], after[key])
     _check_values(after)
     folder = settings.pop("folder")
+    settings.pop(LAUNCHER, None)
     config = OmegaConf.create(settings, flags={"struct": True, "readonly": True})
-    return Job(settings["experiment"], said, config, None if folder is None else Path(str(folder)))
+    launcher = tuple(filter(_is_launcher, said))
+    own = tuple(word for word in said if word not in launcher)
+    return Job(settings["experiment"], own, config, None if folder is None else Path(str(folder)), launcher)
 
 
 def _compose(said: Sequence[str], resolve: bool) -> dict[str, Any]:
     try:
         config = compose("config", overrides=list(said), return_hydra_config=True)
         experiment = config.hydra.runtime.choices["experiment"]
+        launcher = OmegaConf.to_container(config.hydra.launcher)
         with open_dict(config):
             del config["hydra"]
         settings = OmegaConf.to_container(config, resolve=resolve)
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(f"cannot use {' '.join(said)}: {_first_line(error)}") from error
-    return {"experiment": experiment, **settings}  # type: ignore[dict-item]
+        cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
+        raise BadInput(f"cannot use {' '.join(said)}: {_first_line(cause)}") from error
+    assert isinstance(launcher, dict) and isinstance(settings, dict)
+    del launcher["_target_"]  # a launcher is chosen by its name
+    return {"experiment": experiment, **settings, **({LAUNCHER: launcher} if launcher else {})}
 
 
 def _check_choice(group: str, name: Any) -> None:
-    possible = choices(group)
+    possible = launchers.NEEDS if group == launchers.GROUP else choices(group)
     if name not in list(possible):
         raise UnknownName(
             f"unknown {group} {_shown(name)!r}; there are {', '.join(possible)}{nearest(str(name), possible)}"
         )
+    if group == launchers.GROUP:
+        launchers.check_installed(str(name))
 
 
 def _check_key(key: str, known: Mapping[str, Any]) -> None:
@@ -149,6 +177,8 @@ def _check_key(key: str, known: Mapping[str, Any]) -> None:
     owners = [name for name in choices(group) if rest in _choice_keys(group, name)] if group in groups() else []
     if owners:
         raise UnknownName(f"{key} belongs to {' or '.join(f'{group}={name}' for name in owners)}: add that")
+    if key.startswith(f"{LAUNCHER}.") and LAUNCHER not in known:
+        raise UnknownName(f"{key} belongs to {launchers.GROUP}=NAME: add that, with {' or '.join(launchers.NEEDS)}")
     possible = sorted({*known, *groups()} - set(choices("experiment")))
     raise UnknownName(f"unknown option {key!r}{nearest(key, possible)}; deconv --help lists all")
 
@@ -170,6 +200,10 @@ def _check_kind(key: str, before: Any, after: Any) -> None:
     )  # a choice's own keys may be unset; what reads them says whether it can do without
     if not unset and (not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds)):
         raise BadInput(f"{key}={_shown(after)}: expected {wanted}, as in {key}={_shown(before)}")
+    if isinstance(before, list) and before and isinstance(after, list):
+        kinds = (int, float) if isinstance(before[0], (int, float)) else (type(before[0]),)
+        if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in after):
+            raise BadInput(f"{key}={_shown(after)}: expected values like those in {key}={_shown(before)}")
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:
@@ -178,8 +212,14 @@ def _check_values(settings: Mapping[str, Any]) -> None:
             raise BadInput(f"{key} is not given: add {key}=...")
         if key in LEAST and isinstance(value, int) and value < LEAST[key]:
             raise BadInput(f"{key}={value}: expected {LEAST[key]} or more")
+        if key in MOST and isinstance(value, int) and value > MOST[key]:
+            raise BadInput(f"{key}={value}: expected {MOST[key]} or less")
     if settings["folder"] is not None and not (isinstance(settings["folder"], (str, int)) and str(settings["folder"])):
         raise BadInput(f"folder={_shown(settings['folder'])}: expected the path of a folder, or null")
+    if not isinstance(settings.get("cache"), (str, type(None))):
+        raise BadInput(f"cache={_shown(settings['cache'])}: expected the path of a folder, or null")
+    if settings.get(f"{LAUNCHER}.n_jobs") == 0:
+        raise BadInput(f"{LAUNCHER}.n_jobs=0: expected how many runs go at once, or -1 for one on each core")
     _check_list("layers", settings.get("layers"), str, "names, as layers=[fire5,fire9]")
     _check_list("units", settings.get("units"), int, "numbers from 0 up, as units=[3,17]")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -32,8 +33,9 @@ def shipped(kind: str) -> Path:
 
 
 def groups() -> list[str]:
-    """Return the names that choose a file of their own: experiment, model, source."""
-    return sorted(path.name for path in shipped("configs").iterdir() if path.is_dir())
+    """Return the names that choose a file of their own: experiment, hydra/launcher, model, source."""
+    configs = shipped("configs")
+    return sorted({path.parent.relative_to(configs).as_posix() for path in configs.glob("*/**/*.yaml")})
 
 
 def choices(group: str) -> dict[str, str]:
@@ -54,7 +56,7 @@ def own_keys(group: str) -> list[str]:
     if group == "experiment":
         return []
     texts = [path.read_text(encoding="utf-8") for path in (shipped("configs") / group).glob("*.yaml")]
-    return sorted({key for text in texts for key in OWN_KEY.findall(text)})
+    return sorted({key for text in texts for key in OWN_KEY.findall(text)} - {"defaults"})
 
 
 def options() -> list[tuple[str, str, str]]:
@@ -99,7 +101,8 @@ def text() -> str:
 
 def _title(group: str) -> str:
     keys = own_keys(group)
-    return f"{group}=NAME" + (f"   (and {group}.KEY=..., with KEY one of {', '.join(keys)})" if keys else "")
+    about = f"   (and {group.replace('/', '.')}.KEY=..., with KEY one of {', '.join(keys)})" if keys else ""
+    return textwrap.fill(f"{group}=NAME{about}", 120, subsequent_indent=" " * 4)
 
 
 def _section(title: str, rows: list[tuple[str, str]]) -> str:

@@ -33,7 +33,8 @@ def test_the_wheel_claims_no_other_name(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {"deconv", "deconvnet-0.1.0.dist-info"}
-    assert "deconv/configs/config.yaml" in names and "deconv/configs/experiment/fig2_features.yaml" in names
+    for config in (ROOT / "configs").rglob("*.yaml"):
+        assert f"deconv/{config.relative_to(ROOT)}" in names
     assert {"deconv/report/templates/unit.html", "deconv/report/assets/atlas.css"} <= set(names)
     for script in (ROOT / "experiments").glob("*.py"):
         assert f"deconv/experiments/{script.name}" in names
