@@ -139,3 +139,22 @@ def correlation(one: Tensor, other: Tensor) -> float | None:
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (one, other))
     flat = bool(np.ptp(a) == 0 or np.ptp(b) == 0)
     return None if flat else float(np.corrcoef(a, b)[0, 1])
+
+
+def agreement(seen: Occlusion, label: int, own: Tensor, controls: Tensor) -> dict[str, object]:
+    """Correlation, over places, of what the square takes away with the energy of projections that it covers.
+
+    own (1, 3, H, W): the map's projection on the whole image; controls (n, 3, H, W): those of other units there.
+    activity, probability: of the fall of the map, and of the class `label`, with its own projection. controls: of the
+    map's fall with the others; only their number where fewer than two, or the own one, have a correlation.
+    """
+    fall = seen.probability_before[label] - seen.probability[..., label]
+    energy = energy_under(own[0], seen)
+    ours = correlation(seen.drop, energy)
+    found = [correlation(seen.drop, energy_under(pixels, seen)) for pixels in controls]
+    others = torch.tensor([value for value in found if value is not None], dtype=torch.float64)
+    told: dict[str, object] = {"activity": ours, "probability": correlation(fall, energy)}
+    if ours is None or len(others) < 2:
+        return told | {"controls": {"units": len(others)}}
+    spread = {"mean": others.mean(), "deviation": others.std(), "highest": others.max()}
+    return told | {"controls": {"units": len(others), "share_below": (others < ours).double().mean(), **spread}}

@@ -9,21 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from deconv.atlas import write_atlas
+from deconv.engines import open_engine
 from deconv.errors import BadInput, RecordMismatch
 from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
-from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
+from deconv.record_files import reading
 from deconv.records import Peaks
-from deconv.rules import Rule, as_rule
+from deconv.rules import Rule
 from deconv.runs import write_json
-from deconv.subjects import check_rules
+from deconv.subjects import check_rules, chosen_rule
 
 Metrics = dict[str, dict[str, list[float | None]]]
 
@@ -32,7 +32,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
     network = load_network(**config.model, seed=config.seed)
     layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
-    rules = [as_rule(rule) for rule in [config.rule, *config.other_rules]]
+    rules = [chosen_rule(rule) for rule in [config.rule, *config.other_rules]]
     check_rules(network, layers, rules)
     if config.units is not None:
         raise BadInput("units: given some; expected null, as an atlas shows all. For some, use fig2_features.")
@@ -40,13 +40,12 @@ def run(config: DictConfig, folder: Path) -> Path:
         raise BadInput(f"compared: {config.compared} has no folder records; give the folder of a compare_rules run.")
     images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    how = {"precision": config.precision, "engine": open_engine(**config.engine)}
-    record = folder / "peaks.parquet"
-    peaks = mine_into(record, network, images, layers, **counts, **how)
+    engine, record = open_engine(**config.engine), folder / "peaks.parquet"
+    peaks = mine_into(record, network, images, layers, **counts, precision=config.precision, engine=engine)
     metrics = {} if config.compared is None else compared(Path(config.compared), peaks, rules[0])
     shown = {"title": config.model.get("arch") or config.model.name, "mined": day_of(record)}
     about = {"rules": rules, "metrics": metrics, "records": folder / "records", "batch_size": config.batch_size}
-    page = write_atlas(network, peaks, images, folder / "site", **shown, **about)
+    page = write_atlas(network, peaks, images, folder / "site", **shown, **about, engine=engine)
     numbers = {layer: summarise(network, layer, peaks) for layer in layers}
     made_of = {"made_of": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
     write_json(folder / "summary.json", {"layers": numbers, **made_of})
@@ -89,11 +88,9 @@ def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
 
 def read_metrics(path: Path, peaks: Peaks, units: int) -> dict[str, list[float | None]]:
     """The columns of one record, a number or None for each unit of the layer."""
-    try:
-        table = pq.read_table(path)
+    with reading(path):
+        table = pq.read_table(path, page_checksum_verification=True)
         made_of = json.loads(table.schema.metadata[b"deconv"])["peaks"]
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); run compare_rules again.") from error
     if not same_peaks(made_of, peaks.provenance):
         raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again.")
     at = table["unit"].to_pylist()

@@ -9,10 +9,10 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
+from deconv.engines import open_engine
 from deconv.errors import BadInput
 from deconv.images.frame_cache import open_frames
 from deconv.mining import mine_into
-from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.patches import patches_of
@@ -22,7 +22,7 @@ from deconv.receptive_field import first_convolution
 from deconv.records import LayerPeaks, Peaks
 from deconv.runs import write_json
 from deconv.sources import Source
-from deconv.subjects import check_rules, check_units
+from deconv.subjects import check_rules, check_units, chosen_rule
 
 log = logging.getLogger("deconv")
 
@@ -33,7 +33,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     layers = list(config.layers or network.aliases or network.layers)
     check_units(network, layers, config.units)
-    check_rules(network, layers, [config.rule])
+    rule = chosen_rule(config.rule)
+    check_rules(network, layers, [rule])
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
     how = {"precision": config.precision, "engine": open_engine(**config.engine)}
     peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
@@ -43,10 +44,10 @@ def run(config: DictConfig, folder: Path) -> Path:
         panels.append(draw_layer(network, images, layer, peaks, units, config, folder))
         summary[layer] = summarise(network, layer, peaks[layer], units)
     heading = (
-        f"{config.model.name}: the {config.k} strongest peaks of each unit, {len(images)} photographs, {config.rule}"
+        f"{config.model.name}: the {config.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
     picture = figures.save_figure(figures.feature_figure(panels, heading, rows=2), folder / "fig2.png")
-    write_json(folder / "summary.json", {"layers": summary, "made_of": peaks.provenance, "rule": config.rule})
+    write_json(folder / "summary.json", {"layers": summary, "made_of": peaks.provenance, "rule": rule.options()})
     return picture
 
 
@@ -69,7 +70,7 @@ def draw_layer(
         raise BadInput(
             f"layer {layer}: none of the units {units} fires on any of the {len(images)} images; choose others."
         )
-    recon = project_peaks(network, images, layer, peaks[layer], units, config.rule)
+    recon = project_peaks(network, images, layer, peaks[layer], units, chosen_rule(config.rule))
     patches = patches_of(network, images, recon)
     recon.save(folder / f"{layer}.reconstructions.safetensors")
     patches.save(folder / f"{layer}.patches.safetensors")

@@ -12,26 +12,27 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
+from deconv.engines import open_engine
 from deconv.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.figures import charts
 from deconv.images.frame_cache import open_frames
-from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.patches import patches_of
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.records import LayerPeaks, Peaks, Reconstructions
+from deconv.rules import Rule
 from deconv.runs import write_json
 from deconv.sources import Source
-from deconv.subjects import check_rules, check_units
+from deconv.subjects import check_rules, check_units, chosen_rule
 
 
 def run(config: DictConfig, folder: Path) -> Path:
     """Mine at every epoch, project, count and draw; returns the picture."""
     networks = load_networks(config)
     epochs, last = list(networks), networks[max(networks)]
-    layers = check_layers(last, config)
+    layers, rule = check_layers(last, config), chosen_rule(config.rule)
     images = open_frames(config.source, last.needed_preprocessing(), config.cache)
     engine = open_engine(**config.engine)
     work = {"batch_size": config.batch_size, "precision": config.precision, "engine": engine}
@@ -40,15 +41,15 @@ def run(config: DictConfig, folder: Path) -> Path:
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
         units = choose_units(peaks[epochs[-1]][layer], config)
         numbers[layer] = {"shown": units} | summarise(settling_epochs(winners(peaks, layer), epochs), epochs)
-        rows = draw_units(networks, images, layer, peaks, units, config.rule, folder)
+        rows = draw_units(networks, images, layer, peaks, units, rule, folder)
         blocks.append(charts.EvolutionBlock(title(last, layer), note(numbers[layer]), rows))
     shares = {layer: about["settled_share"] for layer, about in numbers.items()}
-    heading = f"Figure 4: units of {config.model.name} while it learns; {len(images)} images, {config.rule}"
+    heading = f"Figure 4: units of {config.model.name} while it learns; {len(images)} images, {rule.name}"
     picture = figures.save_figure(charts.evolution_figure(blocks, epochs, shares, heading), folder / "fig4.png")
     made_of = peaks[epochs[-1]].provenance | {
         "weights": {epoch: network.weights_hash for epoch, network in networks.items()}
     }
-    write_json(folder / "summary.json", {"layers": numbers, "rule": config.rule, "made_of": made_of})
+    write_json(folder / "summary.json", {"layers": numbers, "rule": rule.options(), "made_of": made_of})
     return picture
 
 
@@ -64,7 +65,7 @@ def load_networks(config: DictConfig) -> dict[int, Network]:
 def check_layers(network: Network, config: DictConfig) -> list[str]:
     """The layers to look at. Raises UnknownName or UnsupportedOperation before any work is done."""
     layers = list(config.layers)
-    check_rules(network, layers, [config.rule])
+    check_rules(network, layers, [chosen_rule(config.rule)])
     check_units(network, layers, config.units)
     return layers
 
@@ -84,7 +85,7 @@ def draw_units(
     layer: str,
     peaks: Mapping[int, Peaks],
     units: list[int],
-    rule: str,
+    rule: Rule,
     folder: Path,
 ) -> tuple[charts.EvolutionRow, ...]:
     """Rows of one layer; leaves its reconstructions at every epoch and the patches of the last one in the folder."""

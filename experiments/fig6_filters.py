@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from deconv import figures, filters
+from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import charts
 from deconv.help import choices, shipped
 from deconv.images.frame_cache import cached
 from deconv.mining import mine_into
-from deconv.mining.engines import open_engine
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.projection import project_peaks
@@ -26,7 +26,7 @@ from deconv.receptive_field import first_convolution
 from deconv.records import Peaks, Reconstructions
 from deconv.runs import write_json
 from deconv.sources import Source, open_source
-from deconv.subjects import check_rules
+from deconv.subjects import check_rules, chosen_rule
 
 FILTER_SIDE, PROJECTION_SIDE = 44, 54
 """Pixels that a picture may fill; it is enlarged by the largest whole factor that fits."""
@@ -64,7 +64,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     curves = [charts.Curve(name, about["spectrum"]) for name, about in numbers.items()]
     figure = charts.filters_figure(upper, lower, curves, filters.white_spectrum().tolist(), filters.BIN)
     picture = figures.save_figure(figure, folder / "fig6.png")
-    write_json(folder / "summary.json", {"networks": numbers, "rule": config.rule})
+    write_json(folder / "summary.json", {"networks": numbers, "rule": chosen_rule(config.rule).options()})
     return picture
 
 
@@ -91,7 +91,7 @@ def check_layers(network: Network, config: DictConfig) -> Sequence[str]:
     """Layers 1 and 2. Raises UnknownName, BadInput or UnsupportedOperation before any work is done."""
     if len(config.layers) != 2:
         raise BadInput(f"layers={list(config.layers)}: expected two, the first for its filters, the second to project")
-    check_rules(network, config.layers, [config.rule])
+    check_rules(network, config.layers, [chosen_rule(config.rule)])
     return list(config.layers)
 
 
@@ -116,7 +116,7 @@ def project(subject: Subject, images: Source, peaks: Peaks, config: DictConfig) 
     """The strongest peak of every unit of layer 2 that fires."""
     layer = config.layers[1]
     units = list(range(subject.network.channels(layer)))
-    return project_peaks(subject.network, images, layer, peaks[layer], units, config.rule)
+    return project_peaks(subject.network, images, layer, peaks[layer], units, chosen_rule(config.rule))
 
 
 def measure_filters(subject: Subject, peaks: Peaks, layer: str) -> dict[str, Any]:

@@ -12,18 +12,27 @@ from safetensors.torch import save
 from torch import Tensor
 
 from deconv import occlusion
+from deconv.engines import open_engine
 from deconv.errors import BadInput
 from deconv.figures import maps, save_figure
 from deconv.mining import mine_into
-from deconv.mining.engines import open_engine
 from deconv.models import class_names, load_network
 from deconv.network import Network
 from deconv.occlusion import Occlusion
 from deconv.projection import project
 from deconv.records import LayerPeaks, Reconstructions
+from deconv.rules import Rule
 from deconv.runs import versions, write_json, write_whole
 from deconv.sources import Source, open_source
-from deconv.subjects import check_rules, check_units, name_classes, number_labels, pick_images, top_layer
+from deconv.subjects import (
+    check_rules,
+    check_units,
+    chosen_rule,
+    name_classes,
+    number_labels,
+    pick_images,
+    top_layer,
+)
 
 OTHERS = 3
 """Images beside the occluded one whose projections of the same map are shown."""
@@ -38,6 +47,7 @@ class Scene:
     layer: str
     names: list[str]
     colour: Tensor  # of the square, (3,) 0..255
+    rule: Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +72,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     rows, summary = [], []
     for number, subject in enumerate(subjects):
         seen = see(scene, subject, config)
-        others = project_others(scene, subject, seen.unit, peaks[scene.layer], config.rule)
+        others = project_others(scene, subject, seen.unit, peaks[scene.layer])
         own, controls = project_units(scene, subject, seen.unit, config)
         save_maps(folder / f"{number}.maps.safetensors", seen, subject.label)
         own.save(folder / f"{number}.reconstructions.safetensors")
@@ -80,12 +90,13 @@ def set_scene(config: DictConfig) -> Scene:
     layers = list(config.layers) if config.layers is not None else [top_layer(network, maps_only=True)]
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
         raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9].")
-    check_rules(network, layers, [config.rule])
+    rule = chosen_rule(config.rule)
+    check_rules(network, layers, [rule])
     look = network.needed_preprocessing()
     colour = torch.tensor(look.mean) * 255 if config.colour is None else torch.tensor([float(c) for c in config.colour])
     if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
         raise BadInput(f"colour={list(config.colour)}: expected red, green and blue from 0 to 255, or null.")
-    return Scene(network, open_source(**config.source), layers[0], names, colour)
+    return Scene(network, open_source(**config.source), layers[0], names, colour, rule)
 
 
 def choose(scene: Scene, config: DictConfig) -> list[Subject]:
@@ -130,10 +141,10 @@ def see(scene: Scene, subject: Subject, config: DictConfig) -> Occlusion:
     )
 
 
-def project_others(scene: Scene, subject: Subject, unit: int, peaks: LayerPeaks, rule: str) -> Reconstructions:
+def project_others(scene: Scene, subject: Subject, unit: int, peaks: LayerPeaks) -> Reconstructions:
     """The same map's strongest peaks in other images, projected."""
     image, channel, row, col = (column[peaks.of([unit])[0] != subject.number][:OTHERS] for column in peaks.of([unit]))
-    return project(scene.network, scene.images, scene.layer, image, channel, row, col, rule)
+    return project(scene.network, scene.images, scene.layer, image, channel, row, col, scene.rule)
 
 
 def project_units(
@@ -150,7 +161,7 @@ def project_units(
     def sent(units: list[int]) -> Reconstructions:
         rows, cols = place[units] // width, place[units] % width
         pictures = subject.picture[None]
-        return project(scene.network, pictures, scene.layer, [0] * len(units), units, rows, cols, config.rule)
+        return project(scene.network, pictures, scene.layer, [0] * len(units), units, rows, cols, scene.rule)
 
     return sent([unit]), sent(drawn)
 
@@ -209,7 +220,7 @@ def summarise(
         "activity": {"without": seen.activity_before, **least(seen, seen.activity)},
         "probability": {"without": float(seen.probability_before[label]), **least(seen, probability)},
         "most_probable": [{"name": scene.names[number], "share_of_places": share} for number, share in shares],
-        "correlation_with_projection": agreement(seen, label, own, controls),
+        "correlation_with_projection": occlusion.agreement(seen, label, own.paste(), controls.paste()),
     }
 
 
@@ -218,23 +229,6 @@ def least(seen: Occlusion, values: Tensor) -> dict[str, object]:
     row, col = divmod(int(values.argmin()), values.shape[1])
     half = (seen.square - 1) / 2
     return {"least": float(values.min()), "square_at": [float(seen.rows[row]) + half, float(seen.cols[col]) + half]}
-
-
-def agreement(seen: Occlusion, label: int, own: Reconstructions, controls: Reconstructions) -> dict[str, object]:
-    """Correlation, over places, of what the square takes away with the projections' energy that it covers.
-
-    activity: of the map's fall with its own projection. controls: of the same fall with the projections of other units.
-    """
-    fall = seen.probability_before[label] - seen.probability[..., label]
-    energy = occlusion.energy_under(own.paste()[0], seen)
-    ours = occlusion.correlation(seen.drop, energy)
-    found = [occlusion.correlation(seen.drop, occlusion.energy_under(pixels, seen)) for pixels in controls.paste()]
-    others = torch.tensor([value for value in found if value is not None], dtype=torch.float64)
-    told: dict[str, object] = {"activity": ours, "probability": occlusion.correlation(fall, energy)}
-    if ours is None or len(others) < 2:
-        return told | {"controls": {"units": len(others)}}
-    spread = {"mean": others.mean(), "deviation": others.std(), "highest": others.max()}
-    return told | {"controls": {"units": len(others), "share_below": (others < ours).double().mean(), **spread}}
 
 
 def made_of(scene: Scene, config: DictConfig) -> dict[str, object]:
@@ -246,7 +240,7 @@ def made_of(scene: Scene, config: DictConfig) -> dict[str, object]:
         "square": config.square,
         "stride": config.stride,
         "colour": scene.colour,
-        "rule": config.rule,
+        "rule": scene.rule.options(),
         "controls": config.controls,
         "seed": config.seed,
         "versions": versions(),

@@ -62,6 +62,14 @@ def test_the_same_configuration_gives_the_same_bytes(finished: Path, tmp_path: P
         assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
+def test_a_rule_is_named_or_spelled(tmp_path: Path) -> None:
+    small = words(SMALL, ["layers=[conv1]", "n_units=1", "k=1"])
+    for folder, rule in {"named": ["rule=guided"], "spelled": ["rule.relu=both", "rule.lrn=derivative"]}.items():
+        run("experiment=fig2_features", *small, *rule, f"folder={tmp_path / folder}")
+    for name in ("summary.json", "conv1.reconstructions.safetensors", "fig2.png"):
+        assert (tmp_path / "named" / name).read_bytes() == (tmp_path / "spelled" / name).read_bytes(), name
+
+
 def test_a_run_started_again_takes_up_its_peaks(finished: Path) -> None:
     before = (finished / "peaks.parquet").stat().st_mtime_ns
     run("experiment=fig2_features", *SMALL, f"folder={finished}")
@@ -80,6 +88,8 @@ def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.Cap
         (["layers=[conv9]"], "'conv9' is no layer of this network; expected one of conv1"),
         (["units=[99999]"], "unit 99999: layer conv1 has units 0 to 63"),
         (["rule=guidd"], "rule 'guidd' is unknown; expected one of deconvnet, guided, gradient"),
+        (["rule.relu=forwards"], "rule.relu 'forwards' is unknown; expected one of backward, forward, both, none"),
+        (["rule.switches=other"], "rule.switches=other: this experiment has no images to lend them"),
         (["source=folder", "source.root=/nowhere"], "/nowhere"),
     ],
 )
