@@ -5,7 +5,7 @@ VENV := .venv
 MODEL ?= zfnet64_trunk
 LAYERS ?= conv1,conv2,conv3,conv4,conv5
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench reliability clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)]
@@ -18,6 +18,10 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# make reliability: runs the tests of what deconv promises and writes RELIABILITY.md from what they report.
+reliability: $(VENV)/installed-test
+	$(VENV)/bin/python -m tests.reliability
 
 # make bench: everything against its peers; make bench BENCH="projection --quick" for a part (see benchmarks/README.md).
 bench: $(VENV)/installed-peers

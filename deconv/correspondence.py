@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -33,6 +34,8 @@ def read_annotations(path: str | PathLike[str]) -> dict[str, dict[str, Box]]:
     """
     boxes: dict[str, dict[str, Box]] = {}
     for place, row in _rows(Path(path)):
+        if not row["file"] or not row["part"]:
+            raise BadInput(f"{place}: no file or no part is named; expected both: complete the row, or remove it.")
         parts = boxes.setdefault(row["file"], {})
         if row["part"] in parts:
             raise BadInput(f"{place}: {row['file']} has two boxes for {row['part']!r}; expected one, remove the other.")
@@ -50,16 +53,19 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Where each row stands, as "FILE, line 2", and its values."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise BadInput(
             f"cannot read the annotations {path}: {reason}; expected a CSV file with the columns {', '.join(COLUMNS)}."
         ) from error
-    reader = csv.DictReader(text.splitlines())
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-        raise BadInput(f"{path} has no column {missing[0]!r}; expected {','.join(COLUMNS)} in its first line.")
-    for row in reader:
-        yield f"{path}, line {reader.line_num}", row
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise BadInput(f"{path} has no column {missing[0]!r}; expected {','.join(COLUMNS)} in its first line.")
+        for row in reader:
+            yield f"{path}, line {reader.line_num}", row
+    except csv.Error as error:
+        raise BadInput(f"{path}, line {reader.line_num}: {error}; expected rows of a CSV file: repair it.") from error
 
 
 def _box(place: str, row: Mapping[str, str | None]) -> Box:

@@ -3,6 +3,7 @@
 Every message says what was given, what was expected and what to do.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,8 +19,19 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    """The text with what breaks lines, steers a terminal or cannot be encoded spelled out: a newline becomes \\n."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 class DeconvError(Exception):
-    """Base of every error that deconv raises on purpose."""
+    """Base of every error that deconv raises on purpose; its message is one line, whatever names of files it holds."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class UnknownName(DeconvError):

@@ -6,7 +6,6 @@ was made of (weights hash, layer, source and its content hash, preprocessing, ru
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from deconv.errors import BadInput, UnknownName
-from deconv.runs import write_whole
-
-FORMAT = 1
-"""Version of the saved forms; a newer one is refused."""
+from deconv.errors import UnknownName
+from deconv.record_files import Wanted, load_table, load_tensors, reading, save_table, save_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,25 +73,31 @@ class Peaks(Mapping[str, LayerPeaks]):
     def save(self, path: str | Path) -> Path:
         """Write a Parquet table with columns layer, channel, rank, score, image, key, row, col, y0, x0, y1, x1."""
         tables = [_table(layer, peaks, self.image_keys) for layer, peaks in self.layers.items()]
-        metadata = _metadata("peaks", self.provenance)
-        table = pa.concat_tables(tables or [_table("", _no_peaks(), {})]).replace_schema_metadata(metadata)
-        return write_whole(path, lambda file: pq.write_table(table, file))
+        return save_table(path, "peaks", pa.concat_tables(tables or [_no_rows()]), self.provenance)
 
     @staticmethod
     def load(path: str | Path) -> Peaks:
-        """Read what `save` wrote. Raises BadInput for a file that is missing, cut short, of another kind or newer."""
-        table = _read(path, lambda: pq.read_table(path))
-        provenance = _check_metadata(path, "peaks", table.schema.metadata)
-        columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("layer", "key")}
-        keys = {i: key for i, key in zip(columns["image"].tolist(), table["key"].to_pylist(), strict=True) if i >= 0}
-        layer_of_row = np.array(table["layer"].to_pylist(), dtype=object)
-        layers = {name: _layer_from(columns, layer_of_row == name) for name in dict.fromkeys(layer_of_row)}
-        return Peaks(layers, dict(sorted(keys.items())), provenance)
+        """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer."""
+        with reading(path):
+            table, provenance = load_table(path, "peaks", _no_rows().schema)
+            _check_nulls(table)
+            columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("layer", "key")}
+            keys = zip(columns["image"].tolist(), table["key"].to_pylist(), strict=True)
+            layer_of_row = np.array(table["layer"].to_pylist(), dtype=object)
+            layers = {name: _layer_from(columns, layer_of_row == name) for name in dict.fromkeys(layer_of_row)}
+            return Peaks(layers, {i: key for i, key in sorted(keys) if i >= 0}, provenance)
 
 
-def _no_peaks() -> LayerPeaks:
+def _no_rows() -> pa.Table:
     empty = torch.zeros((0, 0), dtype=torch.int64)
-    return LayerPeaks(empty.float(), empty, empty, empty, torch.zeros((0, 0, 4), dtype=torch.int64))
+    box = torch.zeros((0, 0, 4), dtype=torch.int64)
+    return _table("", LayerPeaks(empty.float(), empty, empty, empty, box), {})
+
+
+def _check_nulls(table: pa.Table) -> None:
+    empty = [name for name in table.column_names if name != "key" and table[name].null_count]
+    if empty:
+        raise ValueError(f"values of {', '.join(empty)} are missing")
 
 
 def _table(layer: str, peaks: LayerPeaks, keys: dict[int, str]) -> pa.Table:
@@ -122,9 +121,21 @@ def _table(layer: str, peaks: LayerPeaks, keys: dict[int, str]) -> pa.Table:
 def _layer_from(columns: dict[str, np.ndarray], rows: np.ndarray) -> LayerPeaks:
     part = {name: torch.from_numpy(values[rows].copy()) for name, values in columns.items()}
     channels, k = int(part["channel"].max()) + 1, int(part["rank"].max()) + 1
+    _check_grid(part, channels, k)
     box = torch.stack([part[name] for name in ("y0", "x0", "y1", "x1")], dim=1)
     score, image, row, col = (part[name].view(channels, k) for name in ("score", "image", "row", "col"))
     return LayerPeaks(score, image, row, col, box.view(channels, k, 4))
+
+
+def _check_grid(part: dict[str, Tensor], channels: int, k: int) -> None:
+    """Every rank of every channel once, in order, and a score just where there is an image."""
+    rows = len(part["channel"])
+    if channels * k != rows or not (
+        torch.equal(part["channel"] * k + part["rank"], torch.arange(rows)) and int(part["rank"].min()) == 0
+    ):
+        raise ValueError(f"its {rows} rows are not {k} peaks for each of {channels} units, in order")
+    if not torch.equal(part["score"].isnan(), part["image"] < 0):
+        raise ValueError("a peak without an image has a score, or one with an image has none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,13 +155,15 @@ class Patches:
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file."""
         tensors = {"pixels": self.pixels, "inside": self.inside, "box": self.box, "image": self.image}
-        return _save_tensors(path, "patches", tensors, self.provenance)
+        return save_tensors(path, "patches", tensors, self.provenance)
 
     @staticmethod
     def load(path: str | Path) -> Patches:
-        """Read what `save` wrote. Raises BadInput for a file that is missing, cut short, of another kind or newer."""
-        tensors, provenance = _load_tensors(path, "patches")
-        return Patches(**tensors, provenance=provenance)
+        """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer."""
+        with reading(path):
+            tensors, provenance = load_tensors(path, "patches", PATCH_TENSORS)
+            _check_boxes(tensors)
+            return Patches(**tensors, provenance=provenance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,65 +200,47 @@ class Reconstructions:
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file."""
-        tensors = {name: getattr(self, name) for name in RECONSTRUCTION_TENSORS}
+        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in RECONSTRUCTION_TENSORS}
         about = {"layer": self.layer, "rule": self.rule, "frame": list(self.frame), "made_of": self.provenance}
-        return _save_tensors(path, "reconstructions", tensors, about)
+        return save_tensors(path, "reconstructions", tensors, about)
 
     @staticmethod
     def load(path: str | Path) -> Reconstructions:
-        """Read what `save` wrote. Raises BadInput for a file that is missing, cut short, of another kind or newer."""
-        tensors, about = _load_tensors(path, "reconstructions")
-        frame = (about["frame"][0], about["frame"][1])
-        return Reconstructions(about["layer"], about["rule"], **tensors, frame=frame, provenance=about["made_of"])
+        """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer."""
+        with reading(path):
+            tensors, about = load_tensors(path, "reconstructions", RECONSTRUCTION_TENSORS)
+            _check_boxes(tensors)
+            layer, rule, (height, width), made_of = (about[name] for name in ("layer", "rule", "frame", "made_of"))
+            kinds = [type(value) for value in (layer, rule, height, width, made_of)]
+            if kinds != [str, str, int, int, dict] or min(height, width) < 1:
+                raise ValueError("its layer, rule, frame or provenance is of another kind")
+            return Reconstructions(layer, rule, **tensors, frame=(height, width), provenance=made_of)
 
 
-RECONSTRUCTION_TENSORS = ("pixels", "score", "box", "image", "channel", "row", "col")
+PATCH_TENSORS: Wanted = {
+    "pixels": (torch.uint8, "N 3 h w"),
+    "inside": (torch.bool, "N h w"),
+    "box": (torch.int64, "N 4"),
+    "image": (torch.int64, "N"),
+}
+RECONSTRUCTION_TENSORS: Wanted = {
+    "pixels": (torch.float32, "N 3 h w"),
+    "score": (torch.float32, "N"),
+    "box": (torch.int64, "N 4"),
+    "image": (torch.int64, "N"),
+    "channel": (torch.int64, "N"),
+    "row": (torch.int64, "N"),
+    "col": (torch.int64, "N"),
+}
+
+
+def _check_boxes(tensors: dict[str, Tensor]) -> None:
+    (top, left, bottom, right), size = tensors["box"].T, tensors["pixels"].shape[2:]
+    if not bool((bottom - top == size[0]).all() and (right - left == size[1]).all()):
+        raise ValueError(f"a box is not of the {size[0]} x {size[1]} pixels that its picture has")
 
 
 def clip(low: int, high: int, size: int) -> tuple[slice, slice]:
     """The part of [low, high) that lies in [0, size): counted from 0, and counted from low."""
     first, last = min(max(low, 0), size), min(max(high, 0), size)
     return slice(first, last), slice(first - low, last - low)
-
-
-def _metadata(kind: str, provenance: dict[str, Any]) -> dict[str, str]:
-    """One entry only: safetensors orders several at random, and the bytes should be the same each time."""
-    return {"deconv": json.dumps({"kind": kind, "format": FORMAT, "provenance": provenance}, sort_keys=True)}
-
-
-def _check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | None) -> dict[str, Any]:
-    found = {str(_text(name)): _text(value) for name, value in (metadata or {}).items()}
-    about: dict[str, Any] = json.loads(found.get("deconv", '{"kind": "something else", "format": 0}'))
-    if about["kind"] != kind:
-        raise BadInput(f"{path} holds {about['kind']}; expected {kind} written by deconv.")
-    if about["format"] > FORMAT:
-        raise BadInput(f"{path} has format {about['format']}; this deconv reads up to {FORMAT}. Update deconv.")
-    return about["provenance"]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _read(path: str | Path, read: Any) -> Any:
-    if not Path(path).is_file():
-        raise BadInput(f"{path} does not exist; expected a record written by deconv.")
-    try:
-        return read()
-    except Exception as error:  # each library has errors of its own for a damaged file
-        raise BadInput(f"{path} cannot be read ({error}); it is damaged or no record. Make it again.") from error
-
-
-def _save_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], provenance: dict[str, Any]) -> Path:
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    return write_whole(path, save(whole, metadata=_metadata(kind, provenance)))
-
-
-def _load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    def read() -> tuple[dict[str, Tensor], dict[str, str]]:
-        with safe_open(str(path), framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata()
-
-    tensors, metadata = _read(path, read)
-    return tensors, _check_metadata(path, kind, metadata)

@@ -124,34 +124,6 @@ def test_annotations_are_read(tmp_path: Path) -> None:
     assert read["a.png"] == {"eye": (1, 2, 5, 8), "nose": (0, 0, 3, 3)} and list(read) == ["a.png", "b.png"]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("file,part,y0,x0,y1\n", "has no column 'x1'"),
-        (HEADER, "names 0 images; expected at least two"),
-        (HEADER + "a.png,eye,1,2,5,8\n", "names 1 images; expected at least two"),
-        (GOOD + "c.png,eye,1,1,2,2\n", "has no box for 'nose' in c.png, but has one in"),
-        (GOOD + "a.png,eye,1,1,2,2\n", "line 6: a.png has two boxes for 'eye'"),
-        (GOOD + "c.png,eye,1,1,x,2\n", r"line 6: the box \['1', '1', 'x', '2'\] is not four whole numbers"),
-        (GOOD + "c.png,eye,1,1\n", "is not four whole numbers"),
-        (GOOD + "c.png,eye,5,1,5,2\n", "expected 0 <= y0 < y1"),
-        (GOOD + "c.png,eye,-1,1,5,2\n", "expected 0 <= y0 < y1"),
-    ],
-)
-def test_a_mistake_in_annotations_is_named(text: str, expected: str, tmp_path: Path) -> None:
-    (tmp_path / "boxes.csv").write_text(text)
-    with pytest.raises(BadInput, match=expected):
-        read_annotations(tmp_path / "boxes.csv")
-
-
-def test_annotations_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="No such file"):
-        read_annotations(tmp_path / "none.csv")
-    (tmp_path / "picture.csv").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(BadInput, match="no UTF-8 text"):
-        read_annotations(tmp_path / "picture.csv")
-
-
 def test_one_image_cannot_be_compared_and_layers_are_checked() -> None:
     images, boxes = planted()
     with pytest.raises(BadInput, match="given 1 images and 1 boxes"):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +13,12 @@ from safetensors.torch import save_file
 
 from deconv.errors import BadInput
 from deconv.models import build, shipped, squeezenet
+from tests.hostile.making import Payload
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
-
-
-class Payload:
-    """Leaves a folder behind when a careless reader unpickles it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 def test_an_evil_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,64 +63,6 @@ def test_files_of_weights_are_loaded(tmp_path: Path, suffix: str, name: str, arc
     path = saved(tmp_path / f"w{suffix}", module.state_dict())
     assert same(module, build(name, path, arch=arch))
     assert same(module, build(name, str(path), arch=arch))
-
-
-def broken(tensors: dict[str, torch.Tensor], fault: str) -> dict[str, torch.Tensor]:
-    if fault == "missing":
-        del tensors["classifier.1.bias"]
-    elif fault == "extra":
-        tensors["head.weight"] = torch.zeros(2)
-    elif fault == "misshapen":
-        tensors["features.0.weight"] = torch.zeros(64, 3, 7, 7)
-    else:
-        tensors["features.0.bias"][3] = float(fault)
-    return tensors
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("missing", r"1 missing \(classifier\.1\.bias\)"),
-        ("extra", r"1 not in the network \(head\.weight\)"),
-        ("misshapen", r"features\.0\.weight \(64, 3, 7, 7\), not \(64, 3, 3, 3\)"),
-        ("nan", r"NaN or infinite values \(features\.0\.bias\)"),
-        ("inf", r"NaN or infinite values \(features\.0\.bias\)"),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(tmp_path: Path, suffix: str, fault: str, message: str) -> None:
-    path = saved(tmp_path / f"w{suffix}", broken(build("squeezenet", "random").state_dict(), fault))
-    with pytest.raises(BadInput, match=message) as caught:
-        build("squeezenet", path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
-def test_cut_files_are_refused(tmp_path: Path, suffix: str, kept: float) -> None:
-    path = saved(tmp_path / f"w{suffix}", build("squeezenet", "random").state_dict())
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(BadInput, match="cannot be read.*copy or save it again"):
-        build("squeezenet", path)
-
-
-def test_a_pth_with_code_in_it_runs_nothing(tmp_path: Path) -> None:
-    torch.save({"w": Payload(tmp_path / "trace")}, tmp_path / "w.pth")
-    with pytest.raises(BadInput, match="nothing but tensors"):
-        build("squeezenet", tmp_path / "w.pth")
-    assert not (tmp_path / "trace").exists()
-
-
-def test_a_pth_with_other_things_is_refused(tmp_path: Path) -> None:
-    torch.save({"epoch": 3, "model": {}}, tmp_path / "w.pth")
-    with pytest.raises(BadInput, match="save it with torch.save"):
-        build("squeezenet", tmp_path / "w.pth")
-
-
-@pytest.mark.parametrize("name", ["absent.pth", "."])
-def test_files_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BadInput, match="there is no weights file"):
-        build("squeezenet", tmp_path / name)
 
 
 # --- weights that travel with the package ---------------------------------------------------------------------------

@@ -11,16 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import deconv
-from deconv import records
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import UnknownName
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
 from tests.samples import images, network
-
-FUNCTION_SCOPED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
 def peaks() -> Peaks:
@@ -87,40 +82,6 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", program, str(tmp_path / folder)], check=True)
     for _, _, name in MADE:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-@EVERY_RECORD
-@FUNCTION_SCOPED
-@given(where=st.floats(0, 1, exclude_max=True))
-def test_a_record_cut_short_is_refused(make: Any, kind: Any, name: str, tmp_path: Path, where: float) -> None:
-    whole = tmp_path / name
-    if not whole.exists():
-        make().save(whole)
-    data = whole.read_bytes()
-    cut = tmp_path / f"cut-{name}"
-    cut.write_bytes(data[: int(where * len(data))])
-    with pytest.raises(BadInput, match="cannot be read"):
-        kind.load(cut)
-
-
-@EVERY_RECORD
-def test_a_missing_file_and_another_kind_are_refused(make: Any, kind: Any, name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not exist"):
-        kind.load(tmp_path / name)
-    other = Reconstructions if kind is Patches else Patches
-    with pytest.raises(BadInput, match="cannot be read|expected"):
-        other.load(make().save(tmp_path / name))
-
-
-@EVERY_RECORD
-def test_a_newer_format_is_refused(
-    make: Any, kind: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(records, "FORMAT", 99)
-    path = make().save(tmp_path / name)
-    monkeypatch.undo()
-    with pytest.raises(BadInput, match="format 99; this deconv reads up to 1"):
-        kind.load(path)
 
 
 def test_the_table_has_the_promised_columns(tmp_path: Path) -> None:

@@ -52,6 +52,19 @@ def test_folder_lists_images_of_a_tree_in_order(tmp_path: Path) -> None:
     assert source.image(0).shape == (40, 60, 3)
 
 
+def test_a_part_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, name in enumerate(("a/0.png", "b/1.png", "b/2.png")):
+        save(tmp_path / name, picture(seed=seed))
+    monkeypatch.chdir(tmp_path)
+    whole = folder(".")
+    part = whole.part([2, 0])
+    monkeypatch.chdir("/")
+    assert part.keys == ("b/2.png", "a/0.png") and part.labels == (1, 0) and part.class_names == ("a", "b")
+    assert np.array_equal(part.image(0), np.asarray(picture(seed=2)))
+    with pytest.raises(BadInput, match="image 3 was asked for; the source folder has images 0 to 2"):
+        whole.part([3])
+
+
 def test_loops_of_links_end_and_links_outside_are_followed(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     save(root / "sub/a.png")
@@ -72,13 +85,6 @@ def test_broken_links_are_listed_and_pipes_are_not(tmp_path: Path) -> None:
     assert source.keys == ("a.png", "gone.png")
     with pytest.raises(UnreadableImage, match=r"gone\.png"):
         source.image(1)
-
-
-def test_names_that_are_not_utf8_are_spelled_out(tmp_path: Path) -> None:
-    os.rename(save(tmp_path / "a.png"), os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
-    source = folder(tmp_path)
-    assert source.keys == ("caf\\xe9.png",)
-    assert source.image(0).shape == (40, 60, 3)
 
 
 @pytest.mark.parametrize(

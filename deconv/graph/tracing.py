@@ -6,9 +6,11 @@ like modules; in-place operations become plain ones. The batch stays free; the i
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,7 +36,7 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.expor
     parameter = next(module.parameters(), torch.zeros(0))
     example = torch.zeros((2, *input_shape), dtype=parameter.dtype, device=parameter.device)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silenced("torch._subclasses.fake_tensor"):
             warnings.simplefilter("ignore")
             free_batch = ({0: torch.export.Dim.AUTO},)
             program = torch.export.export(module, (example,), dynamic_shapes=free_batch, strict=False)
@@ -45,6 +47,17 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.expor
             f"{type(module).__name__} cannot be traced for an input of {tuple(input_shape)}: {reason}. "
             "Expected a module that takes one image batch (N, C, H, W) and whose path does not depend on pixel values."
         ) from error
+
+
+@contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    """Torch logs the tracebacks of what it goes on to raise."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 class _Tracer:

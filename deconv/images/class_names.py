@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,9 +20,12 @@ def read_class_names(path: str | PathLike[str]) -> tuple[str, ...]:
     Raises BadInput if the file is missing or no text, if a row has no name, and if the numbers are not 0, 1, 2 and so
     on, each once.
     """
-    lines = _lines(Path(path).expanduser())
-    table = csv.DictReader(lines)
-    return _ordered(list(table), path) if "name" in (table.fieldnames or ()) else tuple(lines)
+    lines = _lines(Path(os.path.expanduser(path)))
+    try:
+        table = csv.DictReader(lines)
+        return _ordered(list(table), path) if "name" in (table.fieldnames or ()) else tuple(lines)
+    except csv.Error as error:
+        raise _no_names(path, error) from error
 
 
 def check_class_names(names: Sequence[str], labels: Sequence[int] | None) -> None:
@@ -38,12 +42,16 @@ def check_class_names(names: Sequence[str], labels: Sequence[int] | None) -> Non
 def _lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"the class names in {path} cannot be read ({error}); expected a text file with a name on each line, or a "
-            "CSV with a column name"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _no_names(path, error) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _no_names(path: str | PathLike[str], error: Exception) -> BadInput:
+    return BadInput(
+        f"the class names in {path} cannot be read ({error}); expected a text file with a name on each line, or a CSV "
+        "with a column name: give one, or repair it"
+    )
 
 
 def _ordered(rows: Sequence[dict[str, str | None]], path: str | PathLike[str]) -> tuple[str, ...]:

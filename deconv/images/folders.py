@@ -40,8 +40,8 @@ def classes(keys: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]] | tu
 
 def _check_root(root: str | PathLike[str]) -> Path:
     wanted = "expected a folder of images: give one with source.root=PATH, or use source=bundled"
-    top = Path(root).expanduser()
-    if not top.exists():
+    top = Path(os.path.expanduser(root))  # unlike Path.expanduser, takes the names of unknown users too
+    if not os.path.exists(top):  # unlike Path.exists, false for names that are too long
         raise BadInput(f"there is no folder {top}; {wanted}")
     if not top.is_dir():
         raise BadInput(f"{top} is a file; {wanted}")
@@ -53,11 +53,11 @@ def _image_files(top: Path) -> Iterator[Path]:
     waiting, entered = deque([top]), set()
     while waiting:
         directory = waiting.popleft()
-        status = directory.stat()
+        status, paths = _contents(directory)
         if (status.st_dev, status.st_ino) in entered:
             continue
         entered.add((status.st_dev, status.st_ino))
-        for path in sorted(directory.iterdir()):
+        for path in paths:
             if path.name.startswith("."):
                 continue
             if os.path.isdir(path) and path.is_symlink():
@@ -66,6 +66,16 @@ def _image_files(top: Path) -> Iterator[Path]:
                 waiting.appendleft(path)
             elif path.suffix.lower() in SUFFIXES and _is_file_or_broken_link(path):
                 yield path
+
+
+def _contents(directory: Path) -> tuple[os.stat_result, list[Path]]:
+    try:
+        return directory.stat(), sorted(directory.iterdir())
+    except OSError as error:
+        raise BadInput(
+            f"the folder {directory} cannot be listed: {error.strerror}; expected one that may be read: allow it, or "
+            "move the folder away"
+        ) from error
 
 
 def _is_file_or_broken_link(path: Path) -> bool:

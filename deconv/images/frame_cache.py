@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deconv.errors import BadInput, UnreadableImage
+from deconv.errors import BadInput, UnreadableImage, first_line
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
 from deconv.runs import write_json, write_whole
@@ -59,11 +59,11 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
     path = Path(folder) / f"{hashlib.sha256(made_of.encode()).hexdigest()}.npy"
     if not path.exists():
         _fill(source, preprocessing, path)
-    reasons = json.loads(_reasons_path(path).read_text())
+    frames, reasons = _load(path, (len(source), *preprocessing.size, 3))
     return CachedSource(
         **{part.name: getattr(source, part.name) for part in fields(Source)},
-        frames=np.load(path, mmap_mode="r"),
-        reasons={int(index): reason for index, reason in reasons.items()},
+        frames=frames,
+        reasons=reasons,
         preprocessing=preprocessing,
         content=source.content_hash,
     )
@@ -73,6 +73,20 @@ def open_frames(source: Mapping[str, Any], preprocessing: Preprocessing, cache: 
     """The source that options name, as `open_source` takes them; `cached` in the folder `cache` unless that is None."""
     images = open_source(**source)
     return images if cache is None else cached(images, preprocessing, cache)
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]]:
+    try:
+        reasons = json.loads(_reasons_path(path).read_text(encoding="utf-8"))
+        frames = np.load(path, mmap_mode="r")
+        if (frames.dtype, frames.shape) != (np.uint8, shape):
+            raise ValueError(f"{frames.dtype} of shape {frames.shape}; expected uint8 of {shape}")
+        return frames, {int(index): str(reason) for index, reason in reasons.items()}
+    except Exception as error:  # damaged files raise many types
+        raise BadInput(
+            f"the cached frames {path} cannot be read ({first_line(error)}); expected what an earlier run has left: "
+            "delete them to decode the photographs again"
+        ) from error
 
 
 def _fill(source: Source, preprocessing: Preprocessing, path: Path) -> None:

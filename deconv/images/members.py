@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deconv.errors import one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -41,5 +43,6 @@ class Member:
 
 
 def spelled_out(name: str) -> str:
-    """The name of a file as JSON and Parquet can hold it: bytes of it that are no UTF-8 become text, as \\xe9."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """The name of a file as JSON, Parquet and one line can hold it: line breaks, and bytes that are no UTF-8, become
+    text, as \\n and \\xe9."""
+    return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

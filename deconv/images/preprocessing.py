@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from deconv.errors import BadInput, UnreadableImage
 
+MAX_FRAME_PIXELS = 2**25
 # A sliver of 1 x 5000 pixels, enlarged to a short side of 227, would be a gigabyte.
 MAX_ENLARGED_PIXELS = 2**25
 
@@ -108,6 +109,10 @@ def _along_a_row(values: Sequence[float], rows: torch.Tensor) -> torch.Tensor:
 def _check_geometry(size: Sequence[int] | None, resize: int | None) -> None:
     if size is not None and (len(size) != 2 or not all(_is_count(side) for side in size)):
         raise BadInput(f"size is {size}; expected two positive whole numbers (height, width), or none for no crop")
+    if size is not None and size[0] * size[1] > MAX_FRAME_PIXELS:
+        raise BadInput(
+            f"size is {size}; expected at most {MAX_FRAME_PIXELS} pixels, for all of a frame: give a smaller"
+        )
     if resize is not None and not _is_count(resize):
         raise BadInput(f"resize is {resize!r}; expected a positive whole number of pixels, or none")
     if size is not None and resize is not None and resize < max(size):

@@ -50,7 +50,7 @@ def local_path(address: str) -> Path | None:
     """The file of an address on this machine; None for one that has to be fetched."""
     if address.startswith("file:"):
         return Path(url2pathname(urlsplit(address).path))
-    return None if "://" in address or address.startswith("pipe:") else Path(address).expanduser()
+    return None if "://" in address or address.startswith("pipe:") else Path(os.path.expanduser(address))
 
 
 def short_names(found: Sequence[str]) -> list[str]:
@@ -72,7 +72,7 @@ def on_disk(address: str, cache: str | PathLike[str] | None = None) -> Path:
     Raises BadInput if the shard cannot be copied whole; then there is no copy.
     """
     path = local_path(address)
-    copies = default_cache() if cache is None else Path(cache).expanduser()
+    copies = default_cache() if cache is None else Path(os.path.expanduser(cache))
     try:
         if path is not None and not _is_gzipped(path):
             return path

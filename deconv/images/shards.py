@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from deconv.errors import BadInput
+from deconv.errors import BadInput, first_line
 from deconv.images.decoding import SUFFIXES
 from deconv.images.members import Member, spelled_out
 from deconv.images.shard_files import addresses, local_path, on_disk, short_names
@@ -61,11 +61,12 @@ def _samples(address: str, name: str, cache: str | PathLike[str] | None) -> list
     path = on_disk(address, cache)
     try:
         members = _members(path, name)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # on damaged headers tarfile raises more than its own errors
         if local_path(address) != path:
             path.unlink(missing_ok=True)  # a copy that is no tar would be found again
         raise BadInput(
-            f"the shard {address} is not a whole tar ({error}); expected one, plain or gzipped: make or fetch it again"
+            f"the shard {address} is not a whole tar ({first_line(error)}); expected one, plain or gzipped: make or "
+            "fetch it again"
         ) from error
     images, classes = _by_key(members, address)
     labels = _labels(path, {key: classes[key] for key in images.keys() & classes.keys()}, address)
@@ -80,9 +81,15 @@ def _samples(address: str, name: str, cache: str | PathLike[str] | None) -> list
 
 
 def _members(path: Path, name: str) -> list[tarfile.TarInfo]:
-    """The files in a tar. Raises TarError, OSError and EOFError."""
+    """The files in a tar. Raises whatever tarfile does, and EOFError."""
+    members, end = [], 0
     with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        members = [info for info in track(tar, f"indexing {name}", None, "members") if info.isreg()]
+        for info in track(tar, f"indexing {name}", None, "members"):
+            if tar.offset <= end:  # of a member of negative size: tarfile would read it for ever
+                raise EOFError(f"it is damaged at byte {end}")
+            end = tar.offset
+            if info.isreg():
+                members.append(info)
         file.seek(tar.offset)  # tarfile takes whatever it cannot read there for the end
         if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):
             raise EOFError(f"it is cut or damaged at byte {tar.offset}")
@@ -120,7 +127,7 @@ def _add(kinds: Infos, key: str, info: tarfile.TarInfo, address: str) -> None:
 def _labels(path: Path, classes: Infos, address: str) -> dict[str, int]:
     with open(path, "rb") as file:
         return {
-            key: _label(os.pread(file.fileno(), info.size, info.offset_data), info, address)
+            key: _label(os.pread(file.fileno(), min(info.size, TAR_BLOCK), info.offset_data), info, address)
             for key, info in classes.items()
         }
 

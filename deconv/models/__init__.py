@@ -70,7 +70,7 @@ def load_network(
     """
     if size is None:
         raise BadInput(f"model {name} was given no size; expected the frame's height and width: add size=[224,224]")
-    look = Preprocessing((size[0], size[1]), resize, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+    look = Preprocessing(tuple(size), resize, tuple(mean), tuple(std))
     left_away = ("classifier.",) if options.get("trunk") else ()
     kept = {alias: layer for alias, layer in (aliases or {}).items() if not layer.startswith(left_away)}
     return Network(build(name, weights, seed, **options), (3, size[0], size[1]), kept, look)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.errors import BadInput, DeconvError, UnknownName, nearest
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -18,7 +20,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 def is_file_name(weights: str | PathLike[str]) -> bool:
     """Whether this names a file rather than a set of weights: a Path, known suffix, slash, or existing file."""
     text = str(weights)
-    return not isinstance(weights, str) or text.endswith(SUFFIXES) or "/" in text or Path(text).is_file()
+    return not isinstance(weights, str) or text.endswith(SUFFIXES) or "/" in text or os.path.isfile(text)
 
 
 def unknown_weights(model: str, weights: object, choices: Iterable[str]) -> UnknownName:
@@ -42,11 +44,13 @@ def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
 
     Raises BadInput for a file that is missing, cut, or holds anything but named tensors.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
+    file = Path(os.path.expanduser(path))
+    if not os.path.isfile(file):  # unlike Path.is_file, false for names that are too long
         raise BadInput(f"there is no weights file {file}; expected a .safetensors or .pth file: check the path")
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _load_pth(file)
+    except DeconvError:
+        raise
     except Exception as error:  # cut or foreign bytes raise many types, in torch as in safetensors
         raise BadInput(
             f"the weights file {file} cannot be read ({type(error).__name__}); expected a whole .safetensors file, or "
@@ -56,7 +60,21 @@ def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
 
 
 def _load_pth(file: Path) -> object:
+    _refuse_packed(file)
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _refuse_packed(file: Path) -> None:
+    """torch.save packs nothing; what is packed, or overlaps, can be a thousand times larger than its file."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
+    if unpacked > file.stat().st_size:
+        raise BadInput(
+            f"the weights file {file} would unpack to {unpacked} bytes; expected no more than it has, as torch.save "
+            "writes it: save it again"
+        )
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
@@ -65,11 +83,13 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: st
     # Files from before batch norm counted its batches lack these; torch fills them in.
     missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
     shared = [name for name in wanted if name in tensors]
+    alike = [name for name in shared if _is_alike(tensors[name], wanted[name])]
     faults = {
         "missing": missing,
         "not in the network": [name for name in tensors if name not in wanted],
         "of another shape": [_shapes(n, tensors[n], wanted[n]) for n in shared if tensors[n].shape != wanted[n].shape],
-        "with NaN or infinite values": [name for name in shared if not torch.isfinite(tensors[name]).all()],
+        "of another kind": [_kinds(n, tensors[n], wanted[n]) for n in shared if not _is_kin(tensors[n], wanted[n])],
+        "with NaN or infinite values": [name for name in alike if not torch.isfinite(tensors[name].float()).all()],
     }
     found = "; ".join(f"{len(names)} {fault} ({_few(names)})" for fault, names in faults.items() if names)
     if found:
@@ -89,6 +109,21 @@ def _state_dict(content: object, origin: str) -> dict[str, torch.Tensor]:
         f"the weights file {origin} holds a {type(content).__name__} that is not just named tensors; expected a state "
         "dict: save it with torch.save(network.state_dict(), path)"
     )
+
+
+def _is_alike(given: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Of the same shape and kind; the values of any other may be more than memory holds."""
+    return given.shape == wanted.shape and _is_kin(given, wanted)
+
+
+def _is_kin(given: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Dense in memory, and floating point just where the other is."""
+    dense = given.layout == torch.strided and given.device.type == "cpu" and not given.is_quantized
+    return dense and given.is_floating_point() == wanted.is_floating_point() and not given.is_complex()
+
+
+def _kinds(name: str, given: torch.Tensor, wanted: torch.Tensor) -> str:
+    return f"{name} {given.dtype} {given.layout} on {given.device}, not {wanted.dtype} torch.strided on cpu"
 
 
 def _shapes(name: str, given: torch.Tensor, wanted: torch.Tensor) -> str:
