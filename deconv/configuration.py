@@ -154,7 +154,9 @@ def _compose(said: Sequence[str], resolve: bool) -> dict[str, Any]:
         settings = OmegaConf.to_container(config, resolve=resolve)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
-        raise BadInput(f"cannot use {' '.join(said)}: {_first_line(cause)}") from error
+        raise BadInput(
+            f"cannot use {' '.join(said)}: {_first_line(cause)}; deconv --help shows what can be given"
+        ) from error
     assert isinstance(launcher, dict) and isinstance(settings, dict)
     del launcher["_target_"]  # a launcher is chosen by its name
     return {"experiment": experiment, **settings, **({LAUNCHER: launcher} if launcher else {})}

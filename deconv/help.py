@@ -21,7 +21,7 @@ EXAMPLES = (
     "deconv -m experiment=fig2_features rule=deconvnet,guided,gradient",
 )
 OWN_KEY = re.compile(r"^(\w+):", re.MULTILINE)
-OPTION = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<default>.*?))?(?: +# (?P<comment>.*))?$")
+OPTION = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<default>[^#\s].*?))?(?: +# (?P<comment>.*))?$")
 
 
 def shipped(kind: str) -> Path:
@@ -65,7 +65,10 @@ def options() -> list[tuple[str, str, str]]:
 
 
 def _options(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (key, default, comment) of every setting of a YAML file, a nested one as outer.inner; "" for no comment."""
+    """Yield (key, default, comment) of every setting of a YAML file; "" for no comment.
+
+    A nested one comes as outer.inner, after the outer, whose default is "...".
+    """
     outer = ""
     for found in filter(None, map(OPTION.match, path.read_text(encoding="utf-8").splitlines())):
         key, default, comment = found["key"], found["default"], found["comment"] or ""
@@ -73,6 +76,7 @@ def _options(path: Path) -> Iterator[tuple[str, str, str]]:
             yield f"{outer}.{key}", default or "", comment
         elif default is None:
             outer = key
+            yield key, "...", comment
         else:
             yield key, default, comment
 
@@ -85,7 +89,7 @@ def experiment_text(name: str) -> str:
     path = shipped("configs") / "experiment" / f"{name}.yaml"
     lines = path.read_text(encoding="utf-8").splitlines()
     header = [line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
-    rows = [(f"{key}={default}", comment) for key, default, comment in _options(path)]
+    rows = [(f"{key}={default}", comment) for key, default, comment in _options(path) if comment or default != "..."]
     settings = [_section("its settings", rows)] if rows else []
     return "\n\n".join([f"experiment={name}", "\n".join(header[1:]), *settings])
 
@@ -106,5 +110,5 @@ def _title(group: str) -> str:
 
 
 def _section(title: str, rows: list[tuple[str, str]]) -> str:
-    width = max((len(name) for name, _ in rows), default=0)
+    width = max((len(name) for name, line in rows if line), default=0)
     return "\n".join([title, *(f"  {name:<{width}}  {line}".rstrip() for name, line in rows)])

@@ -150,7 +150,7 @@ def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFix
         (["k=true"], ["k=True", "a whole number"]),
         (["k=null"], ["k=null", "a whole number"]),
         (["seed=-1"], ["seed=-1", "0 or more"]),
-        (["rule=[a]"], ["rule=[a]", "a text"]),
+        (["rule=[a]"], ["cannot use rule=[a]: ", "deconv --help shows what can be given"]),
         (["scale=big"], ["scale=big", "a number"]),
         (["model.size=8"], ["model.size=8", "a list"]),
         (["model.aliases=8"], ["model.aliases=8", "a mapping"]),
@@ -289,19 +289,22 @@ def test_help_lists_all_there_is(workshop: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_help_on_one_experiment(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = "# @package _global_\n# Stirs.\n# Slowly.\n\nspoon: big  # of two sizes\npot:\n  lid: null  # its colour\n"
+    header = "# @package _global_\n# Stirs.\n# Slowly.\n\n"
+    text = f"{header}spoon: big  # of two sizes\npot:  # hot\n  lid: null  # its colour\n  long: [1, 2]\n"
     (workshop / "configs/experiment/stir.yaml").write_text(text)
     assert main(["--help", "experiment=stir"]) == 0
     page = capsys.readouterr().out.splitlines()
     assert page[:4] == ["experiment=stir", "", "Stirs.", "Slowly."]
-    assert page[-2:] == ["  spoon=big     of two sizes", "  pot.lid=null  its colour"]
+    rows = ["  spoon=big     of two sizes", "  pot=...       hot", "  pot.lid=null  its colour", "  pot.long=[1, 2]"]
+    assert page[-4:] == rows
     assert main(["--help", "experiment=stirr"]) == 2
     assert capsys.readouterr().err.startswith("deconv: unknown experiment 'stirr'; there are echo, ")
 
 
 def test_every_option_of_the_config_is_in_the_help() -> None:
     config = settings(ROOT / "configs/config.yaml")
-    assert {key for key, _, _ in help.options()} == set(config) - {"defaults"}
+    listed = {key for key, _, _ in help.options()}
+    assert listed == set(config) - {"defaults"} | {f"rule.{option}" for option in config["rule"]}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
