@@ -51,7 +51,7 @@ def newer(kind: str) -> Given:
 
 def measured(damage: Callable[[bytes], bytes]) -> Given:
     def make(home: Path) -> Path:
-        path = comparison.save(home / "a.parquet", {"unit": np.arange(9)}, {})
+        path = comparison.save(home / "a.parquet", {"unit": np.arange(99)}, {})
         path.write_bytes(damage(path.read_bytes()))
         return path
 
