@@ -129,11 +129,19 @@ def _locked(path: Path) -> int:
             raise BadInput(
                 f"another run works in {path.parent} ({holder}); wait until it has ended, or give another folder"
             ) from None
-        if path.exists() and os.fstat(lock).st_ino == path.stat().st_ino:
+        if _is_open_at(path, lock):
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
             return lock
         os.close(lock)  # its last holder removed it between our opening and locking
+
+
+def _is_open_at(path: Path, file: int) -> bool:
+    """Whether `path` names the open file; whoever held it may remove it at any moment."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
