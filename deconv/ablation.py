@@ -74,7 +74,7 @@ def table_figure(
     _dots(theirs, known, [value[0] / 100 for value in values if value], "o", "0.3", "validation, top-1")
     _dots(theirs, known, [value[1] / 100 for value in values if value], "o", "0.3", "validation, top-5", hollow=True)
     ours.set_yticks(rows, [titles[name] for name in found])
-    ours.invert_yaxis()
+    ours.set_ylim(len(found) - 0.5, -0.7)  # the numbers stand above their points
     for axes, title in ((ours, "here"), (theirs, "the paper, ImageNet, trained to the end")):
         axes.set(title=title, xlabel="error")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
