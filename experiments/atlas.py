@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from deconv.atlas import write_atlas
+from deconv.compare import table
 from deconv.engines import open_engine
 from deconv.errors import BadInput, RecordMismatch
 from deconv.images.frame_cache import open_frames
@@ -89,13 +88,11 @@ def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
 def read_metrics(path: Path, peaks: Peaks, units: int) -> dict[str, list[float | None]]:
     """The columns of one record, a number or None for each unit of the layer."""
     with reading(path):
-        table = pq.read_table(path, page_checksum_verification=True)
-        made_of = json.loads(table.schema.metadata[b"deconv"])["peaks"]
-    if not same_peaks(made_of, peaks.provenance):
+        columns, made_of = table.read(path)
+        at, mined = columns.pop("unit").tolist(), made_of["peaks"]
+    if not same_peaks(mined, peaks.provenance):
         raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again.")
-    at = table["unit"].to_pylist()
-    columns = {name: table[name].to_pylist() for name in table.column_names if name != "unit"}
-    spread = {name: dict(zip(at, values, strict=True)) for name, values in columns.items()}
+    spread = {name: dict(zip(at, values.tolist(), strict=True)) for name, values in columns.items()}
     return {name: [number(values.get(unit)) for unit in range(units)] for name, values in spread.items()}
 
 

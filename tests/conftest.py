@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the tests themselves run one process a core
 
@@ -22,6 +23,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """What `tests.promises` marks goes into the report of a test, which `tests.reliability` reads."""
     item.user_properties += [("promise", mark.args[0]) for mark in item.iter_markers("promise")]
     item.user_properties += [(f"injected: {mark.args[0]}", 1) for mark in item.iter_markers("fault")]
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a root with configs and experiments of its own, and go into the empty folder `cwd` beside it."""
+    from deconv import help  # after the hook
+    from tests.workshop import build
+
+    root = build(tmp_path / "root")
+    monkeypatch.setattr(help, "HOMES", (root,))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return root
 
 
 @pytest.fixture(scope="module")

@@ -22,17 +22,7 @@ from deconv.configuration import compose_jobs
 from deconv.errors import BadInput
 from tests.disks import mounted
 from tests.promises import LOG, fault
-from tests.workshop import ROOT, build, start
-
-
-@pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a root with configs and experiments of its own, beside the folder `cwd` that the command runs in."""
-    root = build(tmp_path / "root")
-    monkeypatch.setattr(help, "HOMES", (root,))
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    return root
+from tests.workshop import ROOT, start
 
 
 def settings(path: Path) -> dict[Any, Any]:

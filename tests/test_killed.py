@@ -245,10 +245,7 @@ def test_a_shard_of_an_image_that_has_changed_is_not_gone_on_with(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: bytes
 ) -> None:
     folder = tmp_path / "run"
-    stop_after(monkeypatch, 3)
-    with pytest.raises(KeyboardInterrupt):
-        mine_small(pictures, folder)
-    monkeypatch.undo()
+    mine_a_part(monkeypatch, pictures, folder, 3)
     before = (pictures / "10.png").read_bytes()
     Image.new("RGB", (SIZE, SIZE), "red").save(pictures / "10.png")
     shards = {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.parquet")}
@@ -260,8 +257,8 @@ def test_a_shard_of_an_image_that_has_changed_is_not_gone_on_with(
     assert (folder / "peaks.parquet").read_bytes() == undisturbed
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    """Ctrl-C as soon as so many shards are on disk."""
+def mine_a_part(monkeypatch: pytest.MonkeyPatch, pictures: Path, folder: Path, shards: int) -> None:
+    """Mine until Ctrl-C, which comes as soon as so many shards are on disk."""
     save, count = tasks.Partial.save, [0]
 
     def counting(*given: object) -> None:
@@ -271,6 +268,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(tasks.Partial, "save", counting)
+    with pytest.raises(KeyboardInterrupt):
+        mine_small(pictures, folder)
+    monkeypatch.undo()
 
 
 @NEVER_MIXED
@@ -279,10 +279,7 @@ def test_a_run_is_not_gone_on_with_as_another(
 ) -> None:
     """Each difference is named, before anything is done; then the first run ends as if nothing had been tried."""
     folder = tmp_path / "run"
-    stop_after(monkeypatch, 2)
-    with pytest.raises(KeyboardInterrupt):
-        mine_small(pictures, folder)
-    monkeypatch.undo()
+    mine_a_part(monkeypatch, pictures, folder, 2)
     kept = names_in(folder)
     other = with_preprocessing()
     other.preprocessing = deconv.Preprocessing((SIZE, SIZE), None, (0.4, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -321,10 +318,7 @@ def test_differences_that_cannot_be_made_here(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = tmp_path / "run"
-    stop_after(monkeypatch, 1)
-    with pytest.raises(KeyboardInterrupt):
-        mine_small(pictures, folder)
-    monkeypatch.undo()
+    mine_a_part(monkeypatch, pictures, folder, 1)
     if name == "versions.torch":
         monkeypatch.setattr("deconv.mining.versions", lambda: {**runs.versions(), "torch": "9.9"})
     elif name == "computed.threads":

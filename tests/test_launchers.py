@@ -13,7 +13,7 @@ import pytest
 
 from deconv import help, launchers
 from deconv.cli import main
-from tests.workshop import ROOT, build, start
+from tests.workshop import ROOT, start
 
 cpu_count = pytest.importorskip("joblib", reason="needs the extra joblib").cpu_count
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra joblib")
@@ -32,16 +32,6 @@ SRUN = """#!/bin/bash
 """
 SACCT = "#!/bin/bash\nprintf 'JobID|State|NodeList\\n7_[0-1]|RUNNING|here\\n'\n"
 TWO_AT_ONCE = ("hydra/launcher=processes", "hydra.launcher.n_jobs=2")
-
-
-@pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a root with configs and experiments of its own, and go into the empty folder that the command runs in."""
-    root = build(tmp_path / "root")
-    monkeypatch.setattr(help, "HOMES", (root,))
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    return root
 
 
 @pytest.fixture

@@ -31,11 +31,17 @@ def load(path: Path, made_of: Mapping[str, Any]) -> Columns | None:
     """
     if not path.exists():
         return None
+    columns, found = read(path)
+    _check_same(path, found, json.loads(json.dumps(made_of)), "")
+    return columns
+
+
+def read(path: Path) -> tuple[Columns, Any]:
+    """The columns at `path`, and what they were made of. Raises BadInput if it is missing or cannot be read."""
     with reading(path):
         table = pq.read_table(path, page_checksum_verification=True)
-        found = json.loads(table.schema.metadata[b"deconv"])
-    _check_same(path, found, json.loads(json.dumps(made_of)), "")
-    return {name: table[name].to_numpy() for name in table.column_names}
+        made_of = json.loads(table.schema.metadata[b"deconv"])
+    return {name: table[name].to_numpy() for name in table.column_names}, made_of
 
 
 def _check_same(path: Path, found: Any, wanted: Any, name: str) -> None:
