@@ -18,7 +18,8 @@ from benchmarks import atlas, cuda, decoding, end_to_end, engine, memory, mining
 from benchmarks.rows import Row, number, table
 from benchmarks.scene import Scene
 from benchmarks.timing import machine
-from deconv.runs import versions, write_json
+from deconv.files import write_json
+from deconv.records.provenance import versions
 
 ROWS: dict[str, Callable[[Scene], Iterator[Row]]] = {
     "floor": mining.floor_rows,

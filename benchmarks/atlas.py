@@ -12,8 +12,8 @@ from benchmarks.rows import Row
 from benchmarks.scene import LAYERS, K, Scene, subject
 from benchmarks.timing import Lap, Work, clock
 from deconv.atlas import write_atlas
+from deconv.atlas.site import MANIFEST
 from deconv.mining import mine
-from deconv.report.site import MANIFEST
 
 AT_MOST_SECONDS, AT_MOST_MEGABYTES = 30, 150
 

@@ -14,9 +14,10 @@ from torchvision import transforms
 from benchmarks.rows import Row, faster
 from benchmarks.scene import CROP, LOOK, SIZE, Scene
 from benchmarks.timing import compare
+from deconv.images import Source
 from deconv.images.ahead import WORKERS
+from deconv.images.batches import batches
 from deconv.images.members import Member
-from deconv.sources import Source, batches
 
 BATCH = 64
 CLOSE = 2.0

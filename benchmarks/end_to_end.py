@@ -12,11 +12,11 @@ import torch
 from benchmarks.rows import Row
 from benchmarks.scene import LAYERS, K, Scene, subject
 from benchmarks.timing import clock
+from deconv.images import Source
 from deconv.mining import mine_into
-from deconv.patches import patches_of
 from deconv.projection import project_peaks
+from deconv.projection.patches import patches_of
 from deconv.records import Patches, Peaks, Reconstructions
-from deconv.sources import Source
 
 AT_MOST = 60
 

@@ -22,10 +22,10 @@ from benchmarks.scene import LAYERS, K, Scene, subject
 from benchmarks.timing import compare
 from deconv.engines import Engine, open_engine
 from deconv.engines.local import Local
+from deconv.images import Source, folder
 from deconv.images.preprocessing import Preprocessing
 from deconv.mining import mine, mine_into
 from deconv.network import Network
-from deconv.sources import Source, folder
 
 WORKERS = 2
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.rows import Row
 from benchmarks.scene import K, Scene, subject
+from deconv.images import Source, folder
 from deconv.mining import mine
-from deconv.sources import Source, folder
 
 BATCH = 16
 """Small, so that the batches that wait decoded are far fewer than the images of the smaller run."""

@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks.rows import Row, faster
 from benchmarks.scene import Scene, subject
 from benchmarks.timing import compare
-from deconv.occlusion import Occlusion, occlude, strongest_unit
+from deconv.analyses.occlusion import Occlusion, occlude, strongest_unit
 
 ARCHES = ("alexnet", "squeezenet1_1", "vgg16")
 SQUARE = 50

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deconv import models
+from deconv.images import Source, bundled, folder
+from deconv.images.batches import batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
-from deconv.sources import Source, batches, bundled, folder
 
 K = 9
 SEED = 0

@@ -10,19 +10,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from deconv.analyses.choosing import check_rules, chosen_rule
 from deconv.atlas import write_atlas
-from deconv.compare import table
 from deconv.engines import open_engine
 from deconv.errors import BadInput, RecordMismatch
-from deconv.images.frame_cache import open_frames
+from deconv.files import write_json
+from deconv.images.cached import open_frames
 from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
-from deconv.record_files import reading
-from deconv.records import Peaks
-from deconv.rules import Rule
-from deconv.runs import write_json
-from deconv.subjects import check_rules, chosen_rule
+from deconv.projection.rules import Rule
+from deconv.records import Peaks, table
+from deconv.records.formats import reading
 
 Metrics = dict[str, dict[str, list[float | None]]]
 

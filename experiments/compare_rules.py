@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import models
-from deconv.compare import table
+from deconv.analyses.choosing import check_rules, check_units, draw_units
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
@@ -20,18 +20,18 @@ from deconv.compare.sufficiency import SHARES
 from deconv.compare.tasks import PATCHES, Contest, joined, measure_units
 from deconv.engines import Engine, open_engine
 from deconv.errors import UnknownName
-from deconv.figures import comparison_charts as charts
+from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
-from deconv.images.frame_cache import open_frames
+from deconv.files import write_json
+from deconv.images import Source
+from deconv.images.batches import whole_batches
+from deconv.images.cached import open_frames
 from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.records import Peaks
-from deconv.rules import RULES, Rule, as_rule
-from deconv.runs import write_json
-from deconv.sources import Source, whole_batches
-from deconv.subjects import check_rules, check_units, draw_units
+from deconv.projection.rules import RULES, Rule, as_rule
+from deconv.records import Peaks, table
 
 UNITS_AT_ONCE = 5
 """Units in a task."""

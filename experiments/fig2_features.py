@@ -9,20 +9,21 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
+from deconv.analyses.choosing import check_rules, check_units, chosen_rule
 from deconv.engines import open_engine
 from deconv.errors import BadInput
-from deconv.images.frame_cache import open_frames
+from deconv.figures import features
+from deconv.files import write_json
+from deconv.images import Source
+from deconv.images.cached import open_frames
 from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
-from deconv.patches import patches_of
+from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
 from deconv.projection import project_peaks
-from deconv.receptive_field import first_convolution
+from deconv.projection.patches import patches_of
 from deconv.records import LayerPeaks, Peaks
-from deconv.runs import write_json
-from deconv.sources import Source
-from deconv.subjects import check_rules, check_units, chosen_rule
 
 log = logging.getLogger("deconv")
 
@@ -46,7 +47,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     heading = (
         f"{config.model.name}: the {config.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
-    picture = figures.save_figure(figures.feature_figure(panels, heading, rows=2), folder / "fig2.png")
+    picture = figures.save_figure(features.feature_figure(panels, heading, rows=2), folder / "fig2.png")
     write_json(folder / "summary.json", {"layers": summary, "made_of": peaks.provenance, "rule": rule.options()})
     return picture
 
@@ -64,7 +65,7 @@ def choose_units(peaks: LayerPeaks, units: list[int] | None, n_units: int, seed:
 
 def draw_layer(
     network: Network, images: Source, layer: str, peaks: Peaks, units: list[int], config: DictConfig, folder: Path
-) -> figures.LayerPanels:
+) -> features.LayerPanels:
     """Records and picture of one layer."""
     if not bool(peaks[layer].found[units].any()):
         raise BadInput(
@@ -75,9 +76,9 @@ def draw_layer(
     recon.save(folder / f"{layer}.reconstructions.safetensors")
     patches.save(folder / f"{layer}.patches.safetensors")
     filters = first_convolution(network.graph, network.node(layer))
-    panels = figures.unit_panels(recon, patches, config.k, None if filters is None else filters.weight.float().cpu())
-    drawn = figures.LayerPanels(title(network, layer, peaks[layer], filters is not None), panels)
-    figures.save_figure(figures.feature_figure([drawn], config.model.name), folder / f"{layer}.png")
+    panels = features.unit_panels(recon, patches, config.k, None if filters is None else filters.weight.float().cpu())
+    drawn = features.LayerPanels(title(network, layer, peaks[layer], filters is not None), panels)
+    figures.save_figure(features.feature_figure([drawn], config.model.name), folder / f"{layer}.png")
     return drawn
 
 

@@ -12,20 +12,20 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
+from deconv.analyses.choosing import check_rules, check_units, chosen_rule
+from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.engines import open_engine
-from deconv.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
-from deconv.figures import charts
-from deconv.images.frame_cache import open_frames
+from deconv.figures import evolution as charts
+from deconv.files import write_json
+from deconv.images import Source
+from deconv.images.cached import open_frames
 from deconv.models import load_network
 from deconv.network import Network
-from deconv.patches import patches_of
 from deconv.progress import track
 from deconv.projection import project_peaks
+from deconv.projection.patches import patches_of
+from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Peaks, Reconstructions
-from deconv.rules import Rule
-from deconv.runs import write_json
-from deconv.sources import Source
-from deconv.subjects import check_rules, check_units, chosen_rule
 
 
 def run(config: DictConfig, folder: Path) -> Path:

@@ -13,24 +13,19 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
-from deconv import invariance
+from deconv.analyses import invariance
+from deconv.analyses.choosing import number_labels, pick_images
+from deconv.analyses.reframing import Move, Reframing, reframing
 from deconv.errors import BadInput
-from deconv.figures import curves, save_figure
-from deconv.images.reframing import Move, Reframing, reframing
+from deconv.figures import save_figure
+from deconv.figures.invariance import Chart, ChartRow, invariance_figure
+from deconv.files import write_json
+from deconv.images import Source, open_source
 from deconv.models import class_names, load_network
 from deconv.network import Network
+from deconv.network.classes import alias_of, class_layer, name_classes, probabilities, top_layer
 from deconv.progress import track
-from deconv.runs import versions, write_json
-from deconv.sources import Source, open_source
-from deconv.subjects import (
-    alias_of,
-    class_layer,
-    name_classes,
-    number_labels,
-    pick_images,
-    probabilities,
-    top_layer,
-)
+from deconv.records.provenance import versions
 
 AXES = {"translation": "pixels down", "scale": "times larger", "rotation": "degrees counter-clockwise"}
 TITLES = {"translation": "(a) vertical translation", "scale": "(b) scale", "rotation": "(c) rotation"}
@@ -133,7 +128,7 @@ def measure(
     kind: str,
     amounts: Sequence[float],
     batch_size: int,
-) -> tuple[curves.ChartRow, dict[str, Any]]:
+) -> tuple[ChartRow, dict[str, Any]]:
     """One kind of move, of all photographs: what is drawn, and the numbers."""
     look = network.needed_preprocessing()
     shown = np.linspace(0, len(amounts) - 1, min(SAMPLES, len(amounts))).round().astype(int).tolist()
@@ -150,10 +145,10 @@ def measure(
         filled.append(outside)
     values = {name: np.stack(line).astype(np.float64) for name, line in lines.items()}
     top = 1.05 * max(float(values[layer].max()) for layer in layers) or 1.0  # nothing moved
-    charts = [curves.Chart(f"distance in {layer}", values[layer], top) for layer in layers]
-    charts.append(curves.Chart("probability of the true class", values["probability"], 1.02))
+    charts = [Chart(f"distance in {layer}", values[layer], top) for layer in layers]
+    charts.append(Chart("probability of the true class", values["probability"], 1.02))
     said = [f"{amounts[number]:g}" for number in shown]
-    row = curves.ChartRow(TITLES[kind], amounts, AXES[kind], torch.stack(samples), said, charts)
+    row = ChartRow(TITLES[kind], amounts, AXES[kind], torch.stack(samples), said, charts)
     return row, summarise(kind, amounts, layers, values, np.array(filled))
 
 
@@ -183,7 +178,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def draw(
-    rows: Sequence[curves.ChartRow], subjects: Sequence[Subject], names: Sequence[str], most_filled: float, model: str
+    rows: Sequence[ChartRow], subjects: Sequence[Subject], names: Sequence[str], most_filled: float, model: str
 ) -> Figure:
     """The figure, with what is said above it; most_filled: the largest share of a frame outside its photograph."""
     labels = [names[subject.label] + ("" if subject.given else " (as the network finds)") for subject in subjects]
@@ -194,6 +189,4 @@ def draw(
         "unmoved pictures: at 1 a picture is as far from itself as from another. "
         + (outside if most_filled else "No frame leaves its photograph.")
     )
-    return curves.invariance_figure(
-        rows, labels, f"{model}: features of moved, enlarged and turned photographs", caption
-    )
+    return invariance_figure(rows, labels, f"{model}: features of moved, enlarged and turned photographs", caption)

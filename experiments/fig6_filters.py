@@ -12,21 +12,22 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from deconv import figures, filters
+from deconv import figures
+from deconv.analyses import filters
+from deconv.analyses.choosing import check_rules, chosen_rule
+from deconv.command.shipped import choices, shipped
 from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName, nearest
-from deconv.figures import charts
-from deconv.help import choices, shipped
-from deconv.images.frame_cache import cached
+from deconv.figures import filters as charts
+from deconv.files import write_json
+from deconv.images import Source, open_source
+from deconv.images.cached import cached
 from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
+from deconv.network.receptive_field import first_convolution
 from deconv.projection import project_peaks
-from deconv.receptive_field import first_convolution
 from deconv.records import Peaks, Reconstructions
-from deconv.runs import write_json
-from deconv.sources import Source, open_source
-from deconv.subjects import check_rules, chosen_rule
 
 FILTER_SIDE, PROJECTION_SIDE = 44, 54
 """Pixels that a picture may fill; it is enlarged by the largest whole factor that fits."""

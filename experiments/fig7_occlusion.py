@@ -11,28 +11,23 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor
 
-from deconv import occlusion
+from deconv.analyses import occlusion
+from deconv.analyses.choosing import check_rules, check_units, chosen_rule, number_labels, pick_images
+from deconv.analyses.occlusion import Occlusion
 from deconv.engines import open_engine
 from deconv.errors import BadInput
-from deconv.figures import maps, save_figure
+from deconv.figures import save_figure
+from deconv.figures.occlusion import OcclusionRow, occlusion_figure
+from deconv.files import write_json, write_whole
+from deconv.images import Source, open_source
 from deconv.mining import mine_into
 from deconv.models import class_names, load_network
 from deconv.network import Network
-from deconv.occlusion import Occlusion
+from deconv.network.classes import name_classes, top_layer
 from deconv.projection import project
+from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Reconstructions
-from deconv.rules import Rule
-from deconv.runs import versions, write_json, write_whole
-from deconv.sources import Source, open_source
-from deconv.subjects import (
-    check_rules,
-    check_units,
-    chosen_rule,
-    name_classes,
-    number_labels,
-    pick_images,
-    top_layer,
-)
+from deconv.records.provenance import versions
 
 OTHERS = 3
 """Images beside the occluded one whose projections of the same map are shown."""
@@ -78,7 +73,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         own.save(folder / f"{number}.reconstructions.safetensors")
         rows.append(draw_row(scene, subject, seen, [*own.paste(), *others.paste()], config))
         summary.append(summarise(scene, subject, seen, own, controls))
-    picture = save_figure(maps.occlusion_figure(rows, *heading(scene, config)), folder / "fig7.png")
+    picture = save_figure(occlusion_figure(rows, *heading(scene, config)), folder / "fig7.png")
     write_json(folder / "summary.json", {"images": summary, "layer": scene.layer, "made_of": made_of(scene, config)})
     return picture
 
@@ -180,13 +175,13 @@ def true_class(seen: Occlusion, label: int | None) -> int:
 
 def draw_row(
     scene: Scene, subject: Subject, seen: Occlusion, projections: Sequence[Tensor], config: DictConfig
-) -> maps.OcclusionRow:
+) -> OcclusionRow:
     """One image of the figure."""
     label = true_class(seen, subject.label)
     probability = seen.probability[..., label]
     row, col = divmod(int(probability.argmin()), len(seen.cols))
     name = scene.names[label] + ("" if subject.label is not None else " (as the network finds)")
-    return maps.OcclusionRow(
+    return OcclusionRow(
         title=name,
         frame=subject.frame,
         sample=(int(seen.rows[row]), int(seen.cols[col])),

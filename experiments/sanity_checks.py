@@ -11,23 +11,23 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import models
-from deconv.compare import table
+from deconv.analyses.choosing import check_rules, check_units, draw_units
 from deconv.compare.measuring import mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
 from deconv.engines import open_engine
-from deconv.figures import sanity_charts, save_figure
-from deconv.images.frame_cache import open_frames
+from deconv.figures import sanity_checks, save_figure
+from deconv.files import write_json
+from deconv.images import Source
+from deconv.images.batches import whole_batches
+from deconv.images.cached import open_frames
 from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.records import Peaks
-from deconv.rules import as_rule
-from deconv.runs import write_json
-from deconv.sources import Source, whole_batches
-from deconv.subjects import check_rules, check_units, draw_units
+from deconv.projection.rules import as_rule
+from deconv.records import Peaks, table
 
 OTHER_UNIT = "other_unit"
 """Stands among the shuffled networks where nothing is shuffled, but another unit is projected."""
@@ -51,7 +51,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         "made_of": peaks.provenance,
     }
     write_json(folder / "summary.json", summary)
-    return save_figure(sanity_charts.cascades(summary["layers"], list(config.rules)), folder / "sanity_checks.png")
+    return save_figure(sanity_checks.cascades(summary["layers"], list(config.rules)), folder / "sanity_checks.png")
 
 
 class Checks:

@@ -14,16 +14,17 @@ from matplotlib.patches import Rectangle
 from omegaconf import DictConfig
 from torch import Tensor
 
-from deconv.correspondence import Box, Disagreement, box_in_frame, disagreement, random_boxes, read_annotations
+from deconv.analyses.correspondence import Box, Disagreement, box_in_frame, disagreement, random_boxes, read_annotations
 from deconv.errors import BadInput
 from deconv.figures import save_figure
+from deconv.files import write_json
+from deconv.images import Source, open_source
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import load_network
 from deconv.network import Network
+from deconv.network.classes import class_layer, top_layer
 from deconv.progress import track
-from deconv.runs import versions, write_json
-from deconv.sources import Source, open_source
-from deconv.subjects import class_layer, top_layer
+from deconv.records.provenance import versions
 
 DOGS = Path(__file__).with_name("table1_dogs.csv")
 PAPER = [

@@ -9,14 +9,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from deconv import ablation
+from deconv.analyses import ablation
+from deconv.command.shipped import choices, shipped
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import save_figure
-from deconv.help import choices, shipped
+from deconv.files import write_json
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import LOOK_KEYS, build, of_build
 from deconv.progress import track
-from deconv.runs import versions, weights_hash, write_json
+from deconv.records.provenance import versions, weights_hash
 from deconv.training import train
 from deconv.training.images import open_images
 from deconv.training.recipe import Settings

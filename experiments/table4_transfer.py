@@ -13,20 +13,21 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import nn
 
+from deconv.analyses.features import extract, provenance
+from deconv.analyses.layers import LEFT_OUT, Split, check_penalties, compress, draw_splits, probe
+from deconv.analyses.transfer import class_accuracy, with_new_head
 from deconv.errors import BadInput, UnknownName, nearest
-from deconv.features import extract, provenance
 from deconv.figures import save_figure
+from deconv.files import write_json
+from deconv.images import Source, open_source, require_labels
 from deconv.models import build, load_network, of_build
 from deconv.network import Network
-from deconv.probing import LEFT_OUT, Split, check_penalties, compress, draw_splits, probe
+from deconv.network.classes import top_layer
 from deconv.progress import track
-from deconv.runs import weights_hash, write_json
-from deconv.sources import Source, open_source, require_labels
-from deconv.subjects import top_layer
+from deconv.records.provenance import weights_hash
 from deconv.training import train
 from deconv.training.data import load
 from deconv.training.recipe import Settings
-from deconv.transfer import class_accuracy, with_new_head
 
 WAYS = {
     "frozen": "trained elsewhere,\nnew softmax",

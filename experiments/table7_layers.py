@@ -11,16 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from deconv.analyses.features import extract, provenance
+from deconv.analyses.layers import LEFT_OUT, Score, Split, check_penalties, compress, draw_splits, probe
 from deconv.errors import UnknownName
-from deconv.features import extract, provenance
 from deconv.figures import save_figure
+from deconv.files import write_json
+from deconv.images import open_source, require_labels
 from deconv.models import load_network
 from deconv.network import Network
-from deconv.probing import LEFT_OUT, Score, Split, check_penalties, compress, draw_splits, probe
+from deconv.network.classes import alias_of, class_layer
 from deconv.progress import track
-from deconv.runs import write_json
-from deconv.sources import open_source, require_labels
-from deconv.subjects import alias_of, class_layer
 
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
     "svm": {"1": (44.8, 0.7), "2": (66.2, 0.5), "3": (72.3, 0.4), "4": (76.6, 0.4), "5": (86.2, 0.8), "7": (85.5, 0.4)},

@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from torch import nn
 
 from deconv.errors import BadInput
+from deconv.files import write_json, write_whole
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import LOOK_KEYS, build, of_build
 from deconv.models.loading import load_into
-from deconv.runs import versions, weights_hash, write_json, write_whole
+from deconv.records.provenance import versions, weights_hash
 from deconv.training import evaluate, train
 from deconv.training.data import Labelled
 from deconv.training.images import open_images

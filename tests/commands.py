@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deconv.cli import main
+from deconv.command.cli import main
 
 
 def words(*said: Iterable[str]) -> list[str]:

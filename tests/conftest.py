@@ -28,11 +28,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a root with configs and experiments of its own, and go into the empty folder `cwd` beside it."""
-    from deconv import help  # after the hook
+    from deconv.command import shipped  # after the hook
     from tests.workshop import build
 
     root = build(tmp_path / "root")
-    monkeypatch.setattr(help, "HOMES", (root,))
+    monkeypatch.setattr(shipped, "HOMES", (root,))
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     return root

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from deconv.network import Network, as_map
+from deconv.network.receptive_field import cone
 from deconv.projection import project
-from deconv.receptive_field import cone
 from deconv.records import Reconstructions
 
 

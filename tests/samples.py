@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import deconv
-from deconv.sources import Source
+from deconv.images import Source
 
 SIZE = 20
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deconv.ablation import Errors, errors, parameters, rank_agreement, table_figure
+from deconv.analyses.ablation import Errors, errors, parameters, rank_agreement, table_figure
 from deconv.errors import BadInput
 from tests.labelled import bright_and_dark
 

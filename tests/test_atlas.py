@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconv.cli import main
-from deconv.compare import table
-from deconv.records import Peaks
+from deconv.command.cli import main
+from deconv.records import Peaks, table
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deconv.errors import BadInput
-from deconv.sources import require_labels, webdataset
+from deconv.images import require_labels, webdataset
 from tests.tars import png, put, shard, tar_of
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from deconv import help, progress
-from deconv.cli import main
-from deconv.configuration import compose_jobs
+from deconv import progress
+from deconv.command import help
+from deconv.command.cli import main
+from deconv.command.settings import compose_jobs
 from deconv.errors import BadInput
 from tests.disks import mounted
 from tests.promises import LOG, fault

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deconv.cli import load_experiment, main
+from deconv.command.cli import load_experiment, main
+from deconv.command.settings import compose_jobs
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS
-from deconv.configuration import compose_jobs
-from deconv.figures.comparison_charts import extremes
+from deconv.figures.compare_rules import extremes
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "compare_rules", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}

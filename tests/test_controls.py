@@ -15,7 +15,7 @@ from deconv.compare.scene import Scene
 from deconv.errors import BadInput, UnknownName
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
-from deconv.rules import Rule
+from deconv.projection.rules import Rule
 
 SIZE = 30
 LOOK = Preprocessing((SIZE, SIZE), None, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import deconv
-from deconv.correspondence import (
+from deconv.analyses.correspondence import (
     Box,
     box_in_frame,
     change_signs,

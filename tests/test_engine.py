@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import deconv
-from deconv.cli import main
+from deconv.command.cli import main
 from deconv.engines import Engine, open_engine
 from deconv.engines.local import Local
 from deconv.engines.sending import packed, unpacked
 from deconv.errors import BadInput, UnknownName
+from deconv.images import Source, webdataset
 from deconv.images.members import Member
 from deconv.mining import mine_into
 from deconv.mining.partials import Partial
 from deconv.mining.passes import shards_of
-from deconv.sources import Source, webdataset
 from tests.engine_work import compare_networks
 from tests.killing import workers_killed
 from tests.promises import GOES_ON, SAME_BYTES, fault

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import deconv
+from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.errors import BadInput, RecordMismatch
-from deconv.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from tests.samples import photographs, with_preprocessing
 
 EPOCHS = [1, 2, 5, 10]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from deconv.cli import main
-from deconv.help import choices
+from deconv.command.cli import main
+from deconv.command.shipped import choices
 from deconv.records import Patches, Peaks, Reconstructions
 from tests.commands import refusal, words
 

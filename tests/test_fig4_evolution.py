@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from deconv import models
-from deconv.cli import main
-from deconv.evolution import settling_epochs, winners
-from deconv.figures import TILE, charts
+from deconv.analyses.evolution import settling_epochs, winners
+from deconv.command.cli import main
+from deconv.figures import TILE
+from deconv.figures import evolution as charts
+from deconv.figures.page import GAP
 from deconv.records import Patches, Peaks, Reconstructions
 from tests.commands import refusal, words
 from tests.samples import noise
@@ -107,7 +109,7 @@ def test_cells_stand_in_their_columns_and_bars_join_the_same_image() -> None:
     (page,) = (axes for axes in figure.axes if axes.get_label() == "page")
     pixels = np.asarray(page.get_images()[0].get_array())
     assert int((pixels == 0.25).all(axis=2).sum()) == 2 * TILE**2
-    assert int(np.isclose(pixels, charts.SAME).all(axis=2).sum()) == charts.GAP * (TILE // 3)
+    assert int(np.isclose(pixels, charts.SAME).all(axis=2).sum()) == GAP * (TILE // 3)
     crossed = int(np.isin(pixels[..., 0], (0.55, 0.93)).sum())
     assert crossed == 2 * TILE**2  # the silent epoch and the patch
     (line,) = (line for axes in figure.axes for line in axes.get_lines())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deconv.cli import main
+from deconv.command.cli import main
 from tests.commands import refusal, words
 from tests.samples import noise
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deconv import filters, models
-from deconv.cli import main
+from deconv import models
+from deconv.analyses import filters
+from deconv.command.cli import main
 from deconv.records import Peaks, Reconstructions
 from tests.commands import refusal, words
 from tests.samples import noise

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deconv.cli import main
+from deconv.command.cli import main
 from deconv.records import Reconstructions
 from tests.commands import refusal, words
 from tests.samples import noise

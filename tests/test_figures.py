@@ -10,6 +10,7 @@ import torch
 
 from deconv import figures
 from deconv.errors import BadInput
+from deconv.figures import features
 from deconv.records import Patches, Reconstructions
 
 
@@ -65,27 +66,27 @@ def test_what_lies_outside_the_image_is_hatched_and_the_rest_is_the_patch() -> N
 
 def test_a_unit_panel_holds_its_own_reconstructions_and_patches_in_order() -> None:
     recon, patches = records()
-    panels = figures.unit_panels(recon, patches, k=4)
+    panels = features.unit_panels(recon, patches, k=4)
     assert [panel.label.split()[1].strip(",") for panel in panels] == ["0", "1", "2"]
     first = figures.tiles(figures.display(recon.pixels[4:5]))[0]
     assert np.array_equal(panels[1].blocks[0][: figures.TILE, : figures.TILE], first)
     assert len(panels[0].blocks) == 2
-    with_filters = figures.unit_panels(recon, patches, 4, torch.randn(3, 3, 5, 5))
+    with_filters = features.unit_panels(recon, patches, 4, torch.randn(3, 3, 5, 5))
     assert len(with_filters[0].blocks) == 3
 
 
 def test_a_figure_labels_each_unit_once_and_keeps_to_its_rows() -> None:
     recon, patches = records(units=6)
-    layer = figures.LayerPanels("conv1", figures.unit_panels(recon, patches, 4))
+    layer = features.LayerPanels("conv1", features.unit_panels(recon, patches, 4))
     for rows, shown in ((None, 6), (1, 4)):
-        texts = [text.get_text() for text in figures.feature_figure([layer], "title", rows).axes[0].texts]
+        texts = [text.get_text() for text in features.feature_figure([layer], "title", rows).axes[0].texts]
         assert len([text for text in texts if text.startswith("unit ")]) == shown
         assert "conv1" in texts and "title" in texts
 
 
 def test_pictures_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     recon, patches = records()
-    pictures = [figures.draw(recon, patches, tmp_path / f"{name}.png") for name in "ab"]
+    pictures = [features.draw(recon, patches, tmp_path / f"{name}.png") for name in "ab"]
     for suffix in (".png", ".pdf"):
         first, second = (picture.with_suffix(suffix).read_bytes() for picture in pictures)
         assert first == second and len(first) > 1000
@@ -95,4 +96,4 @@ def test_patches_of_other_peaks_are_refused() -> None:
     recon, patches = records()
     other = Patches(patches.pixels, patches.inside, patches.box, patches.image + 1)
     with pytest.raises(BadInput, match="patches_of"):
-        figures.draw(recon, other, "never.png")
+        features.draw(recon, other, "never.png")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deconv import filters
+from deconv.analyses import filters
 from deconv.errors import BadInput
 from deconv.records import LayerPeaks
 

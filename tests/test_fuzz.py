@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import deconv
-from deconv.correspondence import read_annotations
+from deconv.analyses.correspondence import read_annotations
 from deconv.errors import DeconvError
 from deconv.images.class_names import read_class_names
 from deconv.images.decoding import decode

@@ -4,168 +4,67 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from deconv.help import headline
+from deconv.command.shipped import headline
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "deconv"
 MOST_LINES = 300
 
-# From the bottom up: each module may import the modules of deconv named in its row, and no others.
-# A new module needs a row; a row of a module that is not there yet does no harm.
-BASE = {
-    "errors",
-    "graph.operations",
-    "graph.spatial",
-    "images.preprocessing",
-    "progress",
-    "record_files",
-    "records",
-    "runs",
+
+@dataclass(frozen=True)
+class Room:
+    """A package, or a module beside the packages.
+
+    imports: the rooms that it may import.  doors: its modules that other rooms may import; the package itself always.
+    """
+
+    imports: str = ""
+    doors: str = ""
+
+
+# From the bottom up: who may import whom, and through which door.
+HOUSE = {
+    "errors": Room(),
+    "progress": Room(),
+    "files": Room("errors"),
+    "records": Room("errors files", doors="formats provenance table"),
+    "images": Room(
+        "errors progress files", doors="ahead batches cached class_names decoding members preprocessing shards"
+    ),
+    "network": Room("errors images records", doors="classes graph incremental operations receptive_field spatial"),
+    "engines": Room("errors network", doors="local"),
+    "mining": Room("errors progress files records images network engines", doors="firing"),
+    "projection": Room(
+        "errors progress records images network", doors="passes patches rules seed strategies table windows"
+    ),
+    "models": Room("errors images network", doors="loading"),
+    "compare": Room(
+        "errors records images network projection",
+        doors="controls grouping measuring randomising scene similarity sufficiency tasks",
+    ),
+    "figures": Room(
+        "errors files records projection compare",
+        doors="compare_rules evolution features filters invariance occlusion page sanity_checks",
+    ),
+    "training": Room("errors progress files records images models figures", doors="data images metrics recipe state"),
+    "analyses": Room("errors progress files records images network engines mining projection models training"),
+    "atlas": Room("errors progress files records images network engines mining projection figures"),
+    "command": Room("errors progress files records", doors="shipped"),
+    "__init__": Room("analyses atlas compare errors figures images mining models network projection records training"),
 }
-GRAPH = BASE | {"graph"}
-STAGES = GRAPH | {
-    "network",
-    "receptive_field",
-    "rules",
-    "sources",
-    "topk",
-    "projection.walk",
-    "projection.ways",
-    "projection.windows",
-}
-PIPELINE = STAGES | {"compare", "images.frame_cache", "mining", "models", "patches", "projection"}
-MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "progress": set(),
-    "graph.spatial": set(),
-    "graph.operations": {"graph.spatial"},
-    "images.preprocessing": {"errors"},
-    "runs": {"errors"},
-    "record_files": {"errors", "runs"},
-    "records": {"errors", "record_files", "runs"},
-    # where images come from
-    "images.ahead": set(),
-    "images.members": {"errors"},
-    "images.decoding": {"errors", "images.members"},
-    "images.photographs": {"errors"},
-    "images.folders": {"images.decoding", "errors", "images.members"},
-    "images.shard_files": BASE,
-    "images.shards": BASE | {"images.decoding", "images.members", "images.shard_files"},
-    "images.class_names": {"errors"},
-    "sources": BASE
-    | {
-        "images.ahead",
-        "images.class_names",
-        "images.decoding",
-        "images.folders",
-        "images.members",
-        "images.photographs",
-        "images.shards",
-    },
-    "images.frame_cache": BASE | {"sources"},
-    # a network as a graph, and how it is walked
-    "graph": BASE,
-    "graph.exported": GRAPH,
-    "graph.axes": GRAPH | {"graph.exported"},
-    "graph.sliding": GRAPH | {"graph.exported"},
-    "graph.lowering": GRAPH | {"graph.axes", "graph.exported", "graph.sliding"},
-    "graph.functional": set(),
-    "graph.tracing": GRAPH | {"graph.exported", "graph.functional", "graph.lowering"},
-    "receptive_field": GRAPH,
-    "projection.windows": GRAPH | {"receptive_field"},
-    "rule_options": {"errors"},
-    "rules": GRAPH | {"rule_options"},
-    "projection.unpooling": GRAPH | {"projection.windows"},
-    "projection.walk": GRAPH | {"rules", "projection.unpooling", "projection.windows"},
-    "projection.head": GRAPH | {"rules"},
-    "projection.ways": GRAPH
-    | {"network", "receptive_field", "rules"}
-    | {"projection.head", "projection.unpooling", "projection.walk", "projection.windows"},
-    "network": GRAPH | {"receptive_field", "graph.tracing"},
-    "models": BASE | {"models", "network"},
-    "engines": {"engines", "errors", "network"},
-    # the stages, and the analyses that use them
-    "topk": BASE,
-    "mining.scanning": STAGES,
-    "mining.partials": STAGES,
-    "mining.passes": STAGES | {"mining.partials", "mining.scanning"},
-    "mining.tasks": STAGES
-    | {"images.ahead", "images.frame_cache", "images.members", "mining.partials", "mining.passes"},
-    "mining.watching": STAGES | {"images.frame_cache"},
-    "mining.reduction": STAGES | {"engines", "images.frame_cache", "mining.partials", "mining.passes", "mining.tasks"},
-    "mining.rough": STAGES | {"mining.partials", "mining.passes", "mining.reduction"},
-    "mining": STAGES
-    | {
-        "engines",
-        "images.frame_cache",
-        "mining.partials",
-        "mining.passes",
-        "mining.reduction",
-        "mining.rough",
-        "mining.tasks",
-        "mining.watching",
-    },
-    "patches": STAGES,
-    "projection": STAGES,
-    "compare": STAGES | {"compare", "projection.head", "patches", "projection"},
-    "figures.comparison_charts": BASE | {"compare", "figures", "rules"},
-    "figures.sanity_charts": {"figures.comparison_charts"},
-    "figures": BASE,
-    "figures.charts": BASE | {"figures"},
-    "report": BASE | {"figures", "report"},
-    "unit_blocks": PIPELINE,
-    "unit_records": PIPELINE | {"engines", "report", "unit_blocks"},
-    "atlas": PIPELINE | {"engines", "report", "unit_blocks", "unit_records"},
-    "subjects": STAGES | {"rules"},
-    "changes": GRAPH,
-    "images.reframing": {"errors", "images.preprocessing"},
-    "occlusion": STAGES | {"changes", "subjects"},
-    "invariance": STAGES | {"images.reframing", "subjects"},
-    "figures.curves": {"figures"},
-    "figures.maps": {"figures"},
-    "correspondence": PIPELINE,
-    "features": PIPELINE,
-    "probing": PIPELINE,
-    "transfer": PIPELINE | {"training.data"},
-    "evolution": PIPELINE | {"engines"},
-    "filters": BASE,
-    "training.recipe": {"errors"},
-    "training.metrics": BASE | {"figures"},
-    "training.data": STAGES,
-    "training.images": STAGES | {"images.frame_cache", "training.data"},
-    "training.state": PIPELINE | {"training.metrics", "training.recipe"},
-    "training": PIPELINE | {"training.data", "training.metrics", "training.recipe", "training.state"},
-    "ablation": PIPELINE | {"training", "training.data"},
-    "__init__": PIPELINE | {"atlas", "figures", "report"},
-    # the command
-    "help": {"errors"},
-    "launchers": {"errors", "help"},
-    "configuration": {"errors", "help", "launchers"},
-    "cli": BASE | {"configuration", "help", "launchers"},
-}
-KNOWS_HYDRA = {"cli", "configuration", "launchers"}
+KNOWS_HYDRA = "command"
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def row_of(dotted: str) -> str:
-    """The row of a module: its own, or that of the package it is in where the package's modules have none."""
-    row = dotted
-    while row not in MAY_IMPORT and "." in row:
-        row = row.rpartition(".")[0]
-        if row != dotted and any(name.startswith(f"{row}.") for name in MAY_IMPORT):
-            return dotted
-    return row
-
-
-def name_of(path: Path) -> str:
-    """Return the row of a file."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return row_of(".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts))
+def room_of(path: Path) -> str:
+    """The room that a file is in."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -180,20 +79,20 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def siblings(path: Path) -> set[str]:
-    """Return the rows of what a file imports; "__init__" for a public name taken from the package itself."""
-    found = [name.split(".")[1:] for name in imports(path) if name.split(".")[0] == "deconv"]
-    modules = [module_in(parts) for parts in found]
-    return {row_of(module) if module else "__init__" for module in modules}
+def modules_imported(path: Path) -> set[tuple[str, str]]:
+    """Return (room, module in it) of what a file imports from other rooms; "" for the room itself."""
+    names = [name.split(".")[1:] for name in imports(path) if name.split(".")[0] == "deconv"]
+    modules = {module_in(parts) for parts in names}
+    return {(room, inner) for room, _, inner in (module.partition(".") for module in modules) if room != room_of(path)}
 
 
 def module_in(parts: list[str]) -> str:
-    """The longest start of the parts that is a module or a package of deconv; "" if none is."""
+    """The longest start of the parts that is a module or a package of deconv; "__init__" if none is."""
     for length in range(len(parts), 0, -1):
         path = PACKAGE.joinpath(*parts[:length])
         if path.with_suffix(".py").is_file() or path.is_dir():
             return ".".join(parts[:length])
-    return ""
+    return "__init__"
 
 
 def label(path: Path) -> str:
@@ -202,16 +101,27 @@ def label(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_imports_go_one_way(path: Path) -> None:
-    name = name_of(path)
-    assert name in MAY_IMPORT, f"deconv.{name} has no row in MAY_IMPORT: place it"
-    assert sorted(siblings(path) - MAY_IMPORT[name] - {name}) == []
+    assert room_of(path) in HOUSE, f"deconv.{room_of(path)} has no row in HOUSE: place it"
+    assert sorted({room for room, _ in modules_imported(path)} - set(HOUSE[room_of(path)].imports.split())) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_rooms_are_entered_by_their_doors(path: Path) -> None:
+    if room_of(path) == "__init__":
+        return
+    inner = {(room, module) for room, module in modules_imported(path) if module}
+    assert sorted((room, module) for room, module in inner if module not in HOUSE[room].doors.split()) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_only_the_command_knows_hydra_and_nothing_the_experiments(path: Path) -> None:
     tops = {name.split(".")[0] for name in imports(path)}
     assert "experiments" not in tops
-    assert name_of(path) in KNOWS_HYDRA or not tops & {"hydra", "omegaconf"}
+    assert room_of(path) == KNOWS_HYDRA or not tops & {"hydra", "omegaconf"}
+
+
+def test_few_modules_stand_beside_the_packages() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
@@ -219,21 +129,21 @@ def test_no_file_is_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
-def test_rows_have_no_circle() -> None:
-    done: set[str] = set()
-    left = {name: allowed - {name} for name, allowed in MAY_IMPORT.items()}
-    while ready := {name for name, allowed in left.items() if allowed & left.keys() <= {name}}:
-        done |= ready
-        left = {name: allowed for name, allowed in left.items() if name not in ready}
-    assert sorted(left) == []
+def test_the_house_stands() -> None:
+    """Every room imports only rooms whose rows stand above its own, so that no two import each other."""
+    above: set[str] = set()
+    for room, row in HOUSE.items():
+        assert set(row.imports.split()) <= above, room
+        above.add(room)
 
 
 def test_the_reading_of_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = PACKAGE / "models" / "made_up.py"
-    lines = ["import deconv.errors", "from deconv import progress, Peaks", "from ..runs import x", "from . import y"]
-    text = "\n".join([*lines, "import torch"])
+    lines = ["import deconv.errors", "from deconv import progress, Peaks", "from ..records.formats import x"]
+    text = "\n".join([*lines, "from . import y", "from deconv.network import Network", "import torch"])
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: text if self == module else "")
-    assert siblings(module) == {"errors", "progress", "__init__", "runs", "models"}
+    expected = {("errors", ""), ("progress", ""), ("__init__", ""), ("records", "formats"), ("network", "")}
+    assert modules_imported(module) == expected
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*/**/*.yaml")), ids=label)

@@ -1,4 +1,4 @@
-"""deconv/invariance.py: zero distance where a network cannot notice a move, and the distances it should see."""
+"""deconv/analyses/invariance.py: zero distance where a network cannot notice a move, and those it should see."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deconv import invariance
+from deconv.analyses import invariance
+from deconv.analyses.reframing import Move, reframing
 from deconv.errors import BadInput
 from deconv.images.preprocessing import Preprocessing
-from deconv.images.reframing import Move, reframing
 from deconv.network import Network
 
 SIZE = 48

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 import deconv
-from deconv import runs
+from deconv import files
 from deconv.engines.local import Local
 from deconv.errors import BadInput, RecordMismatch
 from deconv.mining import mine_into, tasks
-from deconv.records import Peaks
+from deconv.records import Peaks, provenance
 from tests.disks import mounted
 from tests.killing import BATCH, SHARD, below, mine_small, state_of
 from tests.promises import GOES_ON, INTERRUPTED, NEVER_MIXED, ON_THE_DISK, ONE_RUN, UNCHANGED, fault
@@ -56,7 +56,7 @@ def in_a_process(before: str, pictures: Path, folder: Path) -> subprocess.Popen[
     program = f"""
 import os, resource, signal, sys
 from pathlib import Path
-from deconv import runs
+from deconv import files
 from deconv.errors import DeconvError
 from tests.killing import mine_small
 from tests.samples import with_preprocessing
@@ -108,7 +108,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
 def test_killed_in_the_middle_of_writing(tmp_path: Path, pictures: Path, undisturbed: bytes, write: int) -> None:
     """The second shard, and the peaks themselves: half is on disk when the signal comes."""
     before = f"""
-count, fill = 0, runs._fill
+count, fill = 0, files._fill
 def half(file, content):
     global count
     count += 1
@@ -117,7 +117,7 @@ def half(file, content):
         file.flush()
         os.truncate(file.name, file.tell() // 2)
         os.kill(os.getpid(), signal.SIGKILL)
-runs._fill = half
+files._fill = half
 """
     folder = tmp_path / "run"
     line_of(in_a_process(before, pictures, folder), -signal.SIGKILL)
@@ -320,7 +320,7 @@ def test_differences_that_cannot_be_made_here(
     folder = tmp_path / "run"
     mine_a_part(monkeypatch, pictures, folder, 1)
     if name == "versions.torch":
-        monkeypatch.setattr("deconv.mining.versions", lambda: {**runs.versions(), "torch": "9.9"})
+        monkeypatch.setattr("deconv.mining.versions", lambda: {**provenance.versions(), "torch": "9.9"})
     elif name == "computed.threads":
         monkeypatch.setattr(Local, "computes_on", lambda self, network: {"device": "cpu", "threads": 64})
     else:
@@ -333,7 +333,7 @@ def test_differences_that_cannot_be_made_here(
 @fault("a second run in a folder")
 def test_two_runs_into_one_folder(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
     folder = tmp_path / "run"
-    with runs.claimed(folder):
+    with files.claimed(folder):
         said = line_of(in_a_process("", pictures, folder), 2)
         assert f"another run works in {folder} (process {os.getpid()} on " in said
     assert names_in(folder) == []
@@ -349,7 +349,7 @@ def test_a_claim_has_one_holder_whoever_comes_and_goes(tmp_path: Path) -> None:
     def work() -> None:
         for _ in range(200):
             try:
-                with runs.claimed(tmp_path):
+                with files.claimed(tmp_path):
                     inside[0] += 1
                     most[0] = max(most[0], inside[0])
                     time.sleep(0.0001)
@@ -371,14 +371,14 @@ def test_a_claim_has_one_holder_whoever_comes_and_goes(tmp_path: Path) -> None:
 def test_ctrl_c(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
     folder = tmp_path / "run"
     before = """
-fill, count = runs._fill, 0
+fill, count = files._fill, 0
 def slow(file, content):
     global count
     count += 1
     fill(file, content)
     if count == 3:
         os.kill(os.getpid(), signal.SIGINT)
-runs._fill = slow
+files._fill = slow
 """
     assert line_of(in_a_process(before, pictures, folder), 130) == ""
     assert names_in(folder) == [f"shards/peaks/float32-0000{number}.parquet" for number in range(2)]

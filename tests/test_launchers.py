@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deconv import help, launchers
-from deconv.cli import main
+from deconv.command import launchers, shipped
+from deconv.command.cli import main
 from tests.workshop import ROOT, start
 
 cpu_count = pytest.importorskip("joblib", reason="needs the extra joblib").cpu_count
@@ -181,7 +181,7 @@ def test_a_launcher_that_is_not_installed(
 
 def test_neither_help_nor_a_mistake_loads_what_is_slow(workshop: Path) -> None:
     program = (
-        "import sys; from deconv.cli import main\n"
+        "import sys; from deconv.command.cli import main\n"
         "for words in (['--help'], ['-m', 'hydra/launcher=joblib', 'k=0'], ['-m', 'k=0']): main(words)\n"
         "print(sorted({'joblib', 'loky', 'submitit', 'torch'} & set(sys.modules)))"
     )
@@ -197,5 +197,5 @@ def test_help_names_the_launchers(workshop: Path, capsys: pytest.CaptureFixture[
         "hydra/launcher=NAME   (and hydra.launcher.KEY=..., with KEY one of max_num_timeout, n_jobs, timeout_min)"
         in page
     )
-    for name in help.choices("hydra/launcher"):
+    for name in shipped.choices("hydra/launcher"):
         assert f"\n  {name} " in page and name in launchers.NEEDS

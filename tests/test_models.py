@@ -16,9 +16,10 @@ from torchvision.models import SqueezeNet1_1_Weights, get_model, squeezenet1_1
 from torchvision.models.feature_extraction import get_graph_node_names
 
 from deconv.errors import BadInput, DeconvError, UnknownName, UnsupportedOperation
+from deconv.images import bundled
+from deconv.images.batches import batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import build, class_names, load_network, squeezenet
-from deconv.sources import batches, bundled
 
 MODELS = Path(__file__).parent.parent / "configs" / "model"
 

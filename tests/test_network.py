@@ -1,4 +1,4 @@
-"""deconv/network.py: names, shapes and values of layers, and what a Network takes."""
+"""deconv/network/__init__.py: names, shapes and values of layers, and what a Network takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""deconv/occlusion.py: a unit that looks for one blob is found by the square, and both ways of running it agree."""
+"""deconv/analyses/occlusion.py: a unit that looks for one blob is found by the square, in both ways."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deconv import occlusion
+from deconv.analyses import occlusion
 from deconv.errors import BadInput, UnknownName
 from deconv.network import Network
 from deconv.projection import project

@@ -15,9 +15,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.network import Network
 from deconv.projection import project
-from deconv.projection.walk import down, up
+from deconv.projection.passes import down, up
+from deconv.projection.rules import RULES
 from deconv.projection.windows import WholeMaps
-from deconv.rules import RULES
 from tests import reference
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at

@@ -1,4 +1,4 @@
-"""deconv/receptive_field.py: boxes against those measured by which pixels change the output."""
+"""deconv/network/receptive_field.py: boxes against those measured by which pixels change the output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deconv.network import Network
-from deconv.receptive_field import ReceptiveField, first_convolution
+from deconv.network.receptive_field import ReceptiveField, first_convolution
 from tests.random_networks import SAME_WARNS, SETTINGS, networks, randomised
 
 SIZE = (37, 33)

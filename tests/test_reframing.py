@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from deconv.analyses.reframing import Move, reframing
 from deconv.errors import BadInput
 from deconv.images.preprocessing import Preprocessing
-from deconv.images.reframing import Move, reframing
 
 STILL = Move()
 

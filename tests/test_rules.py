@@ -1,4 +1,4 @@
-"""deconv/rules.py: each cell of the table, alone, on its operation."""
+"""deconv/projection/table.py: each cell of the table, alone, on its operation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from deconv import rules
 from deconv.errors import BadInput, UnknownName, UnsupportedOperation
-from deconv.graph import Node
-from deconv.graph import operations as ops
-from deconv.graph.spatial import AveragePool, Convolution, MaxPool, Pad, Window
 from deconv.network import Network
-from deconv.projection import project, project_together
-from deconv.projection.unpooling import chosen_switches
+from deconv.network import operations as ops
+from deconv.network.graph import Node
+from deconv.network.spatial import AveragePool, Convolution, MaxPool, Pad, Window
+from deconv.projection import project, project_together, table
+from deconv.projection.switches import chosen_switches
 from deconv.projection.windows import WholeMaps
 from tests.oracle import relative_error
 from tests.peaks import project_at, random_places
@@ -36,10 +35,10 @@ def node(operation: Any, kind: str = "some", path: str = "features.3") -> Node:
 
 
 def there_and_back(
-    operation: Any, rule: str | rules.Rule, *inputs: Tensor
+    operation: Any, rule: str | table.Rule, *inputs: Tensor
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """(output, a signal shaped like it, what comes back of the signal)."""
-    way = rules.way_back(node(operation), rule)
+    way = table.way_back(node(operation), rule)
     output, memory = way.up(operation, *(x.clone() for x in inputs))
     signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return output, signal, way.down(operation, signal.clone(), memory, [x.shape for x in inputs])
@@ -71,7 +70,7 @@ SAME_BY_EVERY_RULE: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", table.RULES)
 @pytest.mark.parametrize(("operation", "inputs"), SAME_BY_EVERY_RULE.values(), ids=SAME_BY_EVERY_RULE)
 def test_what_is_linear_or_a_maximum_goes_back_by_its_transpose(operation: Any, inputs: Any, rule: str) -> None:
     output, signal, back = there_and_back(operation, rule, *inputs)
@@ -92,7 +91,7 @@ def test_rectifiers_differ_by_rule(ceiling: float | None) -> None:
         output, signal, (back,) = there_and_back(operation, rule, X)
         torch.testing.assert_close(output, X.clamp(0, ceiling))
         torch.testing.assert_close(back, expect(signal))
-        way = rules.way_back(node(operation), rule)
+        way = table.way_back(node(operation), rule)
         assert way.up_in_place is not None
         overwritten = X.clone()
         in_place, memory = way.up_in_place(operation, overwritten)
@@ -102,7 +101,7 @@ def test_rectifiers_differ_by_rule(ceiling: float | None) -> None:
 
 def test_local_response_norm_is_left_out_by_deconvnet_alone() -> None:
     operation = ops.LocalResponseNorm(3, 0.5, 0.75, 1.0)
-    for rule in rules.RULES:
+    for rule in table.RULES:
         output, signal, (back,) = there_and_back(operation, rule, X)
         torch.testing.assert_close(output, F.local_response_norm(X, 3, 0.5, 0.75, 1.0))
         expected = signal if rule == "deconvnet" else derivative(operation, signal, X)[0]
@@ -114,7 +113,7 @@ def test_values_that_share_a_switch_add() -> None:
     maps = torch.zeros(1, 1, 5, 5)
     maps[0, 0, 2, 2] = 1
     operation = MaxPool(Window((3, 3), (1, 1), (0, 0), (1, 1)), False)
-    way = rules.way_back(node(operation), "deconvnet")
+    way = table.way_back(node(operation), "deconvnet")
     output, memory = way.up(operation, maps)
     (back,) = way.down(operation, torch.ones_like(output), memory, [maps.shape])
     assert back[0, 0, 2, 2] == 9 and back.sum() == 9
@@ -122,8 +121,8 @@ def test_values_that_share_a_switch_add() -> None:
 
 def test_signals_that_share_memory_are_not_written_over() -> None:
     """A mean hands the same number to every place, by strides of zero."""
-    for rule in rules.RULES:
-        way, operation = rules.way_back(node(ops.Rectifier()), rule), ops.Rectifier()
+    for rule in table.RULES:
+        way, operation = table.way_back(node(ops.Rectifier()), rule), ops.Rectifier()
         _, memory = way.up(operation, X)
         signal = torch.tensor(-1.0, dtype=torch.float64).expand(X.shape)
         (back,) = way.down(operation, signal, memory, [X.shape])
@@ -150,20 +149,20 @@ def test_other_operations_serve_the_gradient_only() -> None:
     for rule in ("deconvnet", "guided"):
         message = f"'{rule}' has no way back through 'sigmoid' in features.3.gate: .* can serve: gradient"
         with pytest.raises(UnsupportedOperation, match=message):
-            rules.way_back(SIGMOID, rule)
+            table.way_back(SIGMOID, rule)
 
 
 def test_support_is_checked_before_anything_is_computed() -> None:
     nodes = [node(ops.Input()), node(ops.Rectifier()), SIGMOID]
-    rules.check_supported(nodes, "gradient")
-    rules.check_supported(nodes[:2], "deconvnet")
+    table.check_supported(nodes, "gradient")
+    table.check_supported(nodes[:2], "deconvnet")
     with pytest.raises(UnsupportedOperation, match="'sigmoid' in features.3.gate"):
-        rules.check_supported(nodes, "deconvnet")
+        table.check_supported(nodes, "deconvnet")
 
 
 def test_an_unknown_rule_is_named() -> None:
     with pytest.raises(UnknownName, match="'lrp' is unknown; expected one of deconvnet, guided, gradient"):
-        rules.way_back(SIGMOID, "lrp")
+        table.way_back(SIGMOID, "lrp")
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -199,8 +198,8 @@ def test_the_ways_agree_on_every_variant(options: dict[str, Any]) -> None:
     network, images = Network(trunk(), (2, 31, 26)), torch.randn(3, 2, 31, 26, generator=GENERATOR, dtype=torch.float64)
     peaks = random_places(network.forward(images, ["9"])["9"], 20)
     found = [project_at(network, images, "9", peaks, rule=options, way=way) for way in ("whole", "shared", "window")]
-    assert found[0].pixels.any() and found[0].rule == rules.as_rule(options).name
-    assert found[0].provenance["rule_options"] == rules.Rule(**options).options()
+    assert found[0].pixels.any() and found[0].rule == table.as_rule(options).name
+    assert found[0].provenance["rule_options"] == table.Rule(**options).options()
     for other in found[1:]:
         assert relative_error(other.pixels, found[0].pixels).max() < 1e-5
 
@@ -214,7 +213,7 @@ def test_rules_that_share_the_way_up_give_what_each_gives(way: str) -> None:
     asked = [(rule, (channel + n) % 5) for n, rule in enumerate(options)]
     together = project_together(network, images, "9", image, row, col, asked, way=way, switches_of=lent)
     for (rule, units), found in zip(asked, together, strict=True):
-        lenders = lent if rules.as_rule(rule).switches == "other" else None
+        lenders = lent if table.as_rule(rule).switches == "other" else None
         alone = project(network, images, "9", image, units, row, col, rule=rule, way=way, switches_of=lenders)
         assert torch.equal(found.pixels, alone.pixels) and torch.equal(found.score, alone.score)
         assert torch.equal(found.channel, units) and found.provenance == alone.provenance
@@ -253,7 +252,7 @@ def test_chosen_switches_lie_in_their_windows_and_in_the_map(pool: nn.MaxPool2d,
     """Each kind of value that a window can choose is one of its own inputs."""
     graph = Network(pool, (2, *size)).graph
     places = torch.arange(size[0] * size[1]).double().view(1, 1, *size).expand(1, 2, *size)
-    kernel = rules.way_back(graph.nodes[1], "deconvnet").up(graph.nodes[1].operation, places)[0].shape
+    kernel = table.way_back(graph.nodes[1], "deconvnet").up(graph.nodes[1].operation, places)[0].shape
     for choice in ("centre", "random"):
         switches = chosen_switches(graph, 1, 1, choice, 0, WholeMaps())
         assert switches.shape == kernel and switches.min() >= 0 and switches.max() < size[0] * size[1]
@@ -276,7 +275,7 @@ def test_the_bias_is_subtracted_from_what_is_not_zero() -> None:
     operation = Convolution(
         weight(3, 4, 1, 1), torch.tensor([1.0, -2, 3], dtype=torch.float64), ONE, (0, 0, 0, 0), ONE, 1
     )
-    way = rules.way_back(node(operation), rules.Rule(bias="subtract"))
+    way = table.way_back(node(operation), table.Rule(bias="subtract"))
     signal = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
     signal[0, 1, 0, 0] = 5
     (back,) = way.down(operation, signal, (), [torch.Size((1, 4, 2, 2))])
@@ -287,29 +286,29 @@ def test_the_bias_is_subtracted_from_what_is_not_zero() -> None:
 
 def test_normalisations_are_left_out_where_the_rule_says_so() -> None:
     scale = ops.ChannelScale(weight(4), weight(4))
-    left_out = rules.Rule(batch_norm="identity", bias="subtract")
-    assert rules.way_back(node(scale), left_out).down(scale, X, (), [X.shape])[0] is X
-    (back,) = rules.way_back(node(scale), rules.Rule(bias="subtract")).down(scale, X, (), [X.shape])
+    left_out = table.Rule(batch_norm="identity", bias="subtract")
+    assert table.way_back(node(scale), left_out).down(scale, X, (), [X.shape])[0] is X
+    (back,) = table.way_back(node(scale), table.Rule(bias="subtract")).down(scale, X, (), [X.shape])
     torch.testing.assert_close(back, (X - scale.shift.view(1, 4, 1, 1)) * scale.scale.view(1, 4, 1, 1))
 
 
 def test_a_relu_that_lets_everything_pass() -> None:
-    _, signal, (back,) = there_and_back(ops.Rectifier(), rules.Rule(relu="none"), X)
+    _, signal, (back,) = there_and_back(ops.Rectifier(), table.Rule(relu="none"), X)
     torch.testing.assert_close(back, signal)
 
 
 def test_rules_by_name_by_options_and_back() -> None:
-    assert rules.as_rule("guided") == rules.Rule(relu="both", lrn="derivative") == rules.as_rule(rules.RULES["guided"])
-    assert rules.as_rule(OmegaConf.create({"relu": "both", "lrn": "derivative"})).name == "guided"
-    assert [rules.as_rule(name).name for name in rules.RULES] == list(rules.RULES)
-    assert rules.Rule(relu="none", switches="centre").name == "relu=none,switches=centre"
+    assert table.as_rule("guided") == table.Rule(relu="both", lrn="derivative") == table.as_rule(table.RULES["guided"])
+    assert table.as_rule(OmegaConf.create({"relu": "both", "lrn": "derivative"})).name == "guided"
+    assert [table.as_rule(name).name for name in table.RULES] == list(table.RULES)
+    assert table.Rule(relu="none", switches="centre").name == "relu=none,switches=centre"
     with pytest.raises(UnknownName, match="rule.relu 'forwards' is unknown; expected one of backward, forward"):
-        rules.as_rule({"relu": "forwards"})
+        table.as_rule({"relu": "forwards"})
     with pytest.raises(UnknownName, match="rule.rellu is unknown; expected some of relu, switches"):
-        rules.as_rule({"rellu": "forward"})
+        table.as_rule({"rellu": "forward"})
 
 
 def test_only_rules_by_the_derivative_pass_what_is_no_relu() -> None:
-    rules.check_supported([SIGMOID], rules.Rule(relu="forward", switches="centre"))
+    table.check_supported([SIGMOID], table.Rule(relu="forward", switches="centre"))
     with pytest.raises(UnsupportedOperation, match="'relu=both' has no way back.* can serve: gradient"):
-        rules.check_supported([SIGMOID], rules.Rule(relu="both"))
+        table.check_supported([SIGMOID], table.Rule(relu="both"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deconv.cli import main
+from deconv.command.cli import main
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "sanity_checks", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}

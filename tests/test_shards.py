@@ -16,8 +16,8 @@ import pytest
 
 import deconv
 from deconv.errors import BadInput
+from deconv.images import require_labels, webdataset
 from deconv.mining import mine
-from deconv.sources import require_labels, webdataset
 from tests.samples import with_preprocessing
 from tests.tars import pixels, png, put, shard, tar_of
 

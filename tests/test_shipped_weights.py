@@ -7,9 +7,9 @@ import hashlib
 import pytest
 import torch
 
+from deconv.images import bundled
 from deconv.models import load_network, shipped
-from deconv.receptive_field import first_convolution
-from deconv.sources import bundled
+from deconv.network.receptive_field import first_convolution
 from tests.test_models import settings
 
 PATH = shipped.WEIGHTS / "zfnet64.safetensors"

@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from deconv import sources
+from deconv import images
 from deconv.errors import BadInput, UnknownName, UnreadableImage
+from deconv.images import Source, bundled, folder, open_source, require_labels, webdataset
+from deconv.images.batches import BATCHES_AHEAD, batches
 from deconv.images.decoding import decode
 from deconv.images.members import Member
 from deconv.images.preprocessing import Preprocessing
-from deconv.sources import Source, batches, bundled, folder, open_source, require_labels, webdataset
 from tests.tars import put, shard
 
 FRAME = Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -245,10 +246,10 @@ def test_decoding_runs_only_a_few_batches_ahead_and_stops_with_its_reader(
         decoded.append(member)
         return decode(member)
 
-    monkeypatch.setattr(sources, "decode", spy)
+    monkeypatch.setattr(images, "decode", spy)
     threads = threading.active_count()
     stream = batches(source, FRAME, 2)
     next(stream)
     stream.close()
     assert threading.active_count() == threads
-    assert 2 <= len(decoded) <= 2 * (sources.BATCHES_AHEAD + 1) + 1
+    assert 2 <= len(decoded) <= 2 * (BATCHES_AHEAD + 1) + 1

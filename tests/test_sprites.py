@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from deconv import figures
+from deconv.atlas import pages, site, sprites, tiles
+from deconv.atlas.contents import Atlas, Layer
+from deconv.mining.firing import BINS, Firing
 from deconv.records import LayerPeaks, Patches
-from deconv.report import pages, site, sprites, tiles
-from deconv.report.contents import Atlas, Layer
-from deconv.report.firing import BINS, Firing
 from tests import atlases
 
 MOST_BYTES = 3_000_000

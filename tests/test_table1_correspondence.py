@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deconv.cli import main
-from deconv.correspondence import read_annotations
+from deconv.analyses.correspondence import read_annotations
+from deconv.command.cli import main
 from tests.commands import refusal, words
 from tests.samples import noise
 

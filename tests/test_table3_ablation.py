@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from deconv.cli import main
+from deconv.command.cli import main
 from deconv.models import build
 from deconv.training.recipe import Settings
 from tests.commands import refusal, words

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deconv.cli import main
+from deconv.command.cli import main
 from tests.commands import refusal, words
 from tests.labelled import folder_of
 

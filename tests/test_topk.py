@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deconv.topk import TopK
+from deconv.mining.topk import TopK
 
 CHANNELS, IMAGES = 4, 23
 

@@ -12,11 +12,10 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.models.regnet import BlockParams
 
-from deconv import rules
 from deconv.errors import UnsupportedOperation
 from deconv.mining import mine
 from deconv.network import Network
-from deconv.projection import project
+from deconv.projection import project, table
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at
 
@@ -127,8 +126,8 @@ def test_every_pure_relu_network_is_carried_by_every_rule(name: str) -> None:
     module = build(name, "meta")
     network = Network(module, (3, 96, 96))
     check_names(network, module)
-    for rule in rules.RULES:
-        rules.check_supported(network.graph.nodes, rule)
+    for rule in table.RULES:
+        table.check_supported(network.graph.nodes, rule)
 
 
 def check_names(network: Network, module: nn.Module) -> None:
@@ -151,7 +150,7 @@ def test_every_family_equals_autograd_with_replaced_rectifiers(name: str) -> Non
     for layer in network.layers:
         torch.testing.assert_close(found[layer].view_as(expected[layer]), expected[layer])
     for layer in layers:
-        check_projections(network, module, images, layer, corners_and_strongest(found[layer]), rules.RULES)
+        check_projections(network, module, images, layer, corners_and_strongest(found[layer]), table.RULES)
 
 
 def check_projections(

@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
-from deconv.cli import main
+from deconv.command.cli import main
 from deconv.models import build
-from deconv.runs import weights_hash
+from deconv.records.provenance import weights_hash
 from deconv.training.recipe import Settings
 from tests.commands import refusal, words
 from tests.labelled import folder_of
@@ -81,12 +81,12 @@ def test_the_same_configuration_gives_the_same_bytes(finished: Path, photos: Pat
 
 def test_a_run_that_is_killed_goes_on_in_its_folder(finished: Path, photos: Path, tmp_path: Path) -> None:
     """By SIGKILL, after its first epoch."""
-    command = [sys.executable, "-m", "deconv.cli", *SMALL, f"source.root={photos}", f"folder={tmp_path}"]
+    command = [sys.executable, "-m", "deconv.command.cli", *SMALL, f"source.root={photos}", f"folder={tmp_path}"]
     code = (
         "import os, signal, sys; from deconv.training import state as training_state; real = training_state.save\n"
         "def save(*arguments): real(*arguments); os.kill(os.getpid(), signal.SIGKILL)\n"
         "training_state.save = save\n"
-        "from deconv.cli import main; main(sys.argv[1:])"
+        "from deconv.command.cli import main; main(sys.argv[1:])"
     )
     killed = subprocess.run([sys.executable, "-c", code, *command[3:]], cwd=ROOT, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()

@@ -10,8 +10,8 @@ import torch
 
 import deconv
 from deconv.errors import BadInput
+from deconv.images import folder
 from deconv.images.preprocessing import Preprocessing
-from deconv.sources import folder
 from deconv.training.data import Labelled, load, random_crops, shuffled_crops, split
 from tests.labelled import LOOK, bright_and_dark, folder_of
 

@@ -14,7 +14,7 @@ from deconv.errors import UnsupportedOperation
 from deconv.mining import mine
 from deconv.network import Network
 from deconv.projection import project_peaks
-from deconv.rules import RULES
+from deconv.projection.rules import RULES
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at, random_places, ways_of
 from tests.random_networks import SAME_WARNS

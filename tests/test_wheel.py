@@ -35,7 +35,7 @@ def test_the_wheel_claims_no_other_name(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"deconv", "deconvnet-0.1.0.dist-info"}
     for config in (ROOT / "configs").rglob("*.yaml"):
         assert f"deconv/{config.relative_to(ROOT)}" in names
-    assert {"deconv/report/templates/unit.html", "deconv/report/assets/atlas.css"} <= set(names)
+    assert {"deconv/atlas/templates/unit.html", "deconv/atlas/assets/atlas.css"} <= set(names)
     for script in (ROOT / "experiments").glob("*.py"):
         assert f"deconv/experiments/{script.name}" in names
     assert [name for name in names if "__pycache__" in name] == []
@@ -46,8 +46,8 @@ def test_the_command_works_from_the_installed_wheel(wheel: Path, tmp_path: Path)
     elsewhere.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet", "--target", str(site)]
     call(*pip, str(wheel), cwd=tmp_path)
-    page = call(sys.executable, "-m", "deconv.cli", "--help", cwd=elsewhere, path=site)
+    page = call(sys.executable, "-m", "deconv.command.cli", "--help", cwd=elsewhere, path=site)
     assert re.search(r"fig2_features +Figure 2", page)
-    where = "from deconv import help; print(help.shipped('configs'), help.shipped('experiments'))"
+    where = "from deconv.command.shipped import shipped; print(shipped('configs'), shipped('experiments'))"
     found = call(sys.executable, "-c", where, cwd=elsewhere, path=site)
     assert found.split() == [str(site / "deconv/configs"), str(site / "deconv/experiments")]

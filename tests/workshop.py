@@ -67,9 +67,9 @@ def start(workshop: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
     # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
     program = (
-        "import signal, sys, pathlib; from deconv import help; from deconv.cli import main;"
+        "import signal, sys, pathlib; from deconv.command import shipped; from deconv.command.cli import main;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"
-        f"help.HOMES = (pathlib.Path({str(workshop)!r}),); sys.exit(main(sys.argv[1:]))"
+        f"shipped.HOMES = (pathlib.Path({str(workshop)!r}),); sys.exit(main(sys.argv[1:]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program, *arguments]

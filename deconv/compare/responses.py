@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deconv.graph import evaluate
 from deconv.network import Network, as_map
-from deconv.projection.head import find_head
-from deconv.projection.walk import up
-from deconv.projection.ways import chunk_size
+from deconv.network.graph import evaluate
+from deconv.network.receptive_field import cone
+from deconv.projection.passes import up
+from deconv.projection.rules import Rule
+from deconv.projection.seed import find_head
+from deconv.projection.strategies import chunk_size
 from deconv.projection.windows import Windows
-from deconv.receptive_field import cone
-from deconv.rules import Rule
 
 PLAIN = Rule()
 

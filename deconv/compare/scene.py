@@ -15,9 +15,9 @@ from deconv.compare.responses import layer_responses, unit_responses
 from deconv.compare.sufficiency import Board, set_up
 from deconv.errors import UnknownName
 from deconv.network import Network
-from deconv.patches import cut_patches
 from deconv.projection import project_together
-from deconv.rules import Rule, as_rule
+from deconv.projection.patches import cut_patches
+from deconv.projection.rules import Rule, as_rule
 
 AnyRule = str | Rule | Mapping[str, object]
 Asked = tuple[Rule, bool]

@@ -12,10 +12,10 @@ from torch import Tensor
 from deconv.compare.grouping import thumbnails
 from deconv.compare.measuring import group, measure
 from deconv.compare.scene import Scene
-from deconv.compare.table import Columns
 from deconv.network import Network
+from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks
-from deconv.rules import Rule
+from deconv.records.table import Columns
 
 PATCHES = "patches"
 """Stands among the rules where patches themselves are grouped."""

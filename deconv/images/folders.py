@@ -14,7 +14,7 @@ from deconv.images.members import spelled_out
 
 
 def listed(root: str | PathLike[str]) -> list[tuple[str, Path]]:
-    """(key, path) of every image below `root`, sorted by key, as `deconv.sources.folder` says. Raises BadInput."""
+    """(key, path) of every image below `root`, sorted by key, as `deconv.images.folder` says. Raises BadInput."""
     top = _check_root(root)
     files = sorted((_key(path, top), path) for path in _image_files(top))
     if not files:

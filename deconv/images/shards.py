@@ -18,8 +18,8 @@ from pathlib import Path
 
 from deconv.errors import BadInput, first_line
 from deconv.images.decoding import SUFFIXES
+from deconv.images.downloads import addresses, local_path, on_disk, short_names
 from deconv.images.members import Member, spelled_out
-from deconv.images.shard_files import addresses, local_path, on_disk, short_names
 from deconv.progress import track
 
 log = logging.getLogger("deconv")
@@ -40,7 +40,7 @@ class Sample:
 
 def samples(urls: str | Sequence[str], cache: str | PathLike[str] | None = None) -> list[Sample]:
     """The images of all shards: shards as listed, images as in the tar; `urls` and
-    `cache` as in `deconv.images.shard_files`.
+    `cache` as in `deconv.images.downloads`.
 
     An image whose file name starts with a dot or has a second one is left out, and logged.
     Raises BadInput for a shard that is missing, listed twice, cut or no tar; for two images with one key; if there is

@@ -12,17 +12,18 @@ from torch import Tensor
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, UnknownName
-from deconv.images.frame_cache import CachedSource
+from deconv.files import claimed, remove_parts
+from deconv.images import Source
+from deconv.images.cached import CachedSource
+from deconv.mining.bfloat16 import mine_by_bfloat16
 from deconv.mining.partials import Partial
 from deconv.mining.passes import Pass, shards_of
 from deconv.mining.reduction import InShards, Reduce, in_memory, remove_shards
-from deconv.mining.rough import mine_by_bfloat16
 from deconv.mining.tasks import check_same
 from deconv.mining.watching import watched
 from deconv.network import Network
 from deconv.records import Peaks
-from deconv.runs import claimed, remove_parts, versions
-from deconv.sources import Source
+from deconv.records.provenance import versions
 
 PRECISIONS = ("float32", "bfloat16")
 MOST_PEAKS = 2**25
@@ -43,7 +44,7 @@ def mine(
     images: a Source (its photographs pass through the network's preprocessing) or preprocessed images (M, 3, H, W).
     per_image: how many peaks of one image may count for one unit; peaks whose boxes overlap by more than half are one.
     precision: "float32", or "bfloat16" to find candidates faster; the answer is the float32 one
-    (`deconv.mining.rough`).
+    (`deconv.mining.bfloat16`).
     Ranked by (-score, image, row, col), score being the raw activation, so that the answer does not depend on
     batch_size. A unit that fires on fewer than k images has places with image -1 and score nan; at a rectified layer
     a score of zero is not firing.

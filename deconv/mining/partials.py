@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from deconv.errors import BadInput
+from deconv.mining.topk import TopK
 from deconv.network import Network
-from deconv.receptive_field import ReceptiveField
-from deconv.record_files import reading
+from deconv.network.receptive_field import ReceptiveField
 from deconv.records import LayerPeaks, Peaks
-from deconv.topk import TopK
+from deconv.records.formats import reading
 
 
 @dataclass(eq=False)
@@ -22,7 +22,7 @@ class Partial:
     """The strongest peaks among some images. `merge` is commutative and associative, as that of the tables is.
 
     tables: by layer.  frame: (H, W) of the images, None where none could be read.  unreadable: (image, key, reason).
-    errors: by layer (C,) float64, see `deconv.mining.rough`; empty where they were not measured.
+    errors: by layer (C,) float64, see `deconv.mining.bfloat16`; empty where they were not measured.
     """
 
     tables: dict[str, TopK]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deconv.images import Source
 from deconv.mining.partials import Partial
 from deconv.mining.scanning import Scan
+from deconv.mining.topk import TopK
 from deconv.network import Network
-from deconv.sources import Source
-from deconv.topk import TopK
 
 
 @dataclass(frozen=True, eq=False)

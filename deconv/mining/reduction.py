@@ -15,13 +15,13 @@ from torch import Tensor
 
 from deconv.engines import Engine
 from deconv.errors import BadInput
-from deconv.images.frame_cache import CachedSource
+from deconv.files import remove_parts
+from deconv.images import Source
+from deconv.images.cached import CachedSource
 from deconv.mining.partials import Partial, merged
 from deconv.mining.passes import Pass, shards_of
 from deconv.mining.tasks import Done, Progress, Task, listing_hash, perform
 from deconv.progress import track
-from deconv.runs import remove_parts
-from deconv.sources import Source
 
 log = logging.getLogger("deconv")
 

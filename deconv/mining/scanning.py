@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from deconv.errors import BadInput
+from deconv.images import Source
+from deconv.images.batches import batches
+from deconv.mining.topk import TopK
 from deconv.network import Network
-from deconv.receptive_field import ReceptiveField
-from deconv.sources import Source, batches
-from deconv.topk import TopK
+from deconv.network.receptive_field import ReceptiveField
 
 Observer = Callable[[str, np.ndarray, np.ndarray], None]
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from deconv.errors import RecordMismatch
+from deconv.images import Source
 from deconv.images.ahead import WORKERS
-from deconv.images.frame_cache import CachedSource
+from deconv.images.cached import CachedSource
 from deconv.images.members import Member
 from deconv.mining.partials import Partial
 from deconv.mining.passes import Pass
-from deconv.record_files import reading
-from deconv.sources import Source
+from deconv.records.formats import reading
 
 
 @dataclass(frozen=True)

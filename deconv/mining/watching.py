@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from deconv.errors import BadInput
-from deconv.images.frame_cache import CachedSource
-from deconv.sources import Source
+from deconv.images import Source
+from deconv.images.cached import CachedSource
 
 
 @contextmanager

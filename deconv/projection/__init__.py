@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deconv import rules
 from deconv.errors import BadInput, RecordMismatch
+from deconv.images import Source
+from deconv.images.batches import whole_batches
 from deconv.network import Network
+from deconv.network.receptive_field import cone
 from deconv.progress import track
-from deconv.projection.ways import Loaded, Places, choose, chunk_size, send_down
-from deconv.receptive_field import cone
+from deconv.projection import table
+from deconv.projection.rules import Rule, as_rule
+from deconv.projection.strategies import Loaded, Places, choose, chunk_size, send_down
 from deconv.records import LayerPeaks, Reconstructions
-from deconv.rules import Rule, as_rule
-from deconv.runs import versions
-from deconv.sources import Source, whole_batches
+from deconv.records.provenance import versions
 
 SCORE_TOLERANCE = 1e-3
 ROUNDING = 1e-5
@@ -44,7 +45,7 @@ def project(
     """Send the activation of each peak, unit channel[n] of `layer` at (row[n], col[n]) on images[image[n]], to pixels.
 
     images: a Source, or preprocessed images (M, 3, H, W).  image, channel, row, col: (N,) int64.
-    rule: "deconvnet", "guided", "gradient", or a Rule or its options (`deconv.rule_options`).
+    rule: "deconvnet", "guided", "gradient", or a Rule or its options (`deconv.projection.rules`).
     score: (N,) what the activations were when mined, if known; checked.
     way: "window", "shared", "whole" (see `ways`) force one of the equal ways; "auto" takes the cheapest.
     switches_of: (N,) images whose switches serve in place of the peak's own, for a rule with switches "other".
@@ -87,7 +88,7 @@ def project_together(
     graph, target = network.graph_at(size), network.node(layer, size)
     _check_ranges(graph.nodes[target].shape, peaks.flatten(0, 1))
     for rule in rules_asked:
-        rules.check_supported((graph.nodes[p] for p in graph.ancestors([target])), rule)
+        table.check_supported((graph.nodes[p] for p in graph.ancestors([target])), rule)
     cone_of_layer, field = cone(graph, target), network.receptive_field(layer, size)
     chosen = choose(way, graph, cone_of_layer, places[:, 0])
     box = torch.tensor([field.box(int(r), int(c)) for r, c in places[:, 1:]], dtype=torch.int64).view(-1, 4)

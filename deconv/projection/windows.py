@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deconv.graph import Graph
-from deconv.graph.operations import Call, LocalResponseNorm, Operation
-from deconv.graph.spatial import Spatial, outside_value
-from deconv.receptive_field import Cone, Span
+from deconv.network.graph import Graph
+from deconv.network.operations import Call, LocalResponseNorm, Operation
+from deconv.network.receptive_field import Cone, Span
+from deconv.network.spatial import Spatial, outside_value
 
 
 def cut(maps: Tensor, image: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from deconv.errors import BadInput
+from deconv.images import Source, require_labels
+from deconv.images.batches import batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
-from deconv.sources import Source, batches, require_labels
 
 DECODE_AT_ONCE = 256
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from deconv.errors import BadInput
-from deconv.images.frame_cache import cached
+from deconv.images import Source, open_source, require_labels
+from deconv.images.cached import cached
 from deconv.images.preprocessing import Preprocessing
-from deconv.sources import Source, open_source, require_labels
 from deconv.training.data import Labelled, load, split
 
 PLACE_KEYS = {"folder": "root", "webdataset": "urls"}

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from deconv.figures import save_figure
-from deconv.runs import write_whole
+from deconv.files import write_whole
 
 TIMES = ("seconds", "images_per_s")
 

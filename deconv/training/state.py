@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from deconv.errors import BadInput, RecordMismatch
+from deconv.files import write_whole
 from deconv.models.loading import load_into
-from deconv.runs import write_whole
 from deconv.training.metrics import Row, save_metrics
 from deconv.training.recipe import Settings
 

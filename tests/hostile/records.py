@@ -13,11 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import deconv
-from deconv import record_files
-from deconv.compare import table as comparison
 from deconv.mining import mine_into
 from deconv.mining.partials import Partial
-from deconv.records import Patches, Peaks, Reconstructions
+from deconv.records import Patches, Peaks, Reconstructions, formats
+from deconv.records import table as comparison
 from tests.hostile import making
 from tests.hostile.making import said_of, table_of
 from tests.hostile.rows import Given, Rows, line, within
@@ -43,7 +42,7 @@ def saved(kind: str, damage: Callable[[bytes], bytes] = bytes) -> Given:
 def newer(kind: str) -> Given:
     def make(home: Path) -> Path:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(record_files, "FORMAT", 99)
+            patch.setattr(formats, "FORMAT", 99)
             return saved(kind)(home)
 
     return make
@@ -71,7 +70,7 @@ def table(said: bytes | None = None, rows: int = -1, **columns: Any) -> Given:
 def with_few_rows(path: Path) -> Peaks:
     """Where no more than 50 are allowed: so many as fill a memory take minutes to write, if only kilobytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_files, "MOST_ROWS", 50)
+        patch.setattr(formats, "MOST_ROWS", 50)
         return Peaks.load(path)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 import deconv
-from deconv.cli import main
+from deconv.command.cli import main
 from deconv.errors import DeconvError
-from deconv.sources import open_source
+from deconv.images import open_source
 from tests.commands import words
 from tests.hostile.images import small
 from tests.hostile.rows import Done, Rows, line

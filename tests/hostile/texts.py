@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deconv.correspondence import read_annotations
+from deconv.analyses.correspondence import read_annotations
 from deconv.images.class_names import read_class_names
 from tests.hostile.rows import Rows, file, line
 

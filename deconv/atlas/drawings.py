@@ -1,0 +1,94 @@
+"""Geometry of the small drawings in the pages: whole numbers and strings that a template puts into SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deconv.atlas.contents import Layer
+
+BoxYX = tuple[int, int, int, int]
+PAD_STEP, MOST_PAD = 5, 40
+"""Per cent of the drawing's side left free around an image for boxes that reach outside; assets/atlas.css has a class
+for each."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a histogram: its place in a drawing of HISTOGRAM pixels, and what it says."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+HISTOGRAM = (480, 130)
+
+
+def histogram(counts: Sequence[int], quiet: int, top: float) -> tuple[Bar, list[Bar]]:
+    """The bar of the images that do not fire the unit, and those of equal steps up to its strongest peak.
+
+    The height goes with the square root of the count, so that a single image among thousands is still seen.
+    """
+    width, height = HISTOGRAM
+    most = math.sqrt(max([*counts, quiet, 1]))
+    step = (width - 40) / len(counts)
+
+    def bar(x: float, wide: float, count: int, text: str) -> Bar:
+        tall = round(math.sqrt(count) / most * (height - 4), 1)
+        return Bar(round(x, 1), round(height - tall, 1), round(wide, 1), tall, f"{count} {text}")
+
+    bars = []
+    for n, count in enumerate(counts):
+        low, high = n * top / len(counts), (n + 1) * top / len(counts)
+        bars.append(bar(40.0 + n * step, step - 2, count, f"from {low:.3g} to {high:.3g}"))
+    return bar(0.0, 26.0, quiet, "do not fire it"), bars
+
+
+def pad_percent(box: BoxYX, frame: tuple[int, int]) -> int:
+    """How much to leave free around the frame, so that the box (y0, x0, y1, x1) is seen whole, up to MOST_PAD."""
+    height, width = frame
+    y0, x0, y1, x1 = box
+    most = max(-y0 / height, -x0 / width, y1 / height - 1, x1 / width - 1, 0)
+    return min(math.ceil(100 * most / (1 + 2 * most) / PAD_STEP) * PAD_STEP, MOST_PAD)
+
+
+def padded_view(frame: tuple[int, int], percent: int) -> str:
+    """The viewBox of a drawing of the frame with `percent` of its sides free all around."""
+    height, width = frame
+    free = percent / (100 - 2 * percent)
+    numbers = (-width * free, -height * free, width * (1 + 2 * free), height * (1 + 2 * free))
+    return " ".join(f"{number:.6g}" for number in numbers)
+
+
+def spotlight(box: BoxYX, frame: tuple[int, int]) -> str:
+    """The path of the frame without the box: what to make darker."""
+    height, width = frame
+    y0, x0, y1, x1 = (min(max(v, 0), s) for v, s in zip(box, (height, width, height, width), strict=True))
+    return f"M0 0H{width}V{height}H0ZM{x0} {y0}V{y1}H{x1}V{y0}Z"
+
+
+def centred(field: tuple[int, int], frame: tuple[int, int]) -> BoxYX:
+    """A receptive field in the middle of the frame, cut to it."""
+    tall, wide = min(field[0], frame[0]), min(field[1], frame[1])
+    y0, x0 = (frame[0] - tall) // 2, (frame[1] - wide) // 2
+    return y0, x0, y0 + tall, x0 + wide
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A layer as a stack of maps: the corners of its sheets, back to front, and their sides, in a 100 x 60 drawing."""
+
+    corners: list[tuple[float, float]]
+    width: float
+    height: float
+
+
+def stack(layer: Layer, largest: int) -> Stack:
+    """The side of a sheet goes with the square root of the map's side, their number with the logarithm of units."""
+    height, width = (6 + 34 * math.sqrt(side / largest) for side in layer.map_size)
+    sheets = max(round(math.log2(layer.channels)), 1)
+    return Stack([(round(3.6 * n, 1), round(50 - height - 1.6 * n, 1)) for n in reversed(range(sheets))], width, height)

@@ -1,0 +1,233 @@
+"""The pages as HTML: what each shows, worked out here, laid out in templates/."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from deconv.atlas import contents, drawings, sprites
+from deconv.atlas.contents import Atlas, Layer
+
+ASSETS = ("atlas.css", "atlas.js", "icon.svg")
+POLICY = (
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+FEATURED = 3
+EXAMPLE_SHARE = 30
+"""Per cent of the picture that the example's unit would best see."""
+RULES = {
+    "deconvnet": "positive signals only, at every layer on the way down",
+    "guided": "only positive signals, and only where the layer below fired",
+    "gradient": "the plain derivative of the activation",
+}
+OWN_RULE = "a rule of one's own"
+
+
+def front_page(atlas: Atlas) -> str:
+    """The network as a row of layers, how to read the atlas, and what it was made of."""
+    largest = max(side for layer in atlas.layers for side in layer.map_size)
+    cards = [_layer_card(atlas, layer, largest) for layer in atlas.layers]
+    rules = [(rule, RULES.get(rule, OWN_RULE)) for rule in atlas.rules]
+    return _render("front.html", atlas, cards=cards, rules=rules, example=_example(atlas))
+
+
+def layer_page(atlas: Atlas, layer: Layer) -> str:
+    """Every unit of a layer, those that never fire at the end."""
+    sorts = ["strength", "sparsity", "photographs", *layer.metrics]
+    units = [_thumbnail(layer, unit) | {"numbers": _numbers(layer, unit)} for unit in layer.living]
+    at = layer.number - 1
+    around = {
+        "before": atlas.layers[at - 1] if at else None,
+        "after": atlas.layers[at + 1] if layer.number < len(atlas.layers) else None,
+    }
+    return _render("layer.html", atlas, layer=layer, units=units, sorts=sorts, share=_share(layer), **around)
+
+
+def unit_pages(atlas: Atlas, layer: Layer) -> Iterator[tuple[int, str]]:
+    """(unit, its page) of all units that fire."""
+    units = layer.living
+    for before, unit, after in zip([None, *units], units, [*units[1:], None], strict=False):
+        yield unit, _render("unit.html", atlas, layer=layer, before=before, after=after, **_unit(atlas, layer, unit))
+
+
+def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
+    """What a unit's page shows of it."""
+    plate, firing = sprites.plate_of(layer), layer.firing
+    quiet = firing.images - firing.fires_on(unit)
+    top = layer.peaks.score[unit, 0].item()
+    alike = zip(firing.alike[unit], firing.correlation[unit], strict=True)
+    return {
+        "unit": unit,
+        "plate": plate,
+        "peaks": _peaks(atlas, layer, unit, plate),
+        "quiet": quiet,
+        "bars": drawings.histogram(firing.counts[unit], quiet, top),
+        "alike": [(_thumbnail(layer, other), value) for other, value in alike],
+        "metrics": [(name, values[unit]) for name, values in layer.metrics.items() if values[unit] is not None],
+        "other_rules": _other_rules(atlas, plate, unit),
+    }
+
+
+def _other_rules(atlas: Atlas, plate: sprites.Plate, unit: int) -> list[tuple[str, str, str]]:
+    """(file of the plate, name, what it is) of all rules but the first."""
+    return [(plate.file(unit, n), rule, RULES.get(rule, OWN_RULE)) for n, rule in enumerate(atlas.rules) if n]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """One peak of a unit, as its page shows it; boxes are (y0, x0, y1, x1) in the frame."""
+
+    number: int
+    score: float
+    key: str
+    label: str
+    image: str
+    row: int
+    col: int
+    box: tuple[int, int, int, int]
+    tile: tuple[int, int]
+    patch_tile: tuple[int, int]
+    percent: int
+    view: str
+    spotlight: str
+    square: tuple[float, float, int]
+    """x, y and side of the square about the box that the reconstruction's tile fills."""
+
+
+def _peaks(atlas: Atlas, layer: Layer, unit: int, plate: sprites.Plate) -> list[Peak]:
+    record = layer.peaks
+    ranks = range(int(record.found[unit].sum()))
+    return [_peak(atlas, layer, plate, unit, rank) for rank in ranks]
+
+
+def _peak(atlas: Atlas, layer: Layer, plate: sprites.Plate, unit: int, rank: int) -> Peak:
+    record = layer.peaks
+    image, row, col = (int(column[unit, rank]) for column in (record.image, record.row, record.col))
+    y0, x0, y1, x1 = record.box[unit, rank].tolist()
+    box = (y0, x0, y1, x1)
+    percent = drawings.pad_percent(box, layer.frame)
+    return Peak(
+        number=rank + 1,
+        score=record.score[unit, rank].item(),
+        key=atlas.keys[image],
+        label=atlas.classes.get(image, ""),
+        image=contents.image_file(image),
+        row=row,
+        col=col,
+        box=box,
+        tile=plate.corner(rank),
+        patch_tile=plate.corner(rank, patch=True),
+        percent=percent,
+        view=drawings.padded_view(layer.frame, percent),
+        spotlight=drawings.spotlight(box, layer.frame),
+        square=_square(box),
+    )
+
+
+def _square(box: tuple[int, int, int, int]) -> tuple[float, float, int]:
+    y0, x0, y1, x1 = box
+    side = max(y1 - y0, x1 - x0)
+    return (x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side
+
+
+def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
+    strength = layer.peaks.score[:, 0].nan_to_num(-math.inf)
+    order = strength.argsort(descending=True, stable=True).tolist()[: min(FEATURED, len(layer.living))]
+    box = drawings.centred(layer.field, layer.frame)
+    return {
+        "layer": layer,
+        "stack": drawings.stack(layer, largest),
+        "image": contents.image_file(_most_used(atlas)),
+        "box": box,
+        "spotlight": drawings.spotlight(box, layer.frame),
+        "featured": [_thumbnail(layer, unit) for unit in order],
+        "share": _share(layer),
+    }
+
+
+def _share(layer: Layer) -> int:
+    """Per cent of the frame's area that a unit sees."""
+    (tall, wide), (height, width) = layer.field, layer.frame
+    return round(100 * min(tall / height, 1) * min(wide / width, 1))
+
+
+def _example(atlas: Atlas) -> dict[str, Any] | None:
+    """The strongest peak of a unit that sees much of the picture, though not nearly all: to explain the words by."""
+    alive = [layer for layer in atlas.layers if layer.living]
+    if not alive:
+        return None
+    layer = min(reversed(alive), key=lambda layer: abs(_share(layer) - EXAMPLE_SHARE))
+    unit = max(layer.living, key=lambda unit: layer.peaks.score[unit, 0].item())
+    plate = sprites.plate_of(layer)
+    return {"layer": layer, "unit": unit, "plate": plate, "peak": _peaks(atlas, layer, unit, plate)[0]}
+
+
+def _most_used(atlas: Atlas) -> int:
+    """The image with the most peaks in the last layer that fires; the first image shown if none does."""
+    for layer in reversed(atlas.layers):
+        used = Counter(layer.peaks.image[layer.peaks.found].tolist())
+        if used:
+            return max(used, key=lambda image: (used[image], -image))
+    return min(atlas.keys, default=0)
+
+
+def _thumbnail(layer: Layer, unit: int) -> dict[str, Any]:
+    """Where a unit's square is in its sheets."""
+    row, col = sprites.place_in_sheet(unit)
+    sheet = unit // sprites.SHEET
+    files = {kind: f"{layer.folder}/{sprites.sheet_file(kind, sheet)}" for kind in sprites.KINDS}
+    return {"unit": unit, "page": f"{layer.folder}/{contents.unit_page(unit)}", "row": row, "col": col, **files}
+
+
+def _numbers(layer: Layer, unit: int) -> list[float | int | None]:
+    """What units can be sorted by, in the order of the layer page's list."""
+    given = [layer.peaks.score[unit, 0].item(), layer.firing.sparsity[unit], layer.firing.fires_on(unit)]
+    return [*given, *(values[unit] for values in layer.metrics.values())]
+
+
+def _render(name: str, atlas: Atlas, **shown: Any) -> str:
+    return _template(name).render(atlas=atlas, policy=POLICY, **shown)
+
+
+@cache
+def _template(name: str) -> Template:
+    made = Environment(
+        loader=PackageLoader("deconv.atlas"),
+        autoescape=True,  # whatever people have called their files and layers, it is text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["short"] = _short
+    made.filters["breakable"] = _breakable
+    made.globals["unit_page"] = contents.unit_page
+    return made.get_template(name)
+
+
+def _short(number: float | int | None) -> str:
+    """Three digits, whole numbers as they are; a dash for nothing."""
+    if number is None:
+        return "–"
+    if isinstance(number, int) or abs(number) >= 1000:
+        return f"{number:.0f}"
+    return f"{number:#.3g}".rstrip(".")
+
+
+def _breakable(name: str) -> Markup:
+    """A file name, escaped, that may go on in the next line after a slash, dash or underscore."""
+    return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(name))))
+
+
+def asset(name: str) -> bytes:
+    """The style sheet, the script or the icon."""
+    return (resources.files("deconv.atlas") / "assets" / name).read_bytes()

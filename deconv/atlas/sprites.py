@@ -1,0 +1,149 @@
+"""Reconstructions and patches as few, small picture files: a sheet of thumbnails for 32 units, a plate for each unit.
+
+Thumbnails are WebP, lighter than JPEG at this size. Plates are JPEG, which is quicker to make; where a receptive field
+is so small that its pixels are drawn as squares, PNG keeps them sharp and is smaller still.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from deconv.atlas import tiles
+from deconv.atlas.contents import Layer
+from deconv.records import Patches, Reconstructions
+
+KINDS = ("recon", "patch")
+CELL = 120
+"""Pixels a side of one unit's square in a sheet."""
+ROWS, COLUMNS = 4, 8
+SHEET = ROWS * COLUMNS
+SHEET_BYTES = 84_000
+"""A sheet that is heavier, as noise is, takes the next of QUALITIES: 512 units are 32 sheets, and with their page
+below 3 MB."""
+QUALITIES = (50, 38, 26, 14, 6, 0)
+GROUND = 128
+"""Between tiles; also what zero looks like in a reconstruction, so that JPEG's blocks mix nothing in."""
+LEAST_SIDE, MOST_SIDE = 96, 168
+"""Pixels a side of a tile in a plate: smaller receptive fields are enlarged whole times, larger ones made smaller."""
+BLOCK = 16
+"""JPEG keeps colour in blocks of 16 pixels; a tile that starts a block does not bleed into its neighbour."""
+
+
+class Pixels(NamedTuple):
+    """n peaks of one unit, strongest first: recon (n, 3, h, w) signed, patch (n, 3, h, w) uint8, inside (n, h, w)."""
+
+    recon: Tensor
+    patch: Tensor
+    inside: Tensor
+
+
+def by_unit(recon: Reconstructions, patches: Patches) -> dict[int, Pixels]:
+    """The pixels of each unit, from records that hold one unit after the other; nothing is copied."""
+    units, counts = recon.channel.unique_consecutive(return_counts=True)
+    parts = [whole.split(counts.tolist()) for whole in (recon.pixels, patches.pixels, patches.inside)]
+    return dict(zip(units.tolist(), map(Pixels, *parts), strict=True))
+
+
+@dataclass(frozen=True)
+class Plate:
+    """Where the tiles of a unit's picture lie: reconstructions left, patches right, row by row, `side` pixels each."""
+
+    side: int
+    pitch: int
+    across: int
+    down: int
+    suffix: str
+
+    def corner(self, rank: int, patch: bool = False) -> tuple[int, int]:
+        """(x, y) of a tile."""
+        return (rank % self.across + patch * self.across) * self.pitch, rank // self.across * self.pitch
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) with reconstructions and patches."""
+        return 2 * self.across * self.pitch, self.down * self.pitch
+
+    def file(self, unit: int, rule: int = 0) -> str:
+        """Its file in the layer's folder, for the rule of that number; the first rule's has the patches too."""
+        return f"unit-{unit:04d}{f'-rule{rule}' if rule else ''}{self.suffix}"
+
+
+def plate_of(layer: Layer) -> Plate:
+    """The plate for a layer's receptive field and number of peaks."""
+    field = max(layer.field)
+    if field <= LEAST_SIDE // 2:
+        side = field * (LEAST_SIDE // field)
+        return Plate(side, side, layer.across, layer.down, ".png")
+    side = min(field, MOST_SIDE)
+    return Plate(side, math.ceil(side / BLOCK) * BLOCK, layer.across, layer.down, ".jpg")
+
+
+def sheet_file(kind: str, number: int) -> str:
+    """The file of a sheet of "recon" or "patch" thumbnails, in the layer's folder."""
+    return f"{kind}-{number:02d}.webp"
+
+
+def place_in_sheet(unit: int) -> tuple[int, int]:
+    """(row, column) of a unit's square in its sheet."""
+    return divmod(unit % SHEET, COLUMNS)
+
+
+def sheet_picture(kind: str, units: Mapping[int, Pixels], layer: Layer) -> bytes:
+    """A sheet of "recon" or "patch" thumbnails of units that share it."""
+    page = np.full((ROWS * CELL, COLUMNS * CELL, 3), GROUND, dtype=np.uint8)
+    side = tile_side(layer)
+    for unit, pixels in units.items():
+        row, col = place_in_sheet(unit)
+        _lay(page, _tiles(kind, pixels, side), col * CELL, row * CELL, side + 1, layer.across)
+    for quality in QUALITIES:
+        content = _encode(page, "WEBP", quality=quality, method=2)
+        if len(content) <= SHEET_BYTES:
+            break
+    return content
+
+
+def tile_side(layer: Layer) -> int:
+    """Pixels a side of one tile in a sheet."""
+    return CELL // layer.across - 1
+
+
+def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
+    """A unit's plate: its reconstructions, with or without its patches."""
+    width, height = plate.size
+    page = np.full((height, width if patches else width // 2, 3), GROUND, dtype=np.uint8)
+    for number, kind in enumerate(KINDS if patches else KINDS[:1]):
+        left = number * plate.across * plate.pitch
+        _lay(page, _tiles(kind, pixels, plate.side), left, 0, plate.pitch, plate.across)
+    return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
+
+
+def photograph(frame: Tensor) -> bytes:
+    """A whole image uint8 (3, H, W), as JPEG."""
+    return _encode(frame.permute(1, 2, 0).contiguous().numpy(), "JPEG", quality=80)
+
+
+def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:
+    if kind == "recon":
+        return tiles.recon_tiles(pixels.recon, side)
+    return tiles.patch_tiles(pixels.patch, pixels.inside, side)
+
+
+def _lay(page: np.ndarray, shown: np.ndarray, left: int, top: int, pitch: int, across: int) -> None:
+    side = shown.shape[1]
+    for n, tile in enumerate(shown):
+        y, x = top + n // across * pitch, left + n % across * pitch
+        page[y : y + side, x : x + side] = tile
+
+
+def _encode(page: np.ndarray, form: str, **options: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(page).save(file, form, **options)
+    return file.getvalue()

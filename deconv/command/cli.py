@@ -1,0 +1,250 @@
+"""The command `deconv`: compose the settings, run the experiment in a folder of its own, say where the result is.
+
+Exit status: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C, 1 after a bug (a traceback).
+Of a sweep, the first run that fails is the last in this process; where a launcher starts them, all others are finished.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from omegaconf import OmegaConf
+
+from deconv import progress
+from deconv.command import help, launchers
+from deconv.command.settings import Job, compose_jobs
+from deconv.command.shipped import shipped
+from deconv.errors import BadInput, DeconvError, UnknownName, nearest
+
+FLAGS = ("-h", "--help", "-m", "--multirun", "--version")
+log = logging.getLogger("deconv")
+warned = logging.getLogger("py.warnings")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (sys.argv's by default) and return its exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _command(given)
+    except DeconvError as error:
+        return _end(str(error), 2)
+    except KeyboardInterrupt as stop:
+        return _end(f"interrupted{stop}", 130)
+
+
+def _end(message: str, status: int) -> int:
+    print(f"deconv: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _command(given: list[str]) -> int:
+    flags = {word for word in given if word.startswith("-")}
+    for flag in sorted(flags.difference(FLAGS)):
+        raise UnknownName(f"unknown flag {flag!r}; there are {', '.join(FLAGS)}{nearest(flag, FLAGS)}")
+    words = [word for word in given if word not in flags]
+    if flags & {"-h", "--help"} or given in ([], ["help"]):
+        named = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+        _say(help.experiment_text(named[-1]) if named else help.text())
+    elif "--version" in flags:
+        _say(f"deconv {_versions()['deconv']}")
+    else:
+        return _run_all(words, sweep=bool(flags & {"-m", "--multirun"}))
+    return 0
+
+
+def _run_all(words: list[str], sweep: bool) -> int:
+    jobs = compose_jobs(words, sweep)
+    scripts = [_script(job.experiment) for job in jobs]
+    if jobs[0].launcher:
+        return _launch_all(jobs, scripts)
+    programs = {job.experiment: _load(script) for job, script in zip(jobs, scripts, strict=True)}
+    for number, (job, folder) in enumerate(zip(jobs, _folders(jobs, sweep), strict=True)):
+        try:
+            _say(str(_run(job, programs[job.experiment], folder)))
+        except DeconvError as error:
+            raise type(error)(_of_run(jobs, number, str(error))) from error
+        except KeyboardInterrupt:
+            again = folder.parent if sweep else folder
+            raise KeyboardInterrupt(f": go on with folder={again} and the same options") from None
+    return 0
+
+
+def _launch_all(jobs: list[Job], scripts: list[Path]) -> int:
+    """Run the jobs by their launcher: one that fails does not end the others, and all that failed are named."""
+    folders = list(_folders(jobs, sweep=True))
+    home = folders[0].parent
+    run = partial(_run_number, jobs, scripts, folders)
+    endings = launchers.launch(jobs[0].launcher, [job.said for job in jobs], run, home)
+    for number, ending in enumerate(endings):
+        if ending.status == 0:
+            _say(ending.text)
+        else:
+            _end(_of_run(jobs, number, ending.text), ending.status)
+    return next(status for status in (1, 2, 0) if status in {ending.status for ending in endings})
+
+
+def _run_number(jobs: list[Job], scripts: list[Path], folders: list[Path], number: int) -> Path:
+    return _run(jobs[number], _load(scripts[number]), folders[number])
+
+
+def _of_run(jobs: list[Job], number: int, message: str) -> str:
+    return f"run {number + 1} of {len(jobs)} ({' '.join(jobs[number].said)}): {message}" if len(jobs) > 1 else message
+
+
+def load_experiment(name: str) -> ModuleType:
+    """Return the module of experiments/<name>.py, which has run(config, folder) -> Path; UnknownName without it."""
+    return _load(_script(name))
+
+
+def _script(name: str) -> Path:
+    path = shipped("experiments") / f"{name}.py"
+    if not path.is_file():
+        raise UnknownName(
+            f"experiment {name!r} has settings but no script {path}: add the script or remove the settings"
+        )
+    return path
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"deconv_experiments.{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _folders(jobs: list[Job], sweep: bool) -> Iterator[Path]:
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    unplaced = sorted({job.experiment for job in jobs if job.folder is None})
+    roots = {name: _new_folder(Path("outputs") / name / stamp) for name in unplaced}
+    for number, job in enumerate(jobs):
+        folder = job.folder or roots[job.experiment]
+        yield _make(folder / str(number) if sweep else folder, may_exist=True)
+
+
+def _new_folder(path: Path) -> Path:
+    """Make a folder that no other run has, also when two start within one second."""
+    free, number = path, 1
+    while True:
+        try:
+            return _make(free, may_exist=False)
+        except FileExistsError:
+            number += 1
+            free = path.with_name(f"{path.name}_{number}")
+
+
+def _make(folder: Path, may_exist: bool) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=may_exist)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not may_exist:
+            raise
+        raise BadInput(f"cannot make the folder {folder}: {error.strerror}; give another as folder=...") from error
+    return folder
+
+
+def _run(job: Job, program: ModuleType, folder: Path) -> Path:
+    with _logging_to(folder):
+        log.debug("deconv %s", shlex.join(job.said))
+        try:
+            return _run_in(job, program, folder)
+        except KeyboardInterrupt:
+            log.debug("interrupted")
+            raise
+        except BaseException:
+            log.debug("the run failed", exc_info=True)
+            raise
+
+
+def _run_in(job: Job, program: ModuleType, folder: Path) -> Path:
+    from deconv import files
+
+    saved = folder / "config.yaml"
+    config = OmegaConf.to_yaml(OmegaConf.create({**job.config, "versions": _versions()})).encode()
+    if not saved.exists():
+        files.write_whole(saved, config)
+    made: Path = program.run(job.config, folder)
+    files.write_whole(
+        saved, config
+    )  # only now: settings that the experiment refused must not replace those of its records
+    return made
+
+
+def _versions() -> dict[str, str]:
+    from deconv.records import provenance  # brings torch, which takes seconds: neither help nor a mistake needs it
+
+    return provenance.versions()
+
+
+@contextmanager
+def _logging_to(folder: Path) -> Iterator[None]:
+    try:
+        file = _Log(folder / "run.log", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise BadInput(
+            f"cannot write into the folder {folder}: {error.strerror}; give another as folder=..."
+        ) from error
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers = (file, _Screen(logging.INFO))
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    for handler in handlers:
+        log.addHandler(handler)
+    logging.captureWarnings(True)  # what libraries warn of, Pillow of damaged images above all, is for the log only
+    warned.addHandler(file)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        warned.removeHandler(file)
+        log.setLevel(level)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+class _Log(logging.FileHandler):
+    """run.log. Where the disk is full the run goes on without it, and says so once.
+
+    For the log is not what a run is for: what is, is written whole or refused with a line of its own.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        for logger in (log, warned):
+            logger.removeHandler(self)
+        with suppress(OSError):  # the same once more: what could not be written is tried again on closing
+            self.close()
+        log.warning("cannot write %s: %s; going on without it", self.baseFilename, error.strerror)
+
+
+class _Screen(logging.Handler):
+    """Plain lines on stderr; while a bar is up, warnings appear above it and the rest only in run.log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or not progress.bar_is_up():
+            print(self.format(record), file=sys.stderr)  # which rich redirects above a bar
+
+
+if __name__ == "__main__":
+    sys.exit(main())

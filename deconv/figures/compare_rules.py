@@ -1,0 +1,190 @@
+"""Charts of measured reconstructions: metrics by layer, the table, games by share of pixels, and units as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from deconv.compare.controls import CONTROLS
+from deconv.compare.measuring import METRICS, curve_column
+from deconv.compare.sufficiency import FILLS, GAMES, SHARES
+from deconv.figures import display, tiles
+from deconv.projection.rules import RULES
+
+COLOURS = {"deconvnet": "#c1272d", "guided": "#1f6fb4", "gradient": "#2a9d4e"}
+OTHER = "#7b3fa0"
+"""Of a rule under test that has no name."""
+GREYS = ("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#ff9f40", "#a0a0a0", "#000000")
+MARKERS = "sv^<>Dxo"
+BETTER = {1: "higher is better", -1: "lower is better", 0: ""}
+GAME_TITLES = {
+    ("keep", "blur"): "only the strongest pixels,\non the blurred patch",
+    ("keep", "mean"): "only the strongest pixels,\non its mean colour",
+    ("remove", "blur"): "strongest pixels\nblurred",
+    ("remove", "mean"): "strongest pixels set to\nthe mean colour",
+}
+Summary = Mapping[str, Any]
+
+
+def style(rule: str) -> dict[str, Any]:
+    """How a rule or control is drawn: rules by thick lines, controls by thin broken ones with markers."""
+    if rule in CONTROLS:
+        n = list(CONTROLS).index(rule)
+        return {"color": GREYS[n], "marker": MARKERS[n], "linestyle": "--", "linewidth": 1, "markersize": 4}
+    return {"color": COLOURS.get(rule, OTHER), "marker": "o", "linewidth": 2.2, "markersize": 4.5, "zorder": 3}
+
+
+def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
+    """One panel a metric: means over units by layer, with 95 % intervals for the rules (controls without, to be read).
+
+    layers: {layer: {rule: {metric: {"mean", "low", "high"}}}};  patches: the name under which patches are grouped.
+    """
+    across = 5
+    down = -(-len(METRICS) // across)
+    figure = Figure(figsize=(3.1 * across, 2.35 * down + 1.2), layout="constrained")
+    for axes, (name, metric) in zip(figure.subplots(down, across).flat, METRICS.items(), strict=True):
+        for rule in rules:
+            _line(axes, layers, rule, name, **style(rule), band=rule in RULES or rule not in CONTROLS)
+        _line(axes, layers, patches, name, color="black", linewidth=2, linestyle=":", band=False)
+        label, better = metric.label.replace("\n", " "), BETTER[metric.better]
+        axes.set_title(f"{label}\n" + better, fontsize=9)
+        axes.set_xticks(range(len(layers)), layers, rotation=60, fontsize=7)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.grid(alpha=0.25)
+    handles = [Line2D([], [], label=rule, **style(rule)) for rule in rules]
+    handles.append(Line2D([], [], color="black", linewidth=2, linestyle=":", label="the patches themselves"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=9, frameon=False)
+    return figure
+
+
+def _line(axes: Axes, layers: Summary, rule: str, metric: str, band: bool, **look: Any) -> None:
+    rows = [layers[layer][rule].get(metric, {"mean": None, "low": None, "high": None}) for layer in layers]
+    mean, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("mean", "low", "high"))
+    if np.isnan(mean).all():
+        return
+    axes.plot(np.arange(len(mean)), mean, **look)
+    if band:
+        axes.fill_between(np.arange(len(mean)), low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def rule_table(summary: Summary, rules: Sequence[str]) -> Figure:
+    """The table metric x rule: the mean over units of all layers, under it its 95 % interval; greener is better."""
+    left, top = 1.95, 1.25  # in cells
+    width, height = len(rules) + left, len(METRICS) + top
+    figure = Figure(figsize=(1.12 * width, 0.43 * height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-left, len(rules)), ylim=(len(METRICS) + 0.1, -top))
+    axes.set_axis_off()
+    for row, (name, metric) in enumerate(METRICS.items()):
+        arrow = {1: "↑", -1: "↓", 0: ""}[metric.better]
+        label = f"{metric.label} {arrow}".replace("\n", " ")
+        axes.text(-0.06, row + 0.5, label, ha="right", va="center", fontsize=9)
+        _row(axes, row, [summary[rule].get(name) for rule in rules], metric.better)
+    for column, rule in enumerate(rules):
+        weight = "normal" if rule in CONTROLS else "bold"
+        label = rule.replace("_", "\n", 1).replace("_", " ")
+        axes.text(column + 0.5, -0.08, label, ha="center", va="bottom", fontsize=9, weight=weight)
+    note = "Means over units of all layers,\n95 % intervals beneath them.\nBold: rules. ↑ higher is better."
+    axes.text(-left + 0.03, -top + 0.1, note, va="top", fontsize=7.5, color="0.3")
+    return figure
+
+
+def _row(axes: Axes, row: int, cells: Sequence[Any], better: int) -> None:
+    means = np.array([np.nan if cell is None else cell["mean"] for cell in cells], dtype=float)
+    low, spread = np.nanmin(means), np.nanmax(means) - np.nanmin(means)
+    for column, (cell, mean) in enumerate(zip(cells, means, strict=True)):
+        if np.isnan(mean):
+            axes.text(column + 0.5, row + 0.5, "none", ha="center", va="center", fontsize=7.5, color="0.5")
+            continue
+        part = (mean - low) / spread if spread > 0 else 0.5
+        shade = 0.15 + 0.7 * (part if better > 0 else 1 - part)
+        fill = matplotlib.colormaps["RdYlGn"](shade) if better else "0.94"
+        axes.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=fill, alpha=0.55, lw=0)
+        axes.text(column + 0.5, row + 0.36, f"{mean:.3g}", ha="center", va="center", fontsize=9)
+        interval = f"{cell['low']:.2g} to {cell['high']:.2g}"
+        axes.text(column + 0.5, row + 0.77, interval, ha="center", va="center", fontsize=6.5, color="0.25")
+
+
+def game_curves(layers: Summary, rules: Sequence[str], most: int = 5) -> Figure:
+    """What is left of the activation when only, or all but, the strongest pixels are shown; at most `most` layers."""
+    picked = [list(layers)[n] for n in np.unique(np.linspace(0, len(layers) - 1, most).round().astype(int))]
+    figure = Figure(figsize=(2.9 * len(picked) + 0.6, 10.2), layout="constrained")
+    grid = figure.subplots(4, len(picked), squeeze=False, sharex=True)
+    shares = [0.0, *SHARES, 1.0]
+    games = [(game, fill) for game in GAMES for fill in FILLS]
+    for row, (game, fill) in zip(grid, games, strict=True):
+        for axes, layer in zip(row, picked, strict=True):
+            for rule in rules:
+                found = [layers[layer][rule][curve_column(game, fill, share)]["mean"] for share in shares]
+                axes.plot(np.sqrt(shares), np.array(found, dtype=float), **style(rule))
+            axes.grid(alpha=0.25)
+            axes.tick_params(labelsize=7)
+        row[0].set_ylabel(GAME_TITLES[game, fill], fontsize=9)
+    for axes, layer in zip(grid[0], picked, strict=True):
+        axes.set_title(layer, fontsize=10, weight="bold")
+    for axes in grid[-1]:
+        axes.set_xticks(np.sqrt(shares), [f"{100 * share:g}" for share in shares])
+        axes.set_xlabel("share of pixels, %", fontsize=8)
+    handles = [Line2D([], [], label=rule, **style(rule)) for rule in rules]
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=9, frameon=False)
+    figure.supylabel("activation, as a part of the whole patch's", fontsize=10)
+    return figure
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The best, the median and the worst unit by one metric: (unit, value) each."""
+
+    metric: str
+    picks: tuple[tuple[int, float], ...]
+
+
+def extremes(columns: Mapping[str, np.ndarray], metrics: Sequence[str]) -> list[Extremes]:
+    """Of each metric that any unit has. columns: {"unit": (U,), metric: (U,)}; units without a value are left out."""
+    rows = []
+    for name in metrics:
+        known = np.flatnonzero(np.isfinite(columns[name]))
+        if len(known):
+            ranked = known[np.argsort(-METRICS[name].better * columns[name][known], kind="stable")]
+            places = (0, len(ranked) // 2, len(ranked) - 1)
+            picks = [(int(columns["unit"][ranked[n]]), float(columns[name][ranked[n]])) for n in places]
+            rows.append(Extremes(name, tuple(picks)))
+    return rows
+
+
+def unit_page(
+    layer: str,
+    rule: str,
+    rows: Sequence[Extremes],
+    reconstructions: Mapping[int, np.ndarray],
+    patches: Mapping[int, np.ndarray],
+) -> Figure:
+    """Row by row a metric, side by side its best, median and worst unit, each reconstruction beside its patch.
+
+    {unit: (3, h, w)}: reconstructions signed, each on its own scale; patches in 0..1.
+    """
+    figure = Figure(figsize=(9.4, 1.52 * len(rows) + 0.75))
+    height = 1.52 * len(rows) + 0.75
+    title = f"{layer}, {rule}: each unit's strongest reconstruction, and its patch (black: outside the image)"
+    figure.text(0.012, 1 - 0.16 / height, title, va="top", fontsize=11, weight="bold")
+    for column, kind in enumerate(("best", "median", "worst")):
+        figure.text((2.75 + 2.65 * column) / 9.4, 1 - 0.68 / height, kind, ha="center", fontsize=10.5, weight="bold")
+    for n, row in enumerate(rows):
+        bottom = (height - 0.75 - 1.52 * (n + 1) + 0.2) / height
+        figure.text(0.012, bottom + 0.62 / height, METRICS[row.metric].label, va="center", fontsize=9.5)
+        for column, (unit, value) in enumerate(row.picks):
+            recon, patch = (torch.from_numpy(np.asarray(of[unit])).float()[None] for of in (reconstructions, patches))
+            pair = np.concatenate([tiles(display(recon), 120)[0], np.ones((120, 4, 3)), tiles(patch, 120)[0]], axis=1)
+            axes = figure.add_axes(((1.5 + 2.65 * column) / 9.4, bottom, 2.5 / 9.4, 1.23 / height))
+            axes.imshow(pair, interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_title(f"unit {unit}: {value:.3g}", fontsize=8.5, pad=2)
+    return figure

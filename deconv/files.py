@@ -1,0 +1,159 @@
+"""What a run's folder is made with: whole files, a claim on the folder, JSON, versions, the hash of weights."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from deconv.errors import BadInput
+
+OF_THE_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
+
+
+def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> Path:
+    """Write a file that appears whole or not at all, and return its path.
+
+    `content` is the bytes, or a function that writes them to the open binary file it is given. They go to a hidden
+    file beside `path`, which is forced to disk and then renamed; a missing folder is made. Raises BadInput if the disk
+    is full or may not be written to. Whatever else `content` raises is passed on. In both cases `path` is left as it
+    was, and nothing beside it.
+    """
+    path = Path(path)
+    with _told_in_one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            with open(part, "xb") as file:
+                _fill(file, content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    return path
+
+
+def remove_parts(folder: Path, name: str = "") -> None:
+    """Remove what `write_whole` left half-written when its process was killed: of a file `name`, or of any.
+
+    Nobody else may be writing there.
+    """
+    for part in folder.glob(".*.part"):
+        if part.name.startswith(f".{name}"):
+            part.unlink()
+
+
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Hold a folder, made if it is missing, for this process alone; the claim ends with the process, however it ends.
+
+    Raises BadInput at once, naming the process, if another one holds it.
+    """
+    folder = Path(folder)
+    path = folder / ".lock"
+    with _told_in_one_line(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before the lock ends: whoever opened it meanwhile sees that it is not there
+        os.close(lock)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as JSON, always the same bytes for the same value: sorted keys, two spaces, a newline at the end.
+
+    numpy and torch numbers and arrays, and paths, are written as plain numbers, lists and strings. Raises BadInput
+    for NaN and infinity, which JSON does not have, and for anything else that it cannot hold.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"cannot write {path} as JSON: {error}; give plain values, and None for what is missing"
+        ) from error
+    return write_whole(path, f"{text}\n".encode())
+
+
+def _locked(path: Path) -> int:
+    """An open file that holds the lock and is what `path` names."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 100, 0).decode() or "another process"
+            os.close(lock)
+            raise BadInput(
+                f"another run works in {path.parent} ({holder}); wait until it has ended, or give another folder"
+            ) from None
+        if _is_open_at(path, lock):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+            return lock
+        os.close(lock)  # its last holder removed it between our opening and locking
+
+
+def _is_open_at(path: Path, file: int) -> bool:
+    """Whether `path` names the open file; whoever held it may remove it at any moment."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _told_in_one_line(path: Path) -> Iterator[None]:
+    """Errors of the disk as BadInput."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        raise BadInput(
+            f"cannot write {path}: {error.strerror}; nothing is left half-written: make it possible, or give another "
+            "folder, and start again"
+        ) from error
+
+
+def _fill(file: BinaryIO, content: bytes | Callable[[BinaryIO], Any]) -> None:
+    if isinstance(content, bytes):
+        file.write(content)
+    else:
+        content(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,1 +1,0 @@
-"""The atlas: records of a network's units as a static site, to leaf through."""

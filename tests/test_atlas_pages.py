@@ -1,0 +1,246 @@
+"""The atlas without a browser: what its pages hold, that names stay text, what is written again, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deconv
+from deconv.atlas import drawings
+from deconv.errors import BadInput, DeconvError, RecordMismatch
+from deconv.mining.firing import BINS, Tally
+from tests import atlases
+
+HOSTILE_LAYER = '../"><script>alert(4)</script>'
+
+
+class Page(HTMLParser):
+    """Every element of a page with its attributes, and its text."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("atlas")
+    given = {"one": {"sharp<ness>": [n / 40 if n else None for n in range(40)]}}
+    return atlases.write(root, rules=["deconvnet", "guided"], metrics=given, mined="2026-11-23").parent
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(site.rglob("*.html"))
+
+
+def times(site: Path) -> dict[str, int]:
+    return {str(path.relative_to(site)): path.stat().st_mtime_ns for path in site.rglob("*") if path.is_file()}
+
+
+def test_there_is_a_page_for_the_front_each_layer_and_each_unit_that_fires(site: Path) -> None:
+    names = {str(path.relative_to(site)) for path in pages(site)}
+    ones = {f"01-one/unit-{unit:04d}.html" for unit in range(40) if unit != 3}
+    twos = {f"02-two/unit-{unit:04d}.html" for unit in range(6)}
+    assert names == {"index.html", "01-one/index.html", "02-two/index.html"} | ones | twos
+
+
+def test_every_link_and_picture_is_a_file_of_the_site(site: Path) -> None:
+    asked: set[Path] = set()
+    for path in pages(site):
+        for tag, attributes in Page(path).elements:
+            for name in ("href", "src"):
+                target = attributes.get(name)
+                if target is None or target.startswith("#"):
+                    continue
+                assert re.fullmatch(r"[A-Za-z0-9_./#-]+", target), (path, tag, target)
+                asked.add((path.parent / target.partition("#")[0]).resolve())
+    assert [path for path in asked if not path.is_file() or site.resolve() not in path.parents] == []
+    present = {path.resolve() for path in site.rglob("*") if path.is_file()}
+    assert present - asked == {(site / "atlas.json").resolve()}
+
+
+def test_names_are_text_whatever_they_are(site: Path) -> None:
+    text = "".join(Page(path).text for path in pages(site))
+    for name in atlases.HOSTILE:
+        assert name in text
+    for path in pages(site):
+        for tag, attributes in Page(path).elements:
+            assert not [name for name in attributes if name.startswith("on") or name == "style"], (path, tag)
+            assert attributes.get("src") != "x" and "javascript:" not in (attributes.get("href") or "")
+            assert tag != "script" or list(attributes) == ["src", "defer"]
+            assert tag != "style"
+    assert {path.name for path in (site / "images").iterdir()} <= {f"{n:06d}.jpg" for n in range(12)}
+
+
+def test_a_layers_name_makes_no_path_and_no_markup(tmp_path: Path) -> None:
+    front = atlases.write(tmp_path, HOSTILE_LAYER)
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "site"}
+    assert len([path for path in front.parent.iterdir() if path.name.startswith("01-")]) == 1
+    page = Page(front)
+    assert HOSTILE_LAYER in page.text and [tag for tag, _ in page.elements].count("script") == 1
+
+
+def test_every_page_forbids_what_it_does_not_need(site: Path) -> None:
+    for path in pages(site):
+        (policy,) = [
+            attributes["content"] or ""
+            for tag, attributes in Page(path).elements
+            if attributes.get("http-equiv") == "Content-Security-Policy"
+        ]
+        assert policy.startswith("default-src 'none';") and "unsafe" not in policy and "http" not in policy
+
+
+def test_the_pages_say_what_the_records_hold(site: Path) -> None:
+    front, layer = Page(site / "index.html"), Page(site / "01-one/index.html")
+    assert "46 units in 2" in front.text and "12 photographs" in front.text and "2026-11-23" in front.text
+    assert "1 fire on none" in layer.text and "sharp<ness>" in layer.text
+    units = [attributes for tag, attributes in layer.elements if tag == "li" and "data-unit" in attributes]
+    assert [int(item["data-unit"] or -1) for item in units] == [unit for unit in range(40) if unit != 3]
+    assert (units[0]["data-numbers"] or "").endswith("|") and (units[4]["data-numbers"] or "").endswith("|0.125")
+    assert "guided" in Page(site / "01-one/unit-0000.html").text
+
+
+def test_nothing_is_written_again_when_nothing_changed(site: Path) -> None:
+    before = times(site)
+    root, metrics = site.parent, {"one": {"sharp<ness>": [n / 40 if n else None for n in range(40)]}}
+    atlases.write(root, rules=["deconvnet", "guided"], metrics=metrics, mined="2026-11-23")
+    assert [name for name, at in times(site).items() if before[name] != at] == ["atlas.json"]
+
+
+def test_only_what_a_changed_record_shows_is_written_again(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks = deconv.mine(net, images, ["one", "two"])
+    site = deconv.write_atlas(net, peaks, images, tmp_path / "site").parent
+    before, two = times(site), peaks["two"]
+    image, row, col, box = (part.clone() for part in (two.image, two.row, two.col, two.box))
+    score = two.score.clone()
+    for part in (image, row, col, box, score):
+        part[5, 8] = part[5, 7]  # unit 5's weakest peak becomes the one before it, once more
+    changed = dataclasses.replace(two, image=image, row=row, col=col, box=box, score=score)
+    deconv.write_atlas(net, dataclasses.replace(peaks, layers={**peaks.layers, "two": changed}), images, site)
+    written = {name for name, at in times(site).items() if before[name] != at}
+    assert written == {
+        "02-two/unit-0005.html",
+        "02-two/unit-0005.jpg" if (site / "02-two/unit-0005.jpg").exists() else "02-two/unit-0005.png",
+        "02-two/recon-00.webp",
+        "02-two/patch-00.webp",
+        "atlas.json",
+    }
+
+
+def test_what_belongs_to_the_site_no_more_is_removed(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    both = deconv.mine(net, images, ["one", "two"])
+    site = deconv.write_atlas(net, both, images, tmp_path / "site").parent
+    deconv.write_atlas(net, deconv.mine(net, images, ["two"]), images, site)
+    assert {path.name for path in site.iterdir() if path.is_dir()} == {"01-two", "assets", "images"}
+
+
+def test_records_are_kept_taken_up_again_and_refused_for_other_peaks(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks, records = deconv.mine(net, images, ["two"]), tmp_path / "records"
+    first = deconv.write_atlas(net, peaks, images, tmp_path / "first", records=records).parent
+    kept = times(records)
+    second = deconv.write_atlas(net, peaks, images, tmp_path / "second", records=records).parent
+    assert times(records) == kept and len(kept) == 3
+    for path in first.rglob("*.*"):
+        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+    fewer = deconv.mine(net, images, ["two"], k=4)
+    with pytest.raises(RecordMismatch, match="made of other peaks"):
+        deconv.write_atlas(net, fewer, images, tmp_path / "third", records=records)
+    (records / "firing.json").unlink()
+    with pytest.raises(RecordMismatch, match="delete it to make it again"):
+        deconv.write_atlas(net, fewer, images, tmp_path / "third", records=records)
+
+
+def test_other_weights_images_folders_and_metrics_are_refused_and_nothing_written(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks, site = deconv.mine(net, images, ["two"]), tmp_path / "site"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("keep")
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"network": atlases.network(seed=1)}, "other weights"),
+        ({"images": atlases.photographs(tmp_path / "fewer", (), 3)}, "not of the source folder"),
+        ({"folder": tmp_path / "full"}, "holds no atlas"),
+        ({"metrics": {"two": {"area": [1.0]}}}, "expected one a unit, 6"),
+        ({"rules": ["guidd"]}, "guidd"),
+        ({"rules": []}, "0 rules"),
+    ]
+    for change, message in wrong:
+        given: dict[str, object] = {"network": net, "peaks": peaks, "images": images, "folder": site, **change}
+        with pytest.raises(DeconvError, match=message):
+            deconv.write_atlas(**given)  # type: ignore[arg-type]
+    assert not site.exists() and [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
+
+
+def test_activations_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks = deconv.mine(net, images, ["two"])
+    doubled = dataclasses.replace(peaks["two"], score=2 * peaks["two"].score)
+    with pytest.raises(RecordMismatch, match="but now gives"):
+        deconv.write_atlas(net, dataclasses.replace(peaks, layers={"two": doubled}), images, tmp_path / "site")
+
+
+def test_class_names_are_text_too(tmp_path: Path) -> None:
+    for name in ("<b>cat", "dog"):
+        atlases.photographs(tmp_path / "images" / name, (), 3)
+    net, images = atlases.network(), deconv.folder(tmp_path / "images")
+    site = deconv.write_atlas(net, deconv.mine(net, images, ["two"]), images, tmp_path / "site").parent
+    page = Page(site / "01-two/unit-0000.html")
+    assert "<b>cat" in page.text and "b" not in {tag for tag, _ in page.elements}
+
+
+def test_a_list_of_files_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks = deconv.mine(net, images, ["two"])
+    (tmp_path / "site").mkdir()
+    for name in ("../letter.txt", str(tmp_path / "letter.txt"), "a\\..\\b"):
+        about = {"format": 1, "files": [name], "made_of": {}}
+        (tmp_path / "site" / "atlas.json").write_text(json.dumps(about))
+        with pytest.raises(BadInput, match="damaged"):
+            deconv.write_atlas(net, peaks, images, tmp_path / "site")
+
+
+def test_firing_counts_every_image_and_finds_units_that_fire_alike() -> None:
+    generator = np.random.default_rng(0)
+    maxima = generator.random((50, 7)).astype(np.float32)
+    maxima[:, 4] = 3 * maxima[:, 2]  # alike
+    maxima[:, 5] = 0  # never fires
+    maxima[:49, 6] = 0  # fires once
+    top = np.where(maxima.max(axis=0) > 0, maxima.max(axis=0), np.nan)
+    tally = Tally(top)
+    for at in range(0, 50, 8):
+        tally.see(maxima[at : at + 8])
+    firing = tally.firing()
+    for unit in range(5):
+        expected, _ = np.histogram(maxima[:, unit], bins=BINS, range=(0, float(top[unit])))
+        assert firing.counts[unit] == expected.tolist()
+    assert firing.fires_on(5) == 0 and firing.sparsity[5] is None and firing.alike[5] == []
+    assert firing.fires_on(6) == 1 and firing.sparsity[6] == 1
+    assert firing.alike[2][0] == 4 and firing.alike[4][0] == 2 and firing.correlation[2][0] == 1
+    for unit in range(5):
+        for other, value in zip(firing.alike[unit], firing.correlation[unit], strict=True):
+            assert value == pytest.approx(np.corrcoef(maxima[:, unit], maxima[:, other])[0, 1], abs=1e-4)
+
+
+def test_a_box_that_reaches_outside_is_seen_whole() -> None:
+    for box in [(0, 0, 10, 10), (-7, 30, 20, 60), (-3, -20, 37, 20)]:
+        percent = drawings.pad_percent(box, (40, 60))
+        x, y, width, height = map(float, drawings.padded_view((40, 60), percent).split())
+        assert x <= box[1] and y <= box[0] and x + width >= box[3] and y + height >= box[2]
+        assert -x / width == pytest.approx(percent / 100, abs=1e-4)
+    assert drawings.pad_percent((0, 0, 10, 10), (40, 60)) == 0

@@ -1,0 +1,216 @@
+"""Shards however they are named, wrapped and reached: the same images; and no copy of what is not whole."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from deconv import progress
+from deconv.command.settings import compose_jobs
+from deconv.errors import BadInput
+from deconv.images import open_source, webdataset
+from deconv.images.downloads import default_cache, short_names
+from tests.tars import pixels, put, shard
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+def copies() -> list[Path]:
+    return sorted(default_cache().iterdir()) if default_cache().exists() else []
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+def test_wrapping_and_way_of_naming_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = [put(tmp_path / f"plain/s-{number}.tar", shard(number)) for number in range(3)]
+    for number in range(3):
+        put(tmp_path / f"gz/s-{number}.tar.gz", gzip.compress(shard(number)))
+        put(tmp_path / f"tgz/s-{number}.tgz", gzip.compress(shard(number)[:5000]) + gzip.compress(shard(number)[5000:]))
+    expected = webdataset(plain)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for urls in (
+        f"{tmp_path}/plain/s-{{0..2}}.tar",
+        f"{tmp_path}/plain/s-?.tar",
+        f"{plain[0]}::{plain[1]}::{plain[2]}",
+        [plain[0], f"{tmp_path}/gz/s-{{1,2}}.tar.gz"],
+        OmegaConf.create([f"{tmp_path}/gz/*.tar.gz"]),
+        f"file://{tmp_path}/tgz/s-{{0..2}}.tgz",
+        "~/tgz/s-{0..2}.tgz",
+    ):
+        source = webdataset(urls)
+        assert source.keys == expected.keys and source.labels == expected.labels
+        assert source.content_hash == expected.content_hash
+        assert np.array_equal(source.image(4), expected.image(4))
+
+
+def test_shards_of_one_name_are_told_apart_by_their_folders() -> None:
+    assert short_names(["/d/a/0.tar", "/d/b/0.tar.gz"]) == ["a/0.tar", "b/0.tar.gz"]
+    assert short_names(["/d/a.tar", "/d/a.tgz"]) == ["a.tar", "a.tgz"]
+    assert short_names(["http://h/d/a.tar?key=1/2", "/d/b.tar.gz"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        ("{tmp}/absent-{{0..1}}.tar", r"there is no shard .*absent-0\.tar"),
+        ("{tmp}/*.tgz", "no file matches"),
+        ("{tmp}", "is a folder; .*source=folder"),
+        ("{tmp}/{{a,", "cannot expand"),
+        ("{tmp}/${{NOT_SET}}.tar", "cannot expand .*NOT_SET"),
+        ("{tmp}/a.tar::{tmp}/../{name}/a.tar", "listed twice"),
+        ("", "expected the path or URL"),
+    ],
+)
+def test_addresses_that_lead_nowhere_are_refused(tmp_path: Path, urls: str, message: str) -> None:
+    put(tmp_path / "a.tar", shard())
+    with pytest.raises(BadInput, match=message):
+        webdataset(urls.format(tmp=tmp_path, name=tmp_path.name))
+
+
+@pytest.mark.parametrize("urls", [[], [""]])
+def test_lists_of_nothing_are_refused(urls: Sequence[str]) -> None:
+    with pytest.raises(BadInput, match="expected the path or URL"):
+        webdataset(urls)
+
+
+@pytest.mark.parametrize("said", ['"{}/s-{{0..1}}.tar"', "{}/s-*.tar", "[{0}/s-0.tar,{0}/s-1.tar]"])
+def test_the_command_line_can_name_several(tmp_path: Path, said: str) -> None:
+    for number in range(2):
+        put(tmp_path / f"s-{number}.tar", shard(number, 1))
+    (job,) = compose_jobs(["source=webdataset", f"source.urls={said.format(tmp_path)}"], sweep=False)
+    assert open_source(**job.config.source).keys == ("s-0/0", "s-1/1")
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_gzipped_shard_is_copied_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    url = put(tmp_path / "a.tar.gz", gzip.compress(shard(0)))
+    assert webdataset(url).members[0].path.parent == default_cache() == tmp_path / "xdg/deconv/shards"
+    (copy,) = copies()
+    stamp = copy.stat().st_mtime_ns
+    assert copy.read_bytes() == shard(0) and webdataset(url).labels == (10, 11, 12)
+    assert copies() == [copy] and copy.stat().st_mtime_ns == stamp
+    put(Path(url), gzip.compress(shard(5)))
+    assert webdataset(url).labels == (15, 16, 17) and len(copies()) == 2
+    assert webdataset(url, cache=tmp_path / "mine").members[0].path.parent == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "cut tar"])
+def test_a_damaged_gzip_leaves_no_copy(tmp_path: Path, damage: str) -> None:
+    packed = gzip.compress(shard(0))
+    flipped = packed[:2000] + bytes([packed[2000] ^ 255]) + packed[2001:]
+    content = {"cut": packed[:2000], "flipped": flipped, "cut tar": gzip.compress(shard(0)[:2500])}[damage]
+    with pytest.raises(BadInput, match=r"the shard .*a\.tar\.gz (cannot be copied|is not a whole tar)"):
+        webdataset(put(tmp_path / "a.tar.gz", content))
+    assert copies() == []
+
+
+def test_nothing_is_copied_before_all_is_found_to_be_there(tmp_path: Path) -> None:
+    url = put(tmp_path / "a.tar.gz", gzip.compress(shard(0)))
+    with pytest.raises(BadInput, match="there is no shard"):
+        webdataset([url, str(tmp_path / "absent.tar")])
+    with pytest.raises(BadInput, match=r"absent\.csv cannot be read"):
+        webdataset(url, classes=tmp_path / "absent.csv")
+    assert copies() == []
+
+
+def test_copying_and_indexing_say_how_far_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "SHOW_AFTER", -1)
+    urls = [put(tmp_path / f"{name}.tar.gz", gzip.compress(shard(0))) for name in "ab"]
+    with caplog.at_level(logging.INFO, "deconv"):
+        webdataset(urls)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith(f"copying {urls[0]}: 1 MiB in") and said[-1].startswith("indexing shards: 2 shards in")
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    url = put(tmp_path / "a.tar.gz", gzip.compress(shard(0)))
+    with pytest.raises(BadInput, match="cannot write .*README"):
+        webdataset(url, cache=put(tmp_path / "README", b"a file"))
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Serves the dictionary `files` of its server, and counts; a path with "cut" promises more than it sends."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        content = self.files.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"") + 1000 * ("cut" in self.path)))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, type[_Answers]]]:
+    answers = type("Answers", (_Answers,), {"files": {}, "asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as running:
+        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", answers
+        running.shutdown()
+        thread.join()
+
+
+def test_urls_are_fetched_once(server: tuple[str, type[_Answers]], tmp_path: Path) -> None:
+    host, answers = server
+    answers.files |= {"/a-0.tar": shard(0), "/a-1.tar": gzip.compress(shard(3))}
+    for _ in range(2):
+        source = webdataset(host + "/a-{0..1}.tar")
+        assert source.keys == ("a-0/0", "a-0/1", "a-0/2", "a-1/3", "a-1/4", "a-1/5")
+        assert source.labels == (10, 11, 12, 13, 14, 15) and np.array_equal(source.image(4), pixels(4))
+    assert answers.asked == ["/a-0.tar", "/a-1.tar"] and len(copies()) == 2
+
+
+def test_a_command_may_write_the_shard(tmp_path: Path) -> None:
+    url = put(tmp_path / "a.tar.gz", gzip.compress(shard(0)))
+    assert webdataset(f"pipe:cat {url}").labels == (10, 11, 12)
+    with pytest.raises(BadInput, match="the shard pipe:false cannot be copied"):
+        webdataset("pipe:false")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/absent.tar", r"absent\.tar cannot be copied .*HTTP Error 404.*shards on this machine"),
+        ("/cut.tar", "1000 bytes too early|IncompleteRead"),
+        ("/page.tar", "is not a whole tar"),
+    ],
+)
+def test_failed_fetching_says_so_and_leaves_no_copy(
+    server: tuple[str, type[_Answers]], path: str, message: str
+) -> None:
+    host, answers = server
+    answers.files |= {"/cut.tar": shard(), "/page.tar": b"<html>" * 200}
+    with pytest.raises(BadInput, match=message):
+        webdataset(host + path)
+    assert copies() == []
+
+
+def test_without_a_connection_the_way_out_is_named() -> None:
+    with pytest.raises(BadInput, match=r"check the address and the connection; shards on this machine, .*need none"):
+        webdataset("http://127.0.0.1:1/a.tar")
+    with pytest.raises(BadInput, match="no gopen handler"):
+        webdataset("s3://bucket/a.tar")
