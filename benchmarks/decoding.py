@@ -47,8 +47,8 @@ def over_pil(scene: Scene, source: Source, name: str) -> Row:
 
 def by_deconv(source: Source) -> Tensor:
     """The last batch; the others were thrown away."""
-    for _, frames in batches(source, LOOK, BATCH):
-        made = LOOK.normalize(frames)
+    for _, input_images in batches(source, LOOK, BATCH):
+        made = LOOK.normalize(input_images)
     return made
 
 

@@ -121,8 +121,8 @@ def mined_at(home: Path, network: Network, source: Source, layers: list[str], en
 def tiny() -> Network:
     """64 units that cost next to nothing."""
     torch.manual_seed(0)
-    look = Preprocessing((SIDE, SIDE), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-    return Network(nn.Sequential(nn.Conv2d(3, 64, 3, 4), nn.ReLU()), (3, SIDE, SIDE), preprocessing=look)
+    preprocessing = Preprocessing((SIDE, SIDE), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    return Network(nn.Sequential(nn.Conv2d(3, 64, 3, 4), nn.ReLU()), (3, SIDE, SIDE), preprocessing=preprocessing)
 
 
 def specks(home: Path, count: int) -> Source:

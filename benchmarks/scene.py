@@ -110,7 +110,7 @@ class Scene:
 
 @cache
 def _images(scene: Scene, count: int) -> Tensor:
-    parts = [LOOK.normalize(frames) for _, frames in batches(scene.source(count), LOOK, 64)]
+    parts = [LOOK.normalize(input_images) for _, input_images in batches(scene.source(count), LOOK, 64)]
     return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,30 +1,28 @@
 """What can go wrong, in one family: catch `DeconvError` to catch them all.
 
-Every message says what was given, what was expected and what to do.
+Every message is one line that says what was given, what was expected and what to do. The functions that make such
+errors and check plain values stand here too, so that all messages speak with one voice:
+
+    k: given 0; expected a whole number, 1 or more
+    unknown layer 'conv9'; expected one of conv1, conv2; did you mean 'conv2'?
+
+The library speaks of arguments; how a thing is said on the command line is added by `deconv.command`.
 """
 
+from __future__ import annotations
+
+import operator
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
-
-def nearest(name: str, possible: Iterable[str]) -> str:
-    """ "; did you mean 'a' or 'b'?" for the names closest to a mistaken one, or "" if none is close: for messages."""
-    close = get_close_matches(name, list(possible), n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line; its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
+MOST_NAMES = 24
+"""Names that a message lists; of more it lists the first and says how many there are."""
+LONGEST_VALUE = 60
+"""Characters of a value that a message quotes."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def one_line(text: str) -> str:
-    """The text with what breaks lines, steers a terminal or cannot be encoded spelled out: a newline becomes \\n."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class DeconvError(Exception):
@@ -52,3 +50,104 @@ class UnsupportedOperation(DeconvError):
 
 class RecordMismatch(DeconvError):
     """A saved record that belongs to other weights, images or settings."""
+
+
+def bad_value(name: str, value: Any, expected: str, remedy: str = "") -> BadInput:
+    """Return the error of a value that cannot be used.
+
+    >>> print(bad_value("per_image", 0, "a whole number, 1 or more", "leave it out for 1"))
+    per_image: given 0; expected a whole number, 1 or more: leave it out for 1
+    """
+    return BadInput(f"{name}: given {shown(value)}; expected {expected}{f': {remedy}' if remedy else ''}")
+
+
+def unknown(kind: str, name: Any, known: Iterable[str], remedy: str = "") -> UnknownName:
+    """Return the error of a name that does not exist, with those that do and the nearest of them.
+
+    >>> print(unknown("rule", "guide", ["deconvnet", "guided", "gradient"]))
+    unknown rule 'guide'; expected one of deconvnet, guided, gradient; did you mean 'guided'?
+    """
+    names = list(known)
+    listed = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"... {len(names) - MOST_NAMES} more"]
+    hint = nearest(str(name), names) if isinstance(name, str) else ""
+    more = f": {remedy}" if remedy else ""
+    return UnknownName(f"unknown {kind} {shown(name, quoted=True)}; expected one of {', '.join(listed)}{hint}{more}")
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """Return `value` as an int. Raises BadInput unless it is a whole number from `least` to `most`.
+
+    >>> check_count("k", 9)
+    9
+    """
+    upper = "or more" if most is None else f"to {most}"
+    expected = f"a whole number, {least} {upper}"
+    if isinstance(value, bool):
+        raise bad_value(name, value, expected)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise bad_value(name, value, expected) from None
+    if number < least or (most is not None and number > most):
+        raise bad_value(name, value, expected)
+    return number
+
+
+def check_choice(kind: str, value: Any, known: Iterable[str]) -> str:
+    """Return `value`. Raises UnknownName unless it is one of the names that are known."""
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        raise unknown(kind, value, names)
+    return value
+
+
+def check_list(name: str, value: Any, of: str) -> list[Any]:
+    """Return the items of a list, tuple, tensor, array or other iterable. Raises BadInput for a string or a scalar.
+
+    of: what the items are, for the message: "layer names".
+
+    >>> check_list("layers", ("conv1", "conv2"), "layer names")
+    ['conv1', 'conv2']
+    """
+    if isinstance(value, str | bytes):
+        raise bad_value(name, value, f"a list of {of}", f"[{value!r}] for one")
+    try:
+        return list(value)
+    except TypeError:
+        raise bad_value(name, value, f"a list of {of}", f"[{shown(value)}] for one") from None
+
+
+def check_indices(name: str, value: Any, size: int, of: str) -> list[int]:
+    """Return indices as a list of ints. Raises BadInput for what is no list of whole numbers from 0 to size - 1.
+
+    of: what the indices count, for the message: "units".
+
+    >>> check_indices("units", [0, 3], 8, "units of conv1")
+    [0, 3]
+    """
+    return [check_count(name, item, 0, size - 1) for item in check_list(name, value, f"{of}, 0 to {size - 1}")]
+
+
+def shown(value: Any, quoted: bool = False) -> str:
+    """Return a value as a message quotes it: short, on one line, a tensor or an array by its type and shape."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and len(tuple(shape)):
+        return f"{type(value).__name__} of shape {tuple(shape)} and {getattr(value, 'dtype', '?')}"
+    text = repr(value) if quoted or not isinstance(value, str) else value
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def nearest(name: str, possible: Iterable[str]) -> str:
+    """Return "; did you mean 'a' or 'b'?" for the names closest to a mistaken one, or "" if none is close."""
+    close = get_close_matches(name, list(possible), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, on one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """Return the text with what breaks lines or steers a terminal spelled out: a newline becomes \\n."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -45,8 +45,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     about = {"rules": rules, "metrics": metrics, "records": folder / "records", "batch_size": config.batch_size}
     page = write_atlas(network, peaks, images, folder / "site", **shown, **about, engine=engine)
     numbers = {layer: summarise(network, layer, peaks) for layer in layers}
-    made_of = {"made_of": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
-    write_json(folder / "summary.json", {"layers": numbers, **made_of})
+    provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
+    write_json(folder / "summary.json", {"layers": numbers, **provenance})
     return page
 
 
@@ -61,7 +61,7 @@ def summarise(network: Network, layer: str, peaks: Peaks) -> dict[str, Any]:
     scores = peaks[layer].score[:, 0].tolist()
     return {
         "units": len(found),
-        "silent_units": int((~found.any(dim=1)).sum()),
+        "dead_units": int((~found.any(dim=1)).sum()),
         "map_size": network.map_size(layer),
         "receptive_field": field.size,
         "stride": field.stride,
@@ -87,8 +87,8 @@ def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
 def read_metrics(path: Path, peaks: Peaks, units: int) -> dict[str, list[float | None]]:
     """The columns of one record, a number or None for each unit of the layer."""
     with reading(path):
-        columns, made_of = table.read(path)
-        at, mined = columns.pop("unit").tolist(), made_of["peaks"]
+        columns, provenance = table.read(path)
+        at, mined = columns.pop("unit").tolist(), provenance["peaks"]
     if not same_peaks(mined, peaks.provenance):
         raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again.")
     spread = {name: dict(zip(at, values.tolist(), strict=True)) for name, values in columns.items()}

@@ -56,19 +56,19 @@ class Study:
     def path(self, layer: str, name: str) -> Path:
         return self.records / f"{layer}.{name}.parquet"
 
-    def made_of(self, layer: str, name: str) -> dict[str, Any]:
+    def provenance(self, layer: str, name: str) -> dict[str, Any]:
         """All that decides a record."""
         rule = self.rules.get(name, name)
         options = rule.options() if isinstance(rule, Rule) else rule
         about = {"layer": layer, "rule": options, "units": self.units[layer], "seed": self.seed, "shares": SHARES}
         return about | {"peaks": self.peaks.provenance}
 
-    def frames(self, layer: str, units: list[int], most: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(numbers, frames) of the photographs that hold the `most` strongest peaks of each of some units."""
+    def input_images(self, layer: str, units: list[int], most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(numbers, input images) of the photographs that hold the `most` strongest peaks of each of some units."""
         peaks = self.peaks[layer]
         numbers = peaks.image[units, :most][peaks.found[units, :most]].unique()
-        look = self.network.needed_preprocessing()
-        return numbers, torch.cat([part for _, part in whole_batches(self.images, look, 64, numbers.tolist())])
+        preprocessing = self.network.needed_preprocessing()
+        return numbers, torch.cat([part for _, part in whole_batches(self.images, preprocessing, 64, numbers.tolist())])
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -122,13 +122,13 @@ def measured(study: Study) -> dict[str, dict[str, table.Columns]]:
     """{layer: {rule: columns}}, from records that are there, else measured and recorded, layer by layer."""
     names = [*study.rules, PATCHES]
     found = {
-        layer: {name: table.load(study.path(layer, name), study.made_of(layer, name)) for name in names}
+        layer: {name: table.load(study.path(layer, name), study.provenance(layer, name)) for name in names}
         for layer in study.units
     }  # all of them first, so that a record of something else is refused before any work
     for layer in track(found, "comparing", len(found), unit="layers"):
         missing = [name for name, columns in found[layer].items() if columns is None]
         for name, columns in measure_layer(study, layer, missing).items() if missing else ():
-            table.save(study.path(layer, name), columns, study.made_of(layer, name))
+            table.save(study.path(layer, name), columns, study.provenance(layer, name))
             found[layer][name] = columns
     return found  # type: ignore[return-value]
 
@@ -136,8 +136,8 @@ def measured(study: Study) -> dict[str, dict[str, table.Columns]]:
 def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, table.Columns]:
     """{rule: columns} of all units of a layer, some of them at a time."""
     units, peaks = study.units[layer], study.peaks[layer]
-    numbers, frames = study.frames(layer, units, peaks.image.shape[1])
-    contest = Contest(study.network, study.random, layer, peaks, frames, numbers, study.rules, names, study.seed)
+    numbers, input_images = study.input_images(layer, units, peaks.image.shape[1])
+    contest = Contest(study.network, study.random, layer, peaks, input_images, numbers, study.rules, names, study.seed)
     tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
     parts = study.engine.work(measure_units, contest, tasks)
     shown = track(parts, f"comparing {layer}", len(units), unit="units", size=lambda part: len(part.units))
@@ -164,7 +164,7 @@ def summarise(study: Study, found: dict[str, dict[str, table.Columns]]) -> dict[
         "rules": {name: rule.options() if isinstance(rule, Rule) else rule for name, rule in study.rules.items()},
         "units": study.units,
         "shares": SHARES,
-        "made_of": study.peaks.provenance,
+        "provenance": study.peaks.provenance,
     }
 
 
@@ -195,8 +195,8 @@ def draw(study: Study, found: dict[str, dict[str, table.Columns]], summary: dict
 def pictures(study: Study, layer: str, units: list[int]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """{unit: its strongest peak's reconstruction}, {unit: patch}, by the rule under test."""
     peaks = study.peaks[layer]
-    numbers, frames = study.frames(layer, units, 1)
+    numbers, input_images = study.input_images(layer, units, 1)
     place = torch.stack([peaks.image[units, 0], torch.tensor(units), peaks.row[units, 0], peaks.col[units, 0]], dim=1)
-    scene = Scene(study.network, layer, frames, numbers, place, seed=study.seed)
+    scene = Scene(study.network, layer, input_images, numbers, place, seed=study.seed)
     rule = next(iter(study.rules.values()))
     return dict(zip(units, scene.reconstruct(rule), strict=True)), dict(zip(units, scene.patches, strict=True))

@@ -48,7 +48,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         f"{config.model.name}: the {config.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
     picture = figures.save_figure(features.feature_figure(panels, heading, rows=2), folder / "fig2.png")
-    write_json(folder / "summary.json", {"layers": summary, "made_of": peaks.provenance, "rule": rule.options()})
+    write_json(folder / "summary.json", {"layers": summary, "provenance": peaks.provenance, "rule": rule.options()})
     return picture
 
 

@@ -46,10 +46,10 @@ def run(config: DictConfig, folder: Path) -> Path:
     shares = {layer: about["settled_share"] for layer, about in numbers.items()}
     heading = f"Figure 4: units of {config.model.name} while it learns; {len(images)} images, {rule.name}"
     picture = figures.save_figure(charts.evolution_figure(blocks, epochs, shares, heading), folder / "fig4.png")
-    made_of = peaks[epochs[-1]].provenance | {
+    provenance = peaks[epochs[-1]].provenance | {
         "weights": {epoch: network.weights_hash for epoch, network in networks.items()}
     }
-    write_json(folder / "summary.json", {"layers": numbers, "rule": rule.options(), "made_of": made_of})
+    write_json(folder / "summary.json", {"layers": numbers, "rule": rule.options(), "provenance": provenance})
     return picture
 
 
@@ -106,13 +106,13 @@ def draw_units(
 
 
 def by_unit(channel: torch.Tensor, pictures: np.ndarray) -> dict[int, np.ndarray]:
-    """{unit: its picture}; silent units have none."""
+    """{unit: its picture}; dead units have none."""
     return dict(zip(channel.tolist(), pictures, strict=True))
 
 
 def sees_all(recon: Reconstructions) -> bool:
     """Whether a receptive field is as large as the image, so that most of a box would lie outside."""
-    return recon.pixels.shape[2] >= recon.frame[0] and recon.pixels.shape[3] >= recon.frame[1]
+    return recon.pixels.shape[2] >= recon.input_size[0] and recon.pixels.shape[3] >= recon.input_size[1]
 
 
 def cells_of(recon: Reconstructions) -> np.ndarray:
@@ -125,7 +125,7 @@ def patch_cells(network: Network, images: Source, recon: Reconstructions, folder
     if not len(recon):
         return cells_of(recon)
     if sees_all(recon):
-        recon = replace(recon, box=torch.tensor([[0, 0, *recon.frame]]).expand(len(recon), 4))
+        recon = replace(recon, box=torch.tensor([[0, 0, *recon.input_size]]).expand(len(recon), 4))
     patches = patches_of(network, images, recon)
     patches.save(folder / "patches.safetensors")
     return figures.patch_tiles(patches)
@@ -141,4 +141,4 @@ def note(numbers: dict[str, Any]) -> str:
     """A layer's numbers in two lines; shares are of the living units."""
     parts = zip(("a quarter", "half", "three quarters"), numbers["quartiles"], strict=True)
     by = ", ".join(f"{part} {'not yet' if epoch is None else f'by epoch {epoch}'}" for part, epoch in parts)
-    return f"settled: {by}\n{numbers['not_settled']} units not settled at the last epoch, {numbers['dead']} dead"
+    return f"settled: {by}\n{numbers['not_settled']} units not settled at the last epoch, {numbers['dead_units']} dead"

@@ -35,7 +35,7 @@ SAMPLES = 5
 
 @dataclass(frozen=True)
 class Subject:
-    """One photograph: its key, its true class, whether that was given, and how frames are cut from it."""
+    """One photograph: its key, its true class, whether that was given, and how input images are cut from it."""
 
     key: str
     label: int
@@ -52,8 +52,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     amounts = {kind: invariance.amounts(kind, config[kind]) for kind in invariance.KINDS}
     moves = [move for kind, values in amounts.items() for move in invariance.moves(kind, values)]
     subjects = choose(network, images, names, config, moves)
-    look = network.needed_preprocessing()
-    still = look.normalize(torch.stack([subject.cut.frame(Move())[0] for subject in subjects]))
+    preprocessing = network.needed_preprocessing()
+    still = preprocessing.normalize(torch.stack([subject.cut.input_image(Move())[0] for subject in subjects]))
     units = invariance.spread(network, still, layers)
     rows, summary = [], {}
     for kind, values in amounts.items():
@@ -65,12 +65,12 @@ def run(config: DictConfig, folder: Path) -> Path:
     about = {
         "weights": network.weights_hash,
         "source": {"name": images.name, "content": images.content_hash},
-        "preprocessing": look.as_dict(),
+        "preprocessing": preprocessing.as_dict(),
         "fill": config.fill,
         "versions": versions(),
     }
     said = [describe(*both, names) for both in zip(subjects, predict(network, still), strict=True)]
-    found = {"layers": layers, "between_images": units, "images": said, "moves": summary, "made_of": about}
+    found = {"layers": layers, "between_images": units, "images": said, "moves": summary, "provenance": about}
     write_json(folder / "summary.json", found)
     return picture
 
@@ -106,10 +106,10 @@ def choose(
         raise BadInput(
             f"images: given {len(chosen)}; expected two or more: distances are told in those between images."
         )
-    look = network.needed_preprocessing()
-    cuts = [reframing(images.image(number), look, moves, config.fill, config.room) for number in chosen]
-    frames = torch.stack([cut.frame(Move())[0] for cut in cuts])
-    labels = predict(network, look.normalize(frames)).argmax(dim=1).tolist() if given is None else given
+    preprocessing = network.needed_preprocessing()
+    cuts = [reframing(images.image(number), preprocessing, moves, config.fill, config.room) for number in chosen]
+    input_images = torch.stack([cut.input_image(Move())[0] for cut in cuts])
+    labels = predict(network, preprocessing.normalize(input_images)).argmax(dim=1).tolist() if given is None else given
     about = zip(chosen, labels, cuts, strict=True)
     return [Subject(images.keys[number], label, given is not None, cut) for number, label, cut in about]
 
@@ -130,18 +130,20 @@ def measure(
     batch_size: int,
 ) -> tuple[ChartRow, dict[str, Any]]:
     """One kind of move, of all photographs: what is drawn, and the numbers."""
-    look = network.needed_preprocessing()
+    preprocessing = network.needed_preprocessing()
     shown = np.linspace(0, len(amounts) - 1, min(SAMPLES, len(amounts))).round().astype(int).tolist()
     samples, filled = [], []
     lines: dict[str, list[np.ndarray]] = {name: [] for name in (*layers, "probability")}
     for subject in track(subjects, kind, len(subjects)):
-        frames, outside = zip(*(subject.cut.frame(move) for move in invariance.moves(kind, amounts)), strict=True)
-        pictures = look.normalize(torch.stack([subject.cut.frame(Move())[0], *frames]))
+        input_images, outside = zip(
+            *(subject.cut.input_image(move) for move in invariance.moves(kind, amounts)), strict=True
+        )
+        pictures = preprocessing.normalize(torch.stack([subject.cut.input_image(Move())[0], *input_images]))
         response = invariance.respond(network, pictures[0], pictures[1:], layers, batch_size)
         for layer in layers:
             lines[layer].append(response.distance[layer].numpy() / units[layer])
         lines["probability"].append(response.probability[:, subject.label].numpy())
-        samples.append(torch.stack([frames[number] for number in shown]))
+        samples.append(torch.stack([input_images[number] for number in shown]))
         filled.append(outside)
     values = {name: np.stack(line).astype(np.float64) for name, line in lines.items()}
     top = 1.05 * max(float(values[layer].max()) for layer in layers) or 1.0  # nothing moved
@@ -180,13 +182,14 @@ def _mean(values: np.ndarray) -> float | None:
 def draw(
     rows: Sequence[ChartRow], subjects: Sequence[Subject], names: Sequence[str], most_filled: float, model: str
 ) -> Figure:
-    """The figure, with what is said above it; most_filled: the largest share of a frame outside its photograph."""
+    """The figure, with what is said above it; most_filled: the largest share of an input image outside its
+    photograph."""
     labels = [names[subject.label] + ("" if subject.given else " (as the network finds)") for subject in subjects]
     stands = "its mirror image" if subjects[0].cut.fill == "reflect" else "the mean colour"
-    outside = f"Up to {100 * most_filled:.0f} % of a frame lies outside its photograph: there stands {stands}."
+    outside = f"Up to {100 * most_filled:.0f} % of an input image lies outside its photograph: there stands {stands}."
     caption = (
         f"Distances are Euclidean, from the unmoved picture, in units of the mean distance between the {len(subjects)} "
         "unmoved pictures: at 1 a picture is as far from itself as from another. "
-        + (outside if most_filled else "No frame leaves its photograph.")
+        + (outside if most_filled else "No input image leaves its photograph.")
     )
     return invariance_figure(rows, labels, f"{model}: features of moved, enlarged and turned photographs", caption)

@@ -61,7 +61,7 @@ def run(config: DictConfig, folder: Path) -> Path:
             recon.save(folder / f"{subject.name}.reconstructions.safetensors")
             about["aliasing"] = measure_aliasing(recon, strides)
             lower.append(projection_panel(subject, recon, about, config))
-        about["made_of"] = peaks.provenance
+        about["provenance"] = peaks.provenance
     curves = [charts.Curve(name, about["spectrum"]) for name, about in numbers.items()]
     figure = charts.filters_figure(upper, lower, curves, filters.white_spectrum().tolist(), filters.BIN)
     picture = figures.save_figure(figure, folder / "fig6.png")
@@ -127,7 +127,7 @@ def measure_filters(subject: Subject, peaks: Peaks, layer: str) -> dict[str, Any
         "filters": len(size),
         "filter_size": list(subject.filters.shape[2:]),
         "stride": subject.stride,
-        "silent": int(filters.silent(peaks[layer]).sum()),
+        "dead_units": int(filters.dead(peaks[layer]).sum()),
         "weak": int(filters.weak(subject.filters).sum()),
         "largest_rms": float(size.max()),
         "median_rms": float(size.median()),
@@ -148,7 +148,8 @@ def filter_panel(subject: Subject, about: dict[str, Any]) -> charts.Panel:
     rows, cols = about["filter_size"]
     ratio = about["largest_rms"] / max(about["median_rms"], 1e-30)
     note = (
-        f"{about['filters']} filters {rows} x {cols}, stride {about['stride']};  dead: {about['silent']} never fire, "
+        f"{about['filters']} filters {rows} x {cols}, stride {about['stride']};  dead: {about['dead_units']} "
+        f"never fire, "
         f"{about['weak']} have under a tenth of the median RMS\n"
         f"largest RMS {about['largest_rms']:.3g}, {ratio:.1f} times the median;  "
         f"{about['fine_share']:.0%} of the energy above {filters.FINE:g} cycles a pixel"

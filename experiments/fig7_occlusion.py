@@ -51,7 +51,7 @@ class Subject:
 
     number: int
     key: str
-    frame: Tensor
+    input_image: Tensor
     picture: Tensor
     label: int | None
     unit: int | None
@@ -74,7 +74,9 @@ def run(config: DictConfig, folder: Path) -> Path:
         rows.append(draw_row(scene, subject, seen, [*own.paste(), *others.paste()], config))
         summary.append(summarise(scene, subject, seen, own, controls))
     picture = save_figure(occlusion_figure(rows, *heading(scene, config)), folder / "fig7.png")
-    write_json(folder / "summary.json", {"images": summary, "layer": scene.layer, "made_of": made_of(scene, config)})
+    write_json(
+        folder / "summary.json", {"images": summary, "layer": scene.layer, "provenance": provenance(scene, config)}
+    )
     return picture
 
 
@@ -87,8 +89,12 @@ def set_scene(config: DictConfig) -> Scene:
         raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9].")
     rule = chosen_rule(config.rule)
     check_rules(network, layers, [rule])
-    look = network.needed_preprocessing()
-    colour = torch.tensor(look.mean) * 255 if config.colour is None else torch.tensor([float(c) for c in config.colour])
+    preprocessing = network.needed_preprocessing()
+    colour = (
+        torch.tensor(preprocessing.mean) * 255
+        if config.colour is None
+        else torch.tensor([float(c) for c in config.colour])
+    )
     if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
         raise BadInput(f"colour={list(config.colour)}: expected red, green and blue from 0 to 255, or null.")
     return Scene(network, open_source(**config.source), layers[0], names, colour, rule)
@@ -96,7 +102,7 @@ def set_scene(config: DictConfig) -> Scene:
 
 def choose(scene: Scene, config: DictConfig) -> list[Subject]:
     """The images to occlude, their labels and units, checked."""
-    look = scene.network.needed_preprocessing()
+    preprocessing = scene.network.needed_preprocessing()
     chosen = pick_images(scene.images, config.images, first=3)
     given = number_labels(config.labels, len(chosen), scene.names)
     labels: Sequence[int | None] = [None] * len(chosen) if given is None else given
@@ -107,10 +113,10 @@ def choose(scene: Scene, config: DictConfig) -> list[Subject]:
         if min(photograph.shape[:2]) < config.square:
             size = " x ".join(map(str, photograph.shape[:2]))
             raise BadInput(f"{key} has {size} pixels, fewer than square={config.square}; give a smaller square.")
-        frame = look.frame(photograph)
-        for side in frame.shape[1:]:
+        input_image = preprocessing.input_image(photograph)
+        for side in input_image.shape[1:]:
             occlusion.places(side, config.square, config.stride)
-        subjects.append(Subject(number, key, frame, look.normalize(frame[None])[0], label, unit))
+        subjects.append(Subject(number, key, input_image, preprocessing.normalize(input_image[None])[0], label, unit))
     return subjects
 
 
@@ -126,11 +132,11 @@ def units_of(scene: Scene, units: Sequence[int] | None, images: int) -> list[int
 
 def see(scene: Scene, subject: Subject, config: DictConfig) -> Occlusion:
     """The square over every place of one image."""
-    look = scene.network.needed_preprocessing()
+    preprocessing = scene.network.needed_preprocessing()
     unit = subject.unit
     if unit is None:
         unit = occlusion.strongest_unit(scene.network, subject.picture, scene.layer)
-    colour = (scene.colour / 255 - torch.tensor(look.mean)) / torch.tensor(look.std)
+    colour = (scene.colour / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
     return occlusion.occlude(
         scene.network, subject.picture, scene.layer, unit, config.square, config.stride, colour, config.batch_size
     )
@@ -183,7 +189,7 @@ def draw_row(
     name = scene.names[label] + ("" if subject.label is not None else " (as the network finds)")
     return OcclusionRow(
         title=name,
-        frame=subject.frame,
+        input_image=subject.input_image,
         sample=(int(seen.rows[row]), int(seen.cols[col])),
         square=config.square,
         colour=scene.colour,
@@ -220,13 +226,13 @@ def summarise(
 
 
 def least(seen: Occlusion, values: Tensor) -> dict[str, object]:
-    """The least value of a map, and the middle of the square there, (row, column) in pixels of the frame."""
+    """The least value of a map, and the middle of the square there, (row, column) in pixels of the input image."""
     row, col = divmod(int(values.argmin()), values.shape[1])
     half = (seen.square - 1) / 2
     return {"least": float(values.min()), "square_at": [float(seen.rows[row]) + half, float(seen.cols[col]) + half]}
 
 
-def made_of(scene: Scene, config: DictConfig) -> dict[str, object]:
+def provenance(scene: Scene, config: DictConfig) -> dict[str, object]:
     """What decides the numbers."""
     return {
         "weights": scene.network.weights_hash,

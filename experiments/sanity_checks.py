@@ -48,7 +48,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         "layers": summarise(found, config.seed),
         "rules": {rule: as_rule(rule).options() for rule in config.rules},
         "units": units,
-        "made_of": peaks.provenance,
+        "provenance": peaks.provenance,
     }
     write_json(folder / "summary.json", summary)
     return save_figure(sanity_checks.cascades(summary["layers"], list(config.rules)), folder / "sanity_checks.png")
@@ -65,7 +65,7 @@ class Checks:
         self.module = models.build(**models.of_build(config.model), seed=config.seed)
         self.blocks = blocks(network, list(units))
 
-    def made_of(self, layer: str, rule: str) -> dict[str, Any]:
+    def provenance(self, layer: str, rule: str) -> dict[str, Any]:
         """All that decides a record."""
         about = {"layer": layer, "rule": as_rule(rule).options(), "units": self.units[layer], "seed": self.seed}
         return about | {"blocks": self.blocks, "peaks": self.peaks.provenance}
@@ -79,9 +79,9 @@ class Checks:
         """The strongest peak of each unit."""
         peaks, units = self.peaks[layer], self.units[layer]
         columns = (peaks.image[units, 0], torch.tensor(units), peaks.row[units, 0], peaks.col[units, 0])
-        numbers, look = columns[0].unique(), self.network.needed_preprocessing()
-        frames = torch.cat([part for _, part in whole_batches(self.images, look, 64, numbers.tolist())])
-        return Scene(self.network, layer, frames, numbers, torch.stack(columns, dim=1), seed=self.seed)
+        numbers, preprocessing = columns[0].unique(), self.network.needed_preprocessing()
+        input_images = torch.cat([part for _, part in whole_batches(self.images, preprocessing, 64, numbers.tolist())])
+        return Scene(self.network, layer, input_images, numbers, torch.stack(columns, dim=1), seed=self.seed)
 
 
 def check(network: Network, layers: list[str], config: DictConfig) -> None:
@@ -99,13 +99,13 @@ def checked(checks: Checks, records: Path) -> dict[str, dict[str, table.Columns]
     paths = {(layer, rule): records / f"{layer}.{rule}.parquet" for layer in checks.units for rule in checks.rules}
     found: dict[str, dict[str, table.Columns]] = {layer: {} for layer in checks.units}
     for (layer, rule), path in paths.items():  # all first: a record of something else is refused before any work
-        columns = table.load(path, checks.made_of(layer, rule))
+        columns = table.load(path, checks.provenance(layer, rule))
         if columns is not None:
             found[layer][rule] = columns
     missing = [layer for layer in found if len(found[layer]) < len(checks.rules)]
     for layer in track(missing, "checking", len(missing), unit="layers"):
         for rule, columns in check_layer(checks, layer).items():
-            table.save(paths[layer, rule], columns, checks.made_of(layer, rule))
+            table.save(paths[layer, rule], columns, checks.provenance(layer, rule))
             found[layer][rule] = columns
     return {layer: {rule: found[layer][rule] for rule in checks.rules} for layer in found}
 
@@ -117,8 +117,8 @@ def check_layer(checks: Checks, layer: str) -> dict[str, table.Columns]:
     columns: dict[str, table.Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in checks.rules}
     stages = list(shufflings(list(checks.units), layer))
     for name, names in track(stages, f"checking {layer}", len(stages), unit="networks"):
-        changed = Scene(checks.shuffled(names), layer, scene.frames, scene.numbers, scene.peaks, seed=checks.seed)
-        if layer in names:  # one shuffled unit is as good as another; else a silent unit has nothing to show
+        changed = Scene(checks.shuffled(names), layer, scene.input_images, scene.numbers, scene.peaks, seed=checks.seed)
+        if layer in names:  # one shuffled unit is as good as another; else a dead unit has nothing to show
             changed = changed.firing()
         for rule in checks.rules:
             columns[rule] |= compared(original[rule], changed.reconstruct(rule), scene.inside, name)

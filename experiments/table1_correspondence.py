@@ -48,9 +48,9 @@ def run(config: DictConfig, folder: Path) -> Path:
     images = open_source(**config.source)
     layers = check_layers(network, config.layers)
     annotated = read_annotations(config.annotations or DOGS)
-    frames, boxes = place(images, annotated, network.needed_preprocessing())
-    regions = take_region(boxes, config.region, frames)
-    pixels = network.needed_preprocessing().normalize(frames)
+    input_images, boxes = place(images, annotated, network.needed_preprocessing())
+    regions = take_region(boxes, config.region, input_images)
+    pixels = network.needed_preprocessing().normalize(input_images)
     drawn = draw_boxes(boxes, regions, config.draws, config.seed)
     parts = {part: disagreement(network, pixels, boxes[part], layers) for part in boxes}
     progress = track(drawn, "masking random places", len(drawn), unit="draws")
@@ -59,7 +59,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         "layers": {layer: summarise(layer, parts, random) for layer in layers},
         "paper": {"layer 5": PAPER[0], "layer 7": PAPER[1]},
         "boxes_in_frame": {part: dict(zip(annotated, boxes[part], strict=True)) for part in boxes},
-        "made_of": {
+        "provenance": {
             "weights": network.weights_hash,
             "source": {"name": images.name, "content": images.content_hash, "images": len(images)},
             "preprocessing": network.needed_preprocessing().as_dict(),
@@ -69,8 +69,10 @@ def run(config: DictConfig, folder: Path) -> Path:
         },
     }
     write_json(folder / "summary.json", summary)
-    heading = f"{config.model.name}: what masking one part changes, between {len(frames)} images; lower is more alike"
-    save_figure(draw_masks(frames, list(annotated), {**boxes, "random": drawn[0]}), folder / "fig8.png")
+    heading = (
+        f"{config.model.name}: what masking one part changes, between {len(input_images)} images; lower is more alike"
+    )
+    save_figure(draw_masks(input_images, list(annotated), {**boxes, "random": drawn[0]}), folder / "fig8.png")
     return save_figure(draw_chart(layers, parts, random, heading), folder / "table1.png")
 
 
@@ -87,34 +89,34 @@ def check_layers(network: Network, layers: Sequence[str] | None) -> list[str]:
 def place(
     images: Source, annotated: Mapping[str, Mapping[str, Box]], preprocessing: Preprocessing
 ) -> tuple[Tensor, dict[str, list[Box]]]:
-    """The frames uint8 (N, 3, H, W) of the annotated photographs, and {part: a box in each frame}."""
+    """The input images uint8 (N, 3, H, W) of the annotated photographs, and {part: a box in each input image}."""
     for file in annotated:
         if file not in images.keys:
             raise BadInput(
                 f"the annotations name {file}, which the source {images.name} does not hold; expected a key such as "
                 f"{images.keys[0]}: choose the source, as source=folder source.root=PATH, or give annotations=PATH."
             )
-    frames: list[Tensor] = []
+    input_images: list[Tensor] = []
     boxes: dict[str, list[Box]] = {part: [] for part in next(iter(annotated.values()))}
     for file, parts in annotated.items():
         photograph = images.image(images.keys.index(file))
-        frames.append(preprocessing.frame(photograph))
+        input_images.append(preprocessing.input_image(photograph))
         for part in boxes:
             try:
                 boxes[part].append(box_in_frame(parts[part], photograph.shape[:2], preprocessing))
             except BadInput as error:
                 raise BadInput(f"{part!r} in {file}: {error}") from error
-    return torch.stack(frames), boxes
+    return torch.stack(input_images), boxes
 
 
-def take_region(boxes: dict[str, list[Box]], region: str | None, frames: Tensor) -> list[Box]:
-    """Where random boxes may lie in each frame; the region is taken out of the parts."""
+def take_region(boxes: dict[str, list[Box]], region: str | None, input_images: Tensor) -> list[Box]:
+    """Where random boxes may lie in each input image; the region is taken out of the parts."""
     if region is None:
-        return [(0, 0, frames.shape[2], frames.shape[3])] * len(frames)
+        return [(0, 0, input_images.shape[2], input_images.shape[3])] * len(input_images)
     if region not in boxes or len(boxes) < 2:
         raise BadInput(
             f"region={region}: the annotations have the parts {', '.join(boxes)}; expected one of them and another "
-            "to mask, or region=null for the whole frame."
+            "to mask, or region=null for the whole input image."
         )
     return boxes.pop(region)
 
@@ -157,14 +159,14 @@ def mean(values: np.ndarray) -> float:
     return round(float(values.mean()), 6)
 
 
-def draw_masks(frames: Tensor, names: list[str], boxes: Mapping[str, list[Box]]) -> Figure:
+def draw_masks(input_images: Tensor, names: list[str], boxes: Mapping[str, list[Box]]) -> Figure:
     """Figure 8: a row for each image, a column for each part, masked with grey."""
     columns = ["", *boxes]
-    figure = Figure(figsize=(1.9 * len(columns) + 0.3, 1.9 * len(frames) + 0.3), layout="constrained")
-    grid = figure.subplots(len(frames), len(columns), squeeze=False)
-    for row, (frame, name) in enumerate(zip(frames.permute(0, 2, 3, 1).numpy(), names, strict=True)):
+    figure = Figure(figsize=(1.9 * len(columns) + 0.3, 1.9 * len(input_images) + 0.3), layout="constrained")
+    grid = figure.subplots(len(input_images), len(columns), squeeze=False)
+    for row, (input_image, name) in enumerate(zip(input_images.permute(0, 2, 3, 1).numpy(), names, strict=True)):
         for axes, part in zip(grid[row], columns, strict=True):
-            axes.imshow(frame)
+            axes.imshow(input_image)
             axes.set(xticks=[], yticks=[])
             if part:
                 y0, x0, y1, x1 = boxes[part][row]

@@ -15,7 +15,7 @@ from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import save_figure
 from deconv.files import write_json
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import LOOK_KEYS, build, of_build
+from deconv.models import PREPROCESSING_KEYS, build, of_build
 from deconv.progress import track
 from deconv.records.provenance import versions, weights_hash
 from deconv.training import train
@@ -29,14 +29,14 @@ def run(config: DictConfig, folder: Path) -> Path:
     """Train what is not trained yet, measure, draw; returns the picture of the table."""
     settings = Settings(**config.training, seed=config.seed)
     variants = chosen(config)
-    look = common_look(variants)
+    preprocessing = common_preprocessing(variants)
     images = open_images(config.source, config.validation, config.held_out)
     models = {name: untrained(variant, images.classes, config.seed) for name, variant in variants.items()}
-    data, validation = images.decoded(look, config.cache)
+    data, validation = images.decoded(preprocessing, config.cache)
     found, summary = {}, {}
     for name in track(models, "training variants", len(models), unit="variants"):
-        made_of = {"first_weights": weights_hash(models[name].state_dict()), **images.made_of()}
-        train(models[name], data, validation, settings, Path(config.trained or folder / "trained") / name, made_of)
+        provenance = {"first_weights": weights_hash(models[name].state_dict()), **images.provenance()}
+        train(models[name], data, validation, settings, Path(config.trained or folder / "trained") / name, provenance)
         found[name] = ablation.errors(models[name], data, validation, config.train_sample)
         summary[name] = about(models[name], found[name], config.variants[name].get("paper"))
     tau = agreement(summary)
@@ -46,13 +46,13 @@ def run(config: DictConfig, folder: Path) -> Path:
     papers = {name: config.variants[name].get("paper") for name in found}
     titles = {name: config.variants[name].get("title") or name for name in found}
     picture = save_figure(ablation.table_figure(found, papers, titles, heading), folder / "table3.png")
-    made_of = {
-        **images.made_of(),
-        "preprocessing": look.as_dict(),
+    provenance = {
+        **images.provenance(),
+        "preprocessing": preprocessing.as_dict(),
         "settings": asdict(settings),
         "versions": versions(),
     }
-    write_json(folder / "summary.json", {"variants": summary, "kendall_tau": tau, "made_of": made_of})
+    write_json(folder / "summary.json", {"variants": summary, "kendall_tau": tau, "provenance": provenance})
     return picture
 
 
@@ -84,14 +84,16 @@ def variant_settings(name: str, variant: DictConfig) -> dict[str, Any]:
     return {**of_model, "weights": "random", **{key: value for key, value in own.items() if key not in OWN_KEYS}}
 
 
-def common_look(variants: dict[str, dict[str, Any]]) -> Preprocessing:
+def common_preprocessing(variants: dict[str, dict[str, Any]]) -> Preprocessing:
     """The preprocessing of all variants. Raises BadInput if they have not one in common."""
-    looks = {name: Preprocessing(*(variant[key] for key in LOOK_KEYS)) for name, variant in variants.items()}
-    first, *others = looks
+    by_variant = {
+        name: Preprocessing(*(variant[key] for key in PREPROCESSING_KEYS)) for name, variant in variants.items()
+    }
+    first, *others = by_variant
     for name in others:
-        if looks[name] != looks[first]:
+        if by_variant[name] != by_variant[first]:
             raise BadInput(f"variants {first} and {name} see images of different size or colours; give all the same")
-    return looks[first]
+    return by_variant[first]
 
 
 def untrained(variant: dict[str, Any], classes: int, seed: int) -> nn.Module:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import nn
 
-from deconv.analyses.features import extract, provenance
+from deconv.analyses.features import extract, features_provenance
 from deconv.analyses.layers import LEFT_OUT, Split, check_penalties, compress, draw_splits, probe
 from deconv.analyses.transfer import class_accuracy, with_new_head
 from deconv.errors import BadInput, UnknownName, nearest
@@ -66,7 +66,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         "chance": round(1 / len(np.unique(labels[labels != LEFT_OUT])), 6),
         "paper_percent": PAPER,
         "training": {way: asdict(settings) for way, settings in recipes.items()},
-        "made_of": provenance(network, images, config, config.penalties),
+        "provenance": features_provenance(network, images, config, config.penalties),
     }
     write_json(folder / "summary.json", summary)
     heading = f"{config.model.name}, {config.train_per_class} training images a class"
@@ -115,16 +115,16 @@ def train_on(
     start: nn.Module, network: Network, images: Source, split: Split, settings: Settings, folder: Path
 ) -> float:
     """Train a copy of `start` on a split, or go on with it; returns its accuracy on the test images after the end."""
-    look = network.needed_preprocessing()
-    data, test = load(images, look, split.train.tolist()), load(images, look, split.test.tolist())
+    preprocessing = network.needed_preprocessing()
+    data, test = load(images, preprocessing, split.train.tolist()), load(images, preprocessing, split.test.tolist())
     model = copy.deepcopy(start)
-    made_of = {
+    provenance = {
         "first_weights": weights_hash(start.state_dict()),
         "content": images.content_hash,
         "train": split.train.tolist(),
         "test": split.test.tolist(),
     }
-    train(model, data, test, settings, folder, made_of)
+    train(model, data, test, settings, folder, provenance)
     return class_accuracy(model, test)
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from deconv.analyses.features import extract, provenance
+from deconv.analyses.features import extract, features_provenance
 from deconv.analyses.layers import LEFT_OUT, Score, Split, check_penalties, compress, draw_splits, probe
 from deconv.errors import UnknownName
 from deconv.figures import save_figure
@@ -52,7 +52,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         "classes": classes,
         "chance": round(1 / classes, 6),
         "paper_percent": PAPER,
-        "made_of": provenance(network, images, config, config.penalties),
+        "provenance": features_provenance(network, images, config, config.penalties),
     }
     write_json(folder / "summary.json", summary)
     heading = f"{config.model.name}: {classes} classes, {config.train_per_class} training images a class"

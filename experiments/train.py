@@ -15,7 +15,7 @@ from torch import nn
 from deconv.errors import BadInput
 from deconv.files import write_json, write_whole
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import LOOK_KEYS, build, of_build
+from deconv.models import PREPROCESSING_KEYS, build, of_build
 from deconv.models.loading import load_into
 from deconv.records.provenance import versions, weights_hash
 from deconv.training import evaluate, train
@@ -29,19 +29,19 @@ def run(config: DictConfig, folder: Path) -> Path:
     """Train, or go on training, and sum up; returns the picture of the curves."""
     settings = Settings(**config.training, seed=config.seed)
     device = checked_device(config.device)
-    look = Preprocessing(*(config.model[key] for key in LOOK_KEYS))
+    preprocessing = Preprocessing(*(config.model[key] for key in PREPROCESSING_KEYS))
     images = open_images(config.source, config.validation, config.held_out)
     model = model_for(config, images.classes)
-    made_of = {
+    provenance = {
         "model": {key: config.model[key] for key in ("name", "arch") if key in config.model},
         "first_weights": weights_hash(model.state_dict()),
-        "preprocessing": look.as_dict(),
-        **images.made_of(),
+        "preprocessing": preprocessing.as_dict(),
+        **images.provenance(),
         "device": config.device,
     }
-    data, validation = images.decoded(look, config.cache)
-    rows = train(model.to(device), data, validation, settings, folder, made_of)
-    summary: dict[str, Any] = {"settings": asdict(settings), "made_of": made_of, "versions": versions()}
+    data, validation = images.decoded(preprocessing, config.cache)
+    rows = train(model.to(device), data, validation, settings, folder, provenance)
+    summary: dict[str, Any] = {"settings": asdict(settings), "provenance": provenance, "versions": versions()}
     summary["images"] = {"training": len(data), "validation": len(validation)}
     summary["last_epoch"] = metrics(rows[-1])
     summary["weights"] = weights_hash(model.state_dict())

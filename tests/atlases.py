@@ -29,8 +29,8 @@ def network(layer_name: str = "one", channels: int = 40, seed: int = 0) -> decon
     with torch.no_grad():
         first.weight[3], first.bias[3] = 0, -1  # type: ignore[index]
     module = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(channels, 6, 9, padding=4), nn.ReLU())
-    look = deconv.Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    return deconv.Network(module, (3, SIZE, SIZE), {layer_name: "1", "two": "4"}, look)
+    preprocessing = deconv.Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return deconv.Network(module, (3, SIZE, SIZE), {layer_name: "1", "two": "4"}, preprocessing)
 
 
 def photographs(folder: Path, names: tuple[str, ...] = HOSTILE, count: int = 12) -> Source:

@@ -209,7 +209,7 @@ def test_a_list_of_files_that_leads_outside_is_refused(tmp_path: Path) -> None:
     peaks = deconv.mine(net, images, ["two"])
     (tmp_path / "site").mkdir()
     for name in ("../letter.txt", str(tmp_path / "letter.txt"), "a\\..\\b"):
-        about = {"format": 1, "files": [name], "made_of": {}}
+        about = {"format": 1, "files": [name], "provenance": {}}
         (tmp_path / "site" / "atlas.json").write_text(json.dumps(about))
         with pytest.raises(BadInput, match="damaged"):
             deconv.write_atlas(net, peaks, images, tmp_path / "site")

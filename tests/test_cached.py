@@ -43,9 +43,9 @@ def test_unreadable_images_stay_unreadable_the_last_one_too(tmp_path: Path) -> N
         (tmp_path / name).write_bytes(b"no picture")
     for _ in range(2):
         held = deconv.cached(source, LOOK, tmp_path / "cache")
-        assert held.frames.shape == (5, SIZE, SIZE, 3) and len(all_frames(held)) == 3
+        assert held.input_images.shape == (5, SIZE, SIZE, 3) and len(all_frames(held)) == 3
         with pytest.raises(UnreadableImage, match=r"4\.png cannot be read"):
-            held.frame(4, LOOK)
+            held.input_image(4, LOOK)
 
 
 def test_other_content_or_preprocessing_makes_another_file(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_other_content_or_preprocessing_makes_another_file(tmp_path: Path) -> No
     deconv.cached(source, LOOK, cache)
     other = deconv.Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     with pytest.raises(BadInput, match="another preprocessing"):
-        deconv.cached(source, LOOK, cache).frame(0, other)
+        deconv.cached(source, LOOK, cache).input_image(0, other)
     deconv.cached(source, other, cache)
     (tmp_path / "photos" / "0.png").unlink()
     deconv.cached(deconv.folder(tmp_path / "photos"), LOOK, cache)

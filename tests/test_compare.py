@@ -48,8 +48,8 @@ def one_filter_network() -> Network:
     )
     convolution = nn.Conv2d(3, 4, SIDE, bias=False)
     convolution.weight.data = torch.from_numpy(filters).float()
-    look = Preprocessing((24, 24), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    return Network(nn.Sequential(convolution, nn.ReLU()), (3, 24, 24), {"one": "1"}, look)
+    preprocessing = Preprocessing((24, 24), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Network(nn.Sequential(convolution, nn.ReLU()), (3, 24, 24), {"one": "1"}, preprocessing)
 
 
 def filter_scene() -> Scene:

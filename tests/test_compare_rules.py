@@ -45,7 +45,7 @@ def test_it_leaves_records_numbers_and_pictures(finished: Path) -> None:
         assert set(rules) == names | {"patches"} and len(summary["units"][layer]) == 2
         assert all(set(METRICS) <= set(rules[name]) for name in names)
         assert all((finished / "records" / f"{layer}.{name}.parquet").is_file() for name in rules)
-    assert summary["rules"]["deconvnet"]["switches"] == "recorded" and len(summary["made_of"]["weights"]) == 64
+    assert summary["rules"]["deconvnet"]["switches"] == "recorded" and len(summary["provenance"]["weights"]) == 64
     cell = summary["all_layers"]["deconvnet"]["keep_blur"]
     assert cell["low"] <= cell["mean"] <= cell["high"] and cell["units"] == 4
     assert summary["tested_minus"]["centre"]["reactivation"]["mean"] > 0

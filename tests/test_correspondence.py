@@ -26,7 +26,7 @@ HEADER = "file,part,y0,x0,y1,x1\n"
 GOOD = HEADER + "a.png,eye,1,2,5,8\na.png,nose,0,0,3,3\nb.png,nose,2,2,4,4\nb.png,eye,1,1,9,9\n"
 
 
-def look(size: tuple[int, int] | None, resize: int | None) -> deconv.Preprocessing:
+def preprocessing(size: tuple[int, int] | None, resize: int | None) -> deconv.Preprocessing:
     return deconv.Preprocessing(size, resize, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 
@@ -99,14 +99,14 @@ def test_only_the_box_is_filled_with_the_mean() -> None:
 def test_boxes_follow_the_photograph_into_the_frame(
     size: tuple[int, int] | None, resize: int | None, expected: Box
 ) -> None:
-    assert box_in_frame((10, 20, 30, 50), (40, 100), look(size, resize)) == expected
+    assert box_in_frame((10, 20, 30, 50), (40, 100), preprocessing(size, resize)) == expected
 
 
 def test_a_box_outside_its_image_or_its_frame_is_refused() -> None:
     with pytest.raises(BadInput, match="outside its image of 40 x 100 pixels"):
-        box_in_frame((10, 20, 41, 50), (40, 100), look(None, None))
+        box_in_frame((10, 20, 41, 50), (40, 100), preprocessing(None, None))
     with pytest.raises(BadInput, match=r"nothing of the box \(10, 0, 30, 20\) is left in the 40 x 40 pixels"):
-        box_in_frame((10, 0, 30, 20), (40, 100), look((40, 40), None))
+        box_in_frame((10, 0, 30, 20), (40, 100), preprocessing((40, 40), None))
 
 
 def test_random_boxes_keep_their_size_and_reach_the_whole_region() -> None:

@@ -42,8 +42,8 @@ def wide() -> deconv.Network:
     torch.manual_seed(0)
     trunk = [nn.Conv2d(3, 96, 5, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(96, 128, 3, padding=1), nn.ReLU()]
     head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(512, 3)]
-    look = deconv.Preprocessing((40, 40), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-    return deconv.Network(nn.Sequential(*trunk, *head), (3, 40, 40), {"one": "1", "two": "4"}, look)
+    preprocessing = deconv.Preprocessing((40, 40), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    return deconv.Network(nn.Sequential(*trunk, *head), (3, 40, 40), {"one": "1", "two": "4"}, preprocessing)
 
 
 @dataclass(frozen=True)

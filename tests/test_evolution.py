@@ -57,14 +57,14 @@ def test_units_settle_where_the_table_says() -> None:
 
 def test_the_summary_counts_the_dead_and_the_unsettled_apart() -> None:
     numbers = summarise(settling_epochs(WINNING, EPOCHS), EPOCHS)
-    assert (numbers["units"], numbers["dead"], numbers["not_settled"]) == (10, 2, 3)
+    assert (numbers["units"], numbers["dead_units"], numbers["not_settled"]) == (10, 2, 3)
     assert numbers["settled_share"] == {1: 1 / 8, 2: 3 / 8, 5: 5 / 8}
     assert numbers["quartiles"] == [2, 5, None]
 
 
 def test_a_dead_layer_has_no_shares() -> None:
     numbers = summarise(settling_epochs(torch.full((3, 4), -1), [1, 2, 5]), [1, 2, 5])
-    assert numbers["dead"] == 4 and numbers["not_settled"] == 0
+    assert numbers["dead_units"] == 4 and numbers["not_settled"] == 0
     assert numbers["settled_share"] == {1: None, 2: None} and numbers["quartiles"] == [None] * 3
 
 

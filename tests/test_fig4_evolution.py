@@ -62,11 +62,12 @@ def test_the_summary_has_the_numbers_of_the_peaks(finished: Path) -> None:
     assert list(summary["layers"]) == list(LAYERS)
     for layer, numbers in summary["layers"].items():
         settled = settling_epochs(winners(peaks, layer), EPOCHS)
-        assert numbers["not_settled"] == int(settled.isinf().sum()) and numbers["dead"] == int(settled.isnan().sum())
+        assert numbers["not_settled"] == int(settled.isinf().sum())
+        assert numbers["dead_units"] == int(settled.isnan().sum())
         living = int((~settled.isnan()).sum())
         assert numbers["settled_share"]["2"] == pytest.approx(int((settled <= 2).sum()) / living)
-    assert summary["layers"]["conv1"]["dead"] >= 1
-    assert len(set(summary["made_of"]["weights"].values())) == 3 and summary["made_of"]["source"]["images"] == 5
+    assert summary["layers"]["conv1"]["dead_units"] >= 1
+    assert len(set(summary["provenance"]["weights"].values())) == 3 and summary["provenance"]["source"]["images"] == 5
 
 
 def test_each_reconstruction_is_of_its_epochs_winner(finished: Path) -> None:

@@ -36,7 +36,7 @@ def test_it_leaves_its_pictures_and_every_number(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["layers"] == ["conv1", "fire9"]
     assert [image["label"]["class"] for image in summary["images"]] == [0, 3, 207]
-    assert summary["made_of"]["fill"] == "reflect" and len(summary["made_of"]["weights"]) == 64
+    assert summary["provenance"]["fill"] == "reflect" and len(summary["provenance"]["weights"]) == 64
     for kind, amounts in (
         ("translation", [-8, -4, 0, 4, 8]),
         ("scale", [1, 1.1, 1.2]),

@@ -22,7 +22,7 @@ DEAD, WEAK, GIANT = 3, 5, 8
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The three networks untrained, the first with a silent, a weak and a dominating filter."""
+    """The three networks untrained, the first with a dead, a weak and a dominating filter."""
     root = tmp_path_factory.mktemp("fig6")
     photographs = noise(root / "photographs", 4, (64, 64))
     state = models.build("zfnet64", "random").state_dict()
@@ -46,7 +46,7 @@ def test_dead_filters_and_the_one_that_dominates_are_counted(finished: Path) -> 
     numbers = json.loads((finished / "summary.json").read_text())["networks"]
     assert list(numbers) == ["krizhevsky64", "unlimited", "zfnet64"]
     spoilt, sound = numbers["unlimited"], numbers["zfnet64"]
-    assert (spoilt["silent"], spoilt["weak"]) == (1, 1) and (sound["silent"], sound["weak"]) == (0, 0)
+    assert (spoilt["dead_units"], spoilt["weak"]) == (1, 1) and (sound["dead_units"], sound["weak"]) == (0, 0)
     assert spoilt["largest_rms"] / spoilt["median_rms"] > 20 > sound["largest_rms"] / sound["median_rms"]
     assert (numbers["krizhevsky64"]["stride"], sound["stride"]) == (4, 2)
     assert numbers["krizhevsky64"]["filter_size"] == [11, 11]
@@ -85,7 +85,7 @@ def test_networks_can_be_left_out_and_added(said: list[str], tmp_path: Path) -> 
     assert main([*words(said, more), f"folder={tmp_path}"]) == 0
     numbers = json.loads((tmp_path / "summary.json").read_text())["networks"]
     assert list(numbers) == ["mine", "zfnet64"]
-    assert numbers["mine"]["made_of"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert numbers["mine"]["provenance"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(

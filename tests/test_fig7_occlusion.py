@@ -36,7 +36,7 @@ def finished(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_leaves_its_pictures_maps_and_numbers(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
-    assert summary["layer"] == "fire9" and summary["made_of"]["square"] == 24
+    assert summary["layer"] == "fire9" and summary["provenance"]["square"] == 24
     assert [image["key"] for image in summary["images"]] == ["3.png", "1.png"]
     for number, image in enumerate(summary["images"]):
         seen = load_file(finished / f"{number}.maps.safetensors")
@@ -67,7 +67,7 @@ def test_units_layers_and_colour_can_be_chosen(said: list[str], tmp_path: Path) 
     summary = json.loads((tmp_path / "summary.json").read_text())
     (image,) = summary["images"]
     assert image["unit"] == 7 and summary["layer"] == "fire2" and not image["label"]["given"]
-    assert summary["made_of"]["colour"] == [255, 0, 0]
+    assert summary["provenance"]["colour"] == [255, 0, 0]
     probability = load_file(tmp_path / "0.maps.safetensors")["probability"]
     assert not torch.equal(probability, probability[0, 0].expand_as(probability))
 

@@ -76,7 +76,7 @@ def test_weak_filters_are_told_by_the_median_even_if_one_dwarfs_all() -> None:
 
 
 def test_silent_filters_are_those_without_a_peak() -> None:
-    assert filters.silent(peaks_of(torch.tensor([[4, -1], [-1, -1], [0, 2]]))).tolist() == [False, True, False]
+    assert filters.dead(peaks_of(torch.tensor([[4, -1], [-1, -1], [0, 2]]))).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4])

@@ -32,7 +32,7 @@ def thing_on_plain_ground(seed: int) -> np.ndarray:
 
 def frames(moves: list[Move], seed: int = 0) -> Tensor:
     cut = reframing(thing_on_plain_ground(seed), LOOK, moves)
-    return LOOK.normalize(torch.stack([cut.frame(move)[0] for move in [Move(), *moves]]))
+    return LOOK.normalize(torch.stack([cut.input_image(move)[0] for move in [Move(), *moves]]))
 
 
 def test_a_shift_invariant_network_has_no_distance_under_translation() -> None:

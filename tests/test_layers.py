@@ -111,9 +111,9 @@ def test_mistakes_in_probing_are_named() -> None:
 def test_features_are_the_layers_maps_averaged_over_a_grid_and_read_again(tmp_path: Path) -> None:
     network, source = samples.with_preprocessing(), samples.photographs(tmp_path / "photographs")
     found = extract(network, source, ["one", "two"], tmp_path / "cache", grid=3, batch_size=2)
-    look = network.needed_preprocessing()
-    frames = torch.stack([source.frame(index, look) for index in range(len(source))])
-    maps = network.forward(look.normalize(frames), ["one"])["one"]
+    preprocessing = network.needed_preprocessing()
+    frames = torch.stack([source.input_image(index, preprocessing) for index in range(len(source))])
+    maps = network.forward(preprocessing.normalize(frames), ["one"])["one"]
     assert np.allclose(found["one"], functional.adaptive_avg_pool2d(maps, 3).flatten(1).numpy(), atol=1e-5)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     again = extract(network, source, ["one", "two"], tmp_path / "cache", grid=3, batch_size=5)
@@ -176,9 +176,9 @@ def test_a_convolution_can_be_the_head_and_nothing_else() -> None:
 def test_accuracy_counts_every_class_alike() -> None:
     images = torch.zeros(5, 4, 4, 3, dtype=torch.uint8)
     images[4] = 255
-    look = deconv.Preprocessing((4, 4), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    preprocessing = deconv.Preprocessing((4, 4), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2, bias=False))
     model[2].weight.data = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])  # bright is class 0, dark class 1
     truth = torch.tensor([1, 1, 1, 0, 0])
-    assert class_accuracy(model, Labelled(images, truth, look)) == pytest.approx((1 + 0.5) / 2)
+    assert class_accuracy(model, Labelled(images, truth, preprocessing)) == pytest.approx((1 + 0.5) / 2)
     assert balanced_accuracy_score(truth, [1, 1, 1, 1, 0]) == pytest.approx(0.75)

@@ -132,9 +132,11 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exceptio
 
 def test_a_source_gives_what_its_frames_give(tmp_path: Path) -> None:
     source, net = photographs(tmp_path), with_preprocessing()
-    look = net.needed_preprocessing()
-    frames = torch.stack([look.frame(source.image(i)) for i in range(len(source))])
-    from_source, from_tensor = (deconv.mine(net, given, ["two"], k=3) for given in (source, look.normalize(frames)))
+    preprocessing = net.needed_preprocessing()
+    frames = torch.stack([preprocessing.input_image(source.image(i)) for i in range(len(source))])
+    from_source, from_tensor = (
+        deconv.mine(net, given, ["two"], k=3) for given in (source, preprocessing.normalize(frames))
+    )
     assert as_lists(from_source["two"]) == as_lists(from_tensor["two"])
     assert set(from_source.image_keys.values()) <= set(source.keys)
     assert from_source.provenance["source"]["content"] == source.content_hash

@@ -49,8 +49,8 @@ def test_patches_of_reconstructions_keep_their_order_and_load_each_image_once(tm
     image, place = torch.tensor([3, 0, 3, 4, 1]), torch.tensor([0, 9, 5, 2, 7])
     recon = deconv.project(net, source, "two", image, [0, 1, 2, 3, 4], place, place)
     patches = deconv.patches_of(net, source, recon)
-    look = net.needed_preprocessing()
-    shown = torch.stack([look.frame(source.image(i)) for i in range(len(source))])
+    preprocessing = net.needed_preprocessing()
+    shown = torch.stack([preprocessing.input_image(source.image(i)) for i in range(len(source))])
     assert torch.equal(patches.pixels, deconv.cut_patches(shown, image, recon.box).pixels)
     assert torch.equal(patches.box, recon.box) and torch.equal(patches.image, image)
 

@@ -29,7 +29,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (256, 256), (90, 120), (225, 1000)])
 def test_frame_equals_torchvisions_resize_and_crop(shape: tuple[int, int]) -> None:
     image = noise(*shape)
-    ours = Preprocessing((224, 224), 256, MEAN, STD).frame(image)
+    ours = Preprocessing((224, 224), 256, MEAN, STD).input_image(image)
     theirs = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])(torch.from_numpy(image).permute(2, 0, 1))
     assert ours.dtype == torch.uint8 and ours.shape == (3, 224, 224)
     assert torch.equal(ours, theirs)
@@ -38,7 +38,7 @@ def test_frame_equals_torchvisions_resize_and_crop(shape: tuple[int, int]) -> No
 @pytest.mark.parametrize("shape", [(300, 401), (600, 450), (100, 140)])
 def test_frame_is_pillows_bilinear_to_a_rounding_step(shape: tuple[int, int]) -> None:
     image = smooth(*shape)
-    ours = Preprocessing(None, 128, MEAN, STD).frame(image).permute(1, 2, 0).numpy().astype(int)
+    ours = Preprocessing(None, 128, MEAN, STD).input_image(image).permute(1, 2, 0).numpy().astype(int)
     theirs = np.asarray(Image.fromarray(image).resize(ours.shape[1::-1], Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(ours - theirs).max() <= 1
 
@@ -50,21 +50,21 @@ def test_frame_is_pillows_bilinear_to_a_rounding_step(shape: tuple[int, int]) ->
     resize=st.one_of(st.none(), st.integers(60, 80)),
 )
 def test_any_image_fills_any_frame(shape: tuple[int, int], size: tuple[int, int], resize: int | None) -> None:
-    frame = Preprocessing(size, resize, MEAN, STD).frame(np.full((*shape, 3), 77, np.uint8))
+    frame = Preprocessing(size, resize, MEAN, STD).input_image(np.full((*shape, 3), 77, np.uint8))
     assert frame.shape == (3, *size)
     assert (frame == 77).all()  # padding anywhere would show
 
 
 def test_without_resize_the_frame_is_just_covered() -> None:
     ramp = np.broadcast_to(np.linspace(0, 255, 400).astype(np.uint8)[None, :, None], (100, 400, 3))
-    frame = Preprocessing((50, 200), None, MEAN, STD).frame(ramp)
+    frame = Preprocessing((50, 200), None, MEAN, STD).input_image(ramp)
     assert frame[0, 0, 0] <= 1 and frame[0, 0, -1] >= 254
 
 
 def test_without_size_the_whole_photograph_remains() -> None:
-    assert Preprocessing(None, 64, MEAN, STD).frame(noise(100, 151)).shape == (3, 64, 96)
+    assert Preprocessing(None, 64, MEAN, STD).input_image(noise(100, 151)).shape == (3, 64, 96)
     image = noise(30, 40)
-    untouched = Preprocessing(None, None, MEAN, STD).frame(image)
+    untouched = Preprocessing(None, None, MEAN, STD).input_image(image)
     assert torch.equal(untouched, torch.from_numpy(image).permute(2, 0, 1))
 
 
@@ -72,12 +72,12 @@ def test_frame_takes_flipped_and_read_only_views() -> None:
     image = noise(40, 50)
     image.flags.writeable = False
     preprocessing = Preprocessing((32, 32), None, MEAN, STD)
-    assert torch.equal(preprocessing.frame(image[:, ::-1]), preprocessing.frame(image[:, ::-1].copy()))
+    assert torch.equal(preprocessing.input_image(image[:, ::-1]), preprocessing.input_image(image[:, ::-1].copy()))
 
 
 def test_an_endless_sliver_is_refused_before_it_is_enlarged() -> None:
     with pytest.raises(UnreadableImage, match="1 x 20000 pixels would be enlarged to 227 x"):
-        Preprocessing((227, 227), None, MEAN, STD).frame(np.zeros((1, 20000, 3), np.uint8))
+        Preprocessing((227, 227), None, MEAN, STD).input_image(np.zeros((1, 20000, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_an_endless_sliver_is_refused_before_it_is_enlarged() -> None:
 )
 def test_frame_refuses_what_is_not_rgb(image: np.ndarray) -> None:
     with pytest.raises(BadInput, match="expected a uint8 RGB image"):
-        Preprocessing((4, 4), None, MEAN, STD).frame(image)
+        Preprocessing((4, 4), None, MEAN, STD).input_image(image)
 
 
 def test_normalize_is_the_formula() -> None:

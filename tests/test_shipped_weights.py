@@ -24,9 +24,9 @@ LIKELIEST = 26  # golden retriever, for a ginger cat: a number of deconv.models.
 def seen() -> tuple[dict[str, float], int]:
     """The strongest activations and the likeliest class for one bundled photograph, at 64 pixels."""
     network, source = load_network(**settings("zfnet64")), bundled()
-    look = network.needed_preprocessing()
-    frame = source.frame(source.keys.index(PHOTOGRAPH), look)[None]
-    maps = network.forward(look.normalize(frame), [*LARGEST, "output"])
+    preprocessing = network.needed_preprocessing()
+    frame = source.input_image(source.keys.index(PHOTOGRAPH), preprocessing)[None]
+    maps = network.forward(preprocessing.normalize(frame), [*LARGEST, "output"])
     return {layer: round(float(maps[layer].max()), 4) for layer in LARGEST}, int(maps["output"].argmax())
 
 

@@ -191,7 +191,7 @@ def test_batches_are_the_images_in_order(tmp_path: Path, batch_size: int) -> Non
     assert all(frames.is_contiguous(memory_format=torch.channels_last) for _, frames in parts)
     index, frames = (torch.cat(items) for items in zip(*parts, strict=True))
     assert index.dtype == torch.int64 and index.tolist() == list(range(11))
-    assert torch.equal(frames, torch.stack([FRAME.frame(source.image(number)) for number in range(11)]))
+    assert torch.equal(frames, torch.stack([FRAME.input_image(source.image(number)) for number in range(11)]))
 
 
 def test_batches_of_asked_images_only(tmp_path: Path) -> None:

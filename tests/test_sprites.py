@@ -63,8 +63,8 @@ def test_a_page_of_512_units_of_noise_weighs_under_three_megabytes() -> None:
     layer, unit = layer_of(512, 39), noise((39, 39))
     sheets = [sprites.sheet_picture(kind, dict.fromkeys(range(sprites.SHEET), unit), layer) for kind in sprites.KINDS]
     source = {"name": "noise", "images": 9, "content": "0" * 64}
-    made_of = {"source": source, "weights": "0" * 64, "k": 9, "per_image": 1}
-    atlas = Atlas("noise", (layer,), {n: f"{n}.png" for n in range(9)}, {}, ["deconvnet"], made_of, None)
+    provenance = {"source": source, "weights": "0" * 64, "k": 9, "per_image": 1}
+    atlas = Atlas("noise", (layer,), {n: f"{n}.png" for n in range(9)}, {}, ["deconvnet"], provenance, None)
     page = pages.layer_page(atlas, layer).encode()
     shared = sum(len(pages.asset(name)) for name in pages.ASSETS)
     assert all(10_000 < len(sheet) <= sprites.SHEET_BYTES for sheet in sheets)

@@ -57,7 +57,7 @@ def test_a_run_leaves_weights_that_its_summary_tells_of(finished: Path, photos: 
     weights = safetensors.torch.load_file(finished / "weights.safetensors")
     assert told["weights"] == weights_hash(weights) and weights["fc.weight"].shape == (2, 1024)
     assert told["images"] == {"training": 24, "validation": 8} and told["last_epoch"]["epoch"] == 2
-    assert told["made_of"]["model"] == {"name": "torchvision", "arch": "shufflenet_v2_x0_5"}
+    assert told["provenance"]["model"] == {"name": "torchvision", "arch": "shufflenet_v2_x0_5"}
     assert (finished / "snapshots/epoch-001.safetensors").is_file() and (finished / "curves.png").is_file()
     assert json.loads((finished / "times.json").read_text())["epochs"] == 2
 

@@ -28,8 +28,8 @@ from tests.labelled import TINY, bright_and_dark, tiny_network
 KEPT = ("weights.safetensors", "metrics.csv", "snapshots/epoch-003.safetensors")
 
 
-def run(folder: Path, settings: Settings = TINY, made_of: dict[str, Any] | None = None) -> list[Row]:
-    return train(tiny_network(), bright_and_dark(128), bright_and_dark(40, seed=5), settings, folder, made_of)
+def run(folder: Path, settings: Settings = TINY, provenance: dict[str, Any] | None = None) -> list[Row]:
+    return train(tiny_network(), bright_and_dark(128), bright_and_dark(40, seed=5), settings, folder, provenance)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def test_images_are_loaded_as_the_network_sees_them(tmp_path: Path) -> None:
     data = load(source, LOOK)
     assert data.labels.tolist() == [0, 0, 0, 1, 1, 1] and data.images.is_contiguous()
     for number in range(6):
-        assert torch.equal(data.images[number].permute(2, 0, 1), source.frame(number, LOOK))
+        assert torch.equal(data.images[number].permute(2, 0, 1), source.input_image(number, LOOK))
     some = load(source, LOOK, [5, 1])
     assert torch.equal(some.images, data.images[[5, 1]]) and some.labels.tolist() == [1, 0]
     again = load(deconv.cached(source, LOOK, tmp_path / "frames"), LOOK)

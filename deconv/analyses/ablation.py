@@ -28,7 +28,7 @@ class Errors:
 
 
 def errors(model: nn.Module, data: Labelled, validation: Labelled, most: int) -> Errors:
-    """The errors of a trained classifier over whole frames; of the training images at most `most`, evenly spaced.
+    """The errors of a trained classifier over whole input images; of the training images at most `most`, evenly spaced.
 
     Raises BadInput if `most` is below 1.
     """

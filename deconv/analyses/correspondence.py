@@ -80,7 +80,7 @@ def _box(place: str, row: Mapping[str, str | None]) -> Box:
 
 
 def box_in_frame(box: Box, shape: Sequence[int], preprocessing: Preprocessing) -> Box:
-    """Where a box of a photograph of `shape` (height, width) lies in the frame that the network sees.
+    """Where a box of a photograph of `shape` (height, width) lies in the input image that the network sees.
 
     A white box on black goes through the same resize and crop as the photograph; what is then more white than black is
     the box, so that a part cut off by the crop is cut off here too.
@@ -92,7 +92,7 @@ def box_in_frame(box: Box, shape: Sequence[int], preprocessing: Preprocessing) -
         raise BadInput(f"the box {box} reaches outside its image of {height} x {width} pixels; correct it.")
     drawn = np.zeros((height, width, 3), np.uint8)
     drawn[y0:y1, x0:x1] = 255
-    inside = preprocessing.frame(drawn)[0] >= 128
+    inside = preprocessing.input_image(drawn)[0] >= 128
     rows, cols = inside.any(dim=1).nonzero(), inside.any(dim=0).nonzero()
     if not len(rows):
         raise BadInput(

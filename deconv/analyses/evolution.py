@@ -74,8 +74,8 @@ def settling_epochs(winning: Tensor, epochs: Sequence[int]) -> Tensor:
     """(C,) float64: the first epoch from which a unit's winning image stays the same to the last.
 
     winning (E, C) int64 as `winners` gives it, at these epochs (E,), in order. A unit that fires on no image has no
-    winner, and falling silent or waking up is a change: a unit settles only once it fires for good. inf: not settled,
-    since its winner at the last epoch is not that of the one before. nan: dead, silent at the last epoch, whatever it
+    winner, and a unit that dies or wakes up is a change: a unit settles only once it fires for good. inf: not settled,
+    since its winner at the last epoch is not that of the one before. nan: dead at the last epoch, whatever it
     did earlier.
     """
     agrees = winning == winning[-1]
@@ -96,7 +96,7 @@ def summarise(settled: Tensor, epochs: Sequence[int]) -> dict[str, Any]:
     share = {epoch: float((alive <= epoch).double().mean()) if len(alive) else None for epoch in list(epochs)[:-1]}
     return {
         "units": len(settled),
-        "dead": len(settled) - len(alive),
+        "dead_units": len(settled) - len(alive),
         "not_settled": int(alive.isinf().sum()),
         "quartiles": [next((e for e, part in share.items() if part is not None and part >= q), None) for q in QUARTERS],
         "settled_share": share,

@@ -46,7 +46,7 @@ def extract(
 
 def _name(network: Network, images: Source, layer: str, grid: int) -> str:
     network.node(layer)
-    made_of = {
+    provenance = {
         "weights": network.weights_hash,
         "preprocessing": network.needed_preprocessing().as_dict(),
         "images": images.content_hash,
@@ -54,7 +54,7 @@ def _name(network: Network, images: Source, layer: str, grid: int) -> str:
         "grid": grid,
         "versions": versions(),
     }
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
 
 
 def _compute(network: Network, images: Source, files: Mapping[str, Path], grid: int, batch_size: int) -> None:
@@ -80,10 +80,10 @@ def _new_array(network: Network, layer: str, grid: int, images: int, path: Path)
 
 
 def _stream(network: Network, images: Source, arrays: Mapping[str, np.ndarray], grid: int, batch_size: int) -> None:
-    look, skipped = network.needed_preprocessing(), list[tuple[int, str, str]]()
-    frames = batches(images, look, batch_size, skipped=skipped)
-    for index, batch in track(frames, "extracting features", len(images), size=lambda part: len(part[0])):
-        for layer, maps in network.forward(look.normalize(batch), arrays).items():
+    preprocessing, skipped = network.needed_preprocessing(), list[tuple[int, str, str]]()
+    input_images = batches(images, preprocessing, batch_size, skipped=skipped)
+    for index, batch in track(input_images, "extracting features", len(images), size=lambda part: len(part[0])):
+        for layer, maps in network.forward(preprocessing.normalize(batch), arrays).items():
             arrays[layer][index.numpy()] = _pooled(images, index, layer, maps, grid)
     for array in arrays.values():
         array[[number for number, _, _ in skipped]] = np.nan
@@ -98,7 +98,7 @@ def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor,
     return features.numpy()
 
 
-def provenance(
+def features_provenance(
     network: Network, images: Source, settings: Mapping[str, Any], penalties: Iterable[float]
 ) -> dict[str, Any]:
     """All that decides the numbers of classifiers on features: `settings` of the run, penalties to choose from."""

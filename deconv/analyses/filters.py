@@ -58,11 +58,11 @@ def rms(filters: Tensor) -> Tensor:
     return _checked(filters).square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def silent(peaks: LayerPeaks) -> Tensor:
+def dead(peaks: LayerPeaks) -> Tensor:
     """(N,) bool: dead filters in the strict sense, units that fire on no image of the source.
 
     Dead for the network: nothing above can ever learn of them. It depends on the source and on the bias as well as on
-    the filter, so that a filter can look healthy and be silent.
+    the filter, so that a filter can look healthy and be dead.
     """
     return ~peaks.found.any(dim=1)
 

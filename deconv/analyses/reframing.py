@@ -1,4 +1,5 @@
-"""The network's frame cut from a moved, enlarged or turned photograph, by one resampling of the photograph itself."""
+"""The network's input image cut from a moved, enlarged or turned photograph, by one resampling of the photograph
+itself."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ Number = float | int
 
 @dataclass(frozen=True)
 class Move:
-    """What happens to the picture: moved down by `down` pixels of the frame, then enlarged `scale` times and turned
-    `degrees` counter-clockwise, both about the frame's centre."""
+    """What happens to the picture: moved down by `down` pixels of the input image, then enlarged `scale` times and
+    turned
+    `degrees` counter-clockwise, both about the input image's centre."""
 
     down: Number = 0.0
     scale: Number = 1.0
@@ -30,12 +32,14 @@ class Move:
 
 @dataclass(frozen=True, eq=False)
 class Reframing:
-    """Frames of one photograph.
+    """Input images of one photograph.
 
-    photograph: (3, h, w) float32, 0..255. size: (H, W) of the frame. step: photograph pixels for each frame pixel, rows
-    and columns. start: the photograph's place (row, column) under the frame's first pixel.
-    fill: what stands where a frame leaves the photograph, "reflect" (its mirror image) or "mean" (`mean`, 0..255).
-    room: how many times larger than usual the photograph lies under the frame.
+    photograph: (3, h, w) float32, 0..255. size: (H, W) of the input image. step: photograph pixels for each input
+    image pixel, rows
+    and columns. start: the photograph's place (row, column) under the input image's first pixel.
+    fill: what stands where an input image leaves the photograph, "reflect" (its mirror image) or "mean" (`mean`,
+    0..255).
+    room: how many times larger than usual the photograph lies under the input image.
     """
 
     photograph: Tensor
@@ -46,8 +50,8 @@ class Reframing:
     mean: Tensor
     room: float
 
-    def frame(self, move: Move) -> tuple[Tensor, float]:
-        """The frame, uint8 (3, H, W), and the share of its pixels that lie outside the photograph."""
+    def input_image(self, move: Move) -> tuple[Tensor, float]:
+        """The input image, uint8 (3, H, W), and the share of its pixels that lie outside the photograph."""
         rows, cols = self._places(move)
         reach = tuple(max(1.0, step / move.scale) for step in self.step)
         pixels = sample(self.photograph, rows, cols, (reach[0], reach[1]))
@@ -58,7 +62,7 @@ class Reframing:
         return pixels.round().clamp(0, 255).to(torch.uint8), float(outside.double().mean())
 
     def _places(self, move: Move) -> tuple[Tensor, Tensor]:
-        """Row and column (H, W) float64 in the photograph, under each pixel of the frame."""
+        """Row and column (H, W) float64 in the photograph, under each pixel of the input image."""
         rows, cols = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in self.size), indexing="ij")
         row, col = (
             start + step * (places + (side - 1) / 2)
@@ -70,7 +74,8 @@ class Reframing:
 
 
 def _before(rows: Tensor, cols: Tensor, size: tuple[int, int], move: Move) -> tuple[Tensor, Tensor]:
-    """Where what a frame shows at (rows, cols) was before the move: pixels of the frame from its centre."""
+    """Where what an input image shows at (rows, cols) was before the move: pixels of the input image from its
+    centre."""
     y, x = (rows - (size[0] - 1) / 2) / move.scale, (cols - (size[1] - 1) / 2) / move.scale
     cos, sin = _cos_sin(move.degrees)
     return y * cos + x * sin - move.down, x * cos - y * sin
@@ -83,21 +88,29 @@ def _cos_sin(degrees: Number) -> tuple[float, float]:
 
 
 def reframing(
-    image: np.ndarray, look: Preprocessing, moves: Sequence[Move], fill: str = "reflect", room: Number | None = None
+    image: np.ndarray,
+    preprocessing: Preprocessing,
+    moves: Sequence[Move],
+    fill: str = "reflect",
+    room: Number | None = None,
 ) -> Reframing:
-    """How frames are cut from a photograph, uint8 RGB (h, w, 3), for some moves of it.
+    """How input images are cut from a photograph, uint8 RGB (h, w, 3), for some moves of it.
 
-    room: how many times larger the photograph is laid under the frame than `look` lays it; None is as much as keeps
-    every move within the photograph; with 1 the unmoved frame is that of `look`.
+    room: how many times larger the photograph is laid under the input image than `preprocessing` lays it; None is as
+    much as keeps
+    every move within the photograph; with 1 the unmoved input image is that of `preprocessing`.
     A photograph finer than the largest scale needs is reduced to that first, antialiased.
-    Raises BadInput for another fill, a `room` below 1, and a look without a frame size.
+    Raises BadInput for another fill, a `room` below 1, and a preprocessing without a size.
     """
     if fill not in FILLS:
         raise BadInput(f"fill={fill}: expected {' or '.join(FILLS)}.")
-    if look.size is None or (room is not None and room < 1):
-        raise BadInput(f"room={room}, frame size {look.size}: expected a room of 1 or more, or none, and a frame size.")
-    size = (look.size[0], look.size[1])
-    usual = _laid(image.shape[:2], size, look.resize)
+    if preprocessing.size is None or (room is not None and room < 1):
+        raise BadInput(
+            f"room={room}, input image size {preprocessing.size}: expected a room of 1 or more, or none, and an "
+            f"input image size."
+        )
+    size = (preprocessing.size[0], preprocessing.size[1])
+    usual = _laid(image.shape[:2], size, preprocessing.resize)
     enlarged = _room_needed(usual, size, moves) if room is None else float(room)
     laid = [enlarged * side for side in usual]
     picture = _reduced(image, [math.ceil(side * max((move.scale for move in moves), default=1)) for side in laid])
@@ -107,12 +120,13 @@ def reframing(
         round((lies - side) / 2) if enlarged == 1 else (lies - side) / 2 for lies, side in zip(laid, size, strict=True)
     ]
     start = [(edge + 0.5) * by - 0.5 for edge, by in zip(edges, step, strict=True)]
-    mean = torch.tensor(look.mean, dtype=torch.float32) * 255
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32) * 255
     return Reframing(picture, size, (step[0], step[1]), (start[0], start[1]), fill, mean, enlarged)
 
 
 def _room_needed(usual: Sequence[int], size: tuple[int, int], moves: Sequence[Move]) -> float:
-    """The least room, 1 or more, with which no frame leaves a photograph usually laid at `usual` (height, width)."""
+    """The least room, 1 or more, with which no input image leaves a photograph usually laid at `usual` (height,
+    width)."""
     rows, cols = torch.tensor([0.0, size[0] - 1.0])[:, None], torch.tensor([0.0, size[1] - 1.0])
     furthest = [0.0, 0.0]
     for move in moves:
@@ -131,7 +145,8 @@ def _reduced(image: np.ndarray, wanted: Sequence[int]) -> Tensor:
 
 
 def _laid(shape: tuple[int, int], size: Sequence[int], resize: int | None) -> list[int]:
-    """Height and width, in pixels of the frame, to which preprocessing resizes a photograph; see Preprocessing."""
+    """Height and width, in pixels of the input image, to which preprocessing resizes a photograph; see
+    Preprocessing."""
     cover = size if resize is None else (resize, resize)
     ratio = max(side / have for side, have in zip(cover, shape, strict=True))
     return [math.floor(have * ratio + 1e-6) for have in shape]

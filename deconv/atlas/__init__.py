@@ -29,7 +29,7 @@ from deconv.records import Peaks
 BLOCK_BYTES = 2**27
 """Reconstructions of one block of units: what is in memory, and in one file of records, at a time."""
 IMAGES_AT_ONCE = 16
-LOOK = 3
+DRAWING_VERSION = 3
 """Version of how pictures are drawn: with another one all are drawn again."""
 Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
 
@@ -78,10 +78,10 @@ def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, R
     """Everything that can be refused before any work is done."""
     if not len(peaks) or not rules:
         raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each.")
-    made_of = peaks.provenance
-    if made_of.get("weights") != network.weights_hash:
+    provenance = peaks.provenance
+    if provenance.get("weights") != network.weights_hash:
         raise RecordMismatch("these peaks were mined with other weights than this network has; mine again.")
-    if made_of.get("source", {}).get("content") != images.content_hash:
+    if provenance.get("source", {}).get("content") != images.content_hash:
         raise RecordMismatch(f"these peaks are not of the source {images.name} as its images are now; mine again.")
     network.needed_preprocessing()
     for layer in peaks:
@@ -108,13 +108,13 @@ def _atlas(
 ) -> Atlas:
     """All that the pages show."""
     network, peaks, firing = known.network, known.peaks, known.firing(batch_size)
-    frame = (int(peaks.provenance["frame"][0]), int(peaks.provenance["frame"][1]))
+    input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
     layers = []
     for number, name in enumerate(peaks, start=1):
-        field = network.receptive_field(name, frame)
-        shape = network.graph_at(frame).nodes[network.node(name, frame)].shape
+        field = network.receptive_field(name, input_size)
+        shape = network.graph_at(input_size).nodes[network.node(name, input_size)].shape
         maps = (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
-        about = (name, number, maps, field.size, field.stride, frame)
+        about = (name, number, maps, field.size, field.stride, input_size)
         layers.append(Layer(*about, peaks[name], firing[name], metrics.get(name, {})))
     classes = _classes(known.images, peaks)
     return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined)
@@ -133,7 +133,7 @@ class _Missing:
     """Pictures that the site lacks: a group of files, what they are made of, and what they show."""
 
     group: str
-    made_of: str
+    provenance: str
     layer: Layer
     rule: int
     block: Block
@@ -151,7 +151,7 @@ def _draw(site: Site, known: UnitRecords, atlas: Atlas, rules: Mapping[str, Rule
             one, pixels = missing[place], sprites.by_unit(recon, patches)
             site.wait()  # the block before was drawn meanwhile; two at most are in memory
             _put_pictures(site, one.layer, pixels, one.rule)
-            site.done(one.group, one.made_of)
+            site.done(one.group, one.provenance)
 
 
 def _missing(site: Site, known: UnitRecords, layer: Layer, rules: Mapping[str, Rule]) -> Iterator[_Missing]:
@@ -160,9 +160,9 @@ def _missing(site: Site, known: UnitRecords, layer: Layer, rules: Mapping[str, R
         units = [unit for unit in block if unit in living]
         for number, rule in enumerate(rules.values()):
             group = f"{layer.folder}/{block[0]}/{number}"
-            made_of = f"{LOOK} {known.made_of(layer.name, rule, units)}"
-            if units and not site.has(group, made_of, _files(layer, units, number)):
-                yield _Missing(group, made_of, layer, number, known.block(layer.name, rule, units))
+            provenance = f"{DRAWING_VERSION} {known.provenance(layer.name, rule, units)}"
+            if units and not site.has(group, provenance, _files(layer, units, number)):
+                yield _Missing(group, provenance, layer, number, known.block(layer.name, rule, units))
 
 
 def _blocks(layer: Layer) -> Iterator[range]:
@@ -198,15 +198,15 @@ def _put_pictures(site: Site, layer: Layer, units: Mapping[int, sprites.Pixels],
 
 def _put_photographs(site: Site, known: UnitRecords, atlas: Atlas) -> None:
     """Every image that some peak lies in, whole, as the network sees it."""
-    look, used = known.network.needed_preprocessing(), sorted(atlas.keys)
-    made_of = f"{LOOK} {known.images.content_hash} {look.as_dict()} {used}"
-    if not used or site.has("images", made_of, [contents.image_file(image) for image in used]):
+    preprocessing, used = known.network.needed_preprocessing(), sorted(atlas.keys)
+    provenance = f"{DRAWING_VERSION} {known.images.content_hash} {preprocessing.as_dict()} {used}"
+    if not used or site.has("images", provenance, [contents.image_file(image) for image in used]):
         return
-    found = whole_batches(known.images, look, IMAGES_AT_ONCE, used)
-    for index, frames in track(found, "writing photographs", len(used), size=lambda batch: len(batch[0])):
-        for image, frame in zip(index.tolist(), frames, strict=True):
-            site.put(contents.image_file(image), sprites.photograph(frame))
-    site.done("images", made_of)
+    found = whole_batches(known.images, preprocessing, IMAGES_AT_ONCE, used)
+    for index, input_images in track(found, "writing photographs", len(used), size=lambda batch: len(batch[0])):
+        for image, input_image in zip(index.tolist(), input_images, strict=True):
+            site.put(contents.image_file(image), sprites.photograph(input_image))
+    site.done("images", provenance)
 
 
 def _put_pages(site: Site, atlas: Atlas) -> None:

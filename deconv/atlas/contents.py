@@ -26,7 +26,7 @@ class Layer:
     map_size: Pair
     field: Pair
     stride: Pair
-    frame: Pair
+    input_size: Pair
     peaks: LayerPeaks
     firing: Firing
     metrics: Mapping[str, Sequence[float | None]]
@@ -52,7 +52,7 @@ class Layer:
         return self.peaks.found.any(dim=1).nonzero()[:, 0].tolist()
 
     @property
-    def silent(self) -> list[int]:
+    def dead(self) -> list[int]:
         """The units that fire on none."""
         return (~self.peaks.found.any(dim=1)).nonzero()[:, 0].tolist()
 
@@ -76,7 +76,7 @@ class Atlas:
     keys: Mapping[int, str]
     classes: Mapping[int, str]
     rules: Sequence[str]
-    made_of: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     mined: str | None
 
     @property

@@ -48,33 +48,33 @@ def histogram(counts: Sequence[int], quiet: int, top: float) -> tuple[Bar, list[
     return bar(0.0, 26.0, quiet, "do not fire it"), bars
 
 
-def pad_percent(box: BoxYX, frame: tuple[int, int]) -> int:
-    """How much to leave free around the frame, so that the box (y0, x0, y1, x1) is seen whole, up to MOST_PAD."""
-    height, width = frame
+def pad_percent(box: BoxYX, input_size: tuple[int, int]) -> int:
+    """How much to leave free around the input image, so that the box (y0, x0, y1, x1) is seen whole, up to MOST_PAD."""
+    height, width = input_size
     y0, x0, y1, x1 = box
     most = max(-y0 / height, -x0 / width, y1 / height - 1, x1 / width - 1, 0)
     return min(math.ceil(100 * most / (1 + 2 * most) / PAD_STEP) * PAD_STEP, MOST_PAD)
 
 
-def padded_view(frame: tuple[int, int], percent: int) -> str:
-    """The viewBox of a drawing of the frame with `percent` of its sides free all around."""
-    height, width = frame
+def padded_view(input_size: tuple[int, int], percent: int) -> str:
+    """The viewBox of a drawing of the input image with `percent` of its sides free all around."""
+    height, width = input_size
     free = percent / (100 - 2 * percent)
     numbers = (-width * free, -height * free, width * (1 + 2 * free), height * (1 + 2 * free))
     return " ".join(f"{number:.6g}" for number in numbers)
 
 
-def spotlight(box: BoxYX, frame: tuple[int, int]) -> str:
-    """The path of the frame without the box: what to make darker."""
-    height, width = frame
+def spotlight(box: BoxYX, input_size: tuple[int, int]) -> str:
+    """The path of the input image without the box: what to make darker."""
+    height, width = input_size
     y0, x0, y1, x1 = (min(max(v, 0), s) for v, s in zip(box, (height, width, height, width), strict=True))
     return f"M0 0H{width}V{height}H0ZM{x0} {y0}V{y1}H{x1}V{y0}Z"
 
 
-def centred(field: tuple[int, int], frame: tuple[int, int]) -> BoxYX:
-    """A receptive field in the middle of the frame, cut to it."""
-    tall, wide = min(field[0], frame[0]), min(field[1], frame[1])
-    y0, x0 = (frame[0] - tall) // 2, (frame[1] - wide) // 2
+def centred(field: tuple[int, int], input_size: tuple[int, int]) -> BoxYX:
+    """A receptive field in the middle of the input image, cut to it."""
+    tall, wide = min(field[0], input_size[0]), min(field[1], input_size[1])
+    y0, x0 = (input_size[0] - tall) // 2, (input_size[1] - wide) // 2
     return y0, x0, y0 + tall, x0 + wide
 
 

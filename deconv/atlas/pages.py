@@ -85,7 +85,7 @@ def _other_rules(atlas: Atlas, plate: sprites.Plate, unit: int) -> list[tuple[st
 
 @dataclass(frozen=True)
 class Peak:
-    """One peak of a unit, as its page shows it; boxes are (y0, x0, y1, x1) in the frame."""
+    """One peak of a unit, as its page shows it; boxes are (y0, x0, y1, x1) in the input image."""
 
     number: int
     score: float
@@ -115,7 +115,7 @@ def _peak(atlas: Atlas, layer: Layer, plate: sprites.Plate, unit: int, rank: int
     image, row, col = (int(column[unit, rank]) for column in (record.image, record.row, record.col))
     y0, x0, y1, x1 = record.box[unit, rank].tolist()
     box = (y0, x0, y1, x1)
-    percent = drawings.pad_percent(box, layer.frame)
+    percent = drawings.pad_percent(box, layer.input_size)
     return Peak(
         number=rank + 1,
         score=record.score[unit, rank].item(),
@@ -128,8 +128,8 @@ def _peak(atlas: Atlas, layer: Layer, plate: sprites.Plate, unit: int, rank: int
         tile=plate.corner(rank),
         patch_tile=plate.corner(rank, patch=True),
         percent=percent,
-        view=drawings.padded_view(layer.frame, percent),
-        spotlight=drawings.spotlight(box, layer.frame),
+        view=drawings.padded_view(layer.input_size, percent),
+        spotlight=drawings.spotlight(box, layer.input_size),
         square=_square(box),
     )
 
@@ -143,21 +143,21 @@ def _square(box: tuple[int, int, int, int]) -> tuple[float, float, int]:
 def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
     strength = layer.peaks.score[:, 0].nan_to_num(-math.inf)
     order = strength.argsort(descending=True, stable=True).tolist()[: min(FEATURED, len(layer.living))]
-    box = drawings.centred(layer.field, layer.frame)
+    box = drawings.centred(layer.field, layer.input_size)
     return {
         "layer": layer,
         "stack": drawings.stack(layer, largest),
         "image": contents.image_file(_most_used(atlas)),
         "box": box,
-        "spotlight": drawings.spotlight(box, layer.frame),
+        "spotlight": drawings.spotlight(box, layer.input_size),
         "featured": [_thumbnail(layer, unit) for unit in order],
         "share": _share(layer),
     }
 
 
 def _share(layer: Layer) -> int:
-    """Per cent of the frame's area that a unit sees."""
-    (tall, wide), (height, width) = layer.field, layer.frame
+    """Per cent of the input image's area that a unit sees."""
+    (tall, wide), (height, width) = layer.field, layer.input_size
     return round(100 * min(tall / height, 1) * min(wide / width, 1))
 
 

@@ -34,7 +34,7 @@ class UnitRecords:
     peaks: Peaks
     folder: Path | None
 
-    def made_of(self, layer: str, rule: Rule, units: Sequence[int]) -> str:
+    def provenance(self, layer: str, rule: Rule, units: Sequence[int]) -> str:
         """The sha256, in hex, of all that decides the pictures of some units."""
         about = {
             "weights": self.network.weights_hash,
@@ -83,25 +83,29 @@ class UnitRecords:
 
         Raises RecordMismatch if what is there was made of other peaks.
         """
-        made_of = _digest([self.peaks.provenance, {layer: _rows(peaks) for layer, peaks in self.peaks.items()}])
+        provenance = _digest([self.peaks.provenance, {layer: _rows(peaks) for layer, peaks in self.peaks.items()}])
         path = None if self.folder is None else self.folder / "firing.json"
         if path is not None and path.is_file():
             with reading(path):
                 saved = json.loads(path.read_text(encoding="utf-8"))
-                if saved["made_of"] != made_of:
+                if saved["provenance"] != provenance:
                     raise RecordMismatch(f"{path} was made of other peaks; delete it to count again.")
                 return {layer: Firing(**saved["layers"][layer]) for layer in self.peaks}
         firing = self._count(batch_size)
         if path is not None:
-            write_json(path, {"made_of": made_of, "layers": {name: one.as_dict() for name, one in firing.items()}})
+            write_json(
+                path, {"provenance": provenance, "layers": {name: one.as_dict() for name, one in firing.items()}}
+            )
         return firing
 
     def _count(self, batch_size: int) -> dict[str, Firing]:
         tallies = {layer: Tally(peaks.score[:, 0].numpy()) for layer, peaks in self.peaks.items()}
-        look = self.network.needed_preprocessing()
-        found = batches(self.images, look, batch_size, skipped=[])
-        for _, frames in track(found, "counting how units fire", len(self.images), size=lambda batch: len(batch[0])):
-            for layer, maps, maxima in self.network.forward_with_maxima(look.normalize(frames), tallies):
+        preprocessing = self.network.needed_preprocessing()
+        found = batches(self.images, preprocessing, batch_size, skipped=[])
+        for _, input_images in track(
+            found, "counting how units fire", len(self.images), size=lambda batch: len(batch[0])
+        ):
+            for layer, maps, maxima in self.network.forward_with_maxima(preprocessing.normalize(input_images), tallies):
                 tallies[layer].see(maxima.float().cpu().numpy())
                 del maps  # before the next layer is computed
         return {layer: tally.firing() for layer, tally in tallies.items()}

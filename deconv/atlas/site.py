@@ -29,7 +29,7 @@ class Site:
         self.folder = folder
         about = _read_manifest(folder)
         self._before = set(about["files"])
-        self._made_of: dict[str, str] = about["made_of"]
+        self._made_of: dict[str, str] = about["provenance"]
         self._used: dict[str, str] = {}
         self._coming: dict[str, str] = {}
         self._files: set[str] = set()
@@ -49,18 +49,18 @@ class Site:
         self._files.add(name)
         self._waiting.append(self._pool.submit(_write, self.folder / name, content))
 
-    def has(self, group: str, made_of: str, files: Iterable[str]) -> bool:
+    def has(self, group: str, provenance: str, files: Iterable[str]) -> bool:
         """Whether these files are all there and were made of this; if so, they stay."""
         names = set(files)
-        if self._made_of.get(group) != made_of or not all((self.folder / name).is_file() for name in names):
+        if self._made_of.get(group) != provenance or not all((self.folder / name).is_file() for name in names):
             return False
         self._files |= names
-        self._used[group] = made_of
+        self._used[group] = provenance
         return True
 
-    def done(self, group: str, made_of: str) -> None:
+    def done(self, group: str, provenance: str) -> None:
         """Remember what a group of files was made of, once `wait` has seen to it that they are written."""
-        self._coming[group] = made_of
+        self._coming[group] = provenance
 
     def wait(self) -> None:
         """Wait for what was put; raise what went wrong."""
@@ -82,8 +82,8 @@ class Site:
                 folder.rmdir()
         self._save(self._files, self._used)
 
-    def _save(self, files: set[str], made_of: dict[str, str]) -> None:
-        content = {"format": FORMAT, "files": sorted(files), "made_of": made_of}
+    def _save(self, files: set[str], provenance: dict[str, str]) -> None:
+        content = {"format": FORMAT, "files": sorted(files), "provenance": provenance}
         write_json(self.folder / MANIFEST, content)
 
 
@@ -98,11 +98,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BadInput(f"{folder} is there and holds no atlas; give an empty folder, or one that an atlas is in.")
-        return {"files": [], "made_of": {}}
+        return {"files": [], "provenance": {}}
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         known = about["format"] == FORMAT and all(_stays_inside(name) for name in about["files"])
-        known = known and isinstance(about["made_of"], dict)
+        known = known and isinstance(about["provenance"], dict)
     except (ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{path} cannot be read ({error}); delete {folder} to write the atlas again.") from error
     if not known:

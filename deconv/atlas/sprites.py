@@ -125,9 +125,9 @@ def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
     return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
 
 
-def photograph(frame: Tensor) -> bytes:
+def photograph(input_image: Tensor) -> bytes:
     """A whole image uint8 (3, H, W), as JPEG."""
-    return _encode(frame.permute(1, 2, 0).contiguous().numpy(), "JPEG", quality=80)
+    return _encode(input_image.permute(1, 2, 0).contiguous().numpy(), "JPEG", quality=80)
 
 
 def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:

@@ -15,7 +15,7 @@ CONTROLS = {
     "other_switches": "deconvnet with the switches of another image",
     "other_unit": "deconvnet of another unit that fires at the same place (Nie et al. 2018, arXiv 1805.07039)",
     "random_weights": "deconvnet of the network with all weights shuffled (Adebayo et al. 2018, arXiv 1810.03292), by "
-    "another unit where the unit is then silent",
+    "another unit where the unit then is dead",
     "edges": "an edge detector on the patch, which knows no network (Adebayo et al. 2018, section 5.1)",
     "random_mask": "noise: its strongest p % are a random mask of that size",
     "centre": "a Gaussian about the peak's place, which knows neither network nor image",

@@ -35,14 +35,15 @@ BY_RULE: dict[str, Asked] = {
 class Scene:
     """N peaks of one layer of a network, and the photographs they lie in.
 
-    frames (M, 3, H, W) uint8: photographs numbered by `numbers` (M,), rising;  peaks (N, 4) int64 on the CPU: image (by
+    input_images (M, 3, H, W) uint8: photographs numbered by `numbers` (M,), rising;  peaks (N, 4) int64 on the CPU:
+    image (by
     its number), channel, row, col.  random: the same network with its weights shuffled, for the control that needs it.
     seed: decides what controls draw.
     """
 
     network: Network
     layer: str
-    frames: Tensor
+    input_images: Tensor
     numbers: Tensor
     peaks: Tensor
     random: Network | None = None
@@ -61,7 +62,7 @@ class Scene:
     def _cut(self) -> tuple[Tensor, Tensor]:
         field = self.network.receptive_field(self.layer)
         box = torch.tensor([field.box(int(row), int(col)) for row, col in self.places], dtype=torch.int64).view(-1, 4)
-        patches = cut_patches(self.frames, torch.searchsorted(self.numbers, self.peaks[:, 0].contiguous()), box)
+        patches = cut_patches(self.input_images, torch.searchsorted(self.numbers, self.peaks[:, 0].contiguous()), box)
         return patches.pixels, patches.inside
 
     @cached_property
@@ -95,7 +96,7 @@ class Scene:
         return self._with_units(controls.another_unit)
 
     def firing(self) -> Scene:
-        """The same places, where a unit that is silent gives way to one that fires.
+        """The same places, where a dead unit gives way to one that fires.
 
         Of a layer whose weights are shuffled, one unit is as good as another.
         """
@@ -163,7 +164,7 @@ class Scene:
         own = torch.searchsorted(self.numbers, self.peaks[:, 0].contiguous())
         lenders = self._lenders() if any(rule.switches == "other" for rule, _ in asked) else None
         used, which = torch.cat([own] if lenders is None else [own, lenders]).unique(return_inverse=True)
-        images = self.network.needed_preprocessing().normalize(self.frames[used])
+        images = self.network.needed_preprocessing().normalize(self.input_images[used])
         lent = None if lenders is None else which[len(own) :]
         units = [(rule, self.others.channel if other else self.channel) for rule, other in asked]
         row, col = self.places.unbind(1)

@@ -25,7 +25,8 @@ PATCHES = "patches"
 class Contest:
     """What all tasks of one layer share.
 
-    random: the network with its weights shuffled.  frames (M, 3, H, W) uint8: the photographs that hold the peaks of
+    random: the network with its weights shuffled.  input_images (M, 3, H, W) uint8: the photographs that hold the
+    peaks of
     all units that are measured, numbered by `numbers` (M,), rising.  names: which of `rules`, or PATCHES, to measure.
     """
 
@@ -33,7 +34,7 @@ class Contest:
     random: Network
     layer: str
     peaks: LayerPeaks
-    frames: Tensor
+    input_images: Tensor
     numbers: Tensor
     rules: Mapping[str, str | Rule]
     names: Sequence[str]
@@ -53,7 +54,7 @@ class Measured:
 def measure_units(contest: Contest, units: list[int]) -> Iterator[Measured]:
     """Measure the strongest peak of each unit by every rule, and shrink the reconstructions of all its peaks."""
     peaks = torch.stack(contest.peaks.of(units), dim=1)
-    seen = contest.frames, contest.numbers, peaks
+    seen = contest.input_images, contest.numbers, peaks
     scene = Scene(contest.network, contest.layer, *seen, random=contest.random, seed=contest.seed)
     first = torch.cat([torch.ones(1), scene.channel.diff()]) != 0  # each unit's strongest peak
     best, strongest = scene.subset(first), contest.peaks.score[:, 0].numpy()

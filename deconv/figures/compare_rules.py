@@ -65,14 +65,14 @@ def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
     return figure
 
 
-def _line(axes: Axes, layers: Summary, rule: str, metric: str, band: bool, **look: Any) -> None:
+def _line(axes: Axes, layers: Summary, rule: str, metric: str, band: bool, **style: Any) -> None:
     rows = [layers[layer][rule].get(metric, {"mean": None, "low": None, "high": None}) for layer in layers]
     mean, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("mean", "low", "high"))
     if np.isnan(mean).all():
         return
-    axes.plot(np.arange(len(mean)), mean, **look)
+    axes.plot(np.arange(len(mean)), mean, **style)
     if band:
-        axes.fill_between(np.arange(len(mean)), low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(np.arange(len(mean)), low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def rule_table(summary: Summary, rules: Sequence[str]) -> Figure:

@@ -32,8 +32,8 @@ EVOLUTION_CAPTION = (
 
 @dataclass(frozen=True)
 class EvolutionRow:
-    """One unit of Figure 4: tiles (s, s, 3) for the epochs, None where it is silent; `same[i]`: one image wins at i and
-    i + 1; the patch of the last epoch, None where it is silent then."""
+    """One unit of Figure 4: tiles (s, s, 3) for the epochs, None where it is dead; `same[i]`: one image wins at i and
+    i + 1; the patch of the last epoch, None where it is dead then."""
 
     label: str
     cells: tuple[np.ndarray | None, ...]

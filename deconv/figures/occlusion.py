@@ -29,13 +29,13 @@ OTHER = "#bab0ac"
 class OcclusionRow:
     """One image of Figure 7; maps are (R, C), an entry for each place of the square.
 
-    frame: uint8 (3, H, W). sample: (row, column) of the square shown in it. colour: (3,) of the square, 0..255.
+    input_image: uint8 (3, H, W). sample: (row, column) of the square shown in it. colour: (3,) of the square, 0..255.
     rows, cols: its first pixels. projections: the image's own (3, H, W), then those of others. labels: class numbers;
     names: of all classes.
     """
 
     title: str
-    frame: Tensor
+    input_image: Tensor
     sample: tuple[int, int]
     square: int
     colour: Tensor
@@ -68,7 +68,7 @@ def occlusion_figure(rows: Sequence[OcclusionRow], heading: str, caption: str) -
 
 
 def _image(figure: Figure, axes: Axes, row: OcclusionRow) -> None:
-    axes.imshow(row.frame.permute(1, 2, 0).numpy())
+    axes.imshow(row.input_image.permute(1, 2, 0).numpy())
     y, x = row.sample
     grey = [float(value) / 255 for value in row.colour]
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), row.square, row.square, facecolor=grey, edgecolor="none"))
@@ -77,7 +77,7 @@ def _image(figure: Figure, axes: Axes, row: OcclusionRow) -> None:
 
 def _over_image(axes: Axes, row: OcclusionRow, values: np.ndarray, **style: object) -> object:
     """The map where the square's middle was, on the image, pale, so that places can be compared."""
-    pale = 1 - 0.45 * (1 - row.frame.permute(1, 2, 0).numpy() / 255)
+    pale = 1 - 0.45 * (1 - row.input_image.permute(1, 2, 0).numpy() / 255)
     axes.imshow(pale)
     step = [float(places[1] - places[0]) if len(places) > 1 else 1.0 for places in (row.rows, row.cols)]
     (top, left), (bottom, right) = (
@@ -85,8 +85,8 @@ def _over_image(axes: Axes, row: OcclusionRow, values: np.ndarray, **style: obje
     )
     edges = (left - step[1] / 2, right + step[1] / 2, bottom + step[0] / 2, top - step[0] / 2)
     shown = axes.imshow(values, extent=edges, interpolation="nearest", **style)  # type: ignore[arg-type]
-    axes.set_xlim(-0.5, row.frame.shape[2] - 0.5)
-    axes.set_ylim(row.frame.shape[1] - 0.5, -0.5)
+    axes.set_xlim(-0.5, row.input_image.shape[2] - 0.5)
+    axes.set_ylim(row.input_image.shape[1] - 0.5, -0.5)
     return shown
 
 

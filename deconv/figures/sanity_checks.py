@@ -57,15 +57,15 @@ def _blocks(columns: Summary, kind: str, how: str) -> list[str]:
     return [name.split("/", 2)[2] for name in columns if name.startswith(f"{kind}/{how}/")]
 
 
-def _draw(axes: Axes, columns: Summary, kind: str, look: Mapping[str, Any]) -> None:
+def _draw(axes: Axes, columns: Summary, kind: str, style: Mapping[str, Any]) -> None:
     names = _blocks(columns, kind, "cascade")
     cells = [columns[f"{kind}/cascade/{name}"] for name in names]
     mean, low, high = (np.array([1.0, *(cell[key] for cell in cells)], dtype=float) for key in ("mean", "low", "high"))
     steps = np.arange(len(mean))
-    axes.plot(steps, mean, **look)
-    axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    axes.plot(steps, mean, **style)
+    axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     alone = [columns.get(f"{kind}/alone/{name}", {"mean": None})["mean"] for name in names]
-    axes.plot(steps[1:], np.array(alone, dtype=float), color=look["color"], linestyle=":", marker=".", alpha=0.6)
+    axes.plot(steps[1:], np.array(alone, dtype=float), color=style["color"], linestyle=":", marker=".", alpha=0.6)
     other = columns[f"{kind}/other_unit"]["mean"]
     if other is not None:
-        axes.axhline(other, color=look["color"], linestyle="--", linewidth=1, alpha=0.8)
+        axes.axhline(other, color=style["color"], linestyle="--", linewidth=1, alpha=0.8)

@@ -53,12 +53,13 @@ class Source:
         check_indices(self, [index])
         return decode(self.members[index])
 
-    def frame(self, index: int, preprocessing: Preprocessing) -> torch.Tensor:
+    def input_image(self, index: int, preprocessing: Preprocessing) -> torch.Tensor:
         """Image number `index` as the network sees it: uint8 (3, H, W). Raises UnreadableImage."""
-        return preprocessing.frame(self.image(index))
+        return preprocessing.input_image(self.image(index))
 
     def part(self, indices: Sequence[int] | np.ndarray) -> Source:
-        """These images alone, numbered anew in this order, to be read from another process; cached frames stay here.
+        """These images alone, numbered anew in this order, to be read from another process; cached input images stay
+        here.
 
         Raises BadInput for a number that is not there.
         """

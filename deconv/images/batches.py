@@ -1,4 +1,4 @@
-"""The images of a source as batches of frames, decoded ahead of their reader by a pool of threads."""
+"""The images of a source as batches of input images, decoded ahead of their reader by a pool of threads."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def batches(
     skipped: list[tuple[int, str, str]] | None = None,
     most_skipped: int | None = None,
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    """Frames in order: pairs of indices int64 (n,) and frames uint8 (n, 3, H, W), n at most `batch_size`.
+    """Input images in order: pairs of indices int64 (n,) and input images uint8 (n, 3, H, W), n at most `batch_size`.
 
     A pool of threads decodes a few batches ahead. A batch holds those that can be read of `batch_size` images asked for
-    one after the other, so that an unreadable one moves no other into another batch. All frames of a batch have one
+    one after the other, so that an unreadable one moves no other into another batch. All input images of a batch have
+    one
     shape: a change of shape starts a new batch. `indices` asks for some images only. An unreadable image is logged,
     appended to `skipped` as (index, key, reason) and left out; as soon as more than `most_skipped` are (by default half
     of the asked images), BadInput is raised.
@@ -63,15 +64,15 @@ def _batches(
     skipped: list[tuple[int, str, str]],
     most_skipped: int,
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    def frame(index: int) -> torch.Tensor | UnreadableImage:
+    def input_image(index: int) -> torch.Tensor | UnreadableImage:
         try:
-            return source.frame(index, preprocessing)
+            return source.input_image(index, preprocessing)
         except UnreadableImage as error:
             return error
 
     batch: list[tuple[int, torch.Tensor]] = []
     already_skipped = len(skipped)
-    results = zip(asked, map_ahead(frame, asked, BATCHES_AHEAD * batch_size), strict=True)
+    results = zip(asked, map_ahead(input_image, asked, BATCHES_AHEAD * batch_size), strict=True)
     for position, (index, result) in enumerate(results):
         if batch and position % batch_size == 0:
             yield _collate(batch)
@@ -89,9 +90,9 @@ def _batches(
 
 
 def _collate(batch: Sequence[tuple[int, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    # Stacked with the colours innermost, the frames stay in channels_last memory.
-    frames = torch.stack([frame.permute(1, 2, 0) for _, frame in batch]).permute(0, 3, 1, 2)
-    return torch.tensor([index for index, _ in batch], dtype=torch.int64), frames
+    # Stacked with the colours innermost, the input images stay in channels_last memory.
+    input_images = torch.stack([input_image.permute(1, 2, 0) for _, input_image in batch]).permute(0, 3, 1, 2)
+    return torch.tensor([index for index, _ in batch], dtype=torch.int64), input_images
 
 
 def _report_skipped(source: Source, skipped: Sequence[tuple[int, str, str]], asked: int, most: int) -> None:

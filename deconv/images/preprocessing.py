@@ -20,7 +20,7 @@ MAX_ENLARGED_PIXELS = 2**25
 class Preprocessing:
     """How a photograph becomes a network's input; belongs to the network's configuration.
 
-    size: (H, W) of the frame in pixels, or None for the whole photograph, uncropped.
+    size: (H, W) of the input image in pixels, or None for the whole photograph, uncropped.
     resize: the short side in pixels before the crop; None: just large enough to cover `size`
     (with `size` None as well: the photograph as it is).
     mean, std: three floats, RGB, on the scale 0..1.
@@ -41,7 +41,7 @@ class Preprocessing:
         _check_colours("mean", self.mean, lowest=None)
         _check_colours("std", self.std, lowest=0.0)
 
-    def frame(self, image: np.ndarray) -> torch.Tensor:
+    def input_image(self, image: np.ndarray) -> torch.Tensor:
         """The picture that the network sees: uint8 (3, H, W), for one uint8 RGB image (h, w, 3).
 
         Bilinear with antialiasing, then cut about the centre. Rows and columns of peaks and boxes count this
@@ -55,21 +55,22 @@ class Preprocessing:
             picture = transforms.resize(picture, [height, width], antialias=True)
         return picture if self.size is None else transforms.center_crop(picture, list(self.size))
 
-    def normalize(self, frames: torch.Tensor) -> torch.Tensor:
-        """(frames/255 - mean)/std as float32 (N, 3, H, W) in channels_last memory, for uint8 frames of that shape.
+    def normalize(self, input_images: torch.Tensor) -> torch.Tensor:
+        """(input_images/255 - mean)/std as float32 (N, 3, H, W) in channels_last memory, for uint8 input images of
+        that shape.
 
         Each pixel is computed by itself, so the result never depends on the batch. Raises BadInput otherwise.
         """
-        if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[1] != 3:
+        if input_images.dtype != torch.uint8 or input_images.dim() != 4 or input_images.shape[1] != 3:
             raise BadInput(
-                f"normalize was given {frames.dtype} of shape {tuple(frames.shape)}; "
-                "expected uint8 frames (N, 3, H, W): stack the results of frame()"
+                f"normalize was given {input_images.dtype} of shape {tuple(input_images.shape)}; "
+                "expected uint8 input images (N, 3, H, W): stack the results of input_image()"
             )
         scale = [1 / (255 * std) for std in self.std]
         shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-        rows = frames.permute(0, 2, 3, 1).contiguous().flatten(2)  # colours innermost: (N, H, W * 3)
+        rows = input_images.permute(0, 2, 3, 1).contiguous().flatten(2)  # colours innermost: (N, H, W * 3)
         scales, shifts = (_along_a_row(values, rows) for values in (scale, shift))
-        pixels = torch.empty(rows.shape, dtype=torch.float32, device=frames.device)
+        pixels = torch.empty(rows.shape, dtype=torch.float32, device=input_images.device)
         for given, image in zip(rows, pixels, strict=True):  # one image at a time stays in the cache
             image.copy_(given).mul_(scales).add_(shifts)
         return pixels.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
@@ -111,7 +112,7 @@ def _check_geometry(size: Sequence[int] | None, resize: int | None) -> None:
         raise BadInput(f"size is {size}; expected two positive whole numbers (height, width), or none for no crop")
     if size is not None and size[0] * size[1] > MAX_FRAME_PIXELS:
         raise BadInput(
-            f"size is {size}; expected at most {MAX_FRAME_PIXELS} pixels, for all of a frame: give a smaller"
+            f"size is {size}; expected at most {MAX_FRAME_PIXELS} pixels, for all of an input image: give a smaller"
         )
     if resize is not None and not _is_count(resize):
         raise BadInput(f"resize is {resize!r}; expected a positive whole number of pixels, or none")

@@ -100,8 +100,8 @@ def _mined(shards: Path, look: Pass, images: Source, precision: str, engine: Eng
     if not in_shards and not shards.exists():
         return mine(look.network, images, look.layers, look.k, look.batch_size, look.per_image, precision)
     known = images.content_hash if isinstance(images, CachedSource) else None
-    made_of = _settings(look, images, known) | {"precision": precision}
-    work = InShards(shards, engine, images, made_of)
+    provenance = _settings(look, images, known) | {"precision": precision}
+    work = InShards(shards, engine, images, provenance)
     with watched(images), engine.connected():
         found, how = _found(work.reduce, look, len(images), precision)
     about = _settings(look, images, work.content.hexdigest())
@@ -151,7 +151,7 @@ def _found(reduce: Reduce, look: Pass, count: int, precision: str) -> tuple[Part
         how = {"mined_again": again}
     else:
         found, how = reduce("float32", look, np.arange(count)), {}
-    if found.frame is None:
+    if found.input_size is None:
         raise BadInput("images: given none that can be read; expected at least one.")
     return found, how
 
@@ -160,7 +160,7 @@ def _peaks(look: Pass, images: Source | Tensor, found: Partial, about: dict[str,
     layers = found.peaks(look.network)
     used = sorted({int(image) for peaks in layers.values() for image in peaks.image[peaks.found].unique()})
     keys = {image: str(image) if isinstance(images, Tensor) else images.keys[image] for image in used}
-    about = about | {"frame": found.frame, "unreadable": [list(item) for item in found.unreadable]} | how
+    about = about | {"input_size": found.input_size, "unreadable": [list(item) for item in found.unreadable]} | how
     return Peaks(layers, keys, about)
 
 

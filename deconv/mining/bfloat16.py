@@ -38,7 +38,7 @@ def mine_by_bfloat16(reduce: Reduce, look: Pass, count: int) -> tuple[Partial, d
     if any(again.values()):
         log.info("bfloat16 left %d units unproven: %d images again in float32", sum(again.values()), len(left))
         exact.merge(reduce("rest", look, left))
-    exact.frame, exact.unreadable = rough.frame, rough.unreadable
+    exact.input_size, exact.unreadable = rough.input_size, rough.unreadable
     return exact, again
 
 

@@ -21,12 +21,13 @@ from deconv.records.formats import reading
 class Partial:
     """The strongest peaks among some images. `merge` is commutative and associative, as that of the tables is.
 
-    tables: by layer.  frame: (H, W) of the images, None where none could be read.  unreadable: (image, key, reason).
+    tables: by layer.  input_size: (H, W) of the images, None where none could be read.  unreadable: (image, key,
+    reason).
     errors: by layer (C,) float64, see `deconv.mining.bfloat16`; empty where they were not measured.
     """
 
     tables: dict[str, TopK]
-    frame: tuple[int, int] | None = None
+    input_size: tuple[int, int] | None = None
     unreadable: list[tuple[int, str, str]] = field(default_factory=list)
     errors: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -37,12 +38,12 @@ class Partial:
 
     def merge(self, other: Partial) -> None:
         """Add what was found among other images. Raises BadInput if those were of another size."""
-        if None not in (self.frame, other.frame) and self.frame != other.frame:
+        if None not in (self.input_size, other.input_size) and self.input_size != other.input_size:
             raise BadInput(
-                f"images differ in size: {self.frame} and {other.frame}; boxes need one frame for all. "
+                f"images differ in size: {self.input_size} and {other.input_size}; boxes need one size for all. "
                 "Give the preprocessing a size."
             )
-        self.frame = self.frame or other.frame
+        self.input_size = self.input_size or other.input_size
         for layer, table in self.tables.items():
             table.merge(other.tables[layer])
         self.unreadable = sorted(self.unreadable + other.unreadable)
@@ -53,14 +54,14 @@ class Partial:
         }
 
     def peaks(self, network: Network) -> dict[str, LayerPeaks]:
-        """The tables as records, with boxes in the frame of the images."""
-        fields = {layer: network.receptive_field(layer, self.frame) for layer in self.tables}
+        """The tables as records, with boxes in the pixels of the input images."""
+        fields = {layer: network.receptive_field(layer, self.input_size) for layer in self.tables}
         return {layer: layer_peaks(table, fields[layer]) for layer, table in self.tables.items()}
 
     def save(self, path: Path, network: Network, keys: dict[int, str], about: dict[str, Any]) -> None:
         """Write a file of peaks, with the rest of this and `about` as its provenance."""
         rest = {
-            "frame": self.frame,
+            "input_size": self.input_size,
             "unreadable": self.unreadable,
             "errors": {layer: values.tolist() for layer, values in self.errors.items()},
         }
@@ -77,7 +78,7 @@ class Partial:
         with reading(path):
             partial = Partial(
                 {layer: _table(found) for layer, found in peaks.items()},
-                None if rest["frame"] is None else (rest["frame"][0], rest["frame"][1]),
+                None if rest["input_size"] is None else (rest["input_size"][0], rest["input_size"][1]),
                 [(number, key, reason) for number, key, reason in rest["unreadable"]],
                 {layer: np.array(values) for layer, values in rest["errors"].items()},
             )

@@ -57,7 +57,9 @@ class Pass:
         for table in scan.tables.values():
             table.image = np.where(table.image >= 0, number_of(table.image), -1)
         unreadable = [(int(number_of(np.array(index))), key, reason) for index, key, reason in scan.unreadable]
-        return Partial(scan.tables, scan.frame, unreadable, {layer: found.largest for layer, found in errors.items()})
+        return Partial(
+            scan.tables, scan.input_size, unreadable, {layer: found.largest for layer, found in errors.items()}
+        )
 
 
 class _Renumbering:

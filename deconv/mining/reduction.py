@@ -52,11 +52,11 @@ def in_memory(images: Source | Tensor) -> Reduce:
 class InShards:
     """Shard by shard; those whose record is in `folder` are checked and not looked at again.
 
-    made_of: what decides the records besides the contents of the images and what follows from the pass.
+    provenance: what decides the records besides the contents of the images and what follows from the pass.
     """
 
-    def __init__(self, folder: Path, engine: Engine, images: Source, made_of: dict[str, Any]):
-        self.folder, self.engine, self.images, self.made_of = folder, engine, images, made_of
+    def __init__(self, folder: Path, engine: Engine, images: Source, provenance: dict[str, Any]):
+        self.folder, self.engine, self.images, self.provenance = folder, engine, images, provenance
         self.content = _Content(images)
 
     def reduce(self, stage: str, look: Pass, numbers: np.ndarray) -> Partial:
@@ -102,7 +102,7 @@ class InShards:
 
     def _tasks(self, stage: str, look: Pass, numbers: np.ndarray) -> list[Task]:
         pieces = list(self._pieces(numbers, look.batch_size))
-        about = self.made_of | {
+        about = self.provenance | {
             "stage": stage,
             "k": look.k,
             "per_image": look.per_image,

@@ -21,7 +21,7 @@ Observer = Callable[[str, np.ndarray, np.ndarray], None]
 class Scan:
     """The k strongest peaks of every unit of some layers over the images seen so far.
 
-    tables: by layer.  frame: (H, W) of the images.  unreadable: (id, key, reason) of what could not be read.
+    tables: by layer.  input_size: (H, W) of the images.  unreadable: (id, key, reason) of what could not be read.
     precision: the type that activations are computed in.
     """
 
@@ -37,7 +37,7 @@ class Scan:
         self.network, self.images, self.per_image, self.precision = network, images, per_image, precision
         self.tables = {layer: TopK(network.channels(layer), k) for layer in layers}
         self.rectified = {layer: network.rectified(layer) for layer in layers}
-        self.frame: tuple[int, int] | None = None
+        self.input_size: tuple[int, int] | None = None
         self.unreadable: list[tuple[int, str, str]] = []
 
     def steps(
@@ -67,13 +67,13 @@ class Scan:
         """What the source calls an image; its number where there is no source."""
         return str(image) if isinstance(self.images, Tensor) else self.images.keys[image]
 
-    def _fields(self, frame: tuple[int, int]) -> dict[str, ReceptiveField]:
-        if self.frame is None:
-            self.frame = frame
-            self._receptive_fields = {layer: self.network.receptive_field(layer, frame) for layer in self.tables}
-        if frame != self.frame:
+    def _fields(self, input_size: tuple[int, int]) -> dict[str, ReceptiveField]:
+        if self.input_size is None:
+            self.input_size = input_size
+            self._receptive_fields = {layer: self.network.receptive_field(layer, input_size) for layer in self.tables}
+        if input_size != self.input_size:
             raise BadInput(
-                f"images differ in size: {self.frame} and {frame}; boxes need one frame for all. "
+                f"images differ in size: {self.input_size} and {input_size}; boxes need one size for all. "
                 "Give the preprocessing a size."
             )
         return self._receptive_fields
@@ -90,10 +90,10 @@ class Scan:
                 yield part, images[part[0] : part[-1] + 1] if whole else images[torch.from_numpy(part)]
             return
         look = self.network.needed_preprocessing()
-        for index, frames in batches(
+        for index, input_images in batches(
             self.images, look, batch_size, indices.tolist(), self.unreadable, most_skipped=most_skipped
         ):
-            yield index.numpy(), look.normalize(frames)
+            yield index.numpy(), look.normalize(input_images)
 
     def _check_finite(self, strongest: np.ndarray, index: np.ndarray, layer: str) -> None:
         """A maximum is NaN where any place is."""

@@ -26,7 +26,8 @@ class Task:
     """Shard `number` of a pass.
 
     images: the source.  indices: which of its images, ascending.  numbers: their numbers in the whole source, of which
-    `images` may be a part.  path: where the record is, or goes.  made_of: everything that decides it but the contents.
+    `images` may be a part.  path: where the record is, or goes.  provenance: everything that decides it but the
+    contents.
     """
 
     number: int
@@ -34,7 +35,7 @@ class Task:
     indices: np.ndarray
     numbers: np.ndarray
     path: Path
-    made_of: dict[str, Any]
+    provenance: dict[str, Any]
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: only the shard's own images."""
@@ -46,7 +47,7 @@ class Task:
 class Done:
     """A shard whose record is on disk.
 
-    unreadable: (image, key, reason).  digests: the sha256 of each image; none for cached frames.
+    unreadable: (image, key, reason).  digests: the sha256 of each image; none for cached input images.
     """
 
     number: int
@@ -72,7 +73,7 @@ def perform(look: Pass, task: Task) -> Iterator[Progress]:
     digests = content_of(task.images, task.indices)
     if task.path.exists():
         partial, about = Partial.load(task.path)
-        check_same(task.path, about, task.made_of, str(task.path.parent))
+        check_same(task.path, about, task.provenance, str(task.path.parent))
         with reading(task.path):
             before = [bytes.fromhex(digest) for digest in about["digests"]]
         _check_digests(task, before, digests)
@@ -87,13 +88,13 @@ def perform(look: Pass, task: Task) -> Iterator[Progress]:
             partial = stop.value
             break
         yield Progress(task.number, seen)
-    about = task.made_of | {"digests": [digest.hex() for digest in digests]}
+    about = task.provenance | {"digests": [digest.hex() for digest in digests]}
     partial.save(task.path, look.network, _keys(task, partial), about)
     yield Progress(task.number, len(task.indices), Done(task.number, tuple(partial.unreadable), digests))
 
 
 def content_of(images: Source, indices: np.ndarray | range) -> tuple[bytes, ...]:
-    """The sha256 of each image's bytes; none of cached frames, whose content was told when they were made."""
+    """The sha256 of each image's bytes; none of cached input images, whose content was told when they were made."""
     if isinstance(images, CachedSource):
         return ()
     with ThreadPoolExecutor(WORKERS) as pool:

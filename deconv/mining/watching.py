@@ -20,7 +20,7 @@ from deconv.images.cached import CachedSource
 def watched(images: Source | Tensor) -> Iterator[None]:
     """Raise BadInput at the end, naming the first of the images whose file changed or went away meanwhile.
 
-    By size, time of change and inode. Tensors and cached frames are not files that anybody changes.
+    By size, time of change and inode. Tensors and cached input images are not files that anybody changes.
     """
     if isinstance(images, Tensor | CachedSource):
         yield

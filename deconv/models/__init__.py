@@ -14,7 +14,7 @@ from deconv.images.preprocessing import Preprocessing
 from deconv.models import shipped, squeezenet, torchvision
 from deconv.network import Network
 
-LOOK_KEYS = ("size", "resize", "mean", "std")
+PREPROCESSING_KEYS = ("size", "resize", "mean", "std")
 """Of a file of configs/model/, what Preprocessing takes, in its order."""
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its weights and seed
     **dict.fromkeys(shipped.NETWORKS, ("classes", "trunk", "maps", "widths")),
@@ -49,7 +49,7 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
 
 def of_build(settings: Mapping[Any, Any]) -> dict[str, Any]:
     """Of what a file of configs/model/ says, what `build` takes: all but preprocessing and aliases."""
-    return {str(key): value for key, value in settings.items() if key not in (*LOOK_KEYS, "aliases")}
+    return {str(key): value for key, value in settings.items() if key not in (*PREPROCESSING_KEYS, "aliases")}
 
 
 def load_network(
@@ -69,11 +69,13 @@ def load_network(
     Raises what `build`, Preprocessing and Network raise, and BadInput without a `size`.
     """
     if size is None:
-        raise BadInput(f"model {name} was given no size; expected the frame's height and width: add size=[224,224]")
-    look = Preprocessing(tuple(size), resize, tuple(mean), tuple(std))
+        raise BadInput(
+            f"model {name} was given no size; expected the input image's height and width: add size=[224,224]"
+        )
+    preprocessing = Preprocessing(tuple(size), resize, tuple(mean), tuple(std))
     left_away = ("classifier.",) if options.get("trunk") else ()
     kept = {alias: layer for alias, layer in (aliases or {}).items() if not layer.startswith(left_away)}
-    return Network(build(name, weights, seed, **options), (3, size[0], size[1]), kept, look)
+    return Network(build(name, weights, seed, **options), (3, size[0], size[1]), kept, preprocessing)
 
 
 def class_names(name: str) -> list[str]:

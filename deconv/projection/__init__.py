@@ -107,8 +107,8 @@ def project_together(
     found = []
     for rule, score, sent, columns in zip(rules_asked, scores, pixels, peaks, strict=True):
         which, channels, rows, cols = columns.unbind(1)
-        made_of = about | {"rule": rule.name, "rule_options": rule.options()}
-        found.append(Reconstructions(layer, rule.name, sent, score, box, which, channels, rows, cols, size, made_of))
+        provenance = about | {"rule": rule.name, "rule_options": rule.options()}
+        found.append(Reconstructions(layer, rule.name, sent, score, box, which, channels, rows, cols, size, provenance))
     return found
 
 
@@ -165,8 +165,8 @@ def _load(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[t
             yield some, network.check_images(images[used[some].to(images.device)])
         return
     preprocessing = network.needed_preprocessing()
-    for index, frames in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used.tolist()):
-        yield torch.searchsorted(used, index), network.check_images(preprocessing.normalize(frames))
+    for index, input_images in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used.tolist()):
+        yield torch.searchsorted(used, index), network.check_images(preprocessing.normalize(input_images))
 
 
 def _columns(given: Sequence[Indices], images: int) -> Tensor:
@@ -211,11 +211,11 @@ def _frame_size(network: Network, images: Source | Tensor, image: Tensor) -> tup
     preprocessing = network.needed_preprocessing()
     if preprocessing.size is not None:
         return preprocessing.size[0], preprocessing.size[1]
-    frames = (preprocessing.frame(images.image(int(i))) for i in image.unique())
-    shapes = {(frame.shape[1], frame.shape[2]) for frame in frames}
+    input_images = (preprocessing.input_image(images.image(int(i))) for i in image.unique())
+    shapes = {(input_image.shape[1], input_image.shape[2]) for input_image in input_images}
     if len(shapes) != 1:
         raise BadInput(
-            f"images: given frames of sizes {sorted(shapes)}; expected one size. Give the preprocessing a size."
+            f"images: given input images of sizes {sorted(shapes)}; expected one size. Give the preprocessing a size."
         )
     return shapes.pop()
 

@@ -25,7 +25,7 @@ class LayerPeaks:
     """The k strongest peaks of every unit of one layer, strongest first by (-score, image, row, col).
 
     score (C, k) float32, nan where missing;  image, row, col (C, k) int64, image -1 where missing;
-    box (C, k, 4) int64: y0, x0, y1, x1 of the receptive field in the frame's pixels, unclipped.
+    box (C, k, 4) int64: y0, x0, y1, x1 of the receptive field in the pixels of the input image, unclipped.
     """
 
     score: Tensor
@@ -143,7 +143,7 @@ class Patches:
     """Receptive-field boxes cut out of their images.
 
     pixels (N, 3, h, w) uint8, zero outside the image;  inside (N, h, w) bool, False outside the image;
-    box (N, 4) int64: y0, x0, y1, x1 in the frame's pixels, unclipped;  image (N,) int64.
+    box (N, 4) int64: y0, x0, y1, x1 in the pixels of the input image, unclipped;  image (N,) int64.
     """
 
     pixels: Tensor
@@ -172,7 +172,7 @@ class Reconstructions:
 
     pixels (N, 3, h, w) float32, signed, in units of the network's input; (h, w) is the receptive-field size; zero
     outside the image.  score (N,) float32: the activation, recomputed.  box (N, 4) int64: y0, x0, y1, x1, unclipped.
-    image, channel, row, col (N,) int64: the peaks.  frame: (H, W) of the images.
+    image, channel, row, col (N,) int64: the peaks.  input_size: (H, W) of the images.
     """
 
     layer: str
@@ -184,37 +184,44 @@ class Reconstructions:
     channel: Tensor
     row: Tensor
     col: Tensor
-    frame: tuple[int, int]
+    input_size: tuple[int, int]
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def paste(self) -> Tensor:
-        """The same pixels in the frame of the whole image, zero elsewhere: (N, 3, H, W) float32."""
-        frames = self.pixels.new_zeros((len(self), self.pixels.shape[1], *self.frame))
-        for frame, pixels, (y0, x0, y1, x1) in zip(frames, self.pixels, self.box.tolist(), strict=True):
-            (rows, box_rows), (cols, box_cols) = clip(y0, y1, self.frame[0]), clip(x0, x1, self.frame[1])
-            frame[:, rows, cols] = pixels[:, box_rows, box_cols]
-        return frames
+        """The same pixels where they lie in the whole image, zero elsewhere: (N, 3, H, W) float32."""
+        pictures = self.pixels.new_zeros((len(self), self.pixels.shape[1], *self.input_size))
+        for picture, pixels, (y0, x0, y1, x1) in zip(pictures, self.pixels, self.box.tolist(), strict=True):
+            (rows, box_rows), (cols, box_cols) = clip(y0, y1, self.input_size[0]), clip(x0, x1, self.input_size[1])
+            picture[:, rows, cols] = pixels[:, box_rows, box_cols]
+        return pictures
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file."""
         tensors: dict[str, Tensor] = {name: getattr(self, name) for name in RECONSTRUCTION_TENSORS}
-        about = {"layer": self.layer, "rule": self.rule, "frame": list(self.frame), "made_of": self.provenance}
-        return save_tensors(path, "reconstructions", tensors, about)
+        fields = {
+            "layer": self.layer,
+            "rule": self.rule,
+            "input_size": list(self.input_size),
+            "provenance": self.provenance,
+        }
+        return save_tensors(path, "reconstructions", tensors, fields)
 
     @staticmethod
     def load(path: str | Path) -> Reconstructions:
         """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer."""
         with reading(path):
-            tensors, about = load_tensors(path, "reconstructions", RECONSTRUCTION_TENSORS)
+            tensors, saved = load_tensors(path, "reconstructions", RECONSTRUCTION_TENSORS)
             _check_boxes(tensors)
-            layer, rule, (height, width), made_of = (about[name] for name in ("layer", "rule", "frame", "made_of"))
-            kinds = [type(value) for value in (layer, rule, height, width, made_of)]
+            layer, rule, (height, width), provenance = (
+                saved[name] for name in ("layer", "rule", "input_size", "provenance")
+            )
+            kinds = [type(value) for value in (layer, rule, height, width, provenance)]
             if kinds != [str, str, int, int, dict] or min(height, width) < 1:
-                raise ValueError("its layer, rule, frame or provenance is of another kind")
-            return Reconstructions(layer, rule, **tensors, frame=(height, width), provenance=made_of)
+                raise ValueError("its layer, rule, input size or provenance is of another kind")
+            return Reconstructions(layer, rule, **tensors, input_size=(height, width), provenance=provenance)
 
 
 PATCH_TENSORS: Wanted = {

@@ -23,8 +23,10 @@ from torch import Tensor
 from deconv.errors import BadInput, DeconvError, first_line
 from deconv.files import write_whole
 
-FORMAT = 1
-"""Version of the saved forms; a newer one is refused."""
+FORMAT = 2
+"""Version of the saved forms; a newer one is refused, an older one read."""
+RENAMED = {"frame": "input_size", "made_of": "provenance"}
+"""Keys of format 1, and what they are called since."""
 MOST_ROWS = 2**26
 """Of a table. Repeated values pack so well that the size of a file says nothing about their number."""
 
@@ -108,8 +110,8 @@ def _check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | N
         raise BadInput(f"{path} has format {about['format']}; this deconv reads up to {FORMAT}. Update deconv.")
     provenance: dict[str, Any] = about["provenance"]
     if not isinstance(provenance, dict):
-        raise TypeError("what it says about its making is no JSON object")
-    return provenance
+        raise TypeError("its provenance is not a JSON object")
+    return provenance if about["format"] > 1 else {RENAMED.get(name, name): value for name, value in provenance.items()}
 
 
 def _text(value: Any) -> str:

@@ -18,13 +18,13 @@ from deconv.records.formats import reading
 Columns = dict[str, np.ndarray]
 
 
-def save(path: Path, columns: Mapping[str, np.ndarray], made_of: Mapping[str, Any]) -> Path:
-    """Write columns of one length (U,) and `made_of`, plain JSON."""
-    table = pa.table(dict(columns)).replace_schema_metadata({"deconv": json.dumps(made_of, sort_keys=True)})
+def save(path: Path, columns: Mapping[str, np.ndarray], provenance: Mapping[str, Any]) -> Path:
+    """Write columns of one length (U,) and `provenance`, plain JSON."""
+    table = pa.table(dict(columns)).replace_schema_metadata({"deconv": json.dumps(provenance, sort_keys=True)})
     return write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
 
 
-def load(path: Path, made_of: Mapping[str, Any]) -> Columns | None:
+def load(path: Path, provenance: Mapping[str, Any]) -> Columns | None:
     """The columns at `path`; None if there is no such file.
 
     Raises RecordMismatch, naming the difference, if it was made of anything else, BadInput if it cannot be read.
@@ -32,7 +32,7 @@ def load(path: Path, made_of: Mapping[str, Any]) -> Columns | None:
     if not path.exists():
         return None
     columns, found = read(path)
-    _check_same(path, found, json.loads(json.dumps(made_of)), "")
+    _check_same(path, found, json.loads(json.dumps(provenance)), "")
     return columns
 
 
@@ -40,8 +40,8 @@ def read(path: Path) -> tuple[Columns, Any]:
     """The columns at `path`, and what they were made of. Raises BadInput if it is missing or cannot be read."""
     with reading(path):
         table = pq.read_table(path, page_checksum_verification=True)
-        made_of = json.loads(table.schema.metadata[b"deconv"])
-    return {name: table[name].to_numpy() for name in table.column_names}, made_of
+        provenance = json.loads(table.schema.metadata[b"deconv"])
+    return {name: table[name].to_numpy() for name in table.column_names}, provenance
 
 
 def _check_same(path: Path, found: Any, wanted: Any, name: str) -> None:

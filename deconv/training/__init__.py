@@ -32,25 +32,26 @@ def train(
     validation: Labelled,
     settings: Settings,
     folder: Path,
-    made_of: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Train `model` in place, where it is; leave weights, snapshots, metrics, curves and the state in `folder`.
 
     After every epoch the whole state is saved; the same call goes on from there and, on the same machine, ends with the
-    same metrics and weights. `made_of` says in plain values what else the run depends on. The model ends in eval mode.
+    same metrics and weights. `provenance` says in plain values what else the run depends on. The model ends in eval
+    mode.
     Raises BadInput if model and data do not fit, DeconvError at a loss that is not a number (the last epoch's state
     stays), RecordMismatch if `folder` holds a run of other settings or of something else.
     """
     check_fit(model, data, validation, settings)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
-    rows = training_state.restore(folder / "state.pt", model, optimizer, settings, made_of or {})
+    rows = training_state.restore(folder / "state.pt", model, optimizer, settings, provenance or {})
     model.eval()
     for epoch in range(len(rows) + 1, settings.epochs + 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_epoch_seed(settings, epoch))  # restarts need no state of the generator
             rows.append(_epoch(model, optimizer, data, validation, settings, rows))
-        training_state.save(folder, model, optimizer, rows, settings, made_of or {})
+        training_state.save(folder, model, optimizer, rows, settings, provenance or {})
         left = (settings.epochs - epoch) * sum(row.seconds for row in rows) / epoch
         log.info("%s", rows[-1].line(settings.epochs, left))
     return rows

@@ -1,4 +1,4 @@
-"""Labelled frames, decoded once and kept in memory as uint8, and the crops that training sees of them."""
+"""Labelled input images, decoded once and kept in memory as uint8, and the crops that training sees of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DECODE_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Labelled:
-    """Frames (N, H, W, 3) uint8, square, their classes (N,) int64, and the preprocessing that they are of."""
+    """Input images (N, H, W, 3) uint8, square, their classes (N,) int64, and the preprocessing that they are of."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -38,7 +38,7 @@ class Labelled:
 
     @property
     def side(self) -> int:
-        """The frames' height and width, in pixels."""
+        """The input images' height and width, in pixels."""
         return int(self.images.shape[1])
 
 
@@ -54,8 +54,8 @@ def load(source: Source, preprocessing: Preprocessing, indices: Sequence[int] | 
         raise BadInput(f"{len(asked)} images of size {preprocessing.size}: training needs images, all of one size")
     images = torch.empty((len(asked), *preprocessing.size, 3), dtype=torch.uint8)
     kept: list[int] = []
-    frames = batches(source, preprocessing, DECODE_AT_ONCE, asked)
-    for index, batch in track(frames, f"decoding {source.name}", len(asked), size=lambda part: len(part[0])):
+    input_images = batches(source, preprocessing, DECODE_AT_ONCE, asked)
+    for index, batch in track(input_images, f"decoding {source.name}", len(asked), size=lambda part: len(part[0])):
         images[len(kept) : len(kept) + len(index)] = batch.permute(0, 2, 3, 1)
         kept += index.tolist()
     return Labelled(images[: len(kept)], labels[kept], preprocessing)

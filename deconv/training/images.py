@@ -30,24 +30,25 @@ class TrainingImages:
         """The number of classes: the largest label and one."""
         return max(require_labels(self.source)) + 1
 
-    def made_of(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What identifies the images and their classes, in plain values."""
         validation = self.held_out if self.validation is None else _identity(self.validation)
         return {"training": _identity(self.source), "validation": validation}
 
-    def decoded(self, look: Preprocessing, cache: str | Path | None = None) -> tuple[Labelled, Labelled]:
-        """The images to train on and to validate on, in memory; through the frame cache in the folder `cache`, if any.
+    def decoded(self, preprocessing: Preprocessing, cache: str | Path | None = None) -> tuple[Labelled, Labelled]:
+        """The images to train on and to validate on, in memory; through the cache of input images in the folder
+        `cache`, if any.
 
         Raises BadInput as `deconv.training.data.load` and `split` do.
         """
         source, others = self.source, self.validation
         if cache is not None:
-            source = cached(source, look, cache)
-            others = None if others is None else cached(others, look, cache)
+            source = cached(source, preprocessing, cache)
+            others = None if others is None else cached(others, preprocessing, cache)
         if others is not None:
-            return load(source, look), load(others, look)
+            return load(source, preprocessing), load(others, preprocessing)
         trained_on, held_out = split(len(source), self.held_out)
-        return load(source, look, trained_on), load(source, look, held_out)
+        return load(source, preprocessing, trained_on), load(source, preprocessing, held_out)
 
 
 def open_images(source: Mapping[str, Any], validation: str | None, held_out: float) -> TrainingImages:

@@ -19,8 +19,9 @@ class Settings:
     (the same rise, then a cosine to 0) or "plateau" (the paper's way: a tenth whenever validation top-1 has not
     improved for `patience` epochs). dropout: the rate of every nn.Dropout, reached linearly over `dropout_epochs`
     (arXiv 1703.06229: at 0.5 from the start the loss stays near that of chance for epochs). rms_limit: None leaves the
-    filters alone. crop_range, crop_size: as shares of the frame's side, what is cut and the side that it is resized to;
-    the last `whole_epochs` see whole frames instead. snapshots: the epochs whose weights are kept.
+    filters alone. crop_range, crop_size: as shares of the input image's side, what is cut and the side that it is
+    resized to;
+    the last `whole_epochs` see whole input images instead. snapshots: the epochs whose weights are kept.
     Raises BadInput for values that cannot be used.
     """
 
@@ -67,10 +68,10 @@ _LIMITS = {
     ),
     "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
     "rms_limit": (lambda value: value is None or value > 0, "a number above 0, or null for no limit"),
-    "crop_size": (lambda value: 0 < value <= 2, "a share of the frame's side, above 0 and at most 2"),
+    "crop_size": (lambda value: 0 < value <= 2, "a share of the input image's side, above 0 and at most 2"),
     "crop_range": (
         lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
-        "the smallest and the largest share of the frame's side, as [0.75,1.0]",
+        "the smallest and the largest share of the input image's side, as [0.75,1.0]",
     ),
 }
 

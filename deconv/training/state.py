@@ -27,7 +27,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Row],
     settings: Settings,
-    made_of: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
     """Weights, a snapshot where one is asked for, metrics, curves, and last the state that `restore` goes on from."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -41,7 +41,7 @@ def save(
         "optimizer": optimizer.state_dict(),
         "rows": [asdict(row) for row in rows],
         "settings": asdict(settings),
-        "made_of": dict(made_of),
+        "provenance": dict(provenance),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -49,7 +49,7 @@ def save(
 
 
 def restore(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings, made_of: Mapping[str, Any]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings, provenance: Mapping[str, Any]
 ) -> list[Row]:
     """Load a saved state into model and optimizer and return the finished epochs; none if there is no file.
 
@@ -60,7 +60,7 @@ def restore(
     state = _read(path)
     may_differ = {name: getattr(settings, name) for name in MAY_CHANGE_ON_RESTART}
     _check_same(path, {**state["settings"], **may_differ}, asdict(settings))
-    _check_same(path, state["made_of"], dict(made_of))
+    _check_same(path, state["provenance"], dict(provenance))
     if len(state["rows"]) > settings.epochs:
         raise RecordMismatch(
             f"{path} has {len(state['rows'])} epochs; {settings.epochs} were asked for: use another folder"
@@ -73,7 +73,7 @@ def restore(
 def _read(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"model", "optimizer", "rows", "settings", "made_of"} - state.keys()
+        missing = {"model", "optimizer", "rows", "settings", "provenance"} - state.keys()
     except Exception as error:  # foreign bytes raise many types
         raise BadInput(f"{path} cannot be read ({type(error).__name__}); delete it to train from the start") from error
     if missing:

@@ -41,9 +41,11 @@ def mined(path: Path) -> list[str]:
 
 def mined_whole(path: Path) -> deconv.Peaks:
     """As photographs are, neither resized nor cropped, by a network that sees 11 x 11 pixels at once."""
-    look = deconv.Preprocessing(None, None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    preprocessing = deconv.Preprocessing(None, None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     layers = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, padding=1), torch.nn.MaxPool2d(9), torch.nn.ReLU())
-    return deconv.mine(deconv.Network(layers, (3, SIZE, SIZE), preprocessing=look), deconv.folder(path.parent), ["2"])
+    return deconv.mine(
+        deconv.Network(layers, (3, SIZE, SIZE), preprocessing=preprocessing), deconv.folder(path.parent), ["2"]
+    )
 
 
 def half(kind: str) -> bytes:
@@ -84,7 +86,9 @@ IMAGES: Rows = {
     ),
     "a sliver": (
         file("a.png", lambda: encoded("PNG", picture(1, 60_000))),
-        lambda path: deconv.Preprocessing((227, 227), None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).frame(first_image(path)),
+        lambda path: deconv.Preprocessing((227, 227), None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).input_image(
+            first_image(path)
+        ),
         line("1 x 60000 pixels would be enlarged to 227 x 13620000; expected at most 33554432 pixels: crop it"),
     ),
     "a photograph of 50 megapixels": (

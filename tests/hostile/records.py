@@ -113,8 +113,8 @@ def frames(damage: Callable[[Path], object]) -> Given:
 
 
 def reread(home: Path) -> deconv.Source:
-    look = with_preprocessing().needed_preprocessing()
-    return deconv.cached(photographs(home / "photos"), look, home / "cache")
+    preprocessing = with_preprocessing().needed_preprocessing()
+    return deconv.cached(photographs(home / "photos"), preprocessing, home / "cache")
 
 
 DAMAGED = r"cannot be read \(.*\); it is damaged or no record\. Make it again\."
@@ -233,10 +233,10 @@ RECORDS: Rows = {
             line(DAMAGED),
         )
         for what, said in {
-            "of no layer": {"rule": "deconvnet", "frame": [20, 20], "made_of": {}},
-            "of a layer that is a number": {"layer": 3, "rule": "deconvnet", "frame": [20, 20], "made_of": {}},
-            "in a frame of three numbers": {"layer": "two", "rule": "deconvnet", "frame": [1, 2, 3], "made_of": {}},
-            "in a frame of less than nothing": {"layer": "two", "rule": "x", "frame": [-1, 2], "made_of": {}},
+            "of no layer": {"rule": "deconvnet", "frame": [20, 20], "provenance": {}},
+            "of a layer that is a number": {"layer": 3, "rule": "deconvnet", "frame": [20, 20], "provenance": {}},
+            "in a frame of three numbers": {"layer": "two", "rule": "deconvnet", "frame": [1, 2, 3], "provenance": {}},
+            "in a frame of less than nothing": {"layer": "two", "rule": "x", "frame": [-1, 2], "provenance": {}},
         }.items()
     },
     **{

@@ -54,7 +54,7 @@ function layerPage(grid) {
   const controls = byId("controls");
   const sort = byId("sort");
   const items = [...grid.querySelectorAll("li[data-unit]")];
-  const silent = [...grid.querySelectorAll("li.silent")];
+  const dead = [...grid.querySelectorAll("li.dead")];
 
   function show(kind) {
     document.body.classList.toggle("show-patch", kind === "patch");
@@ -68,7 +68,7 @@ function layerPage(grid) {
     const unit = (item) => Number(item.dataset.unit);
     items.sort(by === "" ? (a, b) => unit(a) - unit(b) : (a, b) => size(b) - size(a) || unit(a) - unit(b));
     for (const item of items) item.querySelector(".number").textContent = brief(value(item));
-    grid.append(...items, ...silent);
+    grid.append(...items, ...dead);
     sort.value = by;
   }
 
