@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from deconv.errors import BadInput, UnknownName
 from deconv.images import folders
@@ -24,16 +25,29 @@ from deconv.images.members import Member
 from deconv.images.photographs import installed_photographs
 from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
+from deconv.records.provenance import Provenance
 
 log = logging.getLogger("deconv")
 
 
 @dataclass(frozen=True)
 class Source:
-    """An ordered set of images; a number from 0 to len - 1 or a key names one image.
+    """An ordered set of images, each known by its id: a whole number that it keeps in every part of the source.
 
-    keys: one id for each image, in order. members: where the bytes of each lie.
-    labels: the class of each, a number from 0 up, or None. class_names: the name of each class, or None.
+    A tuple of the source has one entry for each image, in one order.
+
+    - keys: the name of each image, such as its path below the folder.
+    - members: where the bytes of each image lie.
+    - labels: the class of each image, a number from 0 up; None if the images have no classes.
+    - class_names: the name of each class; None if the classes have no names.
+    - ids: the id of each image; 0 to n - 1 unless this is a part of another source.
+
+    >>> import deconv
+    >>> photographs = deconv.bundled()
+    >>> photographs.part([2, 0]).ids
+    (2, 0)
+    >>> photographs.part([2, 0]).keys == (photographs.keys[2], photographs.keys[0])
+    True
     """
 
     name: str
@@ -41,46 +55,96 @@ class Source:
     members: tuple[Member, ...]
     labels: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    ids: range | tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            object.__setattr__(self, "ids", range(len(self.keys)))
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def image(self, index: int) -> np.ndarray:
-        """Image number `index` as uint8 RGB (H, W, 3), upright.
+    def __repr__(self) -> str:
+        classes = "" if self.labels is None else f", {len(set(self.labels))} classes"
+        return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}>"
 
-        Raises UnreadableImage for a damaged file, BadInput for a number that is not there.
+    def position(self, image_id: int) -> int:
+        """Return where the image stands in `keys`, `members` and `labels`. Raises BadInput for an id that is not there.
+
+        In a source that is no part of another, the position is the id.
         """
-        check_indices(self, [index])
-        return decode(self.members[index])
+        if 0 <= image_id < len(self) and self.ids[image_id] == image_id:
+            return int(image_id)
+        if image_id not in self._position_of_id:
+            known = f"0 to {len(self) - 1}" if isinstance(self.ids, range) else f"{len(self)} others"
+            raise BadInput(f"image {image_id} was asked for; the source {self.name} has images {known}")
+        return self._position_of_id[image_id]
 
-    def input_image(self, index: int, preprocessing: Preprocessing) -> torch.Tensor:
-        """Image number `index` as the network sees it: uint8 (3, H, W). Raises UnreadableImage."""
-        return preprocessing.input_image(self.image(index))
+    def key(self, image_id: int) -> str:
+        """Return the key of an image. Raises BadInput for an id that is not there."""
+        return self.keys[self.position(image_id)]
 
-    def part(self, indices: Sequence[int] | np.ndarray) -> Source:
-        """These images alone, numbered anew in this order, to be read from another process; cached input images stay
-        here.
+    def image(self, image_id: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return an image as upright RGB.
 
-        Raises BadInput for a number that is not there.
+        Raises UnreadableImage for a damaged file, BadInput for an id that is not there.
         """
-        check_indices(self, indices)
-        members = (self.members[i] for i in indices)
+        return decode(self.members[self.position(image_id)])
+
+    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "3 H W"]:
+        """Return an image as the network sees it. Raises UnreadableImage, and BadInput for an id that is not there."""
+        return preprocessing.input_image(self.image(image_id))
+
+    def part(self, image_ids: Sequence[int] | np.ndarray) -> Source:
+        """Return a source of some of the images, in this order, that can be read from another process.
+
+        The images keep their ids; cached input images stay behind. Raises BadInput for an id that is not there.
+        """
+        positions = [self.position(int(image_id)) for image_id in image_ids]
         return Source(
             self.name,
-            tuple(self.keys[i] for i in indices),
-            tuple(replace(member, path=member.path.absolute()) for member in members),
-            None if self.labels is None else tuple(self.labels[i] for i in indices),
+            tuple(self.keys[n] for n in positions),
+            tuple(replace(self.members[n], path=self.members[n].path.absolute()) for n in positions),
+            None if self.labels is None else tuple(self.labels[n] for n in positions),
             self.class_names,
+            tuple(self.ids[n] for n in positions),
         )
+
+    def provenance(self, content: str | None = None) -> Provenance:
+        """Return what a record says of the images it was made from: their source's name, number and content hash.
+
+        content: the content hash, where it is known already; else it is computed.
+        """
+        content = self.content_hash if content is None else content
+        return {"source": {"name": self.name, "images": len(self), "content": content}}
+
+    @property
+    def known_content(self) -> str | None:
+        """The content hash where it was taken once and for all, as of cached input images; None for files."""
+        return None
 
     @cached_property
     def content_hash(self) -> str:
-        """The sha256, in hex, over all keys and contents in order; reads every image once, when first asked."""
-        total = hashlib.sha256()
+        """The SHA-256, in hex, over all keys and contents in order; reads every image once, when first asked."""
+        return content_hash(self.keys, self.digests())
+
+    def digests(self, image_ids: Sequence[int] | np.ndarray | None = None) -> tuple[bytes, ...]:
+        """Return the SHA-256 of the bytes of some images, by default of all; b"unreadable" for a file that is gone."""
+        members = self.members if image_ids is None else [self.members[self.position(int(n))] for n in image_ids]
         with ThreadPoolExecutor(WORKERS) as pool:
-            for key, digest in zip(self.keys, pool.map(Member.digest, self.members), strict=True):
-                total.update(hashlib.sha256(key.encode()).digest() + digest)
-        return total.hexdigest()
+            return tuple(pool.map(Member.digest, members))
+
+    @cached_property
+    def _position_of_id(self) -> dict[int, int]:
+        return {image_id: position for position, image_id in enumerate(self.ids)}
+
+
+def content_hash(keys: Iterable[str], digests: Iterable[bytes]) -> str:
+    """Return the SHA-256, in hex, over the keys and the digests of images in order: what a source holds."""
+    total = hashlib.sha256()
+    for key, digest in zip(keys, digests, strict=True):
+        total.update(hashlib.sha256(key.encode()).digest() + digest)
+    return total.hexdigest()
 
 
 def bundled() -> Source:
@@ -148,12 +212,6 @@ def require_labels(source: Source) -> tuple[int, ...]:
             "image in a subfolder named after its class, or source=webdataset with a .cls member beside every image"
         )
     return source.labels
-
-
-def check_indices(source: Source, indices: Sequence[int] | np.ndarray) -> None:
-    for index in indices:
-        if not 0 <= index < len(source):
-            raise BadInput(f"image {index} was asked for; the source {source.name} has images 0 to {len(source) - 1}")
 
 
 def open_source(name: str, **options: Any) -> Source:
