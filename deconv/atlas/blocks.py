@@ -55,8 +55,8 @@ class Block:
         Raises RecordMismatch, naming the difference, if they were made of anything else.
         """
         recon, patches = Reconstructions.load(self.files[0]), Patches.load(self.files[1])
-        for path, record in zip(self.files, (recon, patches), strict=True):
-            check_same(path, record.provenance, self.provenance, REMEDY)
+        check_same(self.files[0], recon.provenance, self.provenance, REMEDY)
+        check_same(self.files[1], patches.provenance, self.provenance, REMEDY)
         return recon, patches
 
     def __getstate__(self) -> dict[str, object]:

@@ -92,7 +92,7 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
 
 
 def open_frames(source: Mapping[str, Any], preprocessing: Preprocessing, cache: str | Path | None) -> Source:
-    """Return the source that `open_source` gives for these options, `cached` in the folder `cache` unless that is None."""
+    """Return the source that these options of `open_source` name, `cached` in the folder `cache` if that is given."""
     images = open_source(**source)
     return images if cache is None else cached(images, preprocessing, cache)
 

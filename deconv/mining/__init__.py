@@ -48,7 +48,8 @@ def mine(
     - images: a Source, whose photographs pass through the network's preprocessing, or preprocessed images, whose ids
       are 0 to M - 1.
     - layers: names or aliases of layers, see `Network.layers`.
-    - per_image: how many peaks of one image may count for one unit; peaks whose boxes overlap by more than half are one.
+    - per_image: how many peaks of one image may count for one unit; peaks whose boxes overlap by more than half count
+      as one.
     - precision: "float32"; or "bfloat16" to find candidates faster, whose answer is computed in float32 and checked
       but not proven (`deconv.mining.bfloat16`).
 
@@ -180,6 +181,8 @@ def _peaks(
 
 def _provenance(scan: Scan, images: Source | Tensor, content: str | None = None) -> Provenance:
     """Everything that decides the peaks."""
-    is_tensor = isinstance(images, Tensor)
-    source = {"source": {"name": "tensor", "images": len(images)}} if is_tensor else images.provenance(content)
+    if isinstance(images, Tensor):
+        source: Provenance = {"source": {"name": "tensor", "images": len(images)}}
+    else:
+        source = images.provenance(content)
     return build(scan.network.provenance(), source, layers=scan.layers, k=scan.k, per_image=scan.per_image)
