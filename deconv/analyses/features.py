@@ -87,30 +87,6 @@ def _stream(network: Network, images: Source, arrays: Mapping[str, np.ndarray], 
             rows = [images.position(image_id) for image_id in index.tolist()]
             arrays[layer][rows] = _pooled(images, index, layer, maps, grid)
     for array in arrays.values():
-            array.flush()
-        for layer, part in parts.items():
-            os.replace(part, files[layer])
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-
-
-def _new_array(network: Network, layer: str, grid: int, images: int, path: Path) -> np.memmap:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = network.map_size(layer)
-    columns = network.channels(layer) * min(grid, height) * min(grid, width)
-    return np.lib.format.open_memmap(path, "w+", np.float32, (images, columns))
-
-
-def _stream(network: Network, images: Source, arrays: Mapping[str, np.ndarray], grid: int, batch_size: int) -> None:
-    preprocessing, skipped = network.needed_preprocessing(), list[tuple[int, str, str]]()
-    input_images = batches(images, preprocessing, batch_size, skipped=skipped)
-    for index, batch in track(input_images, "extracting features", len(images), size=lambda part: len(part[0])):
-        for layer, maps in network.forward(preprocessing.normalize(batch), arrays).items():
-            arrays[layer][[images.position(image_id) for image_id in index.tolist()]] = _pooled(
-                images, index, layer, maps, grid
-            )
-    for array in arrays.values():
         array[[images.position(image_id) for image_id, _, _ in skipped]] = np.nan
 
 

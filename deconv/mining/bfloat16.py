@@ -1,10 +1,10 @@
 """Mining in bfloat16 with an answer in float32, which is checked but not proven.
 
 A first scan in bfloat16 keeps CANDIDATES x k images of each unit. Every image that is a candidate of some unit is
-looked at again in float32, for all units. An image that was never seen in float32 scored, in bfloat16, at most as much as the
-unit's weakest candidate. The unit's answer passes the check if its k-th float32 score exceeds that by more than SAFETY
-times the largest error measured on the unit's own candidates; if some unit's does not, the images left over are looked
-at in float32 too.
+looked at again in float32, for all units. An image that was never seen in float32 scored, in bfloat16, at most as much
+as the unit's weakest candidate. The unit's answer passes the check if its k-th float32 score exceeds that by more than
+SAFETY times the largest error measured on the unit's own candidates; if some unit's does not, the images left over are
+looked at in float32 too.
 
 The error of an image that was never seen in float32 may be larger than any measured: nothing bounds it. Activations
 that are small differences of large terms can have such errors (tests/test_bfloat16.py has an example).
