@@ -114,7 +114,9 @@ def test_the_subfolders_are_the_classes_if_every_image_is_in_one(tmp_path: Path)
     save(tmp_path / "beside.png")
     mixed = folder(tmp_path)
     assert mixed.labels is None and mixed.class_names is None
-    with pytest.raises(BadInput, match=r"the source folder has no labels; expected a class .*use source=folder with"):
+    with pytest.raises(
+        BadInput, match=r"the source folder has no labels; expected a class .*folder\(root\) has them with"
+    ):
         require_labels(mixed)
     assert bundled().labels is None
 
@@ -146,7 +148,7 @@ def test_sources_open_by_name(tmp_path: Path) -> None:
     assert open_source("folder", root=str(tmp_path)) == folder(tmp_path)
     assert open_source("bundled") == bundled()
     shards = put(tmp_path / "a.tar", shard())
-    assert open_source("webdataset", urls=[shards], cache=None) == webdataset(shards)
+    assert open_source("webdataset", urls=[shards], copies=None) == webdataset(shards)
     with pytest.raises(UnknownName, match="expected one of bundled, folder, webdataset"):
         open_source("fodler")
 

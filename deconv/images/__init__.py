@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput, check_choice
 from deconv.images import folders
 from deconv.images.ahead import WORKERS
 from deconv.images.class_names import check_class_names, read_class_names
@@ -148,30 +148,47 @@ def content_hash(keys: Iterable[str], digests: Iterable[bytes]) -> str:
 
 
 def bundled() -> Source:
-    """The photographs inside scikit-image, scikit-learn, matplotlib and, if it is installed, foolbox.
+    """Return the photographs inside scikit-image, scikit-learn, matplotlib and, if it is installed, foolbox.
 
-    36 of them, 16 without foolbox (the extra `demo`); always in the same order, nothing is downloaded.
+    There are 36 of them, 16 without foolbox (the extra `demo`), always in the same order; nothing is downloaded.
     All of them show what a person knows at a glance: people, animals, things, buildings, surfaces (brick, grass,
     gravel), and for points, spots and lines the Hubble deep field, the moon and a retina. Left out are drawings, masks,
     charts, text and test patterns, microscope pictures, one photograph blurred beyond recognition, and the right half
     of the motorcycle stereo pair. Raises BadInput if none can be found.
+
+    >>> import deconv
+    >>> photographs = deconv.bundled()
+    >>> photographs.key(0), photographs.image(0).shape
+    ('skimage/astronaut.png', (512, 512, 3))
     """
-    found = installed_photographs()
-    if not found:
+    photographs = installed_photographs()
+    if not photographs:
         raise BadInput(
             "no bundled photograph was found; expected them inside scikit-image, scikit-learn and matplotlib: "
-            "install these with pip, or use source=folder"
+            "install these with pip, or use folder(root)"
         )
-    return _of_files("bundled", found)
+    return _of_files("bundled", photographs)
 
 
 def folder(root: str | PathLike[str]) -> Source:
-    """Every JPEG, PNG, WebP, BMP and TIFF file below `root`, at any depth, known by its suffix.
+    """Return every JPEG, PNG, WebP, BMP and TIFF file below `root`, at any depth, known by its suffix.
 
     Keys are POSIX paths relative to `root`, in sorted order. Names that start with a dot are left out. Links are
     followed; a directory reached twice is listed once, where it really is if that is below `root`.
     If every image lies in a subfolder of `root`, those subfolders, in sorted order, are the classes of the images.
     Raises BadInput if `root` is missing, is a file, or holds no image.
+
+    >>> import deconv
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> for name in ("cat", "dog"):
+    ...     Path("pets", name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(f"pets/{name}/0.png")
+    >>> pets = deconv.folder("pets")
+    >>> pets
+    <Source folder: 2 images, 2 classes>
+    >>> pets.keys, pets.class_names
+    (('cat/0.png', 'dog/0.png'), ('cat', 'dog'))
     """
     source = _of_files("folder", folders.listed(root))
     labels, class_names = folders.classes(source.keys)
@@ -183,45 +200,54 @@ def _of_files(name: str, files: Sequence[tuple[str, Path]]) -> Source:
 
 
 def webdataset(
-    urls: str | Sequence[str], cache: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
+    urls: str | Sequence[str], copies: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
 ) -> Source:
-    """The images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
+    """Return the images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
 
-    urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
-    https, whatever `webdataset.gopen` opens: gs, hf, or "pipe:" and a command that writes the shard.
-    cache: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
-    classes: a file of class names, as `deconv.images.class_names.read_class_names` takes it.
+    - urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
+      https, whatever fsspec opens (s3, gs, hf, sftp, each by a package of its own that is named if it is missing), and
+      "pipe:" with a command that writes the shard.
+    - copies: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
+    - classes: a file of class names, as `deconv.images.class_names.read_class_names` takes it.
+
     Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
     labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from
     their copies. Raises BadInput as `deconv.images.shards.samples` does, and if the class names do not fit.
+
+    >>> import deconv, tarfile
+    >>> from PIL import Image
+    >>> with tarfile.open("train-000.tar", "w") as tar:
+    ...     Image.new("RGB", (8, 8)).save("dog_01.png")
+    ...     tar.add("dog_01.png")
+    >>> deconv.webdataset("train-*.tar").keys
+    ('train-000/dog_01',)
     """
     class_names = None if classes is None else read_class_names(classes)  # before shards are fetched
-    found = samples(urls, cache)
-    labels = tuple(sample.label for sample in found if sample.label is not None) or None  # all have one, or none has
+    images = samples(urls, copies)
+    labels = tuple(sample.label for sample in images if sample.label is not None) or None  # all have one, or none has
     if class_names is not None:
         check_class_names(class_names, labels)
-    keys, members = tuple(sample.key for sample in found), tuple(sample.member for sample in found)
+    keys, members = tuple(sample.key for sample in images), tuple(sample.member for sample in images)
     return Source("webdataset", keys, members, labels, class_names)
 
 
 def require_labels(source: Source) -> tuple[int, ...]:
-    """The class number of each image, in order. Raises BadInput if the source has none, saying what would give them."""
+    """Return the class of each image. Raises BadInput if the source has none, saying what would give them."""
     if source.labels is None:
         raise BadInput(
-            f"the source {source.name} has no labels; expected a class for each image: use source=folder with every "
-            "image in a subfolder named after its class, or source=webdataset with a .cls member beside every image"
+            f"the source {source.name} has no labels; expected a class for each image: folder(root) has them with "
+            "every image in a subfolder named after its class, webdataset(urls) with a .cls member beside every image"
         )
     return source.labels
 
 
 def open_source(name: str, **options: Any) -> Source:
-    """The source `name` with its options, as configs/source/ has them: "folder" with root=PATH, for one.
+    """Return the source that a name and its options say, as configs/source/ has them: "folder" with `root`, for one.
 
     Raises UnknownName for another name, BadInput as the source itself does.
     """
     known: dict[str, Callable[..., Source]] = {"bundled": bundled, "folder": folder, "webdataset": webdataset}
-    if name not in known:
-        raise UnknownName(f"unknown source {name!r}; expected one of {', '.join(known)}")
+    check_choice("source", name, known)
     for option, value in options.items():
         if not isinstance(value, (str, PathLike, type(None), *([Sequence] if option == "urls" else []))):
             raise BadInput(f"source {name}: {option} is {value}; expected a text: write {option}='\"{value}\"'")

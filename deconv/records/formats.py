@@ -140,7 +140,7 @@ def _metadata(kind: str, provenance: Mapping[str, Any]) -> dict[str, str]:
 def _check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | None) -> Provenance:
     texts = {_text(name): value for name, value in (metadata or {}).items()}
     saved = json.loads(_text(texts.get("deconv", '{"kind": "something else", "format": 0}')))
-    if "kind" not in saved:
+    if kind == MEASURES and "kind" not in saved:
         saved = {"kind": MEASURES, "format": 1, "provenance": saved}
     if saved["kind"] != kind:
         raise BadInput(f"{path} holds {saved['kind']}; expected {kind} written by deconv")

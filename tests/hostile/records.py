@@ -246,7 +246,7 @@ RECORDS: Rows = {
         f"cached frames: {what}": (
             frames(damage),
             reread,
-            line("the cached frames .* cannot be read .*: delete them to decode the photographs again"),
+            line("the cached input images .* cannot be read .*: delete them to decode the photographs again"),
         )
         for what, damage in {
             "cut": lambda path: path.write_bytes(making.cut(path.read_bytes())),
