@@ -1,4 +1,4 @@
-"""Progress of anything that takes over two seconds: a bar on a terminal, plain log lines elsewhere."""
+"""Progress of anything that takes over two seconds: a bar on a terminal or in a notebook, plain log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 T = TypeVar("T")
 SHOW_AFTER = 2.0  # seconds
@@ -31,15 +28,20 @@ def track(
     size: Callable[[T], int] | None = None,
     status: Callable[[], str] | None = None,
 ) -> Iterator[T]:
-    """Yield the items of `iterable` and tell how far it is, on stderr.
+    """Yield the items of `iterable` and show how far it is: on stderr, or in the notebook.
 
-    An item counts as done when the next one is asked for. `total` counts `unit`s (None: not known), and so does
-    `size`, which tells how many of them an item holds, as a batch does; without it an item is one. `status` gives a
-    few more words for the end of the line, such as a loss; it is asked whenever a line is about to be shown.
-    A terminal gets a bar with count, rate and time left once two seconds have passed. Elsewhere the logger "deconv"
-    gets at most one line each ten seconds, and one at the end of what took over two.
+    An item counts as done when the next one is asked for. A terminal gets a bar with count, rate and time left once two
+    seconds have passed. Elsewhere the logger "deconv" gets at most one line each ten seconds, and one at the end of
+    what took over two. Within something that has a bar there is no second one.
+
+    - total: how many `unit`s there are; None if that is not known.
+    - size: returns how many units an item holds, as a batch does; without it an item is one.
+    - status: returns a few more words for the end of the line, such as a loss.
+
+    >>> list(track([1, 2, 3], "counting", 3))
+    [1, 2, 3]
     """
-    if on_terminal() and _one_bar.acquire(blocking=False):
+    if (on_terminal() or _in_notebook()) and _one_bar.acquire(blocking=False):
         try:
             yield from _with_bar(iterable, description, total, unit, size, status)
         finally:
@@ -60,22 +62,20 @@ def bar_is_up() -> bool:
     return _shown.is_set()
 
 
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
-        super().__init__()
+def print_line(text: str) -> None:
+    """Print a line on stderr, above the bar if one is shown."""
+    if bar_is_up():
+        from tqdm.auto import tqdm
 
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else f"{self.unit}")
+        tqdm.write(text, file=sys.stderr)
+    else:
+        print(text, file=sys.stderr)
 
 
-class _Status(ProgressColumn):
-    def __init__(self, status: Callable[[], str]) -> None:
-        self.status = status
-        super().__init__()
-
-    def render(self, task: Task) -> Text:
-        return Text(self.status())
+def _in_notebook() -> bool:
+    """Whether this is a kernel of Jupyter, whose stderr is no terminal."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", ())
 
 
 def _with_bar(
@@ -86,34 +86,34 @@ def _with_bar(
     size: Callable[[T], int] | None,
     status: Callable[[], str] | None,
 ) -> Iterator[T]:
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(),
-        *([_Status(status)] if status else []),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(description, total=total)
-    # A timer, not a check at each item: the first item may take longer than two seconds itself.
+    with warnings.catch_warnings():  # in a notebook without ipywidgets, which gets a bar of text
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    bar = tqdm(
+        total=total, desc=description, unit=unit, delay=SHOW_AFTER, file=sys.stderr, dynamic_ncols=True, smoothing=0
+    )  # fmt: skip
+    # A timer, since tqdm looks at the clock after an item only, and the first may take longer than two seconds itself.
     timer = threading.Timer(SHOW_AFTER, _show, [bar])
     timer.daemon = True
-    timer.start()
+    if on_terminal():
+        timer.start()
     try:
         for item in iterable:
             yield item
-            bar.advance(task, size(item) if size else 1)
+            if status:
+                bar.set_postfix_str(status(), refresh=False)
+            bar.update(size(item) if size else 1)
     finally:
         timer.cancel()
-        timer.join()
-        if bar_is_up():
-            bar.stop()
-            _shown.clear()
+        if timer.ident is not None:
+            timer.join()
+        bar.close()
+        _shown.clear()
 
 
-def _show(bar: Progress) -> None:
-    bar.start()
+def _show(bar: Any) -> None:
+    bar.delay = 0  # so that the bar knows that it was shown
+    bar.refresh()
     _shown.set()
 
 

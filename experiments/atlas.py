@@ -20,8 +20,8 @@ from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.projection.rules import Rule
-from deconv.records import Peaks, table
-from deconv.records.formats import reading
+from deconv.records import Peaks
+from deconv.records.formats import read_columns, reading
 
 Metrics = dict[str, dict[str, list[float | None]]]
 
@@ -87,7 +87,7 @@ def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
 def read_metrics(path: Path, peaks: Peaks, units: int) -> dict[str, list[float | None]]:
     """The columns of one record, a number or None for each unit of the layer."""
     with reading(path):
-        columns, provenance = table.read(path)
+        columns, provenance = read_columns(path)
         at, mined = columns.pop("unit").tolist(), provenance["peaks"]
     if not same_peaks(mined, peaks.provenance):
         raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again.")

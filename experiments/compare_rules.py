@@ -31,7 +31,8 @@ from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import RULES, Rule, as_rule
-from deconv.records import Peaks, table
+from deconv.records import Peaks
+from deconv.records.formats import Columns, load_columns, save_columns
 
 UNITS_AT_ONCE = 5
 """Units in a task."""
@@ -118,22 +119,22 @@ def randomised(network: Network, layers: list[str], config: DictConfig) -> Netwo
     return renewed(network, shuffled(module, paths, config.seed))
 
 
-def measured(study: Study) -> dict[str, dict[str, table.Columns]]:
+def measured(study: Study) -> dict[str, dict[str, Columns]]:
     """{layer: {rule: columns}}, from records that are there, else measured and recorded, layer by layer."""
     names = [*study.rules, PATCHES]
     found = {
-        layer: {name: table.load(study.path(layer, name), study.provenance(layer, name)) for name in names}
+        layer: {name: load_columns(study.path(layer, name), study.provenance(layer, name)) for name in names}
         for layer in study.units
     }  # all of them first, so that a record of something else is refused before any work
     for layer in track(found, "comparing", len(found), unit="layers"):
         missing = [name for name, columns in found[layer].items() if columns is None]
         for name, columns in measure_layer(study, layer, missing).items() if missing else ():
-            table.save(study.path(layer, name), columns, study.provenance(layer, name))
+            save_columns(study.path(layer, name), columns, study.provenance(layer, name))
             found[layer][name] = columns
     return found  # type: ignore[return-value]
 
 
-def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, table.Columns]:
+def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, Columns]:
     """{rule: columns} of all units of a layer, some of them at a time."""
     units, peaks = study.units[layer], study.peaks[layer]
     numbers, input_images = study.input_images(layer, units, peaks.image.shape[1])
@@ -144,7 +145,7 @@ def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, table
     return joined(list(shown), names)
 
 
-def summarise(study: Study, found: dict[str, dict[str, table.Columns]]) -> dict[str, Any]:
+def summarise(study: Study, found: dict[str, dict[str, Columns]]) -> dict[str, Any]:
     """Means with 95 % intervals over units, by layer and over all; and what the rule under test has over the others."""
     tested, *others = study.rules
     together = {
@@ -168,18 +169,18 @@ def summarise(study: Study, found: dict[str, dict[str, table.Columns]]) -> dict[
     }
 
 
-def under_each_other(parts: list[table.Columns]) -> table.Columns:
+def under_each_other(parts: list[Columns]) -> Columns:
     """Columns of several layers as one."""
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def intervals(columns: table.Columns, seed: int) -> dict[str, Any]:
+def intervals(columns: Columns, seed: int) -> dict[str, Any]:
     """{metric: its mean and interval}, in the order of the table."""
     names = [name for name in columns if name != "unit"]
     return {name: mean_interval(columns[name], seed) for name in names}
 
 
-def draw(study: Study, found: dict[str, dict[str, table.Columns]], summary: dict[str, Any], folder: Path) -> Path:
+def draw(study: Study, found: dict[str, dict[str, Columns]], summary: dict[str, Any], folder: Path) -> Path:
     """All pictures; returns that of the metrics by layer."""
     rules = list(study.rules)
     save_figure(charts.rule_table(summary["all_layers"], rules), folder / "table.png")

@@ -27,7 +27,8 @@ from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import as_rule
-from deconv.records import Peaks, table
+from deconv.records import Peaks
+from deconv.records.formats import Columns, load_columns, save_columns
 
 OTHER_UNIT = "other_unit"
 """Stands among the shuffled networks where nothing is shuffled, but another unit is projected."""
@@ -91,30 +92,30 @@ def check(network: Network, layers: list[str], config: DictConfig) -> None:
     check_rules(network, layers, config.rules)
 
 
-def checked(checks: Checks, records: Path) -> dict[str, dict[str, table.Columns]]:
+def checked(checks: Checks, records: Path) -> dict[str, dict[str, Columns]]:
     """{layer: {rule: columns}}, from records that are there, else computed and recorded.
 
     A column is "<similarity>/<cascade or alone>/<block>", or "<similarity>/other_unit".
     """
     paths = {(layer, rule): records / f"{layer}.{rule}.parquet" for layer in checks.units for rule in checks.rules}
-    found: dict[str, dict[str, table.Columns]] = {layer: {} for layer in checks.units}
+    found: dict[str, dict[str, Columns]] = {layer: {} for layer in checks.units}
     for (layer, rule), path in paths.items():  # all first: a record of something else is refused before any work
-        columns = table.load(path, checks.provenance(layer, rule))
+        columns = load_columns(path, checks.provenance(layer, rule))
         if columns is not None:
             found[layer][rule] = columns
     missing = [layer for layer in found if len(found[layer]) < len(checks.rules)]
     for layer in track(missing, "checking", len(missing), unit="layers"):
         for rule, columns in check_layer(checks, layer).items():
-            table.save(paths[layer, rule], columns, checks.provenance(layer, rule))
+            save_columns(paths[layer, rule], columns, checks.provenance(layer, rule))
             found[layer][rule] = columns
     return {layer: {rule: found[layer][rule] for rule in checks.rules} for layer in found}
 
 
-def check_layer(checks: Checks, layer: str) -> dict[str, table.Columns]:
+def check_layer(checks: Checks, layer: str) -> dict[str, Columns]:
     """{rule: columns} of one layer: its reconstructions by each shuffled network beside the intact one's."""
     scene = checks.scene(layer)
     original = {rule: scene.reconstruct(rule) for rule in checks.rules}
-    columns: dict[str, table.Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in checks.rules}
+    columns: dict[str, Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in checks.rules}
     stages = list(shufflings(list(checks.units), layer))
     for name, names in track(stages, f"checking {layer}", len(stages), unit="networks"):
         changed = Scene(checks.shuffled(names), layer, scene.input_images, scene.numbers, scene.peaks, seed=checks.seed)
@@ -139,13 +140,13 @@ def shufflings(layers: list[str], layer: str) -> Iterator[tuple[str, list[str]]]
         yield f"alone/{name}", [name]
 
 
-def compared(before: np.ndarray, after: np.ndarray, inside: np.ndarray, name: str) -> table.Columns:
+def compared(before: np.ndarray, after: np.ndarray, inside: np.ndarray, name: str) -> Columns:
     """{"<similarity>/<name>": (N,)}; nan where a unit that was shuffled into silence leaves nothing to compare."""
     rows = [similarities(a, b, i) for a, b, i in zip(before, after, inside, strict=True)]
     return {f"{kind}/{name}": np.array([row[kind] for row in rows]) for kind in SIMILARITIES}
 
 
-def summarise(found: Mapping[str, Mapping[str, table.Columns]], seed: int) -> dict[str, Any]:
+def summarise(found: Mapping[str, Mapping[str, Columns]], seed: int) -> dict[str, Any]:
     """{layer: {rule: {column: its mean, interval and number of units}}}."""
     return {
         layer: {

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from deconv.command.cli import main
-from deconv.records import Peaks, table
+from deconv.records import Peaks
+from deconv.records.formats import save_columns
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_the_numbers_of_a_comparison_become_ways_to_sort(photographs: Path, tmp_
     assert run(photographs, folder) == 0
     columns = {"unit": np.array([2, 5]), "area50": np.array([0.25, np.nan])}
     provenance = Peaks.load(folder / "peaks.parquet").provenance
-    table.save(other / "records" / "conv1.deconvnet.parquet", columns, {"peaks": provenance})
+    save_columns(other / "records" / "conv1.deconvnet.parquet", columns, {"peaks": provenance})
     assert run(photographs, folder, f"compared={other}") == 0
     page = (folder / "site/01-conv1/index.html").read_text()
     assert ">area50</option>" in page and page.count('|0.25"') == 1
@@ -68,7 +69,7 @@ def test_a_comparison_of_other_peaks_is_refused(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     columns = {"unit": np.array([2])}
-    table.save(tmp_path / "other/records/conv1.deconvnet.parquet", columns, {"peaks": {"weights": "others"}})
+    save_columns(tmp_path / "other/records/conv1.deconvnet.parquet", columns, {"peaks": {"weights": "others"}})
     assert run(photographs, tmp_path / "run", f"compared={tmp_path / 'other'}") == 2
     assert "measured with other weights" in capsys.readouterr().err and not (tmp_path / "run/site").exists()
 

@@ -111,7 +111,7 @@ def test_records_of_something_else_are_found_before_anything_is_made(
     first, *_, last = blocks_of(known)
     other = known.block(last.layer, as_rule("deconvnet"), last.units)
     save(other.make(known.network), last.files)
-    with pytest.raises(RecordMismatch, match=r"two\.0005-0005\.guided\..* delete it to make it again"):
+    with pytest.raises(RecordMismatch, match=r"two\.0005-0005\.guided\..* delete that file to make it again"):
         made(known, [first, last])
     assert not any(path.exists() for path in first.files)
 

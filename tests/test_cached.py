@@ -71,7 +71,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_frames_of_no_one_size_are_refused(tmp_path: Path) -> None:
     anything = deconv.Preprocessing(None, 30, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-    with pytest.raises(BadInput, match="frames of one size"):
+    with pytest.raises(BadInput, match="input images of one size"):
         deconv.cached(photographs(tmp_path), anything, tmp_path / "cache")
 
 

@@ -13,7 +13,7 @@ from deconv.compare.randomising import renewed, shuffled
 from deconv.compare.tasks import PATCHES, Contest, joined, measure_units
 from deconv.engines import Engine, open_engine
 from deconv.projection.rules import RULES, Rule
-from deconv.records.table import Columns
+from deconv.records.formats import Columns
 from tests.test_controls import FRAMES, LOOK, module, network
 
 TASKS = [[4, 7], [2], [0, 1]]

@@ -28,7 +28,7 @@ from deconv.images import Source, webdataset
 from deconv.images.members import Member
 from deconv.mining import mine_into
 from deconv.mining.partials import Partial
-from deconv.mining.passes import shards_of
+from deconv.mining.shards import shards_of
 from tests.engine_work import compare_networks
 from tests.killing import workers_killed
 from tests.promises import GOES_ON, SAME_BYTES, fault
@@ -192,7 +192,7 @@ def test_a_long_run_says_how_far_it_is(
     ("name", "options", "error", "said"),
     [
         ("rya", {}, UnknownName, "unknown engine 'rya'; expected one of local, ray; did you mean 'ray'?"),
-        ("local", {"shard_size": 0}, BadInput, "engine.shard_size=0: expected 1 or more"),
+        ("local", {"shard_size": 0}, BadInput, "shard_size: given 0; expected a whole number, 1 or more"),
     ],
 )
 def test_mistakes(name: str, options: dict[str, int], error: type[Exception], said: str) -> None:
@@ -214,7 +214,7 @@ def test_without_ray_the_extra_is_named(
     ]
     assert main([*arguments, "layers=[conv1]", f"folder={tmp_path / 'run'}"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "pip install 'deconvnet[ray]', or use engine=local" in said
+    assert said.count("\n") == 1 and "pip install 'deconvnet[ray]', or use the engine local" in said
 
 
 # --- with Ray -------------------------------------------------------------------------------------------------------
@@ -282,5 +282,5 @@ def test_mistakes_in_a_worker_come_as_they_are(tmp_path: Path, cluster: None) ->
 @pytest.mark.parametrize(("option", "least"), [("num_cpus_per_worker", 1), ("num_gpus", 0), ("retries", 0)])
 def test_numbers_that_ray_cannot_use(option: str, least: int) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
-    with pytest.raises(BadInput, match=f"engine.{option}={least - 1}: expected {least} or more"):
+    with pytest.raises(BadInput, match=f"{option}: given {least - 1}; expected a .*number, {least} or more"):
         open_engine("ray", **{option: least - 1})

@@ -21,7 +21,7 @@ import deconv
 from deconv import files
 from deconv.engines.local import Local
 from deconv.errors import BadInput, RecordMismatch
-from deconv.mining import mine_into, tasks
+from deconv.mining import mine_into, partials
 from deconv.records import Peaks, provenance
 from tests.disks import mounted
 from tests.killing import BATCH, SHARD, below, mine_small, state_of
@@ -259,7 +259,7 @@ def test_a_shard_of_an_image_that_has_changed_is_not_gone_on_with(
 
 def mine_a_part(monkeypatch: pytest.MonkeyPatch, pictures: Path, folder: Path, shards: int) -> None:
     """Mine until Ctrl-C, which comes as soon as so many shards are on disk."""
-    save, count = tasks.Partial.save, [0]
+    save, count = partials.Partial.save, [0]
 
     def counting(*given: object) -> None:
         save(*given)  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def mine_a_part(monkeypatch: pytest.MonkeyPatch, pictures: Path, folder: Path, s
         if count[0] == shards:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tasks.Partial, "save", counting)
+    monkeypatch.setattr(partials.Partial, "save", counting)
     with pytest.raises(KeyboardInterrupt):
         mine_small(pictures, folder)
     monkeypatch.undo()
@@ -320,7 +320,8 @@ def test_differences_that_cannot_be_made_here(
     folder = tmp_path / "run"
     mine_a_part(monkeypatch, pictures, folder, 1)
     if name == "versions.torch":
-        monkeypatch.setattr("deconv.mining.versions", lambda: {**provenance.versions(), "torch": "9.9"})
+        others = {**provenance.versions(), "torch": "9.9"}
+        monkeypatch.setattr("deconv.records.provenance.versions", lambda: others)
     elif name == "computed.threads":
         monkeypatch.setattr(Local, "computes_on", lambda self, network: {"device": "cpu", "threads": 64})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given as drawn
@@ -18,6 +19,7 @@ from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.mining import mine_into
 from deconv.records import Peaks
 from tests import reference
+from tests.annotations import jaxtyping_off
 from tests.samples import SIZE, images, network, photographs, with_preprocessing
 
 
@@ -116,9 +118,23 @@ def test_activations_that_are_no_numbers_name_the_image(value: float) -> None:
     [
         ({"layers": ["tow"]}, UnknownName, "did you mean 'two'"),
         ({"layers": []}, BadInput, "layers: given none"),
-        ({"k": 0}, BadInput, "k: given 0; expected 1 or more"),
+        ({"k": 0}, BadInput, "k: given 0; expected a whole number, 1 or more"),
+        ({"k": 2.5}, BadInput, "k: given 2.5; expected a whole number, 1 or more"),
+        ({"k": "9"}, BadInput, "k: given 9; expected a whole number"),
+        ({"k": 2**25}, BadInput, "k: given 33554432 for 6 units; expected at most 5592405"),
         ({"batch_size": -1}, BadInput, "batch_size: given -1"),
+        ({"batch_size": 0}, BadInput, "batch_size: given 0"),
+        ({"batch_size": None}, BadInput, "batch_size: given None"),
         ({"per_image": 0}, BadInput, "per_image: given 0"),
+        ({"per_image": True}, BadInput, "per_image: given True"),
+        ({"layers": "one"}, BadInput, r"layers: given one; expected a list of layer names: \['one'\] for one"),
+        ({"layers": 3}, BadInput, r"layers: given 3; expected a list of layer names: \[3\] for one"),
+        ({"layers": [3]}, UnknownName, "3"),
+        ({"precision": "float8"}, UnknownName, "unknown precision 'float8'; expected one of float32, bfloat16"),
+        ({"precision": None}, UnknownName, "unknown precision None"),
+        ({"images": np.zeros((2, 3, SIZE, SIZE))}, BadInput, r"images: given ndarray of shape \(2, 3, 20, 20\)"),
+        ({"images": [1]}, BadInput, r"images: given \[1\]; expected a Source, or preprocessed images"),
+        ({"images": torch.zeros(())}, BadInput, "images: given"),
         ({"images": torch.zeros(0, 3, SIZE, SIZE)}, BadInput, "expected at least one"),
         ({"images": torch.zeros(2, 1, SIZE, SIZE)}, BadInput, r"expected preprocessed images \(N, 3, H, W\)"),
         ({"images": torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8)}, BadInput, "uint8"),
@@ -126,7 +142,7 @@ def test_activations_that_are_no_numbers_name_the_image(value: float) -> None:
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
     given: dict[str, Any] = {"images": images(3), "layers": ["one"]} | arguments
-    with pytest.raises(error, match=said):
+    with jaxtyping_off(), pytest.raises(error, match=said):
         deconv.mine(network(), **given)
 
 

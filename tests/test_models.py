@@ -45,7 +45,7 @@ def test_squeezenet_recognises_the_photographs_in_foolbox() -> None:
     source, module, prepare = bundled(), build("squeezenet", "ndf"), preprocessing("squeezenet")
     assert not module.training
     labelled = [number for number, key in enumerate(source.keys) if key.startswith("foolbox/")]
-    index, frames = next(batches(source, prepare, 20, indices=labelled))
+    index, frames = next(batches(source, prepare, 20, image_ids=labelled))
     truth = torch.tensor([int(Path(source.keys[number]).stem.rsplit("_", 1)[1]) for number in index])
     found = module(prepare.normalize(frames)).topk(5).indices
     assert (found[:, 0] == truth).sum() >= 11

@@ -80,5 +80,5 @@ def test_images_that_are_not_there_are_refused(image: int) -> None:
 
 
 def test_normalised_images_are_no_frames() -> None:
-    with pytest.raises(BadInput, match="frames: given torch.float32; expected uint8"):
+    with pytest.raises(BadInput, match="input_images: given torch.float32; expected uint8"):
         deconv.cut_patches(frames().float(), torch.tensor([0]), torch.tensor([[0, 0, 2, 2]]))

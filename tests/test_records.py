@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 import deconv
-from deconv.errors import UnknownName
-from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
+from deconv.errors import BadInput, RecordMismatch, UnknownName
+from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions, formats
+from deconv.records.pictures import RECONSTRUCTION_AXES
+from tests.annotations import jaxtyping_off
 from tests.samples import images, network
 
 
@@ -91,7 +97,7 @@ def test_the_table_has_the_promised_columns(tmp_path: Path) -> None:
 
 
 def test_an_unknown_layer_of_peaks_is_named() -> None:
-    with pytest.raises(UnknownName, match="no layer 'three'; they have one, two"):
+    with pytest.raises(UnknownName, match="unknown layer of these peaks 'three'; expected one of one, two"):
         peaks()["three"]
 
 
@@ -115,3 +121,65 @@ def test_paste_puts_the_pixels_into_the_frame() -> None:
                 expected = pixels[:, y - y0, x - x0] if inside else torch.zeros(3)
                 assert torch.equal(frame[:, y, x], expected)
         assert torch.isclose(frame.sum(), pixels.sum(), atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 12])
+def test_records_of_any_number_of_channels(tmp_path: Path, channels: int) -> None:
+    torch.manual_seed(0)
+    net = deconv.Network(nn.Sequential(nn.Conv2d(channels, 3, 3), nn.ReLU()), (channels, 9, 8))
+    given = torch.randn(4, channels, 9, 8)
+    recon = deconv.project_peaks(net, given, "1", deconv.mine(net, given, ["1"], k=2)["1"], [0, 1, 2])
+    patches = deconv.cut_patches((given * 20 + 128).clamp(0, 255).to(torch.uint8), recon.image, recon.box)
+    assert recon.pixels.shape[1] == patches.pixels.shape[1] == channels and len(recon)
+    for record, kind in ((recon, Reconstructions), (patches, Patches)):
+        assert same(without_about(kind.load(record.save(tmp_path / "record"))), without_about(record))
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    made = patches()
+    with (
+        jaxtyping_off(),
+        pytest.raises(BadInput, match=r"its box is torch.int64 \(1, 4\); expected torch.int64 \(N 4\)"),
+    ):
+        replace(made, box=made.box[:1]).save(tmp_path / "patches")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_of_format_1_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There `provenance` was called `made_of` and `input_size` was called `frame`."""
+    made, recon, columns = peaks(), reconstructions(), {"unit": np.arange(3)}
+    monkeypatch.setattr(formats, "FORMAT", 1)
+    save = formats.save_tensors
+    older = {"layer": recon.layer, "rule": recon.rule, "frame": list(recon.input_size), "made_of": recon.provenance}
+    tensors = {name: getattr(recon, name) for name in RECONSTRUCTION_AXES}
+    save(tmp_path / "recon", "reconstructions", tensors, RECONSTRUCTION_AXES, older)
+    provenance = {("frame" if name == "input_size" else name): value for name, value in made.provenance.items()}
+    Peaks(made.layers, made.image_keys, provenance).save(tmp_path / "peaks")
+    table = pa.table(columns).replace_schema_metadata({"deconv": json.dumps({"weights": "9f86d0"})})
+    pq.write_table(table, tmp_path / "measures", write_page_checksum=True)
+    monkeypatch.undo()
+    assert same(without_about(Reconstructions.load(tmp_path / "recon")), without_about(recon))
+    assert sorted_about(Peaks.load(tmp_path / "peaks")) == sorted_about(made)
+    found, about = formats.read_columns(tmp_path / "measures")
+    assert about == {"weights": "9f86d0"} and found["unit"].tolist() == [0, 1, 2]
+
+
+def test_measures_of_something_else_are_refused_by_name(tmp_path: Path) -> None:
+    path = formats.save_columns(tmp_path / "a.parquet", {"unit": np.arange(3)}, {"k": 9, "rule": {"relu": "both"}})
+    assert formats.load_columns(tmp_path / "b.parquet", {}) is None
+    with pytest.raises(RecordMismatch, match=r"a\.parquet was made with rule\.relu both; this run has none\. Choose"):
+        formats.load_columns(path, {"k": 9, "rule": {"relu": "none"}})
+
+
+def test_representations_are_short() -> None:
+    for record in (peaks(), peaks()["one"], patches(), reconstructions()):
+        assert repr(record).startswith(f"<{type(record).__name__}: ") and len(repr(record)) < 100
+
+
+@pytest.mark.parametrize("units", [[500], [-1], 3, "3", [1.5], [True]])
+def test_units_that_are_no_list_of_units_are_named(units: Any) -> None:
+    own = peaks()["two"]
+    with jaxtyping_off(), pytest.raises(BadInput, match="^units: given "):
+        own.of(units)
+    with jaxtyping_off(), pytest.raises(BadInput, match="^units: given "):
+        own.scores_of(units)

@@ -53,7 +53,7 @@ def test_folder_lists_images_of_a_tree_in_order(tmp_path: Path) -> None:
     assert source.image(0).shape == (40, 60, 3)
 
 
-def test_a_part_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_keeps_the_ids_of_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, name in enumerate(("a/0.png", "b/1.png", "b/2.png")):
         save(tmp_path / name, picture(seed=seed))
     monkeypatch.chdir(tmp_path)
@@ -61,9 +61,13 @@ def test_a_part_is_numbered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     part = whole.part([2, 0])
     monkeypatch.chdir("/")
     assert part.keys == ("b/2.png", "a/0.png") and part.labels == (1, 0) and part.class_names == ("a", "b")
-    assert np.array_equal(part.image(0), np.asarray(picture(seed=2)))
+    assert part.ids == (2, 0) and part.part([0]).ids == (0,) and part.position(0) == 1 and part.key(2) == "b/2.png"
+    assert np.array_equal(part.image(2), np.asarray(picture(seed=2)))
+    assert [ids.tolist() for ids, _ in batches(part, FRAME, 1)] == [[2], [0]]
     with pytest.raises(BadInput, match="image 3 was asked for; the source folder has images 0 to 2"):
         whole.part([3])
+    with pytest.raises(BadInput, match="image 1 was asked for"):
+        part.image(1)
 
 
 def test_loops_of_links_end_and_links_outside_are_followed(tmp_path: Path) -> None:
@@ -110,7 +114,9 @@ def test_the_subfolders_are_the_classes_if_every_image_is_in_one(tmp_path: Path)
     save(tmp_path / "beside.png")
     mixed = folder(tmp_path)
     assert mixed.labels is None and mixed.class_names is None
-    with pytest.raises(BadInput, match=r"the source folder has no labels; expected a class .*use source=folder with"):
+    with pytest.raises(
+        BadInput, match=r"the source folder has no labels; expected a class .*folder\(root\) has them with"
+    ):
         require_labels(mixed)
     assert bundled().labels is None
 
@@ -121,7 +127,7 @@ def test_numbers_that_are_not_there_are_refused(tmp_path: Path, index: int) -> N
     with pytest.raises(BadInput, match="images 0 to 0"):
         folder(tmp_path).image(index)
     with pytest.raises(BadInput, match="images 0 to 0"):
-        batches(folder(tmp_path), FRAME, 4, indices=[index])
+        batches(folder(tmp_path), FRAME, 4, image_ids=[index])
 
 
 def test_the_content_hash_knows_names_and_contents(tmp_path: Path) -> None:
@@ -142,7 +148,7 @@ def test_sources_open_by_name(tmp_path: Path) -> None:
     assert open_source("folder", root=str(tmp_path)) == folder(tmp_path)
     assert open_source("bundled") == bundled()
     shards = put(tmp_path / "a.tar", shard())
-    assert open_source("webdataset", urls=[shards], cache=None) == webdataset(shards)
+    assert open_source("webdataset", urls=[shards], copies=None) == webdataset(shards)
     with pytest.raises(UnknownName, match="expected one of bundled, folder, webdataset"):
         open_source("fodler")
 
@@ -195,9 +201,9 @@ def test_batches_are_the_images_in_order(tmp_path: Path, batch_size: int) -> Non
 
 
 def test_batches_of_asked_images_only(tmp_path: Path) -> None:
-    index, frames = next(batches(many(tmp_path, 5), FRAME, 8, indices=torch.tensor([4, 0, 2])))
+    index, frames = next(batches(many(tmp_path, 5), FRAME, 8, image_ids=torch.tensor([4, 0, 2])))
     assert index.tolist() == [4, 0, 2] and frames.shape == (3, 3, 16, 16)
-    assert list(batches(folder(tmp_path), FRAME, 8, indices=[])) == []
+    assert list(batches(folder(tmp_path), FRAME, 8, image_ids=[])) == []
 
 
 def test_a_change_of_shape_starts_a_new_batch(tmp_path: Path) -> None:
@@ -228,12 +234,12 @@ def test_more_than_half_unreadable_is_an_error(tmp_path: Path) -> None:
         list(batches(source, FRAME, 2))
     skipped: list[tuple[int, str, str]] = []
     with pytest.raises(BadInput, match="1 of the 1 images"):
-        list(batches(source, FRAME, 2, indices=[4], skipped=skipped))
+        list(batches(source, FRAME, 2, image_ids=[4], skipped=skipped))
     assert [item[0] for item in skipped] == [4]
 
 
 def test_a_batch_size_below_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="batch_size is 0"):
+    with pytest.raises(BadInput, match="batch_size: given 0"):
         batches(many(tmp_path, 1), FRAME, 0)
 
 

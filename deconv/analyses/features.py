@@ -84,9 +84,10 @@ def _stream(network: Network, images: Source, arrays: Mapping[str, np.ndarray], 
     input_images = batches(images, preprocessing, batch_size, skipped=skipped)
     for index, batch in track(input_images, "extracting features", len(images), size=lambda part: len(part[0])):
         for layer, maps in network.forward(preprocessing.normalize(batch), arrays).items():
-            arrays[layer][index.numpy()] = _pooled(images, index, layer, maps, grid)
+            rows = [images.position(image_id) for image_id in index.tolist()]
+            arrays[layer][rows] = _pooled(images, index, layer, maps, grid)
     for array in arrays.values():
-        array[[number for number, _, _ in skipped]] = np.nan
+        array[[images.position(image_id) for image_id, _, _ in skipped]] = np.nan
 
 
 def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor, grid: int) -> np.ndarray:
@@ -94,7 +95,7 @@ def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor,
     features = functional.adaptive_avg_pool2d(maps.float(), size).flatten(1).cpu()
     if not bool(features.isfinite().all()):
         bad = int(index[~features.isfinite().all(dim=1)][0])
-        raise BadInput(f"layer {layer} has nan or infinite activations on {images.keys[bad]}; check the weights.")
+        raise BadInput(f"layer {layer} has nan or infinite activations on {images.key(bad)}; check the weights.")
     return features.numpy()
 
 

@@ -125,7 +125,8 @@ def _classes(images: Source, peaks: Peaks) -> dict[int, str]:
     if images.labels is None:
         return {}
     names = images.class_names
-    return {i: names[images.labels[i]] if names else f"class {images.labels[i]}" for i in peaks.image_keys}
+    labels = {image_id: images.labels[images.position(image_id)] for image_id in peaks.image_keys}
+    return {image_id: names[label] if names else f"class {label}" for image_id, label in labels.items()}
 
 
 @dataclass(frozen=True, eq=False)

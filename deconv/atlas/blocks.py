@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from deconv.errors import RecordMismatch
 from deconv.images import Source
 from deconv.network import Network
 from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Patches, Reconstructions
+from deconv.records.provenance import Provenance, check_same
+
+REMEDY = "Choose another folder, or delete that file to make it again."
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some units of a layer and a rule: always made together, since last bits may depend on what is.
+    """Units of one layer that are always projected together, because the last bits of a result depend on the batch.
 
-    peaks: of the whole layer.  images: that these lie in.  content: their content hash.
-    path: the start of the names of its two files; None for a block that is not kept.
-    numbers: (images,) what image n of `images` counts as, where they are a part of the whole.
+    - peaks: of the whole layer.
+    - images: the source that holds the peaks of these units.
+    - path: the start of the names of its two files; None for a block that is not kept.
+    - provenance: all that decides its records, from the network to their peaks.
     """
 
     layer: str
@@ -33,9 +32,8 @@ class Block:
     units: tuple[int, ...]
     peaks: LayerPeaks
     images: Source
-    content: str
     path: Path | None
-    numbers: Tensor | None = None
+    provenance: Provenance
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -48,49 +46,30 @@ class Block:
     def make(self, network: Network) -> tuple[Reconstructions, Patches]:
         """Project the peaks and cut their patches. Raises what `project_peaks` and `patches_of` do."""
         recon = project_peaks(network, self.images, self.layer, self.peaks, self.units, self.rule)
-        patches = patches_of(network, self.images, recon, self.content)
-        image = self._numbers_of(recon.image)
-        return replace(recon, image=image), replace(patches, image=image)
+        patches = patches_of(network, self.images, recon, self.provenance["source"]["content"])
+        return replace(recon, provenance=self.provenance), replace(patches, provenance=self.provenance)
 
-    def load(self, network: Network) -> tuple[Reconstructions, Patches]:
-        """What is in the files. Raises RecordMismatch if they are of other peaks, weights, images or rule."""
+    def load(self) -> tuple[Reconstructions, Patches]:
+        """Return what is in the files.
+
+        Raises RecordMismatch, naming the difference, if they were made of anything else.
+        """
         recon, patches = Reconstructions.load(self.files[0]), Patches.load(self.files[1])
-        image, *places = self.peaks.of(list(self.units))
-        wanted = (self._numbers_of(image), *places)
-        same = (
-            all(torch.equal(a, b) for a, b in zip(_peaks(recon), wanted, strict=True))
-            and torch.equal(recon.box, patches.box)
-            and recon.provenance.get("weights") == network.weights_hash
-            and recon.provenance.get("rule_options") == self.rule.options()
-            and patches.provenance.get("source", {}).get("content") == self.content
-        )
-        if not same:
-            raise RecordMismatch(
-                f"{self.files[0]} was made of other peaks, weights, images or rule; delete it to make it again."
-            )
+        check_same(self.files[0], recon.provenance, self.provenance, REMEDY)
+        check_same(self.files[1], patches.provenance, self.provenance, REMEDY)
         return recon, patches
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: only the images of these units, whose peaks are numbered accordingly."""
-        used = self.peaks.of(list(self.units))[0].unique()
-        mine = torch.isin(self.peaks.image, used)
-        image = torch.searchsorted(used, self.peaks.image).where(mine, -1)
-        there = None if self.path is None else self.path.absolute()
-        part = {"images": self.images.part(used.tolist()), "numbers": self._numbers_of(used), "path": there}
-        return vars(self) | part | {"peaks": replace(self.peaks, image=image)}
-
-    def _numbers_of(self, image: Tensor) -> Tensor:
-        return image if self.numbers is None else self.numbers[image]
+    def __getstate__(self) -> dict[str, object]:
+        """Return what another process needs: of the source only the images of these units."""
+        image_ids = self.peaks.of(list(self.units))[0].unique().tolist()
+        path = None if self.path is None else self.path.absolute()
+        return vars(self) | {"images": self.images.part(image_ids), "path": path}
 
 
 def keep(network: Network, block: Block) -> Iterator[str]:
-    """Make a block and write its files; yields the name of the first."""
+    """Make a block and write its files; yield the name of the first."""
     recon, patches = block.make(network)
     recon_path, patch_path = block.files
     recon.save(recon_path)
     patches.save(patch_path)
     yield recon_path.name
-
-
-def _peaks(recon: Reconstructions) -> tuple[Tensor, ...]:
-    return recon.image, recon.channel, recon.row, recon.col

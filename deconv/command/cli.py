@@ -243,7 +243,7 @@ class _Screen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING or not progress.bar_is_up():
-            print(self.format(record), file=sys.stderr)  # which rich redirects above a bar
+            progress.print_line(self.format(record))
 
 
 if __name__ == "__main__":

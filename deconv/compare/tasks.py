@@ -15,7 +15,7 @@ from deconv.compare.scene import Scene
 from deconv.network import Network
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks
-from deconv.records.table import Columns
+from deconv.records.formats import Columns
 
 PATCHES = "patches"
 """Stands among the rules where patches themselves are grouped."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray would report its use over the network
@@ -24,9 +24,9 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from deconv.engines.local import SHARD_SIZE, check_counts
+from deconv.engines.engine import SHARD_SIZE, Part, Shared, Step, Task
 from deconv.engines.sending import network_from_bytes, network_to_bytes, packed, unpacked
-from deconv.errors import BadInput, DeconvError, first_line
+from deconv.errors import BadInput, DeconvError, bad_value, check_count, first_line
 from deconv.network import Network
 
 TASKS_AHEAD = 2
@@ -34,25 +34,22 @@ TASKS_AHEAD = 2
 ADDED_AT_ONCE = 8
 """Parts that one merging task adds up."""
 
-Shared = TypeVar("Shared")
-Task = TypeVar("Task")
-Step = TypeVar("Step")
-Part = TypeVar("Part")
-
 _sent: WeakKeyDictionary[Network, tuple[Any, Any]] = WeakKeyDictionary()
-"""Of the driver: the networks in Ray's store, each with the cluster it was sent to."""
+"""The driver's: the networks in Ray's store, each with the cluster it was sent to."""
 _loaded: dict[Any, Network] = {}
-"""Of a worker: the networks of the work it does, each loaded once."""
+"""A worker's: the networks of the work it does, each loaded once."""
 
 
 @dataclass(frozen=True)
 class OnRay:
     """Work done by Ray.
 
-    address: of a cluster, "auto" for the one that this machine belongs to, None to start Ray on this machine alone.
-    num_cpus_per_worker: cores, and threads, of one task.  num_gpus: GPUs of one task, or a part of one.
-    num_workers: how many tasks may run at once; None for as many as there is room for.
-    retries: how often a task is started again whose worker died.
+    - shard_size: images in a shard, about: shards are what is sent to workers, also if there is only one.
+    - address: a cluster's; "auto" for the one that this machine belongs to, None to start Ray on this machine alone.
+    - num_cpus_per_worker: cores, and threads, of one task.
+    - num_gpus: GPUs of one task, or a fraction of one.
+    - num_workers: how many tasks may run at once; None for as many as there is room for.
+    - retries: how often a task is started again whose worker died.
     """
 
     shard_size: int = SHARD_SIZE
@@ -63,18 +60,17 @@ class OnRay:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        check_counts(
-            shard_size=self.shard_size, num_cpus_per_worker=self.num_cpus_per_worker, num_workers=self.num_workers
-        )
-        for name in ("num_gpus", "retries"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"engine.{name}={getattr(self, name)}: expected 0 or more")
-
-    always_in_shards = True  # shards are what is sent away
+        check_count("shard_size", self.shard_size)
+        check_count("num_cpus_per_worker", self.num_cpus_per_worker)
+        if self.num_workers is not None:
+            check_count("num_workers", self.num_workers)
+        check_count("retries", self.retries, least=0)
+        if not isinstance(self.num_gpus, int | float) or self.num_gpus < 0:
+            raise bad_value("num_gpus", self.num_gpus, "a number, 0 or more")
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Ray started or joined, and left again unless it was there before. Raises BadInput if none answers."""
+        """Start or join Ray, and leave it again unless it was there before. Raises BadInput if none answers."""
         if ray.is_initialized():
             yield
             return
@@ -84,8 +80,8 @@ class OnRay:
             ray.init(address=self.address or "local", logging_level=logging.ERROR, log_to_driver=False, **alone)
         except Exception as error:  # Ray raises no less when its processes take too long to start
             raise BadInput(
-                f"no Ray cluster can be used at engine.address={self.address} ({first_line(error)}); start one with "
-                "`ray start --head` and give its address, or use engine=local"
+                f"no Ray cluster can be used at address {self.address} ({first_line(error)}); start one with "
+                "`ray start --head` and give its address, or use the engine local"
             ) from error
         try:
             yield
@@ -93,7 +89,7 @@ class OnRay:
             ray.shutdown()
 
     def computes_on(self, network: Network) -> dict[str, Any]:
-        """What the last bit of an activation depends on, for the record of a task."""
+        """Return what the last bit of an activation depends on, for the record of a task."""
         return {"device": self._device, "threads": self.num_cpus_per_worker}
 
     @property
@@ -103,17 +99,17 @@ class OnRay:
     def work(
         self, do: Callable[[Shared, Task], Iterator[Step]], shared: Shared, tasks: Iterable[Task]
     ) -> Iterator[Step]:
-        """Do the tasks in whatever order; the last that each yields. Raises what `do` raises."""
+        """Do the tasks in whatever order; yield the last that each yields. Raises what `do` raises."""
         content, networks = packed(shared)
-        there = [_in_store(network) for network in networks]  # in a list, so that only who needs them fetches them
-        about = ray.put((do, content))
+        references = [_in_store(network) for network in networks]  # in a list, so that only who needs them fetches them
+        job = ray.put((do, content))
         work = ray.remote(_work).options(**self._needs(), num_gpus=self.num_gpus)
-        left = iter(tasks)
+        remaining = iter(tasks)
         waiting: list[Any] = []
         try:
             while True:
-                for task in islice(left, max(0, self._places() - len(waiting))):
-                    waiting.append(work.remote(about, there, task, self._device, self.num_cpus_per_worker))
+                for task in islice(remaining, max(0, self._places() - len(waiting))):
+                    waiting.append(work.remote(job, references, task, self._device, self.num_cpus_per_worker))
                 if not waiting:
                     return
                 (ready,), waiting = ray.wait(waiting, num_returns=1)
@@ -126,7 +122,7 @@ class OnRay:
                 ray.cancel(task, force=True)
 
     def merge(self, add: Callable[..., Part], parts: Sequence[Any]) -> Part:
-        """All parts, added up by workers in groups, and groups of groups: one of them comes back."""
+        """Let workers add up the parts in groups, and groups of groups; only the sum comes back."""
         merge = ray.remote(_merge).options(**self._needs())
         level = list(parts)
         while True:
@@ -142,19 +138,19 @@ class OnRay:
         """Tasks to have on the way: `TASKS_AHEAD` for each that can run, as the cluster is now."""
         if self.num_workers is not None:
             return self.num_workers  # no more than that may run, so none may wait either
-        there = ray.cluster_resources()
-        rooms = [there.get("CPU", 0) / self.num_cpus_per_worker]
+        cluster = ray.cluster_resources()
+        rooms = [cluster.get("CPU", 0) / self.num_cpus_per_worker]
         if self.num_gpus:
-            rooms.append(there.get("GPU", 0) / self.num_gpus)
+            rooms.append(cluster.get("GPU", 0) / self.num_gpus)
         return TASKS_AHEAD * max(1, int(min(rooms)))
 
 
 def _work(
-    about: tuple[Callable[..., Iterator[Any]], bytes], networks: list[Any], task: Any, device: str, threads: int
+    job: tuple[Callable[..., Iterator[Any]], bytes], networks: list[Any], task: Any, device: str, threads: int
 ) -> tuple[Any, list[logging.LogRecord]]:
-    """A task, in a worker: the last that it yields, and what was warned of meanwhile."""
+    """Do a task, in a worker: return the last that it yields, and what was warned of meanwhile."""
     torch.set_num_threads(threads)
-    do, content = about
+    do, content = job
     with _warnings() as heard:
         *_, last = do(unpacked(content, _from_store(networks, device)), task)
     return last, [heard.get() for _ in range(heard.qsize())]
@@ -181,14 +177,14 @@ def _in_store(network: Network) -> Any:
 
 
 def _from_store(networks: Sequence[Any], device: str) -> list[Network]:
-    """Those that were loaded before are kept; those of other work are let go."""
-    wanted = [(reference, device) for reference in networks]
-    for done in _loaded.keys() - set(wanted):
+    """Return the networks; those that were loaded before are kept, those of other work are let go."""
+    keys = [(reference, device) for reference in networks]
+    for done in _loaded.keys() - set(keys):
         del _loaded[done]
-    for reference, _ in wanted:
+    for reference, _ in keys:
         if (reference, device) not in _loaded:
             _loaded[reference, device] = network_from_bytes(ray.get(reference), device)
-    return [_loaded[key] for key in wanted]
+    return [_loaded[key] for key in keys]
 
 
 def _merge(add: Callable[..., Part], *parts: Any) -> Part:
@@ -196,7 +192,7 @@ def _merge(add: Callable[..., Part], *parts: Any) -> Part:
 
 
 def _result(ready: Any) -> Any:
-    """What a task gives. Its own errors come as they were raised there, Ray's as one line."""
+    """Return what a task gives. Its own errors come as they were raised there, Ray's as one line."""
     try:
         return ray.get(ready)
     except RayError as error:

@@ -15,7 +15,7 @@ from deconv.network import Network
 
 
 def packed(shared: Any) -> tuple[bytes, list[Network]]:
-    """`shared` without the networks in it, however deep, and those networks, each once."""
+    """Return `shared` without the networks in it, however deep, and those networks, each once."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(shared)
@@ -23,19 +23,19 @@ def packed(shared: Any) -> tuple[bytes, list[Network]]:
 
 
 def unpacked(content: bytes, networks: Sequence[Network]) -> Any:
-    """What was packed, with its networks put back."""
+    """Return what was packed, with its networks put back."""
     return _Unpickler(io.BytesIO(content), networks).load()
 
 
 def network_to_bytes(network: Network) -> bytes:
-    """A network, wherever it is now."""
+    """Return a network as bytes, whatever device it is on."""
     file = io.BytesIO()
     torch.save(network, file)  # not pickle's form alone, since this can be loaded onto another device
     return file.getvalue()
 
 
 def network_from_bytes(content: bytes, device: str) -> Network:
-    """The network on that device. The bytes must be one's own: they may say what code to run."""
+    """Return the network, on that device. The bytes must be one's own: they may say what code to run."""
     return torch.load(io.BytesIO(content), map_location=device, weights_only=False)
 
 
@@ -45,7 +45,7 @@ class _Pickler(pickle.Pickler):
         self.numbers: dict[Network, int] = {}
 
     def persistent_id(self, value: Any) -> int | None:
-        """The number of a network; None, as pickle asks, for anything else."""
+        """Return the number of a network; None, as pickle asks, for anything else."""
         return self.numbers.setdefault(value, len(self.numbers)) if isinstance(value, Network) else None
 
 
@@ -55,7 +55,7 @@ class _Unpickler(pickle.Unpickler):
         self.networks = networks
 
     def persistent_load(self, number: int) -> Network:
-        """The network of that number."""
+        """Return the network of that number."""
         return self.networks[number]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput, check_choice
 from deconv.images import folders
 from deconv.images.ahead import WORKERS
 from deconv.images.class_names import check_class_names, read_class_names
@@ -24,16 +25,29 @@ from deconv.images.members import Member
 from deconv.images.photographs import installed_photographs
 from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
+from deconv.records.provenance import Provenance
 
 log = logging.getLogger("deconv")
 
 
 @dataclass(frozen=True)
 class Source:
-    """An ordered set of images; a number from 0 to len - 1 or a key names one image.
+    """An ordered set of images, each known by its id: a whole number that it keeps in every part of the source.
 
-    keys: one id for each image, in order. members: where the bytes of each lie.
-    labels: the class of each, a number from 0 up, or None. class_names: the name of each class, or None.
+    A tuple of the source has one entry for each image, in one order.
+
+    - keys: the name of each image, such as its path below the folder.
+    - members: where the bytes of each image lie.
+    - labels: the class of each image, a number from 0 up; None if the images have no classes.
+    - class_names: the name of each class; None if the classes have no names.
+    - ids: the id of each image; 0 to n - 1 unless this is a part of another source.
+
+    >>> import deconv
+    >>> photographs = deconv.bundled()
+    >>> photographs.part([2, 0]).ids
+    (2, 0)
+    >>> photographs.part([2, 0]).keys == (photographs.keys[2], photographs.keys[0])
+    True
     """
 
     name: str
@@ -41,73 +55,140 @@ class Source:
     members: tuple[Member, ...]
     labels: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    ids: range | tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            object.__setattr__(self, "ids", range(len(self.keys)))
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def image(self, index: int) -> np.ndarray:
-        """Image number `index` as uint8 RGB (H, W, 3), upright.
+    def __repr__(self) -> str:
+        classes = "" if self.labels is None else f", {len(set(self.labels))} classes"
+        return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}>"
 
-        Raises UnreadableImage for a damaged file, BadInput for a number that is not there.
+    def position(self, image_id: int) -> int:
+        """Return where the image stands in `keys`, `members` and `labels`. Raises BadInput for an id that is not there.
+
+        In a source that is no part of another, the position is the id.
         """
-        check_indices(self, [index])
-        return decode(self.members[index])
+        if 0 <= image_id < len(self) and self.ids[image_id] == image_id:
+            return int(image_id)
+        if image_id not in self._position_of_id:
+            known = f"0 to {len(self) - 1}" if isinstance(self.ids, range) else f"{len(self)} others"
+            raise BadInput(f"image {image_id} was asked for; the source {self.name} has images {known}")
+        return self._position_of_id[image_id]
 
-    def input_image(self, index: int, preprocessing: Preprocessing) -> torch.Tensor:
-        """Image number `index` as the network sees it: uint8 (3, H, W). Raises UnreadableImage."""
-        return preprocessing.input_image(self.image(index))
+    def key(self, image_id: int) -> str:
+        """Return the key of an image. Raises BadInput for an id that is not there."""
+        return self.keys[self.position(image_id)]
 
-    def part(self, indices: Sequence[int] | np.ndarray) -> Source:
-        """These images alone, numbered anew in this order, to be read from another process; cached input images stay
-        here.
+    def image(self, image_id: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return an image as upright RGB.
 
-        Raises BadInput for a number that is not there.
+        Raises UnreadableImage for a damaged file, BadInput for an id that is not there.
         """
-        check_indices(self, indices)
-        members = (self.members[i] for i in indices)
+        return decode(self.members[self.position(image_id)])
+
+    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "3 H W"]:
+        """Return an image as the network sees it. Raises UnreadableImage, and BadInput for an id that is not there."""
+        return preprocessing.input_image(self.image(image_id))
+
+    def part(self, image_ids: Sequence[int] | np.ndarray) -> Source:
+        """Return a source of some of the images, in this order, that can be read from another process.
+
+        The images keep their ids; cached input images stay behind. Raises BadInput for an id that is not there.
+        """
+        positions = [self.position(int(image_id)) for image_id in image_ids]
         return Source(
             self.name,
-            tuple(self.keys[i] for i in indices),
-            tuple(replace(member, path=member.path.absolute()) for member in members),
-            None if self.labels is None else tuple(self.labels[i] for i in indices),
+            tuple(self.keys[n] for n in positions),
+            tuple(replace(self.members[n], path=self.members[n].path.absolute()) for n in positions),
+            None if self.labels is None else tuple(self.labels[n] for n in positions),
             self.class_names,
+            tuple(self.ids[n] for n in positions),
         )
+
+    def provenance(self, content: str | None = None) -> Provenance:
+        """Return what a record says of the images it was made from: their source's name, number and content hash.
+
+        content: the content hash, where it is known already; else it is computed.
+        """
+        content = self.content_hash if content is None else content
+        return {"source": {"name": self.name, "images": len(self), "content": content}}
+
+    @property
+    def known_content(self) -> str | None:
+        """The content hash where it was taken once and for all, as of cached input images; None for files."""
+        return None
 
     @cached_property
     def content_hash(self) -> str:
-        """The sha256, in hex, over all keys and contents in order; reads every image once, when first asked."""
-        total = hashlib.sha256()
+        """The SHA-256, in hex, over all keys and contents in order; reads every image once, when first asked."""
+        return content_hash(self.keys, self.digests())
+
+    def digests(self, image_ids: Sequence[int] | np.ndarray | None = None) -> tuple[bytes, ...]:
+        """Return the SHA-256 of the bytes of some images, by default of all; b"unreadable" for a file that is gone."""
+        members = self.members if image_ids is None else [self.members[self.position(int(n))] for n in image_ids]
         with ThreadPoolExecutor(WORKERS) as pool:
-            for key, digest in zip(self.keys, pool.map(Member.digest, self.members), strict=True):
-                total.update(hashlib.sha256(key.encode()).digest() + digest)
-        return total.hexdigest()
+            return tuple(pool.map(Member.digest, members))
+
+    @cached_property
+    def _position_of_id(self) -> dict[int, int]:
+        return {image_id: position for position, image_id in enumerate(self.ids)}
+
+
+def content_hash(keys: Iterable[str], digests: Iterable[bytes]) -> str:
+    """Return the SHA-256, in hex, over the keys and the digests of images in order: what a source holds."""
+    total = hashlib.sha256()
+    for key, digest in zip(keys, digests, strict=True):
+        total.update(hashlib.sha256(key.encode()).digest() + digest)
+    return total.hexdigest()
 
 
 def bundled() -> Source:
-    """The photographs inside scikit-image, scikit-learn, matplotlib and, if it is installed, foolbox.
+    """Return the photographs inside scikit-image, scikit-learn, matplotlib and, if it is installed, foolbox.
 
-    36 of them, 16 without foolbox (the extra `demo`); always in the same order, nothing is downloaded.
+    There are 36 of them, 16 without foolbox (the extra `demo`), always in the same order; nothing is downloaded.
     All of them show what a person knows at a glance: people, animals, things, buildings, surfaces (brick, grass,
     gravel), and for points, spots and lines the Hubble deep field, the moon and a retina. Left out are drawings, masks,
     charts, text and test patterns, microscope pictures, one photograph blurred beyond recognition, and the right half
     of the motorcycle stereo pair. Raises BadInput if none can be found.
+
+    >>> import deconv
+    >>> photographs = deconv.bundled()
+    >>> photographs.key(0), photographs.image(0).shape
+    ('skimage/astronaut.png', (512, 512, 3))
     """
-    found = installed_photographs()
-    if not found:
+    photographs = installed_photographs()
+    if not photographs:
         raise BadInput(
             "no bundled photograph was found; expected them inside scikit-image, scikit-learn and matplotlib: "
-            "install these with pip, or use source=folder"
+            "install these with pip, or use folder(root)"
         )
-    return _of_files("bundled", found)
+    return _of_files("bundled", photographs)
 
 
 def folder(root: str | PathLike[str]) -> Source:
-    """Every JPEG, PNG, WebP, BMP and TIFF file below `root`, at any depth, known by its suffix.
+    """Return every JPEG, PNG, WebP, BMP and TIFF file below `root`, at any depth, known by its suffix.
 
     Keys are POSIX paths relative to `root`, in sorted order. Names that start with a dot are left out. Links are
     followed; a directory reached twice is listed once, where it really is if that is below `root`.
     If every image lies in a subfolder of `root`, those subfolders, in sorted order, are the classes of the images.
     Raises BadInput if `root` is missing, is a file, or holds no image.
+
+    >>> import deconv
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> for name in ("cat", "dog"):
+    ...     Path("pets", name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(f"pets/{name}/0.png")
+    >>> pets = deconv.folder("pets")
+    >>> pets
+    <Source folder: 2 images, 2 classes>
+    >>> pets.keys, pets.class_names
+    (('cat/0.png', 'dog/0.png'), ('cat', 'dog'))
     """
     source = _of_files("folder", folders.listed(root))
     labels, class_names = folders.classes(source.keys)
@@ -119,51 +200,54 @@ def _of_files(name: str, files: Sequence[tuple[str, Path]]) -> Source:
 
 
 def webdataset(
-    urls: str | Sequence[str], cache: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
+    urls: str | Sequence[str], copies: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
 ) -> Source:
-    """The images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
+    """Return the images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
 
-    urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
-    https, whatever `webdataset.gopen` opens: gs, hf, or "pipe:" and a command that writes the shard.
-    cache: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
-    classes: a file of class names, as `deconv.images.class_names.read_class_names` takes it.
+    - urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
+      https, whatever fsspec opens (s3, gs, hf, sftp, each by a package of its own that is named if it is missing), and
+      "pipe:" with a command that writes the shard.
+    - copies: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
+    - classes: a file of class names, as `deconv.images.class_names.read_class_names` takes it.
+
     Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
     labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from
     their copies. Raises BadInput as `deconv.images.shards.samples` does, and if the class names do not fit.
+
+    >>> import deconv, tarfile
+    >>> from PIL import Image
+    >>> with tarfile.open("train-000.tar", "w") as tar:
+    ...     Image.new("RGB", (8, 8)).save("dog_01.png")
+    ...     tar.add("dog_01.png")
+    >>> deconv.webdataset("train-*.tar").keys
+    ('train-000/dog_01',)
     """
     class_names = None if classes is None else read_class_names(classes)  # before shards are fetched
-    found = samples(urls, cache)
-    labels = tuple(sample.label for sample in found if sample.label is not None) or None  # all have one, or none has
+    images = samples(urls, copies)
+    labels = tuple(sample.label for sample in images if sample.label is not None) or None  # all have one, or none has
     if class_names is not None:
         check_class_names(class_names, labels)
-    keys, members = tuple(sample.key for sample in found), tuple(sample.member for sample in found)
+    keys, members = tuple(sample.key for sample in images), tuple(sample.member for sample in images)
     return Source("webdataset", keys, members, labels, class_names)
 
 
 def require_labels(source: Source) -> tuple[int, ...]:
-    """The class number of each image, in order. Raises BadInput if the source has none, saying what would give them."""
+    """Return the class of each image. Raises BadInput if the source has none, saying what would give them."""
     if source.labels is None:
         raise BadInput(
-            f"the source {source.name} has no labels; expected a class for each image: use source=folder with every "
-            "image in a subfolder named after its class, or source=webdataset with a .cls member beside every image"
+            f"the source {source.name} has no labels; expected a class for each image: folder(root) has them with "
+            "every image in a subfolder named after its class, webdataset(urls) with a .cls member beside every image"
         )
     return source.labels
 
 
-def check_indices(source: Source, indices: Sequence[int] | np.ndarray) -> None:
-    for index in indices:
-        if not 0 <= index < len(source):
-            raise BadInput(f"image {index} was asked for; the source {source.name} has images 0 to {len(source) - 1}")
-
-
 def open_source(name: str, **options: Any) -> Source:
-    """The source `name` with its options, as configs/source/ has them: "folder" with root=PATH, for one.
+    """Return the source that a name and its options say, as configs/source/ has them: "folder" with `root`, for one.
 
     Raises UnknownName for another name, BadInput as the source itself does.
     """
     known: dict[str, Callable[..., Source]] = {"bundled": bundled, "folder": folder, "webdataset": webdataset}
-    if name not in known:
-        raise UnknownName(f"unknown source {name!r}; expected one of {', '.join(known)}")
+    check_choice("source", name, known)
     for option, value in options.items():
         if not isinstance(value, (str, PathLike, type(None), *([Sequence] if option == "urls" else []))):
             raise BadInput(f"source {name}: {option} is {value}; expected a text: write {option}='\"{value}\"'")

@@ -7,9 +7,11 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
-from deconv.errors import BadInput, UnreadableImage
-from deconv.images import Source, check_indices
+from deconv.errors import BadInput, UnreadableImage, check_count
+from deconv.images import Source
 from deconv.images.ahead import map_ahead
 from deconv.images.preprocessing import Preprocessing
 
@@ -17,38 +19,44 @@ log = logging.getLogger("deconv")
 
 BATCHES_AHEAD = 3
 
+Unreadable = tuple[int, str, str]
+"""(image id, key, reason) of an image that cannot be read."""
+
 
 def batches(
     source: Source,
     preprocessing: Preprocessing,
     batch_size: int,
-    indices: Iterable[int] | np.ndarray | torch.Tensor | None = None,
-    skipped: list[tuple[int, str, str]] | None = None,
+    image_ids: Iterable[int] | np.ndarray | Tensor | None = None,
+    skipped: list[Unreadable] | None = None,
     most_skipped: int | None = None,
-) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    """Input images in order: pairs of indices int64 (n,) and input images uint8 (n, 3, H, W), n at most `batch_size`.
+) -> Generator[tuple[Int64[Tensor, " n"], UInt8[Tensor, "n 3 H W"]], None, None]:
+    """Yield (image ids, input images), n at most `batch_size`, in order.
 
-    A pool of threads decodes a few batches ahead. A batch holds those that can be read of `batch_size` images asked for
-    one after the other, so that an unreadable one moves no other into another batch. All input images of a batch have
-    one
-    shape: a change of shape starts a new batch. `indices` asks for some images only. An unreadable image is logged,
-    appended to `skipped` as (index, key, reason) and left out; as soon as more than `most_skipped` are (by default half
-    of the asked images), BadInput is raised.
+    A pool of threads decodes a few batches ahead. A batch holds those that can be read of `batch_size` images that
+    follow one another, so that an unreadable image moves no other into another batch. All input images of a batch have
+    one shape: a change of shape starts a new batch.
+
+    - image_ids: the images, in this order; by default all.
+    - skipped: a list to which (image id, key, reason) of each unreadable image is appended; it is logged and left out.
+    - most_skipped: how many images may be unreadable, by default half of them; BadInput is raised as soon as more are.
+
+    Raises BadInput for an id that is not there and a batch_size below 1.
     """
-    asked = list(range(len(source))) if indices is None else [int(index) for index in indices]
-    check_indices(source, asked)
-    if batch_size < 1:
-        raise BadInput(f"batch_size is {batch_size}; expected 1 or more")
-    most = len(asked) // 2 if most_skipped is None else most_skipped
-    return _batches(source, preprocessing, batch_size, asked, [] if skipped is None else skipped, most)
+    chosen = list(source.ids) if image_ids is None else [int(image_id) for image_id in image_ids]
+    for image_id in chosen:
+        source.position(image_id)
+    check_count("batch_size", batch_size)
+    most = len(chosen) // 2 if most_skipped is None else most_skipped
+    return _batches(source, preprocessing, batch_size, chosen, [] if skipped is None else skipped, most)
 
 
 def whole_batches(
-    source: Source, preprocessing: Preprocessing, batch_size: int, indices: Iterable[int]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`batches` of images that must all be there. Raises BadInput at the first that cannot be read any more."""
-    skipped: list[tuple[int, str, str]] = []
-    for batch in batches(source, preprocessing, batch_size, indices, skipped):
+    source: Source, preprocessing: Preprocessing, batch_size: int, image_ids: Iterable[int]
+) -> Iterator[tuple[Int64[Tensor, " n"], UInt8[Tensor, "n 3 H W"]]]:
+    """Yield `batches` of images that must all be there. Raises BadInput at the first that can no longer be read."""
+    skipped: list[Unreadable] = []
+    for batch in batches(source, preprocessing, batch_size, image_ids, skipped):
         if skipped:
             break
         yield batch
@@ -60,48 +68,47 @@ def _batches(
     source: Source,
     preprocessing: Preprocessing,
     batch_size: int,
-    asked: list[int],
-    skipped: list[tuple[int, str, str]],
+    image_ids: list[int],
+    skipped: list[Unreadable],
     most_skipped: int,
-) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    def input_image(index: int) -> torch.Tensor | UnreadableImage:
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def input_image(image_id: int) -> Tensor | UnreadableImage:
         try:
-            return source.input_image(index, preprocessing)
+            return source.input_image(image_id, preprocessing)
         except UnreadableImage as error:
             return error
 
-    batch: list[tuple[int, torch.Tensor]] = []
+    batch: list[tuple[int, Tensor]] = []
     already_skipped = len(skipped)
-    results = zip(asked, map_ahead(input_image, asked, BATCHES_AHEAD * batch_size), strict=True)
-    for position, (index, result) in enumerate(results):
-        if batch and position % batch_size == 0:
+    results = zip(image_ids, map_ahead(input_image, image_ids, BATCHES_AHEAD * batch_size), strict=True)
+    for count, (image_id, result) in enumerate(results):
+        if batch and count % batch_size == 0:
             yield _collate(batch)
             batch = []
         if isinstance(result, UnreadableImage):
-            skipped.append((index, source.keys[index], str(result)))
-            _report_skipped(source, skipped[already_skipped:], len(asked), most_skipped)
+            skipped.append((image_id, source.key(image_id), str(result)))
+            log.warning("skipped %s: %s", source.key(image_id), result)
+            check_readable(source, skipped[already_skipped:], len(image_ids), most_skipped)
             continue
         if batch and batch[0][1].shape != result.shape:
             yield _collate(batch)
             batch = []
-        batch.append((index, result))
+        batch.append((image_id, result))
     if batch:
         yield _collate(batch)
 
 
-def _collate(batch: Sequence[tuple[int, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _collate(batch: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
     # Stacked with the colours innermost, the input images stay in channels_last memory.
     input_images = torch.stack([input_image.permute(1, 2, 0) for _, input_image in batch]).permute(0, 3, 1, 2)
-    return torch.tensor([index for index, _ in batch], dtype=torch.int64), input_images
+    return torch.tensor([image_id for image_id, _ in batch], dtype=torch.int64), input_images
 
 
-def _report_skipped(source: Source, skipped: Sequence[tuple[int, str, str]], asked: int, most: int) -> None:
-    """Logs the last of them, and gives up once they are too many."""
-    _, key, reason = skipped[-1]
-    log.warning("skipped %s: %s", key, reason)
-    if len(skipped) > most:
-        first = "; ".join(reason for _, _, reason in skipped[:3])
+def check_readable(source: Source, unreadable: Sequence[Unreadable], images: int, most: int) -> None:
+    """Raise BadInput, naming the first of them, if more than `most` of `images` images are unreadable."""
+    if len(unreadable) > most:
+        first = "; ".join(reason for _, _, reason in unreadable[:3])
         raise BadInput(
-            f"{len(skipped)} of the {asked} images of the source {source.name} cannot be read; expected at least "
+            f"{len(unreadable)} of the {images} images of the source {source.name} cannot be read; expected at least "
             f"half of them to be whole: repair or remove these first: {first}"
         )

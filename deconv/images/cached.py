@@ -2,67 +2,86 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from deconv.errors import BadInput, UnreadableImage, first_line
 from deconv.files import write_json, write_whole
 from deconv.images import Source, open_source
-from deconv.images.batches import batches
+from deconv.images.batches import Unreadable, batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
+from deconv.records.provenance import digest
 
 BATCH = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CachedSource(Source):
     """A source whose input images are read from a memory-mapped array instead of being decoded.
 
-    input_images: uint8 (images, H, W, 3).  reasons: why an image could not be read, by its number.
+    - input_images: the pixels, in the order of `keys`.
+    - reasons: why an image could not be read, by its position.
+    - preprocessing: what made the input images.
+    - content: the content hash of the source that was cached.
     """
 
-    input_images: np.ndarray = field(repr=False, compare=False)
+    input_images: UInt8[np.ndarray, "n H W 3"] = field(compare=False)
     reasons: dict[int, str] = field(compare=False)
     preprocessing: Preprocessing
     content: str
 
     @property
     def content_hash(self) -> str:
-        """That of the source which was cached."""
+        """The content hash of the source that was cached."""
         return self.content
 
-    def input_image(self, index: int, preprocessing: Preprocessing) -> torch.Tensor:
-        """Frame number `index`, uint8 (3, H, W). Raises UnreadableImage, and BadInput for another preprocessing."""
+    @property
+    def known_content(self) -> str:
+        """The content hash of the source that was cached, whose files are not read again."""
+        return self.content
+
+    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "3 H W"]:
+        """Return a cached input image. Raises UnreadableImage, and BadInput for another preprocessing."""
         if preprocessing != self.preprocessing:
-            raise BadInput("these cached input images are of another preprocessing; cache the source with this one.")
-        if index in self.reasons:
-            raise UnreadableImage(self.reasons[index])
-        return torch.from_numpy(self.input_images[index].copy()).permute(2, 0, 1)
+            raise BadInput("these cached input images are of another preprocessing; cache the source with this one")
+        position = self.position(image_id)
+        if position in self.reasons:
+            raise UnreadableImage(self.reasons[position])
+        return torch.from_numpy(self.input_images[position].copy()).permute(2, 0, 1)
 
 
 def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> CachedSource:
-    """The source with its input images in `folder`, decoded now if they are not there yet.
+    """Return the source with its input images in `folder`, decoded now if they are not there yet.
 
-    Keyed by the content of the source and the preprocessing: anything else makes another file. One image takes
-    H x W x 3 bytes. Raises BadInput if the preprocessing has no size, or more than half of the images are unreadable.
+    A file in the folder belongs to the content of a source and a preprocessing: anything else makes another file. One
+    image takes H x W x 3 bytes. Raises BadInput if the preprocessing has no size, or more than half of the images are
+    unreadable.
+
+    >>> import deconv
+    >>> from tempfile import mkdtemp
+    >>> preprocessing = deconv.Preprocessing((64, 64), 64, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    >>> photographs = deconv.bundled().part(range(3))
+    >>> deconv.cached(photographs, preprocessing, mkdtemp()).input_images.shape
+    (3, 64, 64, 3)
     """
     if preprocessing.size is None:
         raise BadInput(
-            "the cache of input images needs input images of one size; give the preprocessing a size, or use no cache."
+            "the cache of input images needs input images of one size; give the preprocessing a size, or use no cache"
         )
-    provenance = json.dumps([source.content_hash, preprocessing.as_dict()], sort_keys=True)
-    path = Path(folder) / f"{hashlib.sha256(provenance.encode()).hexdigest()}.npy"
+    path = Path(folder) / f"{digest([source.content_hash, preprocessing.as_dict()])}.npy"
+    shape = (len(source), *preprocessing.size, 3)
     if not path.exists():
-        _fill(source, preprocessing, path)
-    input_images, reasons = _load(path, (len(source), *preprocessing.size, 3))
+        _fill(source, preprocessing, path, shape)
+    input_images, reasons = _load(path, shape)
     return CachedSource(
         **{part.name: getattr(source, part.name) for part in fields(Source)},
         input_images=input_images,
@@ -73,7 +92,7 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
 
 
 def open_frames(source: Mapping[str, Any], preprocessing: Preprocessing, cache: str | Path | None) -> Source:
-    """The source that options name, as `open_source` takes them; `cached` in the folder `cache` unless that is None."""
+    """Return the source that these options of `open_source` name, `cached` in the folder `cache` if that is given."""
     images = open_source(**source)
     return images if cache is None else cached(images, preprocessing, cache)
 
@@ -84,32 +103,28 @@ def _load(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str
         input_images = np.load(path, mmap_mode="r")
         if (input_images.dtype, input_images.shape) != (np.uint8, shape):
             raise ValueError(f"{input_images.dtype} of shape {input_images.shape}; expected uint8 of {shape}")
-        return input_images, {int(index): str(reason) for index, reason in reasons.items()}
+        return input_images, {int(position): str(reason) for position, reason in reasons.items()}
     except Exception as error:  # damaged files raise many types
         raise BadInput(
-            f"the cached input images {path} cannot be read ({first_line(error)}); expected what an earlier run "
-            f"has left: "
+            f"the cached input images {path} cannot be read ({first_line(error)}); expected what an earlier run left: "
             "delete them to decode the photographs again"
         ) from error
 
 
-def _fill(source: Source, preprocessing: Preprocessing, path: Path) -> None:
-    """The input images one after another, in one pass, without holding them in memory; the reasons first, the input
-    images last."""
-    assert preprocessing.size is not None
-    skipped: list[tuple[int, str, str]] = []
-    input_images = batches(source, preprocessing, BATCH, skipped=skipped)
+def _fill(source: Source, preprocessing: Preprocessing, path: Path, shape: tuple[int, ...]) -> None:
+    """Write the input images in one pass, without holding them in memory; the reasons first, the input images last."""
+    skipped: list[Unreadable] = []
 
-    def write(file) -> None:  # type: ignore[no-untyped-def]
-        shape = (len(source), *preprocessing.size, 3)  # type: ignore[misc]
+    def write(file: BinaryIO) -> None:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         start, size = file.tell(), int(np.prod(shape[1:]))
-        for index, batch in track(input_images, "decoding", len(source), size=lambda part: len(part[0])):
-            for number, input_image in zip(index.tolist(), batch.permute(0, 2, 3, 1), strict=True):
-                file.seek(start + number * size)
-                file.write(input_image.numpy().tobytes())
+        decoded = batches(source, preprocessing, BATCH, skipped=skipped)
+        for image_ids, batch in track(decoded, "decoding", len(source), size=lambda step: len(step[0])):
+            for image_id, pixels in zip(image_ids.tolist(), batch.permute(0, 2, 3, 1), strict=True):
+                file.seek(start + source.position(image_id) * size)
+                file.write(pixels.numpy().tobytes())
         file.truncate(start + len(source) * size)
-        write_json(_reasons_path(path), {str(index): reason for index, _, reason in skipped})
+        write_json(_reasons_path(path), {str(source.position(image_id)): reason for image_id, _, reason in skipped})
 
     write_whole(path, write)
 

@@ -14,7 +14,7 @@ from deconv.images.members import spelled_out
 
 
 def listed(root: str | PathLike[str]) -> list[tuple[str, Path]]:
-    """(key, path) of every image below `root`, sorted by key, as `deconv.images.folder` says. Raises BadInput."""
+    """Return (key, path) of every image below `root`, sorted by key. Raises BadInput as `deconv.images.folder` does."""
     top = _check_root(root)
     files = sorted((_key(path, top), path) for path in _image_files(top))
     if not files:
@@ -26,7 +26,7 @@ def listed(root: str | PathLike[str]) -> list[tuple[str, Path]]:
 
 
 def classes(keys: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]] | tuple[None, None]:
-    """The class number of each key, and the names of the classes: the first folders of the keys, in sorted order.
+    """Return the class of each key, and the names of the classes: the first folders of the keys, in sorted order.
 
     (None, None) if one of the images lies in no folder.
     """
@@ -39,17 +39,17 @@ def classes(keys: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]] | tu
 
 
 def _check_root(root: str | PathLike[str]) -> Path:
-    wanted = "expected a folder of images: give one with source.root=PATH, or use source=bundled"
+    expected = "expected a folder of images as root; bundled() needs none"
     top = Path(os.path.expanduser(root))  # unlike Path.expanduser, takes the names of unknown users too
     if not os.path.exists(top):  # unlike Path.exists, false for names that are too long
-        raise BadInput(f"there is no folder {top}; {wanted}")
+        raise BadInput(f"there is no folder {top}; {expected}")
     if not top.is_dir():
-        raise BadInput(f"{top} is a file; {wanted}")
+        raise BadInput(f"{top} is a file; {expected}")
     return top
 
 
 def _image_files(top: Path) -> Iterator[Path]:
-    """Real directories come before linked ones, and none is entered twice: so loops of links end."""
+    """Real directories come before linked ones, and none is entered twice, so that loops of links end."""
     waiting, entered = deque([top]), set()
     while waiting:
         directory = waiting.popleft()

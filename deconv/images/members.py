@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from deconv.errors import one_line
 
@@ -27,15 +28,15 @@ class Member:
     def __str__(self) -> str:
         return self.name or str(self.path)
 
-    def read(self) -> np.ndarray:
-        """The bytes as uint8 (size,). Raises OSError if they are not there, or not all of them."""
+    def read(self) -> UInt8[np.ndarray, " size"]:
+        """Return the bytes. Raises OSError if they are not there, or not all of them."""
         data = np.fromfile(self.path, np.uint8, self.size, offset=self.offset)
         if self.size > len(data):
             raise OSError(f"{self.path} ends {self.size - len(data)} bytes too early")
         return data
 
     def digest(self) -> bytes:
-        """The sha256 of the bytes; of those that cannot be read a word, which differs from any sha256."""
+        """Return the SHA-256 of the bytes; b"unreadable" if they cannot be read."""
         try:
             return hashlib.sha256(self.read()).digest()
         except OSError:  # mining skips such an image and names it; here it only has to count as different
@@ -43,6 +44,8 @@ class Member:
 
 
 def spelled_out(name: str) -> str:
-    """The name of a file as JSON, Parquet and one line can hold it: line breaks, and bytes that are no UTF-8, become
-    text, as \\n and \\xe9."""
+    """Return the name of a file as JSON, Parquet and one line can hold it.
+
+    Line breaks, and bytes that are no UTF-8, become text, as \\n and \\xe9.
+    """
     return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

@@ -38,27 +38,26 @@ class Sample:
     label: int | None
 
 
-def samples(urls: str | Sequence[str], cache: str | PathLike[str] | None = None) -> list[Sample]:
-    """The images of all shards: shards as listed, images as in the tar; `urls` and
-    `cache` as in `deconv.images.downloads`.
+def samples(urls: str | Sequence[str], copies: str | PathLike[str] | None = None) -> list[Sample]:
+    """Return the images of all shards: shards as listed, images as in the tar.
 
     An image whose file name starts with a dot or has a second one is left out, and logged.
     Raises BadInput for a shard that is missing, listed twice, cut or no tar; for two images with one key; if there is
     no image; for a class that is not a number from 0 up, and if some images have one and some do not.
     """
-    found = addresses(urls)
-    shards: Iterator[tuple[str, str]] = zip(found, short_names(found), strict=True)
-    if len(found) > 1:  # of one shard, its own copying and indexing show how far they are
-        shards = track(shards, "indexing shards", len(found), "shards")
-    made = [sample for address, name in shards for sample in _samples(address, name, cache)]
-    if not made:
-        raise BadInput(f"no image in {', '.join(found[:3])}; expected members ending in {', '.join(SUFFIXES)}")
-    _check_all_labelled(made)
-    return made
+    listed = addresses(urls)
+    shards: Iterator[tuple[str, str]] = zip(listed, short_names(listed), strict=True)
+    if len(listed) > 1:  # of one shard, its own copying and indexing show how far they are
+        shards = track(shards, "indexing shards", len(listed), "shards")
+    images = [sample for address, name in shards for sample in _samples(address, name, copies)]
+    if not images:
+        raise BadInput(f"no image in {', '.join(listed[:3])}; expected members ending in {', '.join(SUFFIXES)}")
+    _check_all_labelled(images)
+    return images
 
 
-def _samples(address: str, name: str, cache: str | PathLike[str] | None) -> list[Sample]:
-    path = on_disk(address, cache)
+def _samples(address: str, name: str, copies: str | PathLike[str] | None) -> list[Sample]:
+    path = on_disk(address, copies)
     try:
         members = _members(path, name)
     except Exception as error:  # on damaged headers tarfile raises more than its own errors
@@ -141,10 +140,10 @@ def _label(text: bytes, info: tarfile.TarInfo, address: str) -> int:
     return int(text)
 
 
-def _check_all_labelled(made: Sequence[Sample]) -> None:
-    without = [sample for sample in made if sample.label is None]
-    if 0 < len(without) < len(made):
+def _check_all_labelled(images: Sequence[Sample]) -> None:
+    without = [sample for sample in images if sample.label is None]
+    if 0 < len(without) < len(images):
         raise BadInput(
-            f"{len(without)} of {len(made)} images have no class, the first being {without[0].member}; expected a .cls "
-            "member beside each image, or beside none: add those that are missing"
+            f"{len(without)} of {len(images)} images have no class, the first being {without[0].member}; expected a "
+            ".cls member beside each image, or beside none: add those that are missing"
         )

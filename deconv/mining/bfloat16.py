@@ -1,9 +1,13 @@
-"""Mining in bfloat16 with the float32 answer.
+"""Mining in bfloat16 with an answer in float32, which is checked but not proven.
 
-A first pass in bfloat16 keeps CANDIDATES x k images of each unit. Every image that is anyone's candidate is seen again
-in float32, for all units. What was never seen in float32 scored, in bfloat16, at most as much as the weakest candidate;
-a unit's answer is proven if its k-th float32 score exceeds that by more than SAFETY x the largest error measured on the
-unit's own candidates. If any unit is not proven, the images left over are seen in float32 too.
+A first scan in bfloat16 keeps CANDIDATES x k images of each unit. Every image that is a candidate of some unit is
+looked at again in float32, for all units. An image that was never seen in float32 scored, in bfloat16, at most as much
+as the unit's weakest candidate. The unit's answer passes the check if its k-th float32 score exceeds that by more than
+SAFETY times the largest error measured on the unit's own candidates; if some unit's does not, the images left over are
+looked at in float32 too.
+
+The error of an image that was never seen in float32 may be larger than any measured: nothing bounds it. Activations
+that are small differences of large terms can have such errors (tests/test_bfloat16.py has an example).
 """
 
 from __future__ import annotations
@@ -15,8 +19,7 @@ import numpy as np
 import torch
 
 from deconv.mining.partials import Partial
-from deconv.mining.passes import Errors, Pass
-from deconv.mining.reduction import Reduce
+from deconv.mining.scan import Scan, Search
 from deconv.mining.topk import TopK
 
 CANDIDATES = 4
@@ -24,32 +27,30 @@ SAFETY = 2.0
 log = logging.getLogger("deconv")
 
 
-def mine_by_bfloat16(reduce: Reduce, look: Pass, count: int) -> tuple[Partial, dict[str, int]]:
-    """What the float32 pass `look` finds among `count` images, and how many units of each layer were not proven."""
-    everything = np.arange(count)
-    rough = reduce("bfloat16", replace(look, k=CANDIDATES * look.k, per_image=1, precision=torch.bfloat16), everything)
-    seen = np.unique(np.concatenate([table.image.ravel() for table in rough.tables.values()]))
-    seen = seen[seen >= 0]
-    exact = reduce("candidates", replace(look, candidates=rough.tables), seen)
-    unproven = {layer: _unproven(exact.tables[layer], _errors(layer, rough, exact)) for layer in look.layers}
-    damaged = [image for image, _, _ in rough.unreadable]
-    left = np.setdiff1d(everything, [*seen, *damaged])
-    again = {layer: int(units.sum()) if len(left) else 0 for layer, units in unproven.items()}
-    if any(again.values()):
-        log.info("bfloat16 left %d units unproven: %d images again in float32", sum(again.values()), len(left))
-        exact.merge(reduce("rest", look, left))
+def mine_by_bfloat16(search: Search, scan: Scan, image_ids: np.ndarray) -> tuple[Partial, dict[str, int]]:
+    """Return what the float32 scan finds among images, and by layer how many units did not pass the check.
+
+    search: how a scan is run over images, as `deconv.mining.scan.in_memory` gives it.
+    """
+    rough_scan = replace(scan, k=CANDIDATES * scan.k, per_image=1, precision=torch.bfloat16)
+    rough = search("bfloat16", rough_scan, image_ids)
+    candidate_ids = np.array(rough.image_ids, dtype=np.int64)
+    exact = search("candidates", replace(scan, candidates=rough.tables), candidate_ids)
+    failed = {layer: too_close(exact.tables[layer], rough.tables[layer], exact.errors[layer]) for layer in scan.layers}
+    unreadable_ids = [image_id for image_id, _, _ in rough.unreadable]
+    rest = np.setdiff1d(image_ids, [*candidate_ids, *unreadable_ids])
+    mined_again = {layer: int(units.sum()) if len(rest) else 0 for layer, units in failed.items()}
+    if any(mined_again.values()):
+        log.info("bfloat16 left %d units too close: %d images again in float32", sum(mined_again.values()), len(rest))
+        exact.merge(search("rest", scan, rest))
     exact.input_size, exact.unreadable = rough.input_size, rough.unreadable
-    return exact, again
+    return exact, mined_again
 
 
-def _errors(layer: str, rough: Partial, exact: Partial) -> Errors:
-    errors = Errors(rough.tables[layer])
-    errors.largest = exact.errors.get(layer, errors.largest)
-    return errors
+def too_close(exact: TopK, candidates: TopK, errors: np.ndarray) -> np.ndarray:
+    """Return (C,) bool: the units whose answer an image that was not seen in float32 might still change.
 
-
-def _unproven(exact: TopK, errors: Errors) -> np.ndarray:
-    """(C,) bool: units whose answer an image not seen in float32 might still change."""
-    rough = errors.candidates
-    best_unseen = np.where(np.isfinite(rough.weakest), rough.weakest, 0.0)
-    return ~(exact.weakest > best_unseen + SAFETY * errors.largest)
+    exact: the strongest peaks in float32.  candidates: those in bfloat16.  errors: (C,) of the candidates.
+    """
+    best_unseen = np.where(np.isfinite(candidates.weakest), candidates.weakest, 0.0)
+    return ~(exact.weakest > best_unseen + SAFETY * errors)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from deconv.errors import BadInput
+from deconv.images.batches import Unreadable
 from deconv.mining.topk import TopK
 from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
@@ -19,89 +20,96 @@ from deconv.records.formats import reading
 
 @dataclass(eq=False)
 class Partial:
-    """The strongest peaks among some images. `merge` is commutative and associative, as that of the tables is.
+    """The strongest peaks among some images; `merge` is commutative and associative, as that of the tables is.
 
-    tables: by layer.  input_size: (H, W) of the images, None where none could be read.  unreadable: (image, key,
-    reason).
-    errors: by layer (C,) float64, see `deconv.mining.bfloat16`; empty where they were not measured.
+    - tables: by layer.
+    - input_size: (H, W) of the input images; None if none could be read.
+    - unreadable: (image id, key, reason), by id.
+    - errors: by layer, how far each unit's candidates were off (C,) float64, see `deconv.mining.bfloat16`; empty if
+      that was not measured.
     """
 
     tables: dict[str, TopK]
     input_size: tuple[int, int] | None = None
-    unreadable: list[tuple[int, str, str]] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
     errors: dict[str, np.ndarray] = field(default_factory=dict)
 
-    @staticmethod
-    def empty(network: Network, layers: list[str], k: int) -> Partial:
-        """Of no image at all."""
-        return Partial({layer: TopK(network.channels(layer), k) for layer in layers})
+    def check_size(self, input_size: tuple[int, int]) -> None:
+        """Keep the size of the first input image. Raises BadInput for another one."""
+        if self.input_size not in (None, input_size):
+            raise BadInput(
+                f"images differ in size: {self.input_size} and {input_size}; boxes need one size for all: give the "
+                "preprocessing a size"
+            )
+        self.input_size = input_size
 
     def merge(self, other: Partial) -> None:
         """Add what was found among other images. Raises BadInput if those were of another size."""
-        if None not in (self.input_size, other.input_size) and self.input_size != other.input_size:
-            raise BadInput(
-                f"images differ in size: {self.input_size} and {other.input_size}; boxes need one size for all. "
-                "Give the preprocessing a size."
-            )
-        self.input_size = self.input_size or other.input_size
+        if other.input_size is not None:
+            self.check_size(other.input_size)
         for layer, table in self.tables.items():
             table.merge(other.tables[layer])
         self.unreadable = sorted(self.unreadable + other.unreadable)
         zero = np.zeros(1)
-        names = self.errors.keys() | other.errors.keys()
+        layers = self.errors.keys() | other.errors.keys()
         self.errors = {
-            name: np.maximum(self.errors.get(name, zero), other.errors.get(name, zero)) for name in sorted(names)
+            layer: np.maximum(self.errors.get(layer, zero), other.errors.get(layer, zero)) for layer in sorted(layers)
         }
 
+    @property
+    def image_ids(self) -> list[int]:
+        """The images that hold a peak, ascending."""
+        ids = np.unique(np.concatenate([table.image.ravel() for table in self.tables.values()]))
+        return [int(image_id) for image_id in ids if image_id >= 0]
+
     def peaks(self, network: Network) -> dict[str, LayerPeaks]:
-        """The tables as records, with boxes in the pixels of the input images."""
+        """Return the tables as records, with boxes in the pixels of the input images."""
         fields = {layer: network.receptive_field(layer, self.input_size) for layer in self.tables}
         return {layer: layer_peaks(table, fields[layer]) for layer, table in self.tables.items()}
 
-    def save(self, path: Path, network: Network, keys: dict[int, str], about: dict[str, Any]) -> None:
-        """Write a file of peaks, with the rest of this and `about` as its provenance."""
+    def save(self, path: Path, network: Network, keys: dict[int, str], provenance: dict[str, Any]) -> None:
+        """Write a file of peaks, with the rest of this and `provenance` as its provenance."""
         rest = {
             "input_size": self.input_size,
             "unreadable": self.unreadable,
             "errors": {layer: values.tolist() for layer, values in self.errors.items()},
         }
-        Peaks(self.peaks(network), keys, about | {"found": rest}).save(path)
+        Peaks(self.peaks(network), keys, provenance | {"found": rest}).save(path)
 
     @staticmethod
     def load(path: Path) -> tuple[Partial, dict[str, Any]]:
-        """What `save` wrote: (partial, about). Raises BadInput for a file that is damaged or something else."""
+        """Return (partial, provenance) as they were saved. Raises BadInput for a file that is damaged or another."""
         peaks = Peaks.load(path)
-        about = dict(peaks.provenance)
-        rest = about.pop("found", None)
+        provenance = dict(peaks.provenance)
+        rest = provenance.pop("found", None)
         if rest is None:
-            raise BadInput(f"{path} holds no shard; expected a record of one: choose another folder, or delete it.")
+            raise BadInput(f"{path} holds no shard; expected a record of one: choose another folder, or delete it")
         with reading(path):
             partial = Partial(
-                {layer: _table(found) for layer, found in peaks.items()},
+                {layer: _table(layer_of_file) for layer, layer_of_file in peaks.items()},
                 None if rest["input_size"] is None else (rest["input_size"][0], rest["input_size"][1]),
-                [(number, key, reason) for number, key, reason in rest["unreadable"]],
+                [(image_id, key, reason) for image_id, key, reason in rest["unreadable"]],
                 {layer: np.array(values) for layer, values in rest["errors"].items()},
             )
-        return partial, about
+        return partial, provenance
 
 
 def merged(*parts: Path | Partial) -> Partial:
-    """Some records, or what others were merged to, as one. The first, if it is no record, is written to."""
-    whole, *rest = parts
-    total = _loaded(whole)
-    for part in rest:
+    """Return what saved and merged partials hold together. The first, if it is no path, is written to."""
+    total = _loaded(parts[0])
+    for part in parts[1:]:  # one in memory at a time
         total.merge(_loaded(part))
     return total
 
 
 def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
-    """A table as a record: nan for missing scores, -1 for their places and boxes."""
-    score, image, row, col = (torch.from_numpy(part) for part in (table.score, table.image, table.row, table.col))
+    """Return a table as a record: nan for missing scores, -1 for their positions and boxes."""
+    score, image, row, col = map(torch.from_numpy, (table.score, table.image, table.row, table.col))
     y0 = field.start[0] + row * field.stride[0]
     x0 = field.start[1] + col * field.stride[1]
     box = torch.stack([y0, x0, y0 + field.size[0], x0 + field.size[1]], dim=2)
-    found = image >= 0
-    return LayerPeaks(score.where(found, float("nan")), image, row, col, box.where(found[..., None], -1))
+    exists = image >= 0
+    return LayerPeaks(score.where(exists, float("nan")), image, row, col, box.where(exists[..., None], -1))
 
 
 def _loaded(part: Path | Partial) -> Partial:
@@ -111,5 +119,5 @@ def _loaded(part: Path | Partial) -> Partial:
 def _table(peaks: LayerPeaks) -> TopK:
     table = TopK(*peaks.score.shape)
     table.score = peaks.score.where(peaks.found, float("-inf")).numpy()
-    table.image, table.row, table.col = (part.numpy() for part in (peaks.image, peaks.row, peaks.col))
+    table.image, table.row, table.col = (column.numpy() for column in (peaks.image, peaks.row, peaks.col))
     return table

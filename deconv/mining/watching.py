@@ -13,7 +13,6 @@ from torch import Tensor
 
 from deconv.errors import BadInput
 from deconv.images import Source
-from deconv.images.cached import CachedSource
 
 
 @contextmanager
@@ -22,7 +21,7 @@ def watched(images: Source | Tensor) -> Iterator[None]:
 
     By size, time of change and inode. Tensors and cached input images are not files that anybody changes.
     """
-    if isinstance(images, Tensor | CachedSource):
+    if isinstance(images, Tensor) or images.known_content:
         yield
         return
     before = _states(images)

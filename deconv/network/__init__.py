@@ -15,7 +15,7 @@ from deconv.network.graph import Graph, covering_pool, evaluate, stream
 from deconv.network.operations import Concatenate, Rectifier
 from deconv.network.receptive_field import ReceptiveField, receptive_field
 from deconv.network.tracing import trace
-from deconv.records.provenance import weights_hash
+from deconv.records.provenance import Provenance, weights_hash
 
 
 class Network:
@@ -78,6 +78,11 @@ class Network:
     def weights_hash(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights."""
         return weights_hash(self._weights)
+
+    def provenance(self) -> Provenance:
+        """Return what a record says of the network that it was made with: its weights and its preprocessing."""
+        preprocessing = None if self.preprocessing is None else self.preprocessing.as_dict()
+        return {"weights": self.weights_hash, "preprocessing": preprocessing}
 
     @property
     def layers(self) -> list[str]:

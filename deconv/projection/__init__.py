@@ -81,9 +81,9 @@ def project_together(
     asked: (rule, channel (N,)) of each answer; switches_of serves the rules with switches "other". Raises as `project`.
     """
     rules_asked = [as_rule(rule) for rule, _ in asked]
-    peaks = torch.stack([_columns((image, channel, row, col), len(images)) for _, channel in asked])
+    peaks = torch.stack([_columns((image, channel, row, col), images) for _, channel in asked])
     places = peaks[0][:, [0, 2, 3]]
-    lenders = _lenders(switches_of, rules_asked, places, len(images))
+    lenders = _lenders(switches_of, rules_asked, places, images)
     size = _frame_size(network, images, places[:, 0])
     graph, target = network.graph_at(size), network.node(layer, size)
     _check_ranges(graph.nodes[target].shape, peaks.flatten(0, 1))
@@ -169,17 +169,21 @@ def _load(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[t
         yield torch.searchsorted(used, index), network.check_images(preprocessing.normalize(input_images))
 
 
-def _columns(given: Sequence[Indices], images: int) -> Tensor:
+def _columns(given: Sequence[Indices], images: Source | Tensor) -> Tensor:
     """(N, 4) int64 of image, channel, row, col; the images within their range."""
     columns = [torch.as_tensor(values, dtype=torch.int64).cpu().reshape(-1) for values in given]
     if len({len(column) for column in columns}) != 1:
         raise BadInput(f"image, channel, row, col: given lengths {[len(c) for c in columns]}; expected equal ones.")
     peaks = torch.stack(columns, dim=1)
-    _check_range("image", peaks[:, 0], images)
+    if isinstance(images, Tensor) or isinstance(images.ids, range):
+        _check_range("image", peaks[:, 0], len(images))
+    else:  # a part of a source
+        for image_id in peaks[:, 0].unique().tolist():
+            images.position(image_id)
     return peaks
 
 
-def _lenders(given: Indices | None, asked: Sequence[Rule], places: Tensor, images: int) -> Tensor | None:
+def _lenders(given: Indices | None, asked: Sequence[Rule], places: Tensor, images: Source | Tensor) -> Tensor | None:
     """(N,) images that lend their switches, within their range; None where every rule has switches of its own."""
     switches = [rule.switches for rule in asked]
     if (given is not None) != ("other" in switches):

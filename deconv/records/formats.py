@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -22,30 +23,35 @@ from torch import Tensor
 
 from deconv.errors import BadInput, DeconvError, first_line
 from deconv.files import write_whole
+from deconv.records.provenance import Provenance, check_same
 
 FORMAT = 2
 """Version of the saved forms; a newer one is refused, an older one read."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
 MOST_ROWS = 2**26
-"""Of a table. Repeated values pack so well that the size of a file says nothing about their number."""
+"""Largest table that is read: compressed Parquet can hold far more rows than its size suggests."""
+MEASURES = "measures"
+"""The kind of a table of measured units; in format 1 its metadata are its provenance and nothing else."""
 
-Wanted = Mapping[str, tuple[torch.dtype, str]]
-"""By name a tensor's dtype and axes, as "N 3 h w": numbers are sizes, and a letter is one size wherever it stands."""
+Axes = Mapping[str, tuple[torch.dtype, str]]
+"""By name a tensor's dtype and axes, as "N 4 h w": numbers are sizes, and a letter is one size wherever it stands."""
+Columns = dict[str, np.ndarray]
+"""By name the columns of a table, all of one length."""
 
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Whatever a file that is missing or damaged makes the libraries raise, as BadInput."""
+    """Turn whatever a missing or damaged file makes the libraries raise into BadInput."""
     if not os.path.isfile(path):  # unlike Path.is_file, false for names that are too long
-        raise BadInput(f"{path} does not exist; expected a record written by deconv.")
+        raise BadInput(f"{path} does not exist; expected a record written by deconv")
     try:
         yield
     except DeconvError:
         raise
     except Exception as error:  # each library has errors of its own for a damaged file
         raise BadInput(
-            f"{path} cannot be read ({first_line(error)}); it is damaged or no record. Make it again."
+            f"{path} cannot be read ({first_line(error)}); it is damaged or no record: make it again"
         ) from error
 
 
@@ -55,45 +61,75 @@ def save_table(path: str | Path, kind: str, table: pa.Table, provenance: Mapping
     return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
 
 
-def load_table(path: str | Path, kind: str, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
-    """(table, provenance). To be called within `reading`."""
+def load_table(path: str | Path, kind: str, schema: pa.Schema | None = None) -> tuple[pa.Table, Provenance]:
+    """Return (table, provenance); schema: the columns that it must have. To be called within `reading`."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         if file.metadata.num_rows > MOST_ROWS:
             raise ValueError(f"it has {file.metadata.num_rows} rows, more than {MOST_ROWS}")
         provenance = _check_metadata(path, kind, file.schema_arrow.metadata)
-        if not file.schema_arrow.equals(schema):
+        if schema is not None and not file.schema_arrow.equals(schema):
             raise ValueError(f"its columns are {', '.join(file.schema_arrow.names)}, or of other types")
         table = file.read()
     table.validate(full=True)
     return table, provenance
 
 
-def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Path:
-    """Write a safetensors file."""
+def save_columns(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
+    """Write the measures of units, columns of one length, as a Parquet table."""
+    return save_table(path, MEASURES, pa.table(columns), provenance)
+
+
+def load_columns(path: Path, provenance: Mapping[str, Any]) -> Columns | None:
+    """Return the columns at `path`; None if there is no such file.
+
+    Raises RecordMismatch, naming the difference, if it was made of anything else; BadInput if it cannot be read.
+    """
+    if not path.exists():
+        return None
+    columns, saved = read_columns(path)
+    check_same(path, saved, provenance, "Choose another folder, or delete that file to measure again.")
+    return columns
+
+
+def read_columns(path: str | Path) -> tuple[Columns, Provenance]:
+    """Return (columns, provenance), whatever they were made of. Raises BadInput if the file is missing or damaged."""
+    with reading(path):
+        table, provenance = load_table(path, MEASURES)
+        return {name: table[name].to_numpy() for name in table.column_names}, provenance
+
+
+def save_tensors(
+    path: str | Path, kind: str, tensors: Mapping[str, Tensor], axes: Axes, provenance: Mapping[str, Any]
+) -> Path:
+    """Write a safetensors file. Raises BadInput for tensors that `load_tensors` would refuse."""
+    try:
+        _check_tensors(tensors, axes)
+    except ValueError as error:
+        raise BadInput(f"{path} cannot be written: {error}") from error
     whole = {name: value.contiguous() for name, value in tensors.items()}
     return write_whole(path, save(whole, metadata=_metadata(kind, provenance)))
 
 
-def load_tensors(path: str | Path, kind: str, wanted: Wanted) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, provenance). To be called within `reading`."""
+def load_tensors(path: str | Path, kind: str, axes: Axes) -> tuple[dict[str, Tensor], Provenance]:
+    """Return (tensors, provenance). To be called within `reading`."""
     with safe_open(str(path), framework="pt") as file:
         provenance = _check_metadata(path, kind, file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    _check_tensors(tensors, wanted)
+    _check_tensors(tensors, axes)
     return tensors, provenance
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], wanted: Wanted) -> None:
-    if tensors.keys() != wanted.keys():
-        raise ValueError(f"its tensors are {', '.join(tensors)}; expected {', '.join(wanted)}")
+def _check_tensors(tensors: Mapping[str, Tensor], axes: Axes) -> None:
+    if tensors.keys() != axes.keys():
+        raise ValueError(f"its tensors are {', '.join(tensors)}; expected {', '.join(axes)}")
     sizes: dict[str, int] = {}
-    for name, (dtype, axes) in wanted.items():
+    for name, (dtype, names) in axes.items():
         shape = tuple(tensors[name].shape)
-        known = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in axes.split()]
-        fits = len(shape) == len(known) and all(size in (None, given) for size, given in zip(known, shape, strict=True))
+        known = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in names.split()]
+        fits = len(shape) == len(known) and all(size in (None, side) for size, side in zip(known, shape, strict=True))
         if not fits or tensors[name].dtype != dtype:
-            raise ValueError(f"its {name} is {tensors[name].dtype} {shape}; expected {dtype} ({axes})")
-        sizes |= zip(axes.split(), shape, strict=True)
+            raise ValueError(f"its {name} is {tensors[name].dtype} {shape}; expected {dtype} ({names})")
+        sizes |= zip(names.split(), shape, strict=True)
 
 
 def _metadata(kind: str, provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -101,17 +137,19 @@ def _metadata(kind: str, provenance: Mapping[str, Any]) -> dict[str, str]:
     return {"deconv": json.dumps({"kind": kind, "format": FORMAT, "provenance": provenance}, sort_keys=True)}
 
 
-def _check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | None) -> dict[str, Any]:
-    found = {_text(name): value for name, value in (metadata or {}).items()}
-    about = json.loads(_text(found.get("deconv", '{"kind": "something else", "format": 0}')))
-    if about["kind"] != kind:
-        raise BadInput(f"{path} holds {about['kind']}; expected {kind} written by deconv.")
-    if about["format"] > FORMAT:
-        raise BadInput(f"{path} has format {about['format']}; this deconv reads up to {FORMAT}. Update deconv.")
-    provenance: dict[str, Any] = about["provenance"]
+def _check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | None) -> Provenance:
+    texts = {_text(name): value for name, value in (metadata or {}).items()}
+    saved = json.loads(_text(texts.get("deconv", '{"kind": "something else", "format": 0}')))
+    if kind == MEASURES and "kind" not in saved:
+        saved = {"kind": MEASURES, "format": 1, "provenance": saved}
+    if saved["kind"] != kind:
+        raise BadInput(f"{path} holds {saved['kind']}; expected {kind} written by deconv")
+    if saved["format"] > FORMAT:
+        raise BadInput(f"{path} has format {saved['format']}; this deconv reads up to {FORMAT}: update deconv")
+    provenance: Provenance = saved["provenance"]
     if not isinstance(provenance, dict):
         raise TypeError("its provenance is not a JSON object")
-    return provenance if about["format"] > 1 else {RENAMED.get(name, name): value for name, value in provenance.items()}
+    return provenance if saved["format"] > 1 else {RENAMED.get(name, name): value for name, value in provenance.items()}
 
 
 def _text(value: Any) -> str:

@@ -49,7 +49,7 @@ def load(source: Source, preprocessing: Preprocessing, indices: Sequence[int] | 
     without a size, no images, or more than half of them unreadable.
     """
     labels = torch.tensor(require_labels(source), dtype=torch.int64)
-    asked = list(range(len(source))) if indices is None else list(indices)
+    asked = list(source.ids) if indices is None else list(indices)
     if preprocessing.size is None or not asked:
         raise BadInput(f"{len(asked)} images of size {preprocessing.size}: training needs images, all of one size")
     images = torch.empty((len(asked), *preprocessing.size, 3), dtype=torch.uint8)
@@ -58,7 +58,7 @@ def load(source: Source, preprocessing: Preprocessing, indices: Sequence[int] | 
     for index, batch in track(input_images, f"decoding {source.name}", len(asked), size=lambda part: len(part[0])):
         images[len(kept) : len(kept) + len(index)] = batch.permute(0, 2, 3, 1)
         kept += index.tolist()
-    return Labelled(images[: len(kept)], labels[kept], preprocessing)
+    return Labelled(images[: len(kept)], labels[[source.position(image_id) for image_id in kept]], preprocessing)
 
 
 def split(count: int, held_out: float) -> tuple[list[int], list[int]]:

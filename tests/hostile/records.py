@@ -16,7 +16,6 @@ import deconv
 from deconv.mining import mine_into
 from deconv.mining.partials import Partial
 from deconv.records import Patches, Peaks, Reconstructions, formats
-from deconv.records import table as comparison
 from tests.hostile import making
 from tests.hostile.making import said_of, table_of
 from tests.hostile.rows import Given, Rows, line, within
@@ -50,7 +49,7 @@ def newer(kind: str) -> Given:
 
 def measured(damage: Callable[[bytes], bytes]) -> Given:
     def make(home: Path) -> Path:
-        path = comparison.save(home / "a.parquet", {"unit": np.arange(99)}, {})
+        path = formats.save_columns(home / "a.parquet", {"unit": np.arange(99)}, {})
         path.write_bytes(damage(path.read_bytes()))
         return path
 
@@ -117,7 +116,7 @@ def reread(home: Path) -> deconv.Source:
     return deconv.cached(photographs(home / "photos"), preprocessing, home / "cache")
 
 
-DAMAGED = r"cannot be read \(.*\); it is damaged or no record\. Make it again\."
+DAMAGED = r"cannot be read \(.*\); it is damaged or no record: make it again"
 RECORDS: Rows = {
     **{
         f"{kind}: {what}": (given(kind), SAVED[kind][1].load, line(said))
@@ -128,7 +127,7 @@ RECORDS: Rows = {
             ("text", lambda kind: saved(kind, lambda content: b"no record" * 99), DAMAGED),
             ("not there", lambda kind: lambda home: home / "absent", "absent does not exist; expected a record"),
             ("a name too long", lambda kind: lambda home: Path("x" * 5000), "x does not exist; expected a record"),
-            ("of a newer deconv", newer, r"has format 99; this deconv reads up to 1\. Update deconv\."),
+            ("of a newer deconv", newer, r"has format 99; this deconv reads up to 2: update deconv"),
         ]
     },
     "reconstructions given as patches": (
@@ -198,7 +197,11 @@ RECORDS: Rows = {
         line("holds no shard; expected a record of one"),
     ),
     **{
-        f"the table of a comparison: {what}": (measured(damage), lambda path: comparison.load(path, {}), line(DAMAGED))
+        f"the table of a comparison: {what}": (
+            measured(damage),
+            lambda path: formats.load_columns(path, {}),
+            line(DAMAGED),
+        )
         for what, damage in {"cut": making.cut, "no bytes": lambda content: b"", "a flipped bit": flipped}.items()
     },
     "patches: a tensor is missing": (
@@ -243,7 +246,7 @@ RECORDS: Rows = {
         f"cached frames: {what}": (
             frames(damage),
             reread,
-            line("the cached frames .* cannot be read .*: delete them to decode the photographs again"),
+            line("the cached input images .* cannot be read .*: delete them to decode the photographs again"),
         )
         for what, damage in {
             "cut": lambda path: path.write_bytes(making.cut(path.read_bytes())),
