@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from deconv.compare import controls
 from deconv.compare.controls import CONTROLS
 from deconv.compare.randomising import blocks, renewed, shuffled
-from deconv.compare.responses import layer_responses, unit_responses
 from deconv.compare.scene import Scene
 from deconv.errors import BadInput, UnknownName
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
+from deconv.projection.responses import layer_responses, unit_responses
 from deconv.projection.rules import Rule
 
 SIZE = 30
@@ -54,8 +54,8 @@ def test_windows_give_what_their_photographs_give(layer: str) -> None:
     image, _, row, col = found.peaks.T.contiguous()
     expected = maps[torch.searchsorted(NUMBERS, image), :, row, col]
     torch.testing.assert_close(layer_responses(found.network, layer, found.windows, found.places), expected)
-    own = unit_responses(found.network, layer, found.windows, found.places, found.channel)
-    torch.testing.assert_close(own, expected[torch.arange(len(own)), found.channel])
+    responses = unit_responses(found.network, layer, found.windows, found.places, found.channel)
+    torch.testing.assert_close(responses, expected[torch.arange(len(responses)), found.channel])
     none = (tensor[:0] for tensor in (found.windows, found.places, found.channel))
     assert len(unit_responses(found.network, layer, *none)) == 0
 
@@ -166,7 +166,7 @@ def test_switches_of_other_images_are_those_images_own() -> None:
 
 
 def test_unknown_controls_and_missing_networks_are_named() -> None:
-    with pytest.raises(UnknownName, match="rule 'edge' is unknown"):
+    with pytest.raises(UnknownName, match="unknown rule 'edge'"):
         scene().reconstruct("edge")
     with pytest.raises(UnknownName, match="'random_weights' needs a network with shuffled weights"):
         scene(random=False).reconstruct("random_weights")

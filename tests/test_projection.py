@@ -1,4 +1,4 @@
-"""deconv/projection: against captum, against the paper word by word, and the three ways against each other."""
+"""deconv/projection: against captum, against the paper word by word, and the three strategies against each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.network import Network
 from deconv.projection import project
-from deconv.projection.passes import down, up
+from deconv.projection.passes import backward, forward
 from deconv.projection.rules import RULES
 from deconv.projection.windows import WholeMaps
 from tests import reference
@@ -146,11 +146,12 @@ IMAGES = torch.randn(4, 3, 41, 45, generator=torch.Generator().manual_seed(3))
 def test_a_zero_seed_gives_zero_and_a_scaled_seed_the_scaled_result(small: Network, rule: str) -> None:
     target = small.node("8")
     with torch.no_grad():
-        value, record = up(small.graph, target, small.check_images(IMAGES), [rule], WholeMaps())
+        maps = WholeMaps(small.graph, torch.zeros((len(IMAGES), 2), dtype=torch.int64))
+        value, tape = forward(small.graph, target, small.check_images(IMAGES), [rule], maps)
         seed = torch.where(torch.rand(value.shape) < 0.05, value, 0)
 
         def send(signal: Tensor) -> Tensor:
-            return down(small.graph, target, signal.clone(), record, rule, WholeMaps())
+            return backward(small.graph, target, signal.clone(), tape, rule, maps)
 
         once = send(seed)
         assert once.abs().max() > 0
@@ -165,12 +166,12 @@ def test_a_unit_that_does_not_fire_gives_zero(small: Network, rule: str) -> None
     assert not recon.score.any() and not recon.pixels.any()
 
 
-@pytest.mark.parametrize("way", ["window", "shared", "whole"])
-def test_nothing_comes_back_outside_the_receptive_field_or_the_image(small: Network, way: str) -> None:
+@pytest.mark.parametrize("strategy", ["window", "shared", "whole"])
+def test_nothing_comes_back_outside_the_receptive_field_or_the_image(small: Network, strategy: str) -> None:
     height, width = small.map_size("8")
     places = torch.tensor([(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (1, 2)])
     peaks = torch.cat([torch.tensor([[0, 3]]).expand(5, 2), places], 1)
-    recon = project_at(small, IMAGES, "8", peaks, rule="gradient", way=way)
+    recon = project_at(small, IMAGES, "8", peaks, rule="gradient", strategy=strategy)
     field = small.receptive_field("8")
     assert recon.pixels.shape == (5, 3, *field.size)
     assert [tuple(box) for box in recon.box.tolist()] == [field.box(row, col) for row, col in places.tolist()]
@@ -223,20 +224,26 @@ def test_scores_are_checked_against_those_mined(small: Network) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"layer": "55"}, UnknownName, "'55' is no layer"),
-        ({"rule": "lrp"}, UnknownName, "rule 'lrp' is unknown; expected one of deconvnet, guided, gradient"),
-        ({"way": "fast"}, UnknownName, "way 'fast' is unknown"),
+        ({"layer": "55"}, UnknownName, "unknown layer '55'; expected one of 1, 5, 8"),
+        ({"rule": "lrp"}, UnknownName, "unknown rule 'lrp'; expected one of deconvnet, guided, gradient"),
+        ({"strategy": "fast"}, UnknownName, "unknown strategy 'fast'; expected one of auto"),
         ({"image": [4]}, BadInput, "image: given 4; expected 0 to 3"),
-        ({"image": [-1]}, BadInput, r"image: given -1; expected 0 to 3 \(-1 marks a missing peak"),
+        ({"image": [-1]}, BadInput, "image: given -1; expected 0 to 3: -1 marks a missing peak"),
         ({"channel": [8]}, BadInput, "channel: given 8; expected 0 to 7"),
         ({"row": [10]}, BadInput, "row: given 10; expected 0 to 9"),
-        ({"col": [0, 1]}, BadInput, "given lengths"),
-        ({"layer": "11", "way": "window"}, BadInput, "needs the whole image"),
-        ({"images": torch.zeros(4, 1, 41, 45)}, BadInput, r"given \(\d, 1, 41, 45\)"),
+        (
+            {"col": [0, 1]},
+            BadInput,
+            r"image, row, col, channel: given lengths \[1, 1, 2, 1\]; expected one entry",
+        ),
+        ({"layer": "11", "strategy": "window"}, BadInput, "expected 'auto' or 'whole' for a layer .* whole image"),
+        ({"images": torch.zeros(4, 1, 41, 45)}, BadInput, r"images: given Tensor of shape \(\d, 1, 41, 45\)"),
         ({"images": torch.zeros(4, 3, 41, 45, dtype=torch.uint8)}, BadInput, "preprocessed images"),
     ],
 )
-def test_mistakes_are_named(small: Network, change: dict, error: type[Exception], message: str) -> None:
+def test_mistakes_are_named(
+    small: Network, change: dict, error: type[Exception], message: str, unchecked: None
+) -> None:
     given = {"images": IMAGES, "layer": "5", "image": [0], "channel": [0], "row": [0], "col": [0]} | change
     with pytest.raises(error, match=message):
         project(small, **given)

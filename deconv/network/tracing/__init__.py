@@ -25,7 +25,7 @@ from deconv.network.tracing.in_place import without_in_place
 
 
 def trace(module: nn.Module, weights: dict[str, Tensor], input_shape: tuple[int, int, int]) -> Graph:
-    """The graph of `module` (eval mode) for images of `input_shape` (3, H, W), holding `weights` by their state names.
+    """Return the graph of `module`, in eval mode, for images of `input_shape` (C, H, W), with `weights` by state name.
 
     Raises UnsupportedOperation if the module cannot be exported or ties images of a batch to each other.
     """
@@ -69,7 +69,7 @@ class _Tracer:
         self.weights = weights
         self.leaves = leaves
         self.nodes: list[Node] = []
-        self.values: dict[fx.Node, Any] = {}  # position in self.nodes, constant tensor, BatchSize, or list of pieces
+        self.values: dict[fx.Node, Any] = {}  # a node's index, a constant, BatchSize or pieces
         self.names: dict[str, int] = {}
         self.batch = ""  # the symbol that export has for the number of images
         self.norm_outputs = exported.local_response_norms(program.graph)
@@ -82,15 +82,14 @@ class _Tracer:
                 self._placeholder(node, states, signature.inputs_to_lifted_tensor_constants)
             elif node.op == "call_function":
                 self._call(node)
-        output = self._output_position()
-        layer_positions: set[int] = set()
-        for position, node in enumerate(self.nodes):
-            if is_layer(node, self.nodes, layer_positions):
-                layer_positions.add(position)
+        output = self._output()
+        layers: set[int] = set()
+        for index, node in enumerate(self.nodes):
+            if is_layer(node, self.nodes, layers):
+                layers.add(index)
         if self.nodes[output].is_map or len(self.nodes[output].shape) == 1:
-            layer_positions.add(output)
-        layers = {self.nodes[position].name: position for position in sorted(layer_positions)}
-        return Graph(tuple(self.nodes), layers)
+            layers.add(output)
+        return Graph(tuple(self.nodes), {self.nodes[index].name: index for index in sorted(layers)})
 
     def _placeholder(self, node: fx.Node, states: Mapping[str, str], constants: Mapping[str, str]) -> None:
         if node.name in states:
@@ -172,18 +171,18 @@ class _Tracer:
         read_once = all(len(other.users) == 1 for other in same)  # clones and the like included
         return read_once and isinstance(self.nodes[source].operation, Convolution)
 
-    def _output_position(self) -> int:
+    def _output(self) -> int:
         (outputs,) = next(node for node in self.program.graph.nodes if node.op == "output").args
-        position = self.values.get(outputs[0])
-        if len(outputs) != 1 or not isinstance(position, int):
+        index = self.values.get(outputs[0])
+        if len(outputs) != 1 or not isinstance(index, int):
             raise UnsupportedOperation(
                 f"The network returns {len(outputs)} values; expected one tensor that depends on the image."
             )
-        return position
+        return index
 
 
 def fold(node: Node, scale: ChannelScale) -> Node:
-    """The convolution's node with a following batch normalisation multiplied into its weights."""
+    """Return the convolution's node with the batch normalisation that follows it multiplied into its weights."""
     convolution = node.operation
     assert isinstance(convolution, Convolution)
     weight = convolution.weight * scale.scale.view(-1, 1, 1, 1)

@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 def lower(request: Request) -> Lowered:
-    """(operation, inputs) for a new node; a position, constant or list of pieces where no new node is needed."""
+    """Return (operation, inputs) for a new node; an index, a constant or a list of pieces where none is needed."""
     if not request.inputs:
         return _constant(request)
     handler = HANDLERS.get(request.name)
@@ -28,7 +28,7 @@ def lower(request: Request) -> Lowered:
         result = handler(request)
         if result is not None:
             return result
-    return request.as_call(linear=False, pointwise=_same_places(request))
+    return request.as_call(linear=False, pointwise=_same_positions(request))
 
 
 def _constant(request: Request) -> Any:
@@ -80,18 +80,18 @@ def _sum(request: Request) -> Lowered:
     of_two_maps = len(request.inputs) == 2 and request.name == "add" and request.arguments["alpha"] == 1
     if of_two_maps and request.input_shape(0) == request.input_shape(1):
         return ops.Add(), request.inputs
-    return request.as_call(linear=True, pointwise=_same_places(request))
+    return request.as_call(linear=True, pointwise=_same_positions(request))
 
 
 def _product(request: Request) -> Lowered:
     """mul, div: linear if one side is a constant."""
     divisor_is_node = request.name == "div" and isinstance(request.arguments["other"], Slot)
     linear = len(request.inputs) == 1 and not divisor_is_node
-    return request.as_call(linear=linear, pointwise=_same_places(request))
+    return request.as_call(linear=linear, pointwise=_same_positions(request))
 
 
-def _same_places(request: Request) -> bool:
-    """Whether output place (y, x) depends only on place (y, x) of each input, judged from shapes."""
+def _same_positions(request: Request) -> bool:
+    """Whether each output position depends only on the same position of each input, judged from shapes."""
     if request.name not in POINTWISE:
         return False
     if len(request.shape) < 2 or any(len(request.nodes[i].shape) < 2 for i in request.inputs):
@@ -102,6 +102,7 @@ def _same_places(request: Request) -> bool:
 
 
 def _unchanged(request: Request) -> Lowered:
+    """clone and the like: the input itself."""
     return request.inputs[0]
 
 
@@ -158,7 +159,7 @@ HANDLERS: dict[str, Callable[[Request], Lowered]] = {
     "rsub": _sum,
     "mul": _product,
     "div": _product,
-    "neg": lambda request: request.as_call(linear=True, pointwise=_same_places(request)),
+    "neg": lambda request: request.as_call(linear=True, pointwise=_same_positions(request)),
     "transpose": axes.along("dim0", "dim1"),
     "permute": axes.permute,
     "unsqueeze": axes.along("dim"),
@@ -185,7 +186,7 @@ VIEWS = frozenset(
 
 
 def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...]) -> bool:
-    """Whether the output is (C, H, W), channels first."""
+    """Return whether the output is (C, H, W), channels first."""
     if len(shape) != 3:
         return False
     if isinstance(operation, ops.Input | spatial.Spatial):
