@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from deconv import network as network_module
 from deconv.errors import BadInput, UnknownName, UnsupportedOperation
+from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
 
 IMAGES = torch.randn(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
@@ -33,7 +36,7 @@ class Block(nn.Module):
 
 
 class Named(nn.Module):
-    """Places of every kind that names are made from."""
+    """Calls of every kind that names are made from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,6 +114,16 @@ def test_maxima_are_those_of_the_maps(network: Network) -> None:
     assert sorted(yielded) == sorted(LAYERS)
 
 
+def test_maps_that_were_let_go_of_are_freed_while_the_network_runs() -> None:
+    blocks = [module for _ in range(4) for module in (nn.Conv2d(3, 3, 3), nn.ReLU())]
+    network = Network(nn.Sequential(*blocks), (3, 20, 24))
+    freed: list[weakref.ref[Tensor]] = []
+    for _, maps, _ in network.forward_with_maxima(IMAGES, network.layers):
+        assert all(reference() is None for reference in freed)
+        freed.append(weakref.ref(maps))
+    assert len(freed) == 4
+
+
 POOLS = [
     nn.MaxPool2d(2, 3), nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2, 2, dilation=2),
     nn.MaxPool2d((1, 2), (2, 1)), nn.MaxPool2d(3, 2, 1),
@@ -166,6 +179,68 @@ def test_an_output_that_is_no_map_is_no_layer() -> None:
 def test_images_of_another_kind_are_refused(network: Network, images: Tensor, unchecked: None) -> None:
     with pytest.raises(BadInput, match=r"images: given Tensor .*expected preprocessed images \(N, 3, H, W\) of"):
         network.forward(images, ["stem"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"module": "alexnet"}, "module: given alexnet; expected a torch.nn.Module"),
+        ({"input_shape": (28, 28)}, r"input_shape: given \(28, 28\); expected \(C, H, W\), 3 whole numbers"),
+        ({"input_shape": (1, 3, 16, 16)}, r"input_shape: given \(1, 3, 16, 16\); expected \(C, H, W\)"),
+        ({"input_shape": 224}, r"input_shape: given 224; expected \(C, H, W\)"),
+        ({"input_shape": (3, 0, 8)}, "input_shape: given 0; expected a whole number, 1 or more"),
+        ({"input_shape": (3, "8", 8)}, "input_shape: given 8; expected a whole number"),
+        ({"input_shape": (3, 8.5, 8)}, "input_shape: given 8.5; expected a whole number"),
+    ],
+)
+def test_mistakes_in_making_a_network_are_named(change: dict, message: str, unchecked: None) -> None:
+    with pytest.raises(BadInput, match=message):
+        Network(**{"module": nn.Conv2d(3, 4, 1), "input_shape": (3, 8, 8)} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layers": "stem"}, BadInput, r"layers: given stem; expected a list of layer names: \['stem'\] for one"),
+        ({"layers": 3}, BadInput, "layers: given 3; expected a list of layer names"),
+        ({"layers": [3]}, UnknownName, "unknown layer 3; expected one of stem out"),
+        ({"images": IMAGES.numpy()}, BadInput, r"images: given ndarray of shape \(3, 3, 20, 24\) and float32"),
+        ({"images": "photo.jpg"}, BadInput, "images: given photo.jpg; expected preprocessed images"),
+        ({"precision": "bfloat16"}, BadInput, "precision: given bfloat16; expected torch.float32 or torch.bfloat16"),
+    ],
+)
+def test_mistakes_in_a_forward_pass_are_named(
+    network: Network, change: dict, error: type[Exception], message: str, unchecked: None
+) -> None:
+    arguments = {"images": IMAGES, "layers": ["stem"]} | change
+    with pytest.raises(error, match=message):
+        network.forward(**arguments)
+    with pytest.raises(error, match=message):
+        list(network.forward_with_maxima(**arguments))
+
+
+@pytest.mark.parametrize("size", [224, (224,), (0, 8), ("20", 24)])
+def test_an_image_size_that_is_none_is_named(network: Network, size: object, unchecked: None) -> None:
+    for ask in (network.map_size, network.receptive_field):
+        with pytest.raises(BadInput, match="size: given "):
+            ask("stem", size)
+
+
+def test_a_network_shows_itself_in_a_line(network: Network) -> None:
+    assert repr(network) == f"Network(10 layers, input_shape=(3, 20, 24), weights {network.weights_hash[:8]})"
+    with torch.device("meta"):
+        assert "without values" in repr(Network(nn.Conv2d(3, 4, 1), (3, 8, 8)))
+
+
+def test_map_sizes_of_other_images(network: Network) -> None:
+    assert network.map_size("stem", (40, 24)) == (20, 12) and network.map_size("fc", (40, 24)) == (1, 1)
+
+
+def test_provenance_names_the_weights_and_the_preprocessing(network: Network, module: nn.Module) -> None:
+    assert network.provenance() == {"weights": network.weights_hash, "preprocessing": None}
+    preprocessing = Preprocessing((20, 24), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    shown = Network(module, (3, 20, 24), preprocessing=preprocessing).provenance()
+    assert shown["preprocessing"] == preprocessing.as_dict()
 
 
 def test_images_of_another_precision_become_the_networks(network: Network, module: nn.Module) -> None:

@@ -251,13 +251,13 @@ def test_lenders_belong_to_the_rule_that_needs_them(rule: Any, lenders: Any) -> 
 def test_chosen_switches_lie_in_their_windows_and_in_the_map(pool: nn.MaxPool2d, size: tuple[int, int]) -> None:
     """Each kind of value that a window can choose is one of its own inputs."""
     graph = Network(pool, (2, *size)).graph
-    places = torch.arange(size[0] * size[1]).double().view(1, 1, *size).expand(1, 2, *size)
-    kernel = table.backward_of(graph.nodes[1], "deconvnet").forward(graph.nodes[1].operation, places)[0].shape
+    positions = torch.arange(size[0] * size[1]).double().view(1, 1, *size).expand(1, 2, *size)
+    kernel = table.backward_of(graph.nodes[1], "deconvnet").forward(graph.nodes[1].operation, positions)[0].shape
     for choice in ("centre", "random"):
         switches = chosen_switches(graph, 1, choice, 0, WholeMaps(graph, torch.zeros((1, 2), dtype=torch.int64)))
         assert switches.shape == kernel and switches.min() >= 0 and switches.max() < size[0] * size[1]
         for row, col in np.ndindex(*kernel[2:]):
-            mask = torch.full_like(places, -1.0)
+            mask = torch.full_like(positions, -1.0)
             mask.view(1, 2, -1).scatter_(2, switches[:, :, row, col].unsqueeze(2), 1.0)
             assert (pool(mask)[:, :, row, col] == 1).all(), (choice, row, col)
 

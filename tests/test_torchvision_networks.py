@@ -167,7 +167,7 @@ def check_projections(
 
 
 def corners_and_strongest(maps: Tensor) -> Tensor:
-    """(3, 4) peaks: the strongest of two opposite corners, and of all places, at the ceiling of no ReLU6."""
+    """(3, 4) peaks: the strongest of two opposite corners, and of all positions, at the ceiling of no ReLU6."""
     maps, peaks = maps.where(maps != 6, 0), []
     for row, col in ((0, 0), (maps.shape[2] - 1, maps.shape[3] - 1)):
         corner = maps[:, :, row, col]

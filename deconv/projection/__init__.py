@@ -93,10 +93,11 @@ def project_together(
     and so are the errors.
     """
     # plan: nothing is computed before all of it is known to be possible
+    _check_kinds(network, images)
     rules = [as_rule(rule) for rule, _ in requests]
     channel_columns = [("channel", channel) for _, channel in requests]
     image_ids, rows, cols, *channels = _columns([("image", image), ("row", row), ("col", col), *channel_columns])
-    _check_range("image", image_ids, len(_checked(images)))
+    _check_range("image", image_ids, len(images))
     lenders = _lenders(switches_of, rules, image_ids, len(images))
     size = input_size(network, images, image_ids)
     height, width = network.map_size(layer, size)
@@ -112,16 +113,10 @@ def project_together(
     pixels = torch.empty((len(rules), len(positions), network.input_shape[0], *layer_plan.field.size))
     scores = torch.empty((len(rules), len(positions)))
     for chunk, peak_images in peak_chunks(network, images, image_ids, layer_plan):
-        lent = None if lenders is None else lent_images(network, images, lenders[chunk])
-        units = [channel[chunk].to(network.device) for channel in channels]
+        lender_images = None if lenders is None else lent_images(network, images, lenders[chunk])
+        units = [(rule, channel[chunk].to(network.device)) for rule, channel in zip(rules, channels, strict=True)]
         with torch.no_grad():
-            results = send_back(
-                layer_plan,
-                positions[chunk].to(network.device),
-                peak_images,
-                lent,
-                list(zip(rules, units, strict=True)),
-            )
+            results = send_back(layer_plan, positions[chunk].to(network.device), peak_images, lender_images, units)
         for n, (chunk_score, chunk_pixels) in enumerate(results):
             scores[n, chunk], pixels[n, chunk] = chunk_score.float().cpu(), chunk_pixels.float().cpu()
 
@@ -145,7 +140,7 @@ def project_peaks(
 ) -> Reconstructions:
     """Send all mined peaks of some units of a layer back, unit by unit, strongest first; their scores are checked.
 
-    peaks: those of `layer`, mined from `images`.  units: whole numbers, at most one for each channel of the layer.
+    peaks: those of `layer`, mined from `images`.  units: the numbers of the units, from 0.
     Returns and raises what `project` does, and BadInput for units that the layer does not have.
 
     >>> import deconv, torch
@@ -156,6 +151,8 @@ def project_peaks(
     >>> len(recon) <= 4, torch.allclose(recon.score, peaks["1"].scores_of([0, 3]))
     (True, True)
     """
+    if not isinstance(peaks, LayerPeaks):
+        raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
     recon = project(network, images, layer, *peaks.of(chosen), rule=rule)
     _check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score)
@@ -178,11 +175,12 @@ def check_rules(
             check_supported(nodes, rule)
 
 
-def _checked(images: Images) -> Images:
+def _check_kinds(network: Network, images: Images) -> None:
+    if not isinstance(network, Network):
+        raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
     if not isinstance(images, Source | Tensor):
         expected = "a Source, or preprocessed images (M, C, H, W) as a torch tensor"
         raise bad_value("images", images, expected, "torch.from_numpy(...) makes one of an array")
-    return images
 
 
 def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:

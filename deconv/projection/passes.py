@@ -57,9 +57,11 @@ def backward(
     return signals[0]
 
 
-def with_switches(tape: Tape, graph: Graph, rule: Rule, maps: WholeMaps | Windows, lent: Tape | None) -> Tape:
-    """Return the tape with the switches that the rule takes: its own, chosen ones, or those of the tape `lent`."""
+def with_switches(tape: Tape, graph: Graph, rule: Rule, maps: WholeMaps | Windows, lent_tape: Tape | None) -> Tape:
+    """Return the tape with the switches that the rule takes: its own, chosen ones, or those of the lenders' tape."""
     pools = [index for index in tape if isinstance(graph.nodes[index].operation, MaxPool)]
     if rule.switches in CHOSEN:
         return tape | {pool: (chosen_switches(graph, pool, rule.switches, rule.seed, maps),) for pool in pools}
-    return tape | {pool: lent[pool] for pool in pools} if rule.switches == "other" and lent else tape
+    if rule.switches == "other" and lent_tape is not None:
+        return tape | {pool: lent_tape[pool] for pool in pools}
+    return tape

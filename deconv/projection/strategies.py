@@ -134,7 +134,7 @@ def send_back(
     top = target if seed is None else seed.source
 
     value, tape = _forward(plan.strategy, graph, top, images, [rule for rule, _ in requests], maps)
-    lent = None if lenders is None else _forward(plan.strategy, graph, top, lenders, [Rule()], maps)[1]
+    lent_tape = None if lenders is None else _forward(plan.strategy, graph, top, lenders, [Rule()], maps)[1]
     if seed is not None:
         value = maps.read(seed.index, top, value)
     results = []
@@ -143,7 +143,8 @@ def send_back(
             score, signal = _plant(value, channel, maps, target)
         else:
             score, signal = _plant_below(seed, value, channel, rule, maps)
-        pixels = backward(graph, top, signal, with_switches(tape, graph, rule, maps, lent), rule, maps)
+        rule_tape = with_switches(tape, graph, rule, maps, lent_tape)
+        pixels = backward(graph, top, signal, rule_tape, rule, maps)
         results.append((score, _in_field(pixels, plan.field, maps)))
     return results
 
