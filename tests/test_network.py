@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -220,7 +221,7 @@ def test_mistakes_in_a_forward_pass_are_named(
 
 
 @pytest.mark.parametrize("size", [224, (224,), (0, 8), ("20", 24)])
-def test_an_image_size_that_is_none_is_named(network: Network, size: object, unchecked: None) -> None:
+def test_an_image_size_that_is_none_is_named(network: Network, size: Any, unchecked: None) -> None:
     for ask in (network.map_size, network.receptive_field):
         with pytest.raises(BadInput, match="size: given "):
             ask("stem", size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,7 +259,7 @@ def test_scores_are_checked_against_those_mined(small: Network) -> None:
 def test_mistakes_are_named(
     small: Network, change: dict, error: type[Exception], message: str, unchecked: None
 ) -> None:
-    arguments = {"network": small, "images": IMAGES, "layer": "5"}
+    arguments: dict[str, Any] = {"network": small, "images": IMAGES, "layer": "5"}
     arguments |= {"image": [0], "channel": [0], "row": [0], "col": [0]} | change
     with pytest.raises(error, match=message):
         project(**arguments)

@@ -26,7 +26,7 @@ class Network:
     module: any ConvNet that takes one (N, C, H, W) batch; it is traced in eval mode and left as it was. The weights are
         copied: training the module later does not change this network.
     input_shape: (C, H, W) of the images that `map_size` and `receptive_field` speak of; the graph for another size is
-        traced when such an image is first met.
+        traced when an image of it is first met.
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
     preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
 

@@ -166,7 +166,7 @@ def _cast_value(value: Any, dtype: torch.dtype) -> Any:
 
 
 def is_layer(node: Node, nodes: list[Node], layers: set[int]) -> bool:
-    """Whether a unit may be mined here: a rectified map or vector, or channels gathered from such."""
+    """Return whether units may be mined here: in a rectified map or vector, or channels gathered from some."""
     if not (node.is_map or len(node.shape) == 1):
         return False
     if isinstance(node.operation, Concatenate):

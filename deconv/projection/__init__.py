@@ -20,8 +20,9 @@ from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import build
 
 SCORE_TOLERANCE = 1e-3
+"""Share of an activation by which the recomputed one may differ from that mined."""
 ROUNDING = 1e-5
-"""Of a layer's strongest activation: what float32 may lose where large terms cancel, in units that hardly fire."""
+"""Share of a layer's strongest activation that rounding may take from any: large terms may cancel in weak units."""
 
 AnyRule = str | Rule | Mapping[str, Any]
 Images = Source | Float[Tensor, "M C H W"]
@@ -101,8 +102,8 @@ def project_together(
     lenders = _lenders(switches_of, rules, image_ids, len(images))
     size = input_size(network, images, image_ids)
     height, width = network.map_size(layer, size)
-    for name, column, limit in [("row", rows, height), ("col", cols, width)]:
-        _check_range(name, column, limit)
+    _check_range("row", rows, height)
+    _check_range("col", cols, width)
     for channel in channels:
         _check_range("channel", channel, network.channels(layer))
     check_rules(network, [layer], rules, size)

@@ -45,8 +45,8 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.expor
     except Exception as error:  # torch.export has no common base for what it refuses
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedOperation(
-            f"{type(module).__name__} cannot be traced for an input of {tuple(input_shape)}: {reason}. "
-            "Expected a module that takes one image batch (N, C, H, W) and whose path does not depend on pixel values."
+            f"{type(module).__name__} cannot be traced for an input of {tuple(input_shape)}: {reason.rstrip('.')}; "
+            "expected a module that takes one image batch (N, C, H, W) and whose path does not depend on pixel values"
         ) from error
 
 
@@ -62,7 +62,7 @@ def _silenced(name: str) -> Iterator[None]:
 
 
 class _Tracer:
-    """Walks an exported program once and collects nodes."""
+    """One walk over an exported program that collects the nodes of a graph."""
 
     def __init__(self, program: torch.export.ExportedProgram, weights: dict[str, Tensor], leaves: frozenset[str]):
         self.program = program
@@ -75,6 +75,7 @@ class _Tracer:
         self.norm_outputs = exported.local_response_norms(program.graph)
 
     def graph(self) -> Graph:
+        """Return the graph of the whole program."""
         signature = self.program.graph_signature
         states = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         for node in self.program.graph.nodes:
@@ -97,11 +98,11 @@ class _Tracer:
         elif node.name in constants:
             self.values[node] = self.program.constants[constants[node.name]].detach()
         elif self.nodes:
-            raise UnsupportedOperation("The network takes more than one input; expected one image batch (N, C, H, W).")
+            raise UnsupportedOperation("the network takes more than one input; expected one image batch (N, C, H, W)")
         else:
             shape = node.meta["val"].shape
             if isinstance(shape[0], int):
-                raise UnsupportedOperation(f"The network fixes its batch to {shape[0]} images; expected any number.")
+                raise UnsupportedOperation(f"the network fixes its batch to {shape[0]} images; expected any number")
             self.batch = str(shape[0])
             self._add(node, Input(), (), name=node.name)
 
@@ -132,7 +133,7 @@ class _Tracer:
             return
         raise UnsupportedOperation(
             f"'{exported.kind(node)}' in {exported.module_path(node) or 'the network'} makes "
-            f"{tuple(value.shape)} of a batch of {self.batch} images; expected them to stay apart along the first axis."
+            f"{tuple(value.shape)} of a batch of {self.batch} images; expected them to stay apart along the first axis"
         )
 
     def _lower(self, node: fx.Node, request: exported.Request) -> None:
@@ -146,7 +147,7 @@ class _Tracer:
             ):
                 raise UnsupportedOperation(
                     f"'{exported.kind(node)}' in {exported.module_path(node) or 'the network'} "
-                    "returns several tensors; expected one."
+                    "returns several tensors; expected one"
                 )
             self._add(node, operation, inputs)
         else:
@@ -176,7 +177,7 @@ class _Tracer:
         index = self.values.get(outputs[0])
         if len(outputs) != 1 or not isinstance(index, int):
             raise UnsupportedOperation(
-                f"The network returns {len(outputs)} values; expected one tensor that depends on the image."
+                f"the network returns {len(outputs)} values; expected one tensor that depends on the image"
             )
         return index
 
