@@ -98,8 +98,8 @@ def project_together(
     rules = [as_rule(rule) for rule, _ in requests]
     channel_columns = [("channel", channel) for _, channel in requests]
     image_ids, rows, cols, *channels = _columns([("image", image), ("row", row), ("col", col), *channel_columns])
-    _check_range("image", image_ids, len(images))
-    lenders = _lenders(switches_of, rules, image_ids, len(images))
+    _check_image_ids("image", image_ids, images)
+    lenders = _lenders(switches_of, rules, image_ids, images)
     size = input_size(network, images, image_ids)
     height, width = network.map_size(layer, size)
     _check_range("row", rows, height)
@@ -203,6 +203,10 @@ def _column(name: str, values: Indices) -> Tensor:
     return column.to(torch.int64)
 
 
+def _check_image_ids(name: str, image_ids: Tensor, images: Images) -> None:
+    _check_range(name, image_ids, len(images))
+
+
 def _check_range(name: str, column: Tensor, limit: int) -> None:
     outside = column[(column < 0) | (column >= limit)]
     if len(outside):
@@ -210,7 +214,7 @@ def _check_range(name: str, column: Tensor, limit: int) -> None:
         raise bad_value(name, int(outside[0]), f"0 to {limit - 1}", remedy)
 
 
-def _lenders(switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tensor, images: int) -> Tensor | None:
+def _lenders(switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tensor, images: Images) -> Tensor | None:
     """(N,) images that lend their switches, within their range; None where every rule has switches of its own."""
     switches = [rule.switches for rule in rules]
     if (switches_of is not None) != ("other" in switches):
@@ -222,7 +226,7 @@ def _lenders(switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tens
     if switches_of is None:
         return None
     lenders, _ = _columns([("switches_of", switches_of), ("image", image_ids.tolist())])
-    _check_range("switches_of", lenders, images)
+    _check_image_ids("switches_of", lenders, images)
     return lenders
 
 
