@@ -1,4 +1,4 @@
-"""The operations a traced ConvNet is made of, each able to run forward on a batch; the spatial ones are in `spatial`.
+"""The operations that a traced ConvNet is made of, each able to run forward; the spatial ones are in `spatial`.
 
 All tensors are (N, C, H, W) unless an operation says otherwise.
 """
@@ -23,18 +23,20 @@ class Input:
 
 @dataclass(frozen=True)
 class Rectifier:
-    """max(x, 0), or with a ceiling (ReLU6) min(max(x, 0), ceiling)."""
+    """max(x, 0), or with a ceiling (ReLU6) min(max(x, 0), ceiling). Its maps have any shape."""
 
     ceiling: float | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the rectified map."""
         return torch.relu(x) if self.ceiling is None else x.clamp(0, self.ceiling)
 
     def forward_in_place(self, x: Tensor) -> Tensor:
+        """Return x itself, rectified."""
         return torch.relu_(x) if self.ceiling is None else x.clamp_(0, self.ceiling)
 
     def passes(self, output: Tensor) -> Tensor:
-        """Where the derivative is 1, from the output: bool, the output's shape."""
+        """Return where the derivative is 1, from the output: bool, of the output's shape."""
         return output > 0 if self.ceiling is None else (output > 0) & (output < self.ceiling)
 
 
@@ -46,6 +48,7 @@ class ChannelScale:
     shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the scaled map; x is (N, C) or (N, C, ...)."""
         axes = (1, -1) + (1,) * (x.dim() - 2)
         return torch.addcmul(self.shift.view(axes), x, self.scale.view(axes))
 
@@ -60,22 +63,25 @@ class LocalResponseNorm:
     k: float
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map (N, C, H, W)."""
         return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
 
 
 @dataclass(frozen=True)
 class Concatenate:
-    """Inputs side by side along the channels."""
+    """The inputs side by side along the channels."""
 
     def forward(self, *xs: Tensor) -> Tensor:
+        """Join maps (N, C_i, ...) to one of the sum of their channels."""
         return torch.cat(xs, dim=1)
 
 
 @dataclass(frozen=True)
 class Add:
-    """Sum of two maps of one shape."""
+    """The sum of two maps of one shape."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the sum, of the inputs' shape."""
         return a + b
 
 
@@ -87,6 +93,7 @@ class Reshape:
     spatial: bool
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x (N, ...) as (N, *shape)."""
         shape = self.shape[:-2] + tuple(x.shape[-2:]) if self.spatial else self.shape
         return x.reshape(x.shape[0], *shape)
 
@@ -107,17 +114,18 @@ class BatchSize:
 class Call:
     """Any other ATen operation, run as traced.
 
-    linear: affine in its inputs, so that every rule sends it back by its transpose.
-    pointwise: each place of the last two axes depends on that place alone.
+    arguments, keywords: those of the call, with a `Slot` for each input and a `BatchSize` for the number of images.
+    pointwise: whether each position of the last two axes depends on that position alone.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
-    linear: bool
     pointwise: bool
 
     def forward(self, *xs: Tensor) -> Tensor:
+        """Run the call on inputs, each (N, ...), and return its output (N, ...)."""
+
         def fill(value: Any) -> Any:
             if isinstance(value, Slot):
                 return xs[value.number]
@@ -128,16 +136,20 @@ class Call:
         return self.function(*map(fill, self.arguments), **{name: fill(value) for name, value in self.keywords.items()})
 
 
+class LinearCall(Call):
+    """A call that is affine in its inputs, so that every rule sends it back by its transpose."""
+
+
 Operation = Input | Spatial | Rectifier | ChannelScale | LocalResponseNorm | Concatenate | Add | Reshape | Call
 
 
-def keeps_places(operation: Operation) -> bool:
-    """Whether the operation is spatial or works place by place, so that receptive fields pass through it."""
+def keeps_positions(operation: Operation) -> bool:
+    """Return whether the operation is spatial or works position by position: receptive fields pass through it."""
     if isinstance(operation, Call):
         return operation.pointwise
     return operation.spatial if isinstance(operation, Reshape) else True
 
 
 def windowable(operation: Operation) -> bool:
-    """Whether the operation gives the same on a window cut out of its map as on the map whole."""
-    return keeps_places(operation) and not (isinstance(operation, AveragePool) and not operation.uniform)
+    """Return whether the operation gives the same on a window cut out of its map as on the map whole."""
+    return keeps_positions(operation) and not (isinstance(operation, AveragePool) and not operation.uniform)

@@ -25,7 +25,7 @@ from deconv.network.tracing.in_place import without_in_place
 
 
 def trace(module: nn.Module, weights: dict[str, Tensor], input_shape: tuple[int, int, int]) -> Graph:
-    """The graph of `module` (eval mode) for images of `input_shape` (3, H, W), holding `weights` by their state names.
+    """Return the graph of `module`, in eval mode, for images of `input_shape` (C, H, W), with `weights` by state name.
 
     Raises UnsupportedOperation if the module cannot be exported or ties images of a batch to each other.
     """
@@ -45,8 +45,8 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.expor
     except Exception as error:  # torch.export has no common base for what it refuses
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedOperation(
-            f"{type(module).__name__} cannot be traced for an input of {tuple(input_shape)}: {reason}. "
-            "Expected a module that takes one image batch (N, C, H, W) and whose path does not depend on pixel values."
+            f"{type(module).__name__} cannot be traced for an input of {tuple(input_shape)}: {reason.rstrip('.')}; "
+            "expected a module that takes one image batch (N, C, H, W) and whose path does not depend on pixel values"
         ) from error
 
 
@@ -62,19 +62,20 @@ def _silenced(name: str) -> Iterator[None]:
 
 
 class _Tracer:
-    """Walks an exported program once and collects nodes."""
+    """One walk over an exported program that collects the nodes of a graph."""
 
     def __init__(self, program: torch.export.ExportedProgram, weights: dict[str, Tensor], leaves: frozenset[str]):
         self.program = program
         self.weights = weights
         self.leaves = leaves
         self.nodes: list[Node] = []
-        self.values: dict[fx.Node, Any] = {}  # position in self.nodes, constant tensor, BatchSize, or list of pieces
+        self.values: dict[fx.Node, Any] = {}  # a node's index, a constant, BatchSize or pieces
         self.names: dict[str, int] = {}
         self.batch = ""  # the symbol that export has for the number of images
         self.norm_outputs = exported.local_response_norms(program.graph)
 
     def graph(self) -> Graph:
+        """Return the graph of the whole program."""
         signature = self.program.graph_signature
         states = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         for node in self.program.graph.nodes:
@@ -82,15 +83,14 @@ class _Tracer:
                 self._placeholder(node, states, signature.inputs_to_lifted_tensor_constants)
             elif node.op == "call_function":
                 self._call(node)
-        output = self._output_position()
-        layer_positions: set[int] = set()
-        for position, node in enumerate(self.nodes):
-            if is_layer(node, self.nodes, layer_positions):
-                layer_positions.add(position)
+        output = self._output()
+        layers: set[int] = set()
+        for index, node in enumerate(self.nodes):
+            if is_layer(node, self.nodes, layers):
+                layers.add(index)
         if self.nodes[output].is_map or len(self.nodes[output].shape) == 1:
-            layer_positions.add(output)
-        layers = {self.nodes[position].name: position for position in sorted(layer_positions)}
-        return Graph(tuple(self.nodes), layers)
+            layers.add(output)
+        return Graph(tuple(self.nodes), {self.nodes[index].name: index for index in sorted(layers)})
 
     def _placeholder(self, node: fx.Node, states: Mapping[str, str], constants: Mapping[str, str]) -> None:
         if node.name in states:
@@ -98,11 +98,11 @@ class _Tracer:
         elif node.name in constants:
             self.values[node] = self.program.constants[constants[node.name]].detach()
         elif self.nodes:
-            raise UnsupportedOperation("The network takes more than one input; expected one image batch (N, C, H, W).")
+            raise UnsupportedOperation("the network takes more than one input; expected one image batch (N, C, H, W)")
         else:
             shape = node.meta["val"].shape
             if isinstance(shape[0], int):
-                raise UnsupportedOperation(f"The network fixes its batch to {shape[0]} images; expected any number.")
+                raise UnsupportedOperation(f"the network fixes its batch to {shape[0]} images; expected any number")
             self.batch = str(shape[0])
             self._add(node, Input(), (), name=node.name)
 
@@ -133,7 +133,7 @@ class _Tracer:
             return
         raise UnsupportedOperation(
             f"'{exported.kind(node)}' in {exported.module_path(node) or 'the network'} makes "
-            f"{tuple(value.shape)} of a batch of {self.batch} images; expected them to stay apart along the first axis."
+            f"{tuple(value.shape)} of a batch of {self.batch} images; expected them to stay apart along the first axis"
         )
 
     def _lower(self, node: fx.Node, request: exported.Request) -> None:
@@ -147,7 +147,7 @@ class _Tracer:
             ):
                 raise UnsupportedOperation(
                     f"'{exported.kind(node)}' in {exported.module_path(node) or 'the network'} "
-                    "returns several tensors; expected one."
+                    "returns several tensors; expected one"
                 )
             self._add(node, operation, inputs)
         else:
@@ -172,18 +172,18 @@ class _Tracer:
         read_once = all(len(other.users) == 1 for other in same)  # clones and the like included
         return read_once and isinstance(self.nodes[source].operation, Convolution)
 
-    def _output_position(self) -> int:
+    def _output(self) -> int:
         (outputs,) = next(node for node in self.program.graph.nodes if node.op == "output").args
-        position = self.values.get(outputs[0])
-        if len(outputs) != 1 or not isinstance(position, int):
+        index = self.values.get(outputs[0])
+        if len(outputs) != 1 or not isinstance(index, int):
             raise UnsupportedOperation(
-                f"The network returns {len(outputs)} values; expected one tensor that depends on the image."
+                f"the network returns {len(outputs)} values; expected one tensor that depends on the image"
             )
-        return position
+        return index
 
 
 def fold(node: Node, scale: ChannelScale) -> Node:
-    """The convolution's node with a following batch normalisation multiplied into its weights."""
+    """Return the convolution's node with the batch normalisation that follows it multiplied into its weights."""
     convolution = node.operation
     assert isinstance(convolution, Convolution)
     weight = convolution.weight * scale.scale.view(-1, 1, 1, 1)

@@ -1,4 +1,7 @@
-"""Lowering of the calls that move, cut or join axes."""
+"""Lowering of the calls that move, cut or join axes.
+
+Shapes are those of the traced graph, without the batch: axis 1 of a call is entry 0 of a shape.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ aten = torch.ops.aten
 
 
 def reshape(request: Request) -> Lowered:
+    """view, flatten and the like: (N, *before) to (N, *after); spatial where the last two axes stay as they are."""
     before, after = request.input_shape(), request.shape
     spatial = len(before) >= 3 and len(after) >= 3 and before[-2:] == after[-2:]
     return ops.Reshape(after, spatial), request.inputs
 
 
 def concatenate(request: Request) -> Lowered:
+    """cat: `Concatenate` of nodes along the channels; along another axis, or with constants, a linear call."""
     rank = len(request.shape) + 1
     all_nodes = all(isinstance(item, Slot) for item in request.arguments["tensors"])
     axis = request.arguments["dim"] % rank
@@ -30,7 +35,7 @@ def concatenate(request: Request) -> Lowered:
 
 
 def along(*names: str) -> Callable[[Request], Lowered]:
-    """An operation along some axes only: linear, and place by place if those axes are not the last two."""
+    """Return the lowering of a linear call along the axes that `names` hold; pointwise if not the last two are."""
 
     def handle(request: Request) -> Lowered:
         rank = len(request.input_shape()) + 1 + (request.name == "unsqueeze")
@@ -46,12 +51,14 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def permute(request: Request) -> Lowered:
+    """permute: a linear call, pointwise if the last two axes stay the last two."""
     dims = [d % len(request.arguments["dims"]) for d in request.arguments["dims"]]
     rank = len(dims)
     return request.as_call(linear=True, pointwise=dims[-2:] == [rank - 2, rank - 1])
 
 
 def cut(request: Request) -> Lowered:
+    """slice: its input itself where it takes the whole axis, else a linear call."""
     axis, start, end = (request.arguments[name] for name in ("dim", "start", "end"))
     size = None if axis == 0 else request.input_shape()[axis - 1]
     if request.arguments["step"] == 1 and not start and (end is None or size is None or end >= size):
@@ -60,7 +67,7 @@ def cut(request: Request) -> Lowered:
 
 
 def pieces(request: Request) -> list[Request]:
-    """split, chunk, unbind: one request a piece, lowered when getitem asks for it."""
+    """split, chunk, unbind: one request for each piece, lowered when getitem takes the piece."""
     axis = request.arguments["dim"] % (len(request.input_shape()) + 1)
     size = request.input_shape()[axis - 1]
     starts = [0]

@@ -17,7 +17,7 @@ SILENT_ALIASES = frozenset({"dropout", "alpha_dropout", "feature_dropout", "feat
 
 
 def without_in_place(program: torch.export.ExportedProgram, views: Collection[str]) -> torch.export.ExportedProgram:
-    """The program with no in-place operations, and with no other views than those named; its graph may be changed."""
+    """Return the program without in-place operations and views other than those named; its graph may be changed."""
     if _renamed(program.graph, views):
         return program
     program.graph_module.recompile()
@@ -72,5 +72,5 @@ def _gives_alias(node: fx.Node) -> bool:
 
 
 def operation_name(node: fx.Node) -> str:
-    """ "relu" for aten.relu.default."""
+    """Return the name of the ATen operation that a node calls, as "relu" for aten.relu.default."""
     return str(node.target).removeprefix("aten.").split(".")[0]

@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 def lower(request: Request) -> Lowered:
-    """(operation, inputs) for a new node; a position, constant or list of pieces where no new node is needed."""
+    """Return (operation, inputs) for a new node; an index, a constant or a list of pieces where none is needed."""
     if not request.inputs:
         return _constant(request)
     handler = HANDLERS.get(request.name)
@@ -28,17 +28,17 @@ def lower(request: Request) -> Lowered:
         result = handler(request)
         if result is not None:
             return result
-    return request.as_call(linear=False, pointwise=_same_places(request))
+    return request.as_call(linear=False, pointwise=_same_positions(request))
 
 
 def _constant(request: Request) -> Any:
     """A call that does not depend on the image (weight normalisation, say) is computed once, now."""
     call, _ = request.as_call(linear=True, pointwise=False)
     assert isinstance(call, Call)
-    if any(isinstance(part, BatchSize) for value in call.arguments for part in (value, *_items(value))):
+    if any(isinstance(item, BatchSize) for value in call.arguments for item in (value, *_items(value))):
         raise UnsupportedOperation(
             f"'{request.name}' in {request.path or 'the network'} makes a constant of the batch's size; "
-            "expected constants without the batch axis."
+            "expected constants without the batch axis"
         )
     arguments = [value.contiguous() if isinstance(value, Tensor) else value for value in call.arguments]
     with torch.no_grad():  # contiguous, for the weights are kept channels last and views were traced on the user's own
@@ -50,11 +50,12 @@ def _items(value: Any) -> list[Any]:
 
 
 def _batch_norm(request: Request) -> Lowered:
+    """batch_norm: the `ChannelScale` of its running statistics."""
     a = request.arguments
     if a.get("training") or a["running_var"] is None:
         raise UnsupportedOperation(
             f"'batch_norm' in {request.path or 'the network'} takes its statistics from the batch; "
-            "expected running statistics (track_running_stats=True)."
+            "expected running statistics (track_running_stats=True)"
         )
     scale = torch.rsqrt(a["running_var"] + a["eps"])
     if a["weight"] is not None:
@@ -64,6 +65,7 @@ def _batch_norm(request: Request) -> Lowered:
 
 
 def _clamp(request: Request) -> Lowered:
+    """clamp, hardtanh: a `Rectifier` where the lower bound is zero, else None, for a call as it stands."""
     a = request.arguments
     low, high = a.get("min", a.get("min_val")), a.get("max", a.get("max_val"))
     if low == 0 and (high is None or (isinstance(high, int | float) and high > 0)):
@@ -72,26 +74,27 @@ def _clamp(request: Request) -> Lowered:
 
 
 def _rectifier(request: Request) -> Lowered:
+    """relu, relu6: a `Rectifier`."""
     return ops.Rectifier(6.0 if request.name == "relu6" else None), request.inputs
 
 
 def _sum(request: Request) -> Lowered:
-    """add, sub: of two maps, or of a map and a constant."""
+    """add, sub: `Add` for two maps of one shape, else a linear call."""
     of_two_maps = len(request.inputs) == 2 and request.name == "add" and request.arguments["alpha"] == 1
     if of_two_maps and request.input_shape(0) == request.input_shape(1):
         return ops.Add(), request.inputs
-    return request.as_call(linear=True, pointwise=_same_places(request))
+    return request.as_call(linear=True, pointwise=_same_positions(request))
 
 
 def _product(request: Request) -> Lowered:
-    """mul, div: linear if one side is a constant."""
+    """mul, div: a call, linear if one side is a constant."""
     divisor_is_node = request.name == "div" and isinstance(request.arguments["other"], Slot)
     linear = len(request.inputs) == 1 and not divisor_is_node
-    return request.as_call(linear=linear, pointwise=_same_places(request))
+    return request.as_call(linear=linear, pointwise=_same_positions(request))
 
 
-def _same_places(request: Request) -> bool:
-    """Whether output place (y, x) depends only on place (y, x) of each input, judged from shapes."""
+def _same_positions(request: Request) -> bool:
+    """Whether each output position depends only on the same position of each input, judged from shapes."""
     if request.name not in POINTWISE:
         return False
     if len(request.shape) < 2 or any(len(request.nodes[i].shape) < 2 for i in request.inputs):
@@ -102,14 +105,16 @@ def _same_places(request: Request) -> bool:
 
 
 def _unchanged(request: Request) -> Lowered:
+    """clone and the like: the input itself."""
     return request.inputs[0]
 
 
 def _dropout(request: Request) -> Lowered:
+    """dropout in eval mode: the input itself."""
     if request.arguments["train"]:
         raise UnsupportedOperation(
             f"'dropout' in {request.path or 'the network'} drops at random even in eval mode; "
-            "give it training=self.training."
+            "give it training=self.training"
         )
     return request.inputs[0]
 
@@ -120,9 +125,10 @@ def _linear_whole(request: Request) -> Lowered:
 
 
 def _batch_size(request: Request) -> Lowered:
+    """sym_size: the number of images."""
     if request.arguments["dim"] != 0:
         raise UnsupportedOperation(
-            "The image size must be fixed while tracing; this is a bug of deconv, please report it."
+            "the image size must be fixed while tracing; this is a bug of deconv, please report it"
         )
     return BatchSize()
 
@@ -158,7 +164,7 @@ HANDLERS: dict[str, Callable[[Request], Lowered]] = {
     "rsub": _sum,
     "mul": _product,
     "div": _product,
-    "neg": lambda request: request.as_call(linear=True, pointwise=_same_places(request)),
+    "neg": lambda request: request.as_call(linear=True, pointwise=_same_positions(request)),
     "transpose": axes.along("dim0", "dim1"),
     "permute": axes.permute,
     "unsqueeze": axes.along("dim"),
@@ -185,7 +191,7 @@ VIEWS = frozenset(
 
 
 def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...]) -> bool:
-    """Whether the output is (C, H, W), channels first."""
+    """Return whether the output is (C, H, W), channels first."""
     if len(shape) != 3:
         return False
     if isinstance(operation, ops.Input | spatial.Spatial):

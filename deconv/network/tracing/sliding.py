@@ -1,4 +1,7 @@
-"""Lowering of the calls that slide a window over a map, or frame it: convolution, pools, padding."""
+"""Lowering of the calls that slide a window over a map, or frame it: convolution, pools, padding.
+
+Each takes a map (N, C, H, W) and gives one (N, C', H', W').
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from deconv.network.tracing.exported import Lowered, Request
 
 
 def convolution(request: Request) -> Lowered:
+    """conv2d: a `Convolution`; None, for a call as it stands, where its weights depend on the image."""
     a = request.arguments
     weight, bias = a["weight"], a["bias"]
     if not isinstance(weight, Tensor):
@@ -30,6 +34,7 @@ def convolution(request: Request) -> Lowered:
 
 
 def max_pool(request: Request) -> Lowered:
+    """max_pool2d: a `MaxPool`."""
     a = request.arguments
     kernel = _pair(a["kernel_size"])
     window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), _pair(a["dilation"]))
@@ -37,6 +42,7 @@ def max_pool(request: Request) -> Lowered:
 
 
 def average_pool(request: Request) -> Lowered:
+    """avg_pool2d: an `AveragePool`."""
     a = request.arguments
     kernel = _pair(a["kernel_size"])
     window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), (1, 1))
@@ -57,18 +63,20 @@ def _every_window_counts_the_same(window: Window, a: dict[str, Any], request: Re
 
 
 def adaptive_pool(request: Request) -> Lowered:
-    size, wanted = request.input_shape()[-2:], request.shape[-2:]
-    if size == wanted:
+    """Adaptive pools: a plain pool where all windows are alike, else a call; nothing where the size stays."""
+    size, pooled = request.input_shape()[-2:], request.shape[-2:]
+    if size == pooled:
         return request.inputs[0]
     is_mean = request.name == "adaptive_avg_pool2d"
-    if any(n % m for n, m in zip(size, wanted, strict=True)):
+    if any(n % m for n, m in zip(size, pooled, strict=True)):
         return request.as_call(linear=is_mean, pointwise=False)
-    step = (size[0] // wanted[0], size[1] // wanted[1])
+    step = (size[0] // pooled[0], size[1] // pooled[1])
     window = Window(step, step, (0, 0), (1, 1))
     return (spatial.AveragePool(window) if is_mean else spatial.MaxPool(window, False)), request.inputs
 
 
 def pad(request: Request) -> Lowered:
+    """pad: a `Pad` of constant rows and columns, else a linear call."""
     a = request.arguments
     frame = list(a["pad"])
     if a.get("mode", "constant") != "constant":
