@@ -43,10 +43,7 @@ HOUSE = {
         "errors progress records images network", doors="passes patches rules seed strategies table windows"
     ),
     "models": Room("errors images network", doors="loading"),
-    "compare": Room(
-        "errors records images network projection",
-        doors="controls grouping measuring randomising scene similarity sufficiency tasks",
-    ),
+    "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
     "figures": Room(
         "errors files records projection compare",
         doors="compare_rules evolution features filters invariance occlusion page sanity_checks",
