@@ -34,7 +34,7 @@ HOUSE = {
     "files": Room("errors"),
     "records": Room("errors files", doors="formats provenance table"),
     "images": Room(
-        "errors progress files", doors="ahead batches cached class_names decoding members preprocessing shards"
+        "errors progress files records", doors="ahead batches cached class_names decoding members preprocessing shards"
     ),
     "network": Room("errors images records", doors="classes graph incremental operations receptive_field spatial"),
     "engines": Room("errors network", doors="local"),

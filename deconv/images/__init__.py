@@ -24,6 +24,7 @@ from deconv.images.members import Member
 from deconv.images.photographs import installed_photographs
 from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
+from deconv.records.provenance import Provenance
 
 log = logging.getLogger("deconv")
 
@@ -72,6 +73,14 @@ class Source:
             None if self.labels is None else tuple(self.labels[i] for i in indices),
             self.class_names,
         )
+
+    def provenance(self, content: str | None = None) -> Provenance:
+        """Return what a record says of the images it was made from: their source's name, number and content hash.
+
+        content: the content hash, where it is known already; else it is computed.
+        """
+        content = self.content_hash if content is None else content
+        return {"source": {"name": self.name, "images": len(self), "content": content}}
 
     @cached_property
     def content_hash(self) -> str:
