@@ -22,7 +22,7 @@ DECODE_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Labelled:
-    """Square input images, their classes, and the preprocessing that made them.
+    """N square input images, their N classes, and the preprocessing that made them.
 
     Raises BadInput unless there are images, all square, with one class each.
 
@@ -36,7 +36,7 @@ class Labelled:
     """
 
     images: UInt8[Tensor, "N H W 3"]
-    labels: Int64[Tensor, " N"]
+    labels: Int64[Tensor, " labels"]
     preprocessing: Preprocessing
 
     def __post_init__(self) -> None:
