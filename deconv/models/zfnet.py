@@ -65,9 +65,10 @@ def zfnet64(
     """Return Figure 3's network for images (N, 3, 64, 64): maps of 30, 15, 15, 7, 7, 7, 7 and 3 pixels.
 
     Layer 2 has stride 1 and padding 2: with the paper's stride 2 layers 3 to 5 would have 4 x 4 positions. Layers 6
-    and 7 have 1280 units, since 3 x 3 x 256 values enter them where the paper has 6 x 6 x 256; so the weights are 8.6 million
-    (17 MB in float16). Without `lrn` by default: at these activations it is nearly a constant factor, and it cost a
-    quarter of the training speed on a CPU. Images of 56 pixels fit too: layer 5's pool has 3 x 3 positions for both.
+    and 7 have 1280 units, since 3 x 3 x 256 values enter them where the paper has 6 x 6 x 256; so the weights are 8.6
+    million (17 MB in float16). Without `lrn` by default: at these activations it is nearly a constant factor, and it
+    cost a quarter of the training speed on a CPU. Images of 56 pixels fit too: layer 5's pool has 3 x 3 positions for
+    both.
 
     >>> zfnet64(classes=10)(torch.zeros(2, 3, 64, 64)).shape
     torch.Size([2, 10])
