@@ -12,8 +12,10 @@ from omegaconf import DictConfig
 
 from deconv.analyses.choosing import chosen_rule
 from deconv.atlas import write_atlas
+from deconv.compare.sufficiency import CURVES
+from deconv.compare.tasks import record_path
 from deconv.engines import open_engine
-from deconv.errors import BadInput, RecordMismatch
+from deconv.errors import BadInput
 from deconv.files import write_json
 from deconv.images.cached import open_frames
 from deconv.mining import mine_into
@@ -23,8 +25,11 @@ from deconv.projection import check_rules
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import read_columns, reading
+from deconv.records.provenance import check_same
 
 Metrics = dict[str, dict[str, list[float | None]]]
+DECIDE_PEAKS = ("weights", "source", "k", "per_image")
+"""What must be the same of two sets of peaks, of whichever layers, for numbers of the one to stand beside the other."""
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -52,12 +57,12 @@ def run(config: DictConfig, folder: Path) -> Path:
 
 
 def day_of(record: Path) -> str:
-    """The day on which a file was written, as 2026-11-23."""
+    """Return the day on which a file was written, as 2026-11-23."""
     return time.strftime("%Y-%m-%d", time.localtime(record.stat().st_mtime))
 
 
 def summarise(network: Network, layer: str, peaks: Peaks) -> dict[str, Any]:
-    """What the front page says of a layer, and the strongest peak of each unit."""
+    """Return what the front page says of a layer, and the strongest peak of each unit."""
     found, field = peaks[layer].found, network.receptive_field(layer)
     scores = peaks[layer].score[:, 0].tolist()
     return {
@@ -71,36 +76,38 @@ def summarise(network: Network, layer: str, peaks: Peaks) -> dict[str, Any]:
 
 
 def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
-    """{layer: {metric: one for each unit}} of the units that a compare_rules run has measured by this rule.
+    """Return {layer: {metric: one for each unit}} of the units that a compare_rules run has measured by this rule.
 
-    Raises RecordMismatch for a run over other peaks, BadInput for one that measured nothing by this rule.
+    Raises RecordMismatch, naming the difference, for a run over other peaks, BadInput for one that measured nothing by
+    this rule.
     """
-    found: Metrics = {}
-    for layer in peaks:
-        path = folder / "records" / f"{layer}.{rule.name}.parquet"
-        if path.is_file():
-            found[layer] = read_metrics(path, peaks, len(peaks[layer].score))
-    if not found:
-        raise BadInput(f"{folder} measured none of {', '.join(peaks)} by the rule {rule.name}; give another run.")
-    return found
+    paths = {layer: record_path(folder / "records", layer, rule.name) for layer in peaks}
+    metrics = {
+        layer: read_metrics(path, peaks.provenance, len(peaks[layer].score))
+        for layer, path in paths.items()
+        if path.is_file()
+    }
+    if not metrics:
+        raise BadInput(f"{folder} measured none of {', '.join(peaks)} by the rule {rule.name}: give another run")
+    return metrics
 
 
-def read_metrics(path: Path, peaks: Peaks, units: int) -> dict[str, list[float | None]]:
-    """The columns of one record, a number or None for each unit of the layer."""
+def read_metrics(path: Path, peaks: Mapping[str, Any], units: int) -> dict[str, list[float | None]]:
+    """Return the columns of one record, a number or None for each unit of the layer.
+
+    peaks: the provenance of the atlas's peaks. Raises RecordMismatch, naming the difference, unless those measured,
+    of whichever layers, were mined from the same images by the same weights.
+    """
     with reading(path):
         columns, provenance = read_columns(path)
-        at, mined = columns.pop("unit").tolist(), provenance["peaks"]
-    if not same_peaks(mined, peaks.provenance):
-        raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again.")
-    spread = {name: dict(zip(at, values.tolist(), strict=True)) for name, values in columns.items()}
-    return {name: [number(values.get(unit)) for unit in range(units)] for name, values in spread.items()}
-
-
-def same_peaks(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether two sets of peaks, of whichever layers, were mined from the same images by the same weights."""
-    return all(found.get(key) == wanted.get(key) for key in ("weights", "source", "k", "per_image"))
+        measured, mined = columns.pop("unit").tolist(), provenance["peaks"]
+        found = {key: mined.get(key) for key in DECIDE_PEAKS} | {"curves": provenance.get("curves")}
+    expected = {key: peaks.get(key) for key in DECIDE_PEAKS} | {"curves": CURVES}
+    check_same(path, found, expected, "Run compare_rules again")
+    by_unit = {name: dict(zip(measured, values.tolist(), strict=True)) for name, values in columns.items()}
+    return {name: [number(values.get(unit)) for unit in range(units)] for name, values in by_unit.items()}
 
 
 def number(value: float | None) -> float | None:
-    """None for what was not measured, and for what has no value."""
+    """Return the value in four digits after the point; None for what was not measured, and for what has no value."""
     return None if value is None or math.isnan(value) else round(float(value), 4)

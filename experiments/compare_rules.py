@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from deconv import models
 from deconv.analyses.choosing import check_units, draw_units
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, mean_interval
+from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
-from deconv.compare.scene import Scene
-from deconv.compare.sufficiency import SHARES
-from deconv.compare.tasks import PATCHES, Contest, joined, measure_units
+from deconv.compare.sufficiency import CURVES, SHARES
+from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
 from deconv.engines import Engine, open_engine
-from deconv.errors import UnknownName
+from deconv.errors import unknown
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
-from deconv.files import write_json
+from deconv.files import safe_name, write_json
 from deconv.images import Source
-from deconv.images.batches import whole_batches
 from deconv.images.cached import open_frames
 from deconv.mining import mine_into
 from deconv.models import load_network
@@ -33,11 +32,11 @@ from deconv.progress import track
 from deconv.projection import check_rules
 from deconv.projection.rules import RULES, Rule, as_rule
 from deconv.records import Peaks
-from deconv.records.formats import Columns, load_columns, save_columns
+from deconv.records.formats import Columns
 
 UNITS_AT_ONCE = 5
 """Units in a task."""
-SHOWN = ("pearson_grey", "ssim_edges", "area50", "keep_blur", "remove_blur", "reactivation", "grouping")
+SHOWN = ("pearson_grey", "ssim_edges", "area50", "insertion_blur", "deletion_blur", "reactivation", "grouping")
 """The metrics by which the picture page orders units."""
 
 
@@ -55,29 +54,30 @@ class Study:
     engine: Engine
     records: Path
 
-    def path(self, layer: str, name: str) -> Path:
-        return self.records / f"{layer}.{name}.parquet"
-
     def provenance(self, layer: str, name: str) -> dict[str, Any]:
-        """All that decides a record."""
+        """Return all that decides the record of a layer by a rule, a control or PATCHES."""
         rule = self.rules.get(name, name)
-        options = rule.options() if isinstance(rule, Rule) else rule
-        about = {"layer": layer, "rule": options, "units": self.units[layer], "seed": self.seed, "shares": SHARES}
-        return about | {"peaks": self.peaks.provenance}
+        return {
+            "layer": layer,
+            "rule": rule.options() if isinstance(rule, Rule) else rule,
+            "units": self.units[layer],
+            "seed": self.seed,
+            "curves": CURVES,
+            "shares": SHARES,
+            "peaks": self.peaks.provenance,
+        }
 
-    def input_images(self, layer: str, units: list[int], most: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(numbers, input images) of the photographs that hold the `most` strongest peaks of each of some units."""
+    def gather(self, layer: str, units: list[int], per_unit: int | None = None) -> PeakSet:
+        """Return the strongest peaks of some units of a layer with the photographs they lie in; None for all."""
         peaks = self.peaks[layer]
-        numbers = peaks.image[units, :most][peaks.found[units, :most]].unique()
-        preprocessing = self.network.needed_preprocessing()
-        return numbers, torch.cat([part for _, part in whole_batches(self.images, preprocessing, 64, numbers.tolist())])
+        return gather_peaks(self.network, self.images, layer, peaks, units, per_unit, self.random, self.seed)
 
 
 def run(config: DictConfig, folder: Path) -> Path:
     """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
     network = load_network(**config.model, seed=config.seed)
     layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
-    rules = contenders(config)
+    rules = compared_rules(config)
     check(network, layers, rules, config)
     images = open_frames(config.source, network.needed_preprocessing(), config.cache)
     counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
@@ -94,15 +94,15 @@ def run(config: DictConfig, folder: Path) -> Path:
     return draw(study, found, summary, folder)
 
 
-def contenders(config: DictConfig) -> dict[str, str | Rule]:
-    """The rule under test and those it is set against, by name. Raises UnknownName."""
+def compared_rules(config: DictConfig) -> dict[str, str | Rule]:
+    """Return the rule under test and the rules and controls it is set against, by name. Raises UnknownName."""
     tested = as_rule(config.rule)
-    found: dict[str, str | Rule] = {tested.name: tested}
+    rules: dict[str, str | Rule] = {tested.name: tested}
     for name in config.against:
         if name not in CONTROLS and name not in RULES:
-            raise UnknownName(f"against {name!r} is unknown; expected some of {', '.join([*RULES, *CONTROLS])}.")
-        found.setdefault(name, name if name in CONTROLS else RULES[name])
-    return found
+            raise unknown("rule or control in against", name, [*RULES, *CONTROLS])
+        rules.setdefault(name, name if name in CONTROLS else RULES[name])
+    return rules
 
 
 def check(network: Network, layers: list[str], rules: dict[str, str | Rule], config: DictConfig) -> None:
@@ -114,53 +114,45 @@ def check(network: Network, layers: list[str], rules: dict[str, str | Rule], con
 
 
 def randomised(network: Network, layers: list[str], config: DictConfig) -> Network:
-    """The same network with the weights of all layers looked at shuffled."""
+    """Return the same network with the weights of all layers that are compared shuffled."""
     module = models.build(**models.of_build(config.model), seed=config.seed)
     paths = [path for block in blocks(network, layers).values() for path in block]
     return renewed(network, shuffled(module, paths, config.seed))
 
 
 def measured(study: Study) -> dict[str, dict[str, Columns]]:
-    """{layer: {rule: columns}}, from records that are there, else measured and recorded, layer by layer."""
+    """Return {layer: {rule: columns}}, from records that are there, else measured and recorded, layer by layer."""
     names = [*study.rules, PATCHES]
-    found = {
-        layer: {name: load_columns(study.path(layer, name), study.provenance(layer, name)) for name in names}
-        for layer in study.units
-    }  # all of them first, so that a record of something else is refused before any work
-    for layer in track(found, "comparing", len(found), unit="layers"):
-        missing = [name for name, columns in found[layer].items() if columns is None]
-        for name, columns in measure_layer(study, layer, missing).items() if missing else ():
-            save_columns(study.path(layer, name), columns, study.provenance(layer, name))
-            found[layer][name] = columns
-    return found  # type: ignore[return-value]
+    provenances = {layer: {name: study.provenance(layer, name) for name in names} for layer in study.units}
+    return keep_or_measure(study.records, provenances, partial(measure_layer, study), "comparing")
 
 
 def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, Columns]:
-    """{rule: columns} of all units of a layer, some of them at a time."""
-    units, peaks = study.units[layer], study.peaks[layer]
-    numbers, input_images = study.input_images(layer, units, peaks.image.shape[1])
-    contest = Contest(study.network, study.random, layer, peaks, input_images, numbers, study.rules, names, study.seed)
+    """Return {rule: columns} of all units of a layer, measured a few units at a time."""
+    units, strongest = study.units[layer], study.peaks[layer].score[:, 0].numpy()
+    comparison = LayerComparison(study.gather(layer, units), strongest, study.rules, names)
     tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    parts = study.engine.work(measure_units, contest, tasks)
-    shown = track(parts, f"comparing {layer}", len(units), unit="units", size=lambda part: len(part.units))
-    return joined(list(shown), names)
+    done = study.engine.work(measure_units, comparison, tasks)
+    return join(list(track(done, f"comparing {layer}", len(units), unit="units", size=lambda t: len(t.units))), names)
 
 
-def summarise(study: Study, found: dict[str, dict[str, Columns]]) -> dict[str, Any]:
-    """Means with 95 % intervals over units, by layer and over all; and what the rule under test has over the others."""
+def summarise(study: Study, measured: dict[str, dict[str, Columns]]) -> dict[str, Any]:
+    """Return means over units with 95 % intervals, by layer and over all; and by how much the tested rule is ahead."""
     tested, *others = study.rules
-    together = {
-        name: under_each_other([of_layer[name] for of_layer in found.values()]) for name in (*study.rules, PATCHES)
+    all_layers = {
+        name: {metric: np.concatenate([rules[name][metric] for rules in measured.values()]) for metric in columns}
+        for name, columns in next(iter(measured.values())).items()
     }
     ahead = {
         other: {
-            metric: mean_interval(together[tested][metric] - together[other][metric], study.seed) for metric in METRICS
+            metric: mean_interval(all_layers[tested][metric] - all_layers[other][metric], study.seed)
+            for metric in METRICS
         }
         for other in others
     }
     return {
-        "layers": {layer: {n: intervals(c, study.seed) for n, c in rules.items()} for layer, rules in found.items()},
-        "all_layers": {name: intervals(columns, study.seed) for name, columns in together.items()},
+        "layers": {layer: {n: intervals(c, study.seed) for n, c in rules.items()} for layer, rules in measured.items()},
+        "all_layers": {name: intervals(columns, study.seed) for name, columns in all_layers.items()},
         "tested": tested,
         "tested_minus": ahead,
         "rules": {name: rule.options() if isinstance(rule, Rule) else rule for name, rule in study.rules.items()},
@@ -170,35 +162,28 @@ def summarise(study: Study, found: dict[str, dict[str, Columns]]) -> dict[str, A
     }
 
 
-def under_each_other(parts: list[Columns]) -> Columns:
-    """Columns of several layers as one."""
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
 def intervals(columns: Columns, seed: int) -> dict[str, Any]:
-    """{metric: its mean and interval}, in the order of the table."""
-    names = [name for name in columns if name != "unit"]
-    return {name: mean_interval(columns[name], seed) for name in names}
+    """Return {metric: its mean and interval}, in the order of the table."""
+    return {name: mean_interval(values, seed) for name, values in columns.items() if name != "unit"}
 
 
-def draw(study: Study, found: dict[str, dict[str, Columns]], summary: dict[str, Any], folder: Path) -> Path:
-    """All pictures; returns that of the metrics by layer."""
+def draw(study: Study, measured: dict[str, dict[str, Columns]], summary: dict[str, Any], folder: Path) -> Path:
+    """Draw all pictures; return that of the metrics by layer."""
     rules = list(study.rules)
     save_figure(charts.rule_table(summary["all_layers"], rules), folder / "table.png")
-    save_figure(charts.game_curves(summary["layers"], rules), folder / "curves.png")
-    for layer in track(found, "drawing", len(found), unit="layers"):
-        columns = found[layer][rules[0]]
+    save_figure(charts.curves(summary["layers"], rules), folder / "curves.png")
+    for layer in track(measured, "drawing", len(measured), unit="layers"):
+        columns = measured[layer][rules[0]]
         rows = charts.extremes(columns, SHOWN)
         units = sorted({unit for row in rows for unit, _ in row.picks})
-        save_figure(charts.unit_page(layer, rules[0], rows, *pictures(study, layer, units)), folder / f"{layer}.png")
+        save_figure(
+            charts.unit_page(layer, rules[0], rows, *pictures(study, layer, units)), folder / f"{safe_name(layer)}.png"
+        )
     return save_figure(charts.by_layer(summary["layers"], rules, PATCHES), folder / "compare_rules.png")
 
 
 def pictures(study: Study, layer: str, units: list[int]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """{unit: its strongest peak's reconstruction}, {unit: patch}, by the rule under test."""
-    peaks = study.peaks[layer]
-    numbers, input_images = study.input_images(layer, units, 1)
-    place = torch.stack([peaks.image[units, 0], torch.tensor(units), peaks.row[units, 0], peaks.col[units, 0]], dim=1)
-    scene = Scene(study.network, layer, input_images, numbers, place, seed=study.seed)
-    rule = next(iter(study.rules.values()))
-    return dict(zip(units, scene.reconstruct(rule), strict=True)), dict(zip(units, scene.patches, strict=True))
+    """Return {unit: its strongest peak's reconstruction by the rule under test}, and {unit: its patch}."""
+    peaks = study.gather(layer, units, per_unit=1)
+    reconstructions = peaks.reconstruct(next(iter(study.rules.values())))
+    return dict(zip(units, reconstructions, strict=True)), dict(zip(units, peaks.patches, strict=True))

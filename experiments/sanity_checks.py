@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from deconv import models
 from deconv.analyses.choosing import check_units, draw_units
 from deconv.compare.measuring import mean_interval
+from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
-from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
+from deconv.compare.tasks import keep_or_measure
 from deconv.engines import open_engine
 from deconv.figures import sanity_checks, save_figure
 from deconv.files import write_json
 from deconv.images import Source
-from deconv.images.batches import whole_batches
 from deconv.images.cached import open_frames
 from deconv.mining import mine_into
 from deconv.models import load_network
@@ -29,7 +30,7 @@ from deconv.progress import track
 from deconv.projection import check_rules
 from deconv.projection.rules import as_rule
 from deconv.records import Peaks
-from deconv.records.formats import Columns, load_columns, save_columns
+from deconv.records.formats import Columns
 
 OTHER_UNIT = "other_unit"
 """Stands among the shuffled networks where nothing is shuffled, but another unit is projected."""
@@ -68,22 +69,25 @@ class Checks:
         self.blocks = blocks(network, list(units))
 
     def provenance(self, layer: str, rule: str) -> dict[str, Any]:
-        """All that decides a record."""
-        about = {"layer": layer, "rule": as_rule(rule).options(), "units": self.units[layer], "seed": self.seed}
-        return about | {"blocks": self.blocks, "peaks": self.peaks.provenance}
+        """Return all that decides the record of a layer by a rule."""
+        return {
+            "layer": layer,
+            "rule": as_rule(rule).options(),
+            "units": self.units[layer],
+            "seed": self.seed,
+            "blocks": self.blocks,
+            "peaks": self.peaks.provenance,
+        }
 
     def shuffled(self, names: list[str]) -> Network:
-        """The network with the blocks of these layers shuffled."""
+        """Return the network with the blocks of these layers shuffled."""
         paths = [path for name in names for path in self.blocks[name]]
         return renewed(self.network, shuffled(self.module, paths, self.seed))
 
-    def scene(self, layer: str) -> Scene:
-        """The strongest peak of each unit."""
+    def strongest_peaks(self, layer: str) -> PeakSet:
+        """Return the strongest peak of each unit of a layer, with the photographs they lie in."""
         peaks, units = self.peaks[layer], self.units[layer]
-        columns = (peaks.image[units, 0], torch.tensor(units), peaks.row[units, 0], peaks.col[units, 0])
-        numbers, preprocessing = columns[0].unique(), self.network.needed_preprocessing()
-        input_images = torch.cat([part for _, part in whole_batches(self.images, preprocessing, 64, numbers.tolist())])
-        return Scene(self.network, layer, input_images, numbers, torch.stack(columns, dim=1), seed=self.seed)
+        return gather_peaks(self.network, self.images, layer, peaks, units, per_unit=1, seed=self.seed)
 
 
 def check(network: Network, layers: list[str], config: DictConfig) -> None:
@@ -94,65 +98,55 @@ def check(network: Network, layers: list[str], config: DictConfig) -> None:
 
 
 def checked(checks: Checks, records: Path) -> dict[str, dict[str, Columns]]:
-    """{layer: {rule: columns}}, from records that are there, else computed and recorded.
+    """Return {layer: {rule: columns}}, from records that are there, else computed and recorded.
 
     A column is "<similarity>/<cascade or alone>/<block>", or "<similarity>/other_unit".
     """
-    paths = {(layer, rule): records / f"{layer}.{rule}.parquet" for layer in checks.units for rule in checks.rules}
-    found: dict[str, dict[str, Columns]] = {layer: {} for layer in checks.units}
-    for (layer, rule), path in paths.items():  # all first: a record of something else is refused before any work
-        columns = load_columns(path, checks.provenance(layer, rule))
-        if columns is not None:
-            found[layer][rule] = columns
-    missing = [layer for layer in found if len(found[layer]) < len(checks.rules)]
-    for layer in track(missing, "checking", len(missing), unit="layers"):
-        for rule, columns in check_layer(checks, layer).items():
-            save_columns(paths[layer, rule], columns, checks.provenance(layer, rule))
-            found[layer][rule] = columns
-    return {layer: {rule: found[layer][rule] for rule in checks.rules} for layer in found}
+    provenances = {layer: {rule: checks.provenance(layer, rule) for rule in checks.rules} for layer in checks.units}
+    return keep_or_measure(records, provenances, partial(check_layer, checks), "checking")
 
 
-def check_layer(checks: Checks, layer: str) -> dict[str, Columns]:
-    """{rule: columns} of one layer: its reconstructions by each shuffled network beside the intact one's."""
-    scene = checks.scene(layer)
-    original = {rule: scene.reconstruct(rule) for rule in checks.rules}
-    columns: dict[str, Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in checks.rules}
+def check_layer(checks: Checks, layer: str, rules: list[str]) -> dict[str, Columns]:
+    """Return {rule: columns} of one layer: its reconstructions by each shuffled network beside the intact one's."""
+    peaks = checks.strongest_peaks(layer)
+    intact = {rule: peaks.reconstruct(rule) for rule in rules}
+    columns: dict[str, Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in rules}
     stages = list(shufflings(list(checks.units), layer))
     for name, names in track(stages, f"checking {layer}", len(stages), unit="networks"):
-        changed = Scene(checks.shuffled(names), layer, scene.input_images, scene.numbers, scene.peaks, seed=checks.seed)
+        changed = replace(peaks, network=checks.shuffled(names))
         if layer in names:  # one shuffled unit is as good as another; else a dead unit has nothing to show
             changed = changed.firing()
-        for rule in checks.rules:
-            columns[rule] |= compared(original[rule], changed.reconstruct(rule), scene.inside, name)
-    for rule in checks.rules:
-        columns[rule] |= compared(original[rule], scene.others.reconstruct(rule), scene.inside, OTHER_UNIT)
+        for rule in rules:
+            columns[rule] |= compared(intact[rule], changed.reconstruct(rule), peaks.inside, name)
+    for rule in rules:
+        columns[rule] |= compared(intact[rule], peaks.others.reconstruct(rule), peaks.inside, OTHER_UNIT)
     return columns
 
 
 def shufflings(layers: list[str], layer: str) -> Iterator[tuple[str, list[str]]]:
-    """(column, the blocks shuffled): from the layer itself down to the first, cascading, and each alone.
+    """Yield (column, the blocks shuffled): cascading from the layer itself down to the first, then each alone.
 
     What lies above the layer has no part in its reconstructions.
     """
-    below = layers[: layers.index(layer) + 1]
-    for n, name in reversed(list(enumerate(below))):
-        yield f"cascade/{name}", below[n:]
-    for name in reversed(below[:-1]):  # of the layer itself alone, the cascade's first step tells
+    layers_below = layers[: layers.index(layer) + 1]
+    for n, name in reversed(list(enumerate(layers_below))):
+        yield f"cascade/{name}", layers_below[n:]
+    for name in reversed(layers_below[:-1]):  # the layer itself alone is the cascade's first step
         yield f"alone/{name}", [name]
 
 
 def compared(before: np.ndarray, after: np.ndarray, inside: np.ndarray, name: str) -> Columns:
-    """{"<similarity>/<name>": (N,)}; nan where a unit that was shuffled into silence leaves nothing to compare."""
-    rows = [similarities(a, b, i) for a, b, i in zip(before, after, inside, strict=True)]
+    """Return {"<similarity>/<name>": (N,)}; nan where a unit that is dead after shuffling leaves nothing to compare."""
+    rows = [similarities(*row) for row in zip(before, after, inside, strict=True)]
     return {f"{kind}/{name}": np.array([row[kind] for row in rows]) for kind in SIMILARITIES}
 
 
-def summarise(found: Mapping[str, Mapping[str, Columns]], seed: int) -> dict[str, Any]:
-    """{layer: {rule: {column: its mean, interval and number of units}}}."""
+def summarise(measured: Mapping[str, Mapping[str, Columns]], seed: int) -> dict[str, Any]:
+    """Return {layer: {rule: {column: its mean, interval and number of units}}}."""
     return {
         layer: {
             rule: {name: mean_interval(values, seed) for name, values in columns.items() if name != "unit"}
             for rule, columns in rules.items()
         }
-        for layer, rules in found.items()
+        for layer, rules in measured.items()
     }

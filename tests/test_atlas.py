@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deconv.command.cli import main
+from deconv.compare.sufficiency import CURVES
 from deconv.records import Peaks
 from deconv.records.formats import save_columns
 
@@ -59,7 +60,7 @@ def test_the_numbers_of_a_comparison_become_ways_to_sort(photographs: Path, tmp_
     assert run(photographs, folder) == 0
     columns = {"unit": np.array([2, 5]), "area50": np.array([0.25, np.nan])}
     provenance = Peaks.load(folder / "peaks.parquet").provenance
-    save_columns(other / "records" / "conv1.deconvnet.parquet", columns, {"peaks": provenance})
+    save_columns(other / "records" / "conv1.deconvnet.parquet", columns, {"peaks": provenance, "curves": CURVES})
     assert run(photographs, folder, f"compared={other}") == 0
     page = (folder / "site/01-conv1/index.html").read_text()
     assert ">area50</option>" in page and page.count('|0.25"') == 1
@@ -68,10 +69,11 @@ def test_the_numbers_of_a_comparison_become_ways_to_sort(photographs: Path, tmp_
 def test_a_comparison_of_other_peaks_is_refused(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    columns = {"unit": np.array([2])}
-    save_columns(tmp_path / "other/records/conv1.deconvnet.parquet", columns, {"peaks": {"weights": "others"}})
+    columns, provenance = {"unit": np.array([2])}, {"peaks": {"weights": "others"}, "curves": CURVES}
+    save_columns(tmp_path / "other/records/conv1.deconvnet.parquet", columns, provenance)
     assert run(photographs, tmp_path / "run", f"compared={tmp_path / 'other'}") == 2
-    assert "measured with other weights" in capsys.readouterr().err and not (tmp_path / "run/site").exists()
+    assert "was made with k None; this run has 4. Run compare_rules again" in capsys.readouterr().err
+    assert not (tmp_path / "run/site").exists()
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,13 @@ def test_other_weights_images_folders_and_metrics_are_refused_and_nothing_writte
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("keep")
     wrong: list[tuple[dict[str, object], str]] = [
-        ({"network": atlases.network(seed=1)}, "other weights"),
-        ({"images": atlases.photographs(tmp_path / "fewer", (), 3)}, "not of the source folder"),
+        ({"network": atlases.network(seed=1)}, "made with weights .*; this run has .* Mine again"),
+        (
+            {"images": atlases.photographs(tmp_path / "fewer", (), 3)},
+            "made with content .* Mine again in the source folder",
+        ),
         ({"folder": tmp_path / "full"}, "holds no atlas"),
-        ({"metrics": {"two": {"area": [1.0]}}}, "expected one a unit, 6"),
+        ({"metrics": {"two": {"area": [1.0]}}}, "expected one for each unit, 6"),
         ({"rules": ["guidd"]}, "guidd"),
         ({"rules": []}, "0 rules"),
     ]

@@ -20,8 +20,8 @@ from deconv.compare.controls import noise_picture
 from deconv.compare.grouping import alikeness, thumbnails
 from deconv.compare.likeness import colour, likeness, pearson, rank_correlation, ssim
 from deconv.compare.measuring import METRICS, group, mean_interval, measure
+from deconv.compare.peak_set import PeakSet
 from deconv.compare.reactivation import as_input, rank, reactivation
-from deconv.compare.scene import Scene
 from deconv.compare.similarity import SIMILARITIES, similarities
 from deconv.errors import BadInput
 from deconv.images.preprocessing import Preprocessing
@@ -52,32 +52,32 @@ def one_filter_network() -> Network:
     return Network(nn.Sequential(convolution, nn.ReLU()), (3, 24, 24), {"one": "1"}, preprocessing)
 
 
-def filter_scene() -> Scene:
+def filter_peaks() -> PeakSet:
     """Two photographs that hold the filter at (4, 6), on different grounds; unit 0's peaks, and unit 1's."""
     generator = np.random.default_rng(1)
     frames = generator.integers(118, 138, (2, 3, 24, 24))
     shown = 127.5 + 110 * oriented_filter() / np.abs(oriented_filter()).max()
     frames[:, :, 4 : 4 + SIDE, 6 : 6 + SIDE] = shown.round()
     peaks = torch.tensor([[3, 0, 4, 6], [8, 0, 4, 6]])
-    return Scene(one_filter_network(), "one", torch.from_numpy(frames.astype(np.uint8)), torch.tensor([3, 8]), peaks)
+    return PeakSet(one_filter_network(), "one", torch.from_numpy(frames.astype(np.uint8)), torch.tensor([3, 8]), peaks)
 
 
 STRONGEST = np.full(4, 40.0)
 
 
-def measured(scene: Scene, rule: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    return measure(scene, pixels, scene.others.reconstruct(rule), STRONGEST)
+def measured(peaks: PeakSet, rule: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    return measure(peaks, pixels, peaks.others.reconstruct(rule), STRONGEST)
 
 
 def test_the_perfect_reconstruction_is_at_the_top_and_a_random_one_at_the_bottom() -> None:
     """deconvnet of a single filter is the filter, which is what the patch holds."""
-    scene = filter_scene()
-    perfect = scene.reconstruct("deconvnet")
+    peaks = filter_peaks()
+    perfect = peaks.reconstruct("deconvnet")
     np.testing.assert_allclose(
         perfect[0] / np.abs(perfect[0]).max(), oriented_filter() / np.abs(oriented_filter()).max(), atol=1e-6
     )
-    of_noise = measured(scene, "random_mask", scene.reconstruct("random_mask"))
-    found = measured(scene, "deconvnet", perfect)
+    of_noise = measured(peaks, "random_mask", peaks.reconstruct("random_mask"))
+    found = measured(peaks, "deconvnet", perfect)
     for metric in ("pearson_grey", "pearson_absolute", "pearson_edges", "ssim_grey", "ssim_edges", "colour"):
         assert found[metric].min() > 0.9 and of_noise[metric].max() < 0.45, metric
     for name, column in METRICS.items():
@@ -88,28 +88,30 @@ def test_the_perfect_reconstruction_is_at_the_top_and_a_random_one_at_the_bottom
 
 
 def test_no_order_of_pixels_keeps_more_or_leaves_less_than_that_of_a_linear_units_contributions() -> None:
-    scene = filter_scene()
-    best = measured(scene, "deconvnet", scene.reconstruct("deconvnet"))
+    peaks = filter_peaks()
+    best = measured(peaks, "deconvnet", peaks.reconstruct("deconvnet"))
     for seed in range(5):
-        noise = np.stack([noise_picture(i, (seed, 0, 0, 0), 0) for i in scene.inside])
-        other = measured(scene, "random_mask", noise)
-        assert (best["keep_mean"] > other["keep_mean"]).all() and (best["remove_mean"] < other["remove_mean"]).all()
+        noise = np.stack([noise_picture(i, (seed, 0, 0, 0), 0) for i in peaks.inside])
+        other = measured(peaks, "random_mask", noise)
+        assert (best["insertion_mean"] > other["insertion_mean"]).all() and (
+            best["deletion_mean"] < other["deletion_mean"]
+        ).all()
 
 
 def test_every_metric_ignores_the_scale_of_a_reconstruction() -> None:
-    scene = filter_scene()
-    pixels = scene.reconstruct("gradient_times_input")
-    once, louder = (measured(scene, "deconvnet", a * pixels) for a in (1.0, 2.0**20))
+    peaks = filter_peaks()
+    pixels = peaks.reconstruct("gradient_times_input")
+    once, louder = (measured(peaks, "deconvnet", a * pixels) for a in (1.0, 2.0**20))
     assert set(once) >= set(METRICS) - {"within", "between", "grouping"}
     for name in once:
         np.testing.assert_allclose(louder[name], once[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_an_all_zero_reconstruction_is_counted_and_not_scored() -> None:
-    scene = filter_scene()
-    pixels = scene.reconstruct("deconvnet")
+    peaks = filter_peaks()
+    pixels = peaks.reconstruct("deconvnet")
     pixels[1] = 0
-    found = measured(scene, "deconvnet", pixels)
+    found = measured(peaks, "deconvnet", pixels)
     assert found["blank"].tolist() == [0, 1]
     assert all(np.isnan(values[1]) and np.isfinite(values[0]) for name, values in found.items() if name != "blank")
 

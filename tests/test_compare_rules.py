@@ -13,6 +13,7 @@ from deconv.command.settings import compose_jobs
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS
 from deconv.figures.compare_rules import extremes
+from deconv.records.formats import read_columns, save_columns
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "compare_rules", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}
@@ -46,7 +47,7 @@ def test_it_leaves_records_numbers_and_pictures(finished: Path) -> None:
         assert all(set(METRICS) <= set(rules[name]) for name in names)
         assert all((finished / "records" / f"{layer}.{name}.parquet").is_file() for name in rules)
     assert summary["rules"]["deconvnet"]["switches"] == "recorded" and len(summary["provenance"]["weights"]) == 64
-    cell = summary["all_layers"]["deconvnet"]["keep_blur"]
+    cell = summary["all_layers"]["deconvnet"]["insertion_blur"]
     assert cell["low"] <= cell["mean"] <= cell["high"] and cell["units"] == 4
     assert summary["tested_minus"]["centre"]["reactivation"]["mean"] > 0
     for picture in ("compare_rules", "table", "curves", "conv1", "conv2"):
@@ -78,26 +79,41 @@ def test_records_of_something_else_are_refused(finished: Path, capsys: pytest.Ca
     assert len(said) == 1 and "was made with units" in said[0] and "delete that file to measure again" in said[0]
 
 
+def test_records_whose_curves_have_other_names_are_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those are that were written when the curves were called keep and remove."""
+    path = finished / "records" / "conv1.edges.parquet"
+    before = path.read_bytes()
+    columns, provenance = read_columns(path)
+    del provenance["curves"]
+    save_columns(path, columns, provenance)
+    assert main(command(finished)) == 2
+    path.write_bytes(before)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "was made with curves None; this run has ['insertion', 'deletion']" in said[0]
+
+
 def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
-    contenders = load_experiment("compare_rules").contenders
+    compared_rules = load_experiment("compare_rules").compared_rules
     swept = command(
         tmp_path / "run", **{"rule.relu": "forward,both", "rule.lrn": "derivative", "against": "[guided,edges]"}
     )
-    spelled = [contenders(job.config) for job in compose_jobs(swept, sweep=True)]
+    spelled = [compared_rules(job.config) for job in compose_jobs(swept, sweep=True)]
     assert [list(rules) for rules in spelled] == [["gradient", "guided", "edges"], ["guided", "edges"]]
     (named,) = compose_jobs(command(tmp_path / "run", rule="guided", against="[edges]"), sweep=False)
-    assert contenders(named.config) == spelled[1]
+    assert compared_rules(named.config) == spelled[1]
     (odd,) = compose_jobs(command(tmp_path / "run", **{"rule.switches": "other", "against": "[]"}), sweep=False)
-    assert list(contenders(odd.config)) == ["switches=other"]
+    assert list(compared_rules(odd.config)) == ["switches=other"]
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"against": "[guidd]"}, "against 'guidd' is unknown; expected some of deconvnet, guided"),
-        ({"rule.relu": "forwards"}, "the rule's relu 'forwards'; expected one of backward, forward, both, none"),
-        ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, guided, gradient"),
-        ({"layers": "[conv9]"}, "unknown layer 'conv9'"),
+        ({"against": "[guidd]"}, "unknown rule or control in against 'guidd'; expected one of deconvnet, guided"),
+        ({"rule.relu": "forwards"}, "rule.relu 'forwards' is unknown; expected one of backward, forward, both, none"),
+        ({"rule": "guidd"}, "rule 'guidd' is unknown; expected one of deconvnet, guided, gradient"),
+        ({"layers": "[conv9]"}, "'conv9' is no layer"),
         ({"units": "[99999]"}, "unit 99999: layer conv1 has units 0 to 63"),
         ({"rule": "[a]"}, "rule=[a]"),
     ],

@@ -1,4 +1,4 @@
-"""deconv/compare/sufficiency.py: the games of keeping and removing pixels."""
+"""deconv/compare/sufficiency.py: insertion and deletion curves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deconv.compare import sufficiency
-from deconv.compare.sufficiency import area, curves, filled, order, set_up
+from deconv.compare.sufficiency import area, curves, filled, measure_baselines, order
 from deconv.errors import BadInput
 
 INSIDE = np.ones((1, 10, 10), dtype=bool)
@@ -27,25 +27,25 @@ def window() -> np.ndarray:
 
 def test_curves_of_a_unit_that_adds() -> None:
     """The mean of the window is 0.2, so a blank gives 20 * 0.2 = 4 of 20."""
-    board = set_up(window(), INSIDE, summed)
-    found = curves(board, window(), summed, SHARES)
-    kept, left = found["keep", "mean"][0], found["remove", "mean"][0]
-    np.testing.assert_allclose(kept, [4 / 20, (4 + 4 * 1.8) / 20, (4 + 10 * 1.8 - 10 * 0.2) / 20, 1], rtol=1e-5)
-    np.testing.assert_allclose(left, [1, (20 - 4 * 1.8) / 20, (20 - 10 * 1.8 + 10 * 0.2) / 20, 4 / 20], rtol=1e-5)
-    assert found["keep", "blur"][0, -1] == found["remove", "blur"][0, 0] == 1
+    baselines = measure_baselines(window(), INSIDE, summed)
+    found = curves(baselines, window(), summed, SHARES)
+    inserted, deleted = found["insertion", "mean"][0], found["deletion", "mean"][0]
+    np.testing.assert_allclose(inserted, [4 / 20, (4 + 4 * 1.8) / 20, (4 + 10 * 1.8 - 10 * 0.2) / 20, 1], rtol=1e-5)
+    np.testing.assert_allclose(deleted, [1, (20 - 4 * 1.8) / 20, (20 - 10 * 1.8 + 10 * 0.2) / 20, 4 / 20], rtol=1e-5)
+    assert found["insertion", "blur"][0, -1] == found["deletion", "blur"][0, 0] == 1
 
 
 def test_what_matters_first_keeps_more_and_leaves_less() -> None:
-    board = set_up(window(), INSIDE, summed)
-    right, wrong = (curves(board, picture, summed) for picture in (window(), 2 - window()))
+    baselines = measure_baselines(window(), INSIDE, summed)
+    right, wrong = (curves(baselines, picture, summed) for picture in (window(), 2 - window()))
     for fill in sufficiency.FILLS:
-        assert area(right["keep", fill]) > area(wrong["keep", fill])
-        assert area(right["remove", fill]) < area(wrong["remove", fill])
+        assert area(right["insertion", fill]) > area(wrong["insertion", fill])
+        assert area(right["deletion", fill]) < area(wrong["deletion", fill])
 
 
 def test_a_silent_unit_has_no_curve() -> None:
-    board = set_up(window(), INSIDE, lambda windows: -summed(windows))
-    assert all(np.isnan(c).all() for c in curves(board, window(), lambda windows: -summed(windows)).values())
+    baselines = measure_baselines(window(), INSIDE, lambda windows: -summed(windows))
+    assert all(np.isnan(c).all() for c in curves(baselines, window(), lambda windows: -summed(windows)).values())
 
 
 def test_the_area_of_a_curve_that_stays() -> None:
@@ -72,11 +72,11 @@ def test_fills_neither_read_nor_write_outside_the_image() -> None:
 
 @pytest.mark.parametrize("shares", [(0.5, 0.2), (0.0, 0.5), (0.5, 1.0), (0.2, 0.2)])
 def test_shares_that_do_not_rise_are_refused(shares: tuple[float, ...]) -> None:
-    board = set_up(window(), INSIDE, summed)
+    baselines = measure_baselines(window(), INSIDE, summed)
     with pytest.raises(BadInput, match="expected increasing numbers between 0 and 1"):
-        curves(board, window(), summed, shares)
+        curves(baselines, window(), summed, shares)
 
 
 def test_windows_that_are_not_finite_are_refused() -> None:
     with pytest.raises(BadInput, match="windows holds NaN"):
-        set_up(window() * np.nan, INSIDE, summed)
+        measure_baselines(window() * np.nan, INSIDE, summed)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import deconv
+from deconv.compare.peak_set import PeakSet
 from deconv.compare.randomising import renewed, shuffled
-from deconv.compare.tasks import PATCHES, Contest, joined, measure_units
+from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
 from deconv.engines import Engine, open_engine
+from deconv.errors import RecordMismatch
 from deconv.projection.rules import RULES, Rule
 from deconv.records.formats import Columns
 from tests.test_controls import FRAMES, PREPROCESSING, module, network
@@ -29,21 +32,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def contest() -> Contest:
+def comparison() -> LayerComparison:
     net = network()
     peaks = deconv.mine(net, PREPROCESSING.normalize(FRAMES), ["b"], k=2)["b"]
     rules: dict[str, str | Rule] = {"deconvnet": RULES["deconvnet"]} | {name: name for name in NAMES[1:-1]}
     random = renewed(net, shuffled(module(), ["0", "3", "6"], 0))
-    return Contest(net, random, "b", peaks, FRAMES, torch.arange(3), rules, NAMES, seed=0)
+    rows = torch.stack(peaks.of([0, 1, 2, 4, 7]), dim=1)
+    peak_set = PeakSet(net, "b", FRAMES, torch.arange(3), rows, random, seed=0)
+    return LayerComparison(peak_set, peaks.score[:, 0].numpy(), rules, NAMES)
 
 
-def by(engine: Engine, shared: Contest) -> dict[str, Columns]:
-    return joined(list(engine.work(measure_units, shared, TASKS)), NAMES)
+def by(engine: Engine, shared: LayerComparison) -> dict[str, Columns]:
+    return join(list(engine.work(measure_units, shared, TASKS)), NAMES)
 
 
 def test_any_engine_ends_with_the_same_bytes() -> None:
     pytest.importorskip("ray")
-    shared = contest()
+    shared = comparison()
     expected = by(open_engine("local"), shared)
     with open_engine("ray").connected():
         for workers in (1, 2):
@@ -54,12 +59,35 @@ def test_any_engine_ends_with_the_same_bytes() -> None:
 
 
 def test_parts_are_joined_in_the_order_of_units_whatever_came_first() -> None:
-    shared = contest()
+    shared = comparison()
     parts = [part for units in TASKS for part in measure_units(shared, units)]
-    found, turned = joined(parts, NAMES), joined(parts[::-1], NAMES)
+    found, turned = join(parts, NAMES), join(parts[::-1], NAMES)
     assert found["edges"]["unit"].tolist() == [0, 1, 2, 4, 7] and set(found[PATCHES]) < set(found["edges"])
     for name in NAMES:
         for key in found[name]:
             np.testing.assert_array_equal(turned[name][key], found[name][key])
     (alone,) = measure_units(shared, [2])
-    np.testing.assert_allclose(found["deconvnet"]["keep_blur"][2], alone.columns["deconvnet"]["keep_blur"], rtol=1e-5)
+    np.testing.assert_allclose(
+        found["deconvnet"]["insertion_blur"][2], alone.columns["deconvnet"]["insertion_blur"], rtol=1e-5
+    )
+
+
+def test_what_has_a_record_is_not_measured_again_and_all_records_are_read_first(tmp_path: Path) -> None:
+    measured: list[tuple[str, list[str]]] = []
+
+    def measure(layer: str, rules: list[str]) -> dict[str, Columns]:
+        measured.append((layer, rules))
+        return {rule: {"unit": np.array([len(measured)])} for rule in rules}
+
+    expected = {layer: {rule: {"layer": layer, "rule": rule} for rule in ("a", "b")} for layer in ("one/x", "two")}
+    first = keep_or_measure(tmp_path, expected, measure, "measuring")
+    assert measured == [("one/x", ["a", "b"]), ("two", ["a", "b"])]
+    (tmp_path / "two.b.parquet").unlink()
+    again = keep_or_measure(tmp_path, expected, measure, "measuring")
+    assert measured[2:] == [("two", ["b"])] and again["two"]["b"]["unit"].tolist() == [3]
+    assert list(again) == list(first) and again["one/x"]["a"]["unit"].tolist() == [1]
+    (tmp_path / "one_x.a.parquet").unlink()
+    expected["two"]["b"]["rule"] = "c"
+    with pytest.raises(RecordMismatch, match=r"two\.b\.parquet was made with rule b; this run has c"):
+        keep_or_measure(tmp_path, expected, measure, "measuring")
+    assert len(measured) == 3

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from deconv.compare import controls
 from deconv.compare.controls import CONTROLS
+from deconv.compare.peak_set import PeakSet
 from deconv.compare.randomising import blocks, renewed, shuffled
-from deconv.compare.scene import Scene
 from deconv.errors import BadInput, UnknownName
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
@@ -32,31 +32,31 @@ def network(of: nn.Module | None = None) -> Network:
 
 
 FRAMES = torch.randint(0, 256, (3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-NUMBERS = torch.tensor([2, 5, 11])
+IMAGE_IDS = torch.tensor([2, 5, 11])
 
 
-def scene(layer: str = "b", random: bool = True) -> Scene:
+def peak_set(layer: str = "b", random: bool = True) -> PeakSet:
     net = network()
     maps = net.forward(PREPROCESSING.normalize(FRAMES), [layer])[layer]
     firing = (maps > 0).nonzero()
     chosen = firing[torch.randperm(len(firing), generator=torch.Generator().manual_seed(1))[:6]]
     corners = (maps[:, :, :1, :1] > 0).nonzero()[:2]  # fields that reach outside the image
     peaks = torch.cat([chosen, corners])
-    peaks[:, 0] = NUMBERS[peaks[:, 0]]
+    peaks[:, 0] = IMAGE_IDS[peaks[:, 0]]
     other = renewed(net, shuffled(module(), ["0", "3", "6"], 0)) if random else None
-    return Scene(net, layer, FRAMES, NUMBERS, peaks, other)
+    return PeakSet(net, layer, FRAMES, IMAGE_IDS, peaks, other)
 
 
 @pytest.mark.parametrize("layer", ["a", "b", "c"])
 def test_windows_give_what_their_photographs_give(layer: str) -> None:
-    found = scene(layer)
+    found = peak_set(layer)
     maps = found.network.forward(PREPROCESSING.normalize(FRAMES), [layer])[layer]
     image, _, row, col = found.peaks.T.contiguous()
-    expected = maps[torch.searchsorted(NUMBERS, image), :, row, col]
-    torch.testing.assert_close(layer_responses(found.network, layer, found.windows, found.places), expected)
-    responses = unit_responses(found.network, layer, found.windows, found.places, found.channel)
-    torch.testing.assert_close(responses, expected[torch.arange(len(responses)), found.channel])
-    none = (tensor[:0] for tensor in (found.windows, found.places, found.channel))
+    expected = maps[torch.searchsorted(IMAGE_IDS, image), :, row, col]
+    torch.testing.assert_close(layer_responses(found.network, layer, found.windows, found.positions), expected)
+    own = unit_responses(found.network, layer, found.windows, found.positions, found.channel)
+    torch.testing.assert_close(own, expected[torch.arange(len(own)), found.channel])
+    none = (tensor[:0] for tensor in (found.windows, found.positions, found.channel))
     assert len(unit_responses(found.network, layer, *none)) == 0
 
 
@@ -73,57 +73,57 @@ def test_units_that_see_the_whole_image_are_asked_too() -> None:
 
 
 def test_asking_leaves_the_windows_alone() -> None:
-    found = scene()
+    found = peak_set()
     before = found.windows.clone() + 1
     given = before.clone()
-    layer_responses(found.network, "b", given, found.places)
+    layer_responses(found.network, "b", given, found.positions)
     assert torch.equal(given, before)
 
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_every_control_draws_what_is_in_the_image_and_the_same_each_time(control: str) -> None:
-    found = scene()
+    found = peak_set()
     pixels = found.reconstruct(control)
     assert pixels.shape == (8, 3, *found.network.receptive_field("b").size) and np.isfinite(pixels).all()
     assert not pixels[np.broadcast_to(~found.inside[:, None], pixels.shape)].any()
-    np.testing.assert_array_equal(scene().reconstruct(control), pixels)
+    np.testing.assert_array_equal(peak_set().reconstruct(control), pixels)
     some = torch.tensor([6, 1])  # whoever else is looked at
     np.testing.assert_allclose(found.subset(some).reconstruct(control), pixels[some], rtol=1e-5, atol=1e-6)
 
 
 def test_together_they_are_what_each_is_alone() -> None:
-    found, names = scene(), ["guided", *CONTROLS, "deconvnet", "gradient"]
+    found, names = peak_set(), ["guided", *CONTROLS, "deconvnet", "gradient"]
     for name, pixels in zip(names, found.reconstruct_all(names), strict=True):
         np.testing.assert_array_equal(pixels, found.reconstruct(name), err_msg=name)
 
 
 def test_units_are_asked_about_several_windows_each() -> None:
-    found = scene()
+    found = peak_set()
     twice = found.respond(np.concatenate([found.windows.numpy(), 0 * found.windows.numpy()]))
     np.testing.assert_allclose(twice[:8], found.activations[range(8), found.channel], rtol=1e-5)
     np.testing.assert_allclose(twice[8:], found.respond(0 * found.windows.numpy()), rtol=1e-5)
 
 
 def test_controls_differ_from_the_rule_that_they_are_to_test() -> None:
-    found = scene()
+    found = peak_set()
     rule = found.reconstruct("deconvnet")
     assert all(not np.allclose(found.reconstruct(control), rule) for control in CONTROLS)
 
 
 def test_gradient_times_input_adds_up_to_the_activation_of_a_network_without_bias() -> None:
     """Euler's theorem: such a network is positively homogeneous."""
-    found = scene()
+    found = peak_set()
     for name, weight in (bare := module()).named_parameters():
         if name.endswith("bias"):
             weight.data.zero_()
-    bare_scene = Scene(network(bare), "b", FRAMES, NUMBERS, found.peaks)
-    activation = bare_scene.activations[range(8), found.channel]
-    added = bare_scene.reconstruct("gradient_times_input").sum(axis=(1, 2, 3))
+    bare_set = PeakSet(network(bare), "b", FRAMES, IMAGE_IDS, found.peaks)
+    activation = bare_set.activations[range(8), found.channel]
+    added = bare_set.reconstruct("gradient_times_input").sum(axis=(1, 2, 3))
     np.testing.assert_allclose(added, activation**2, rtol=1e-3, atol=1e-6)  # the seed is the activation
 
 
 def test_other_units_fire_at_the_same_place() -> None:
-    found = scene()
+    found = peak_set()
     others = found.others
     assert torch.equal(others.peaks[:, [0, 2, 3]], found.peaks[:, [0, 2, 3]])
     assert (others.channel != found.channel).all()
@@ -131,11 +131,11 @@ def test_other_units_fire_at_the_same_place() -> None:
 
 
 def test_of_a_shuffled_network_only_units_that_fire_are_shown() -> None:
-    found = scene()
+    found = peak_set()
     assert found.random is not None
-    shuffled_scene = Scene(found.random, "b", FRAMES, NUMBERS, found.peaks)
-    firing = shuffled_scene.firing()
-    own = shuffled_scene.activations[range(8), found.channel] > 0
+    shuffled_set = PeakSet(found.random, "b", FRAMES, IMAGE_IDS, found.peaks)
+    firing = shuffled_set.firing()
+    own = shuffled_set.activations[range(8), found.channel] > 0
     assert not own.all() and torch.equal(firing.channel[own], found.channel[own])
     assert (firing.activations[range(8), firing.channel] > 0).all() and found.reconstruct("random_weights").any(
         (1, 2, 3)
@@ -159,17 +159,17 @@ def test_another_image_is_another_if_there_is_one() -> None:
 
 def test_switches_of_other_images_are_those_images_own() -> None:
     """Lent by a copy of the photograph, they change nothing."""
-    found = scene()
-    twin = Scene(found.network, "b", FRAMES[[0, 0]], torch.tensor([2, 3]), found.peaks[found.peaks[:, 0] == 2])
+    found = peak_set()
+    twin = PeakSet(found.network, "b", FRAMES[[0, 0]], torch.tensor([2, 3]), found.peaks[found.peaks[:, 0] == 2])
     assert len(twin.peaks)
     np.testing.assert_array_equal(twin.reconstruct(Rule(switches="other")), twin.reconstruct("deconvnet"))
 
 
 def test_unknown_controls_and_missing_networks_are_named() -> None:
-    with pytest.raises(UnknownName, match="unknown rule 'edge'"):
-        scene().reconstruct("edge")
+    with pytest.raises(UnknownName, match="rule 'edge' is unknown"):
+        peak_set().reconstruct("edge")
     with pytest.raises(UnknownName, match="'random_weights' needs a network with shuffled weights"):
-        scene(random=False).reconstruct("random_weights")
+        peak_set(random=False).reconstruct("random_weights")
 
 
 def test_blocks_part_the_network_at_the_layers() -> None:

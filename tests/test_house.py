@@ -41,10 +41,7 @@ HOUSE = {
     "mining": Room("errors progress files records images network engines", doors="firing"),
     "projection": Room("errors progress records images network", doors="patches responses rules"),
     "models": Room("errors images network", doors="loading"),
-    "compare": Room(
-        "errors records images network projection",
-        doors="controls grouping measuring randomising scene similarity sufficiency tasks",
-    ),
+    "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
     "figures": Room(
         "errors files records projection compare",
         doors="compare_rules evolution features filters invariance occlusion page sanity_checks",

@@ -16,9 +16,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import get_model
 
-from deconv import training
 from deconv.errors import BadInput, DeconvError, RecordMismatch
-from deconv.training import evaluate, limit_filter_rms, train
+from deconv.training import evaluate, limit_filter_rms, loop, train
 from deconv.training import metrics as training_metrics
 from deconv.training import state as training_state
 from deconv.training.metrics import Row
@@ -74,14 +73,14 @@ def test_snapshots_are_kept_at_the_asked_epochs_and_differ(finished: tuple[Path,
 
 
 def kill_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = training._step, itertools.count(1)
+    real, calls = loop._step, itertools.count(1)
 
     def step(*arguments: Any) -> tuple[float, int]:
         if next(calls) == number:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(loop, "_step", step)
 
 
 def kill_while_saving(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,9 +136,9 @@ def test_a_finished_run_is_not_trained_again_and_a_longer_one_goes_on(tmp_path: 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     run(tmp_path, changed(epochs=1), {"content": "a"})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(RecordMismatch, match=r"trained with lr 0\.05; this run has 0\.01"):
+    with pytest.raises(RecordMismatch, match=r"made with settings\.lr 0\.05; this run has 0\.01"):
         run(tmp_path, changed(epochs=1, lr=0.01), {"content": "a"})
-    with pytest.raises(RecordMismatch, match="trained with content a; this run has b"):
+    with pytest.raises(RecordMismatch, match="made with content a; this run has b"):
         run(tmp_path, changed(epochs=1), {"content": "b"})
     (tmp_path / "state.pt").write_bytes(before[tmp_path / "state.pt"][:500])
     with pytest.raises(BadInput, match="cannot be read .* delete it"):
@@ -148,13 +147,29 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_a_state_of_an_older_version_is_resumed(tmp_path: Path) -> None:
+    """It calls its provenance "made_of", and says other things of the images."""
+    source = {"name": "folder", "images": 128, "content": "c0"}
+    now = {"device": "cpu", "training": {"source": source, "labels": "a1"}, "validation": 0.1}
+    older = {"device": "cpu", "training": {"source": "folder", "content": "c0", "labels": "f9"}, "validation": 0.1}
+    rows = run(tmp_path, provenance=now)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["provenance"]
+    torch.save(state | {"made_of": older}, tmp_path / "state.pt")
+    other = {**now, "training": {"source": {**source, "content": "c1"}, "labels": "a1"}}
+    with pytest.raises(RecordMismatch, match=r"made with training\.source\.content c0; this run has c1"):
+        run(tmp_path, TINY, other)
+    assert run(tmp_path, changed(epochs=5), now)[:4] == rows
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["provenance"] == now
+
+
 def test_a_loss_that_is_not_a_number_stops_and_the_last_good_state_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plateau = changed(schedule="plateau", whole_epochs=0)
     good = run(tmp_path / "good", dataclasses.replace(plateau, epochs=2))
-    real = training.learning_rate
-    monkeypatch.setattr(training, "learning_rate", lambda s, done, top1: 1e30 if done >= 2 else real(s, done, top1))
+    real = loop.learning_rate
+    monkeypatch.setattr(loop, "learning_rate", lambda s, done, top1: 1e30 if done >= 2 else real(s, done, top1))
     with pytest.raises(DeconvError, match=r"in epoch 3, step \d+, at learning rate 1e\+30.*keeps epoch 2") as caught:
         run(tmp_path / "bad", plateau)
     assert "\n" not in str(caught.value)
@@ -177,7 +192,7 @@ def test_every_epoch_is_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCapt
     ("model", "message"),
     [
         (tiny_network(classes=1), r"gives \(2, 1\) for 2 images of 16 pixels; expected scores \(2, 2 or more\)"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3)), r"gives \(2, 4, 14, 14\).*trunk=false"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), r"gives \(2, 4, 14, 14\).*with its classifier"),
         (nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), r"takes no images of 14 pixels.*crop_size=1\.0"),
         (get_model("googlenet", weights=None, init_weights=False), "gives GoogLeNetOutputs while it trains"),
     ],

@@ -55,7 +55,7 @@ def test_every_tenth_image_is_held_out() -> None:
     assert held_out == list(range(9, 50_000, 10)) and sorted(trained_on + held_out) == list(range(50_000))
     assert len(split(1000, 0.29)[1]) == pytest.approx(290, abs=1)
     for share in (0.0, 1.0, -0.1, 0.01, float("nan")):
-        with pytest.raises(BadInput, match="as 0.1"):
+        with pytest.raises(BadInput, match="such as 0.1"):
             split(20, share)
 
 

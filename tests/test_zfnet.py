@@ -85,5 +85,5 @@ def test_a_trunk_takes_any_size_and_gives_the_last_pools_maps() -> None:
 
 
 def test_a_classifier_takes_its_size_only_and_says_so() -> None:
-    with pytest.raises(BadInput, match=r"images of 192 x 100 pixels .* it takes 2304: .* model\.trunk=true"):
+    with pytest.raises(BadInput, match=r"images of 192 x 100 pixels .* it takes 2304: .* trunk=True"):
         zfnet64(classes=3, widths=(8,))(torch.zeros(1, 3, 192, 100))

@@ -1,4 +1,9 @@
-"""From peaks to a static site of every unit: what is drawn and written, and what need not be again."""
+"""From peaks to a static site of every unit: what is planned, drawn and written, and what need not be again.
+
+`write_atlas` plans first: what the pages show, and which pictures the site lacks. It then draws those, block by block
+of units, as their reconstructions are made, and last writes the photographs and the pages. A file whose bytes would not
+change is left alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from deconv.atlas.records import UnitRecords
 from deconv.atlas.site import Site
 from deconv.engines import Engine
 from deconv.engines.local import Local
-from deconv.errors import BadInput, RecordMismatch
+from deconv.errors import BadInput, bad_value, check_count, check_list
 from deconv.images import Source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
@@ -25,13 +30,16 @@ from deconv.progress import track
 from deconv.projection import check_rules
 from deconv.projection.rules import Rule, as_rule
 from deconv.records import Peaks
+from deconv.records.provenance import check_same, digest
 
 BLOCK_BYTES = 2**27
-"""Reconstructions of one block of units: what is in memory, and in one file of records, at a time."""
+"""Bytes of one block's reconstructions, which are in memory and in one file of records together."""
 IMAGES_AT_ONCE = 16
+"""Photographs that are decoded at a time to be written."""
 DRAWING_VERSION = 3
-"""Version of how pictures are drawn: with another one all are drawn again."""
+"""Version of how pictures are drawn: where a site has those of another one, all are drawn again."""
 Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
+"""{layer: {name: a number for each unit, or None}}"""
 
 
 def write_atlas(
@@ -49,70 +57,95 @@ def write_atlas(
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
-    images: the source that the peaks were mined from.  rules: the first is the one that layer pages show.
-    records: a folder that keeps reconstructions and patches, to be taken up again; without it they are not kept.
-    metrics: {layer: {name: a number, or None, for each unit}}, shown and to sort by.  mined: a day, to be shown.
-    engine: where reconstructions are made, by default here; workers of Ray leave them in `records`, which they need.
-    A site that is there is brought up to date: only files that change are written, what is left over is removed.
+    A site that is there is brought up to date: only files that change are written, and those that belong to it no more
+    are removed.
 
-    Raises RecordMismatch for peaks of other weights or images, or records of other peaks; UnknownName and
-    UnsupportedOperation for a rule; BadInput for metrics of another length, a folder with other things in it, workers
-    without `records`, and another process that works in these.
+    - network, peaks, images: the peaks, and the network and the source that they were mined from.
+    - rules: the first is the one that layer pages show; the pages of units show all.
+    - title: the name of the network on the pages.
+    - records: a folder that keeps reconstructions and patches for the next time; None keeps none.
+    - metrics: further numbers that units are sorted by, {layer: {name: one for each unit, None where there is none}}.
+    - mined: the day of the mining, as the front page shows it.
+    - batch_size: images in one forward pass of the count of how units fire.
+    - engine: where reconstructions are made, by default in this process. Workers in other processes leave them in
+      `records`, which they need.
+
+    Raises RecordMismatch, naming the difference, for peaks of other weights or images and for records of other peaks;
+    UnknownName and UnsupportedOperation for a rule; BadInput for metrics of another length, a folder with other things
+    in it, workers without `records`, and another process that works in these folders.
+
+    >>> import tempfile, deconv, torch
+    >>> _ = torch.manual_seed(0)
+    >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 5), torch.nn.ReLU())
+    >>> preprocessing = deconv.Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> network = deconv.Network(module, (3, 16, 16), {"conv1": "1"}, preprocessing)
+    >>> images = deconv.bundled().part([0, 1])
+    >>> peaks = deconv.mine(network, images, ["conv1"], k=1)
+    >>> page = write_atlas(network, peaks, images, tempfile.mkdtemp(), title="two filters")
+    >>> page.name, sorted(path.name for path in page.parent.iterdir())
+    ('index.html', ['01-conv1', 'assets', 'atlas.json', 'images', 'index.html'])
     """
-    chosen = {as_rule(rule).name: as_rule(rule) for rule in rules}
-    engine = engine or Local()
+    chosen = {as_rule(rule).name: as_rule(rule) for rule in check_list("rules", rules, "rules")}
+    metrics, engine, batch_size = metrics or {}, engine or Local(), check_count("batch_size", batch_size)
     if records is None and not isinstance(engine, Local):
-        raise BadInput("records: given none with an engine of other processes; expected the folder they write to.")
-    _check(network, peaks, images, chosen, metrics or {})
-    known = UnitRecords(network, images, peaks, None if records is None else Path(records))
+        raise bad_value("records", records, "the folder that an engine of other processes writes to")
+    _check(network, peaks, images, chosen, metrics)
+    unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with Site(Path(folder)) as site:
-        atlas = _atlas(known, chosen, title, metrics or {}, mined, batch_size)
-        _draw(site, known, atlas, chosen, engine)
-        _put_photographs(site, known, atlas)
-        _put_pages(site, atlas)
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size)
+        missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
+        _draw(site, unit_records, missing, engine)
+        _write_photographs(site, unit_records, atlas)
+        _write_pages(site, atlas)
         site.finish()
     return Path(folder) / "index.html"
 
 
 def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, Rule], metrics: Metrics) -> None:
-    """Everything that can be refused before any work is done."""
+    """Refuse, before any work is done, whatever can be refused by then."""
     if not len(peaks) or not rules:
-        raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each.")
-    provenance = peaks.provenance
-    if provenance.get("weights") != network.weights_hash:
-        raise RecordMismatch("these peaks were mined with other weights than this network has; mine again.")
-    if provenance.get("source", {}).get("content") != images.content_hash:
-        raise RecordMismatch(f"these peaks are not of the source {images.name} as its images are now; mine again.")
+        raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each")
+    found = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
+    expected = {"weights": network.weights_hash, "content": images.content_hash}
+    check_same("the record of these peaks", found, expected, f"Mine again in the source {images.name}")
     network.needed_preprocessing()
     check_rules(network, peaks, rules.values())
-    for layer, named in metrics.items():
-        _check_metrics(layer, len(peaks[layer].score), named)
+    for layer, columns in metrics.items():
+        units = len(peaks[layer].score)
+        for name, values in columns.items():
+            if len(values) != units:
+                raise BadInput(
+                    f"metric {name!r} of {layer}: given {len(values)} numbers; expected one for each unit, {units}"
+                )
 
 
-def _check_metrics(layer: str, units: int, named: Mapping[str, Sequence[float | None]]) -> None:
-    for name, values in named.items():
-        if len(values) != units:
-            raise BadInput(f"metric {name!r} of {layer}: given {len(values)} numbers; expected one a unit, {units}.")
-
-
-def _atlas(
-    known: UnitRecords,
+def _plan_pages(
+    records: UnitRecords,
     rules: Mapping[str, Rule],
     title: str,
     metrics: Metrics,
     mined: str | None,
     batch_size: int,
 ) -> Atlas:
-    """All that the pages show."""
-    network, peaks, firing = known.network, known.peaks, known.firing(batch_size)
+    """Gather all that the pages show."""
+    network, peaks, firing = records.network, records.peaks, records.firing(batch_size)
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
     layers = []
     for number, name in enumerate(peaks, start=1):
         field = network.receptive_field(name, input_size)
-        maps = network.map_size(name, input_size)
-        about = (name, number, maps, field.size, field.stride, input_size)
-        layers.append(Layer(*about, peaks[name], firing[name], metrics.get(name, {})))
-    classes = _classes(known.images, peaks)
+        layer = Layer(
+            name,
+            number,
+            map_size=network.map_size(name, input_size),
+            field=field.size,
+            stride=field.stride,
+            input_size=input_size,
+            peaks=peaks[name],
+            firing=firing[name],
+            metrics=metrics.get(name, {}),
+        )
+        layers.append(layer)
+    classes = _classes(records.images, peaks)
     return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined)
 
 
@@ -126,8 +159,11 @@ def _classes(images: Source, peaks: Peaks) -> dict[int, str]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Missing:
-    """Pictures that the site lacks: a group of files, what they are made of, and what they show."""
+class _MissingPictures:
+    """Pictures of one block of units by one rule that the site lacks.
+
+    group: their name in the site's manifest.  provenance: the hash of what they are made of.  rule: its number.
+    """
 
     group: str
     provenance: str
@@ -136,42 +172,30 @@ class _Missing:
     block: Block
 
 
-def _draw(site: Site, known: UnitRecords, atlas: Atlas, rules: Mapping[str, Rule], engine: Engine) -> None:
-    """Sheets and plates of all layers, block by block, as they are made."""
-    missing = [one for layer in atlas.layers for one in _missing(site, known, layer, rules)]
-    total = sum(len(one.block.units) for one in missing)
-    with closing(known.pictures([one.block for one in missing], engine)) as pictures:
-        steps = track(
-            pictures, "drawing units", total, unit="units", size=lambda step: len(missing[step[0]].block.units)
-        )
-        for place, recon, patches in steps:
-            one, pixels = missing[place], sprites.by_unit(recon, patches)
-            site.wait()  # the block before was drawn meanwhile; two at most are in memory
-            _put_pictures(site, one.layer, pixels, one.rule)
-            site.done(one.group, one.provenance)
-
-
-def _missing(site: Site, known: UnitRecords, layer: Layer, rules: Mapping[str, Rule]) -> Iterator[_Missing]:
-    living = set(layer.living)
-    for block in _blocks(layer):
-        units = [unit for unit in block if unit in living]
-        for number, rule in enumerate(rules.values()):
+def _plan_pictures(
+    site: Site, records: UnitRecords, layer: Layer, rules: Mapping[str, Rule]
+) -> Iterator[_MissingPictures]:
+    """Yield the blocks of a layer's units whose sheets or plates the site lacks, rule by rule."""
+    firing_units = set(layer.firing_units)
+    for block in _unit_blocks(layer):
+        units = [unit for unit in block if unit in firing_units]
+        for number, rule in enumerate(rules.values()) if units else ():
             group = f"{layer.folder}/{block[0]}/{number}"
-            provenance = f"{DRAWING_VERSION} {known.provenance(layer.name, rule, units)}"
-            if units and not site.has(group, provenance, _files(layer, units, number)):
-                yield _Missing(group, provenance, layer, number, known.block(layer.name, rule, units))
+            provenance = digest({"drawing": DRAWING_VERSION, "records": records.provenance(layer.name, rule, units)})
+            if not site.has(group, provenance, _picture_files(layer, units, number)):
+                yield _MissingPictures(group, provenance, layer, number, records.block(layer.name, rule, units))
 
 
-def _blocks(layer: Layer) -> Iterator[range]:
-    """The units in parts of whole sheets, whose reconstructions fit into BLOCK_BYTES if one sheet's do."""
-    sheet_bytes = 4 * 3 * layer.k * layer.field[0] * layer.field[1] * sprites.SHEET
+def _unit_blocks(layer: Layer) -> Iterator[range]:
+    """Yield the units in runs of whole sheets, whose reconstructions fit into BLOCK_BYTES if one sheet's do."""
+    sheet_bytes = 4 * 3 * layer.k * layer.field[0] * layer.field[1] * sprites.SHEET  # float32 colours
     step = max(BLOCK_BYTES // sheet_bytes, 1) * sprites.SHEET
     for start in range(0, layer.channels, step):
         yield range(start, min(start + step, layer.channels))
 
 
-def _files(layer: Layer, units: list[int], rule: int) -> list[str]:
-    """The pictures of a block, in the site."""
+def _picture_files(layer: Layer, units: list[int], rule: int) -> list[str]:
+    """Return the files of some units' pictures by the rule of that number: plates, and for the first rule sheets."""
     plate = sprites.plate_of(layer)
     files = [plate.file(unit, rule) for unit in units]
     if rule == 0:
@@ -180,38 +204,56 @@ def _files(layer: Layer, units: list[int], rule: int) -> list[str]:
     return [f"{layer.folder}/{file}" for file in files]
 
 
+def _draw(site: Site, records: UnitRecords, missing: Sequence[_MissingPictures], engine: Engine) -> None:
+    """Draw the missing sheets and plates, block by block, in the order in which their records are made."""
+    blocks = [part.block for part in missing]
+    total = sum(len(block.units) for block in blocks)
+    with closing(records.pictures(blocks, engine)) as pictures:
+        tracked = track(pictures, "drawing units", total, unit="units", size=lambda done: len(blocks[done[0]].units))
+        for index, recon, patches in tracked:
+            part = missing[index]
+            units = sprites.by_unit(recon, patches)
+            site.wait()  # the block before was drawn meanwhile; two at most are in memory
+            _put_pictures(site, part.layer, units, part.rule)
+            site.done(part.group, part.provenance)
+
+
 def _put_pictures(site: Site, layer: Layer, units: Mapping[int, sprites.Pixels], rule: int) -> None:
-    """The plates of some units; for the first rule, which layer pages show, their sheets as well."""
+    """Put the plates of some units into the site; for the first rule, which layer pages show, their sheets as well."""
     plate = sprites.plate_of(layer)
     for unit, pixels in units.items():
         site.put(f"{layer.folder}/{plate.file(unit, rule)}", partial(sprites.plate_picture, plate, pixels, rule == 0))
-    for sheet in sorted({unit // sprites.SHEET for unit in units}) if rule == 0 else ():
-        shown = {unit: pixels for unit, pixels in units.items() if unit // sprites.SHEET == sheet}
-        for kind in sprites.KINDS:
-            site.put(
-                f"{layer.folder}/{sprites.sheet_file(kind, sheet)}", partial(sprites.sheet_picture, kind, shown, layer)
-            )
-
-
-def _put_photographs(site: Site, known: UnitRecords, atlas: Atlas) -> None:
-    """Every image that some peak lies in, whole, as the network sees it."""
-    preprocessing, used = known.network.needed_preprocessing(), sorted(atlas.keys)
-    provenance = f"{DRAWING_VERSION} {known.images.content_hash} {preprocessing.as_dict()} {used}"
-    if not used or site.has("images", provenance, [contents.image_file(image) for image in used]):
+    if rule != 0:
         return
-    found = whole_batches(known.images, preprocessing, IMAGES_AT_ONCE, used)
-    for index, input_images in track(found, "writing photographs", len(used), size=lambda batch: len(batch[0])):
-        for image, input_image in zip(index.tolist(), input_images, strict=True):
+    for sheet in sorted({unit // sprites.SHEET for unit in units}):
+        on_sheet = {unit: pixels for unit, pixels in units.items() if unit // sprites.SHEET == sheet}
+        for kind in sprites.KINDS:
+            file = f"{layer.folder}/{sprites.sheet_file(kind, sheet)}"
+            site.put(file, partial(sprites.sheet_picture, kind, on_sheet, layer))
+
+
+def _write_photographs(site: Site, records: UnitRecords, atlas: Atlas) -> None:
+    """Write every image that a peak lies in, whole, as the network sees it."""
+    preprocessing, image_ids = records.network.needed_preprocessing(), sorted(atlas.keys)
+    content, options = records.images.content_hash, preprocessing.as_dict()
+    provenance = digest([DRAWING_VERSION, content, options, image_ids])
+    if not image_ids or site.has("images", provenance, [contents.image_file(image) for image in image_ids]):
+        return
+    batches = whole_batches(records.images, preprocessing, IMAGES_AT_ONCE, image_ids)
+    tracked = track(batches, "writing photographs", len(image_ids), size=lambda batch: len(batch[0]))
+    for batch_ids, input_images in tracked:
+        for image, input_image in zip(batch_ids.tolist(), input_images, strict=True):
             site.put(contents.image_file(image), sprites.photograph(input_image))
     site.done("images", provenance)
 
 
-def _put_pages(site: Site, atlas: Atlas) -> None:
+def _write_pages(site: Site, atlas: Atlas) -> None:
     for name in pages.ASSETS:
         site.put(f"assets/{name}", pages.asset(name))
     site.put("index.html", pages.front_page(atlas).encode())
     for layer in atlas.layers:
         site.put(f"{layer.folder}/index.html", pages.layer_page(atlas, layer).encode())
         written = pages.unit_pages(atlas, layer)
-        for unit, page in track(written, f"writing the pages of {layer.name}", len(layer.living), unit="pages"):
+        tracked = track(written, f"writing the pages of {layer.name}", len(layer.firing_units), unit="pages")
+        for unit, page in tracked:
             site.put(f"{layer.folder}/{contents.unit_page(unit)}", page.encode())

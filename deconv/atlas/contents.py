@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deconv.files import safe_name
 from deconv.mining.firing import Firing
 from deconv.records import LayerPeaks
 
@@ -16,8 +16,9 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer: its place in the atlas (from 1), geometry in pixels as (rows, columns), and records.
+    """One layer of an atlas: its number there, counted from 1, its geometry, and its records.
 
+    map_size, field, stride, input_size are (rows, columns), all but the first in pixels of the input image.
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     """
 
@@ -33,43 +34,46 @@ class Layer:
 
     @property
     def folder(self) -> str:
-        """Its folder in the site, safe whatever the name is, and no other layer's."""
+        """The layer's folder in the site, safe whatever the name is, and no other layer's."""
         return f"{self.number:02d}-{safe_name(self.name)}"
 
     @property
     def channels(self) -> int:
-        """How many units it has."""
+        """The number of units."""
         return len(self.peaks.score)
 
     @property
     def k(self) -> int:
-        """Peaks of each unit."""
+        """The number of peaks of each unit."""
         return self.peaks.score.shape[1]
 
     @property
-    def living(self) -> list[int]:
-        """The units that fire on some image."""
+    def firing_units(self) -> list[int]:
+        """The units that fire on an image."""
         return self.peaks.found.any(dim=1).nonzero()[:, 0].tolist()
 
     @property
-    def dead(self) -> list[int]:
-        """The units that fire on none."""
+    def dead_units(self) -> list[int]:
+        """The units that fire on no image."""
         return (~self.peaks.found.any(dim=1)).nonzero()[:, 0].tolist()
 
     @property
     def across(self) -> int:
-        """Tiles in a row of the square that shows a unit's peaks."""
+        """The number of tiles in a row of the square that shows a unit's peaks."""
         return math.ceil(math.sqrt(self.k))
 
     @property
     def down(self) -> int:
-        """Rows of that square."""
+        """The number of rows of that square."""
         return math.ceil(self.k / self.across)
 
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """All of it: the layers in order, the name and class of each image that is shown, and what it was made of."""
+    """All that the pages show: the layers in order, and the name (`keys`) and class of each image, by its id.
+
+    mined: the day of the mining, if it is known.
+    """
 
     title: str
     layers: tuple[Layer, ...]
@@ -81,25 +85,20 @@ class Atlas:
 
     @property
     def units(self) -> int:
-        """How many units all layers have."""
+        """The number of units of all layers."""
         return sum(layer.channels for layer in self.layers)
 
     @property
     def images(self) -> int:
-        """How many images were mined and could be read."""
+        """The number of images that were mined and could be read."""
         return self.layers[0].firing.images
 
 
-def safe_name(name: str) -> str:
-    """A name as part of a file's name: nothing but letters, digits, dots, dashes and underscores, 60 at most."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
-
-
 def unit_page(unit: int) -> str:
-    """The file of a unit's page, in its layer's folder."""
+    """Return the file of a unit's page, in its layer's folder."""
     return f"unit-{unit:04d}.html"
 
 
 def image_file(image: int) -> str:
-    """The file of a whole image, in the site; its number, never the name that it had."""
+    """Return the file of a whole image, in the site: named by its id, never by the name that it had."""
     return f"images/{image:06d}.jpg"

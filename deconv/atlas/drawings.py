@@ -17,7 +17,7 @@ for each."""
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a histogram: its place in a drawing of HISTOGRAM pixels, and what it says."""
+    """One bar of a histogram in a drawing of HISTOGRAM pixels, and what it says."""
 
     x: float
     y: float
@@ -27,10 +27,11 @@ class Bar:
 
 
 HISTOGRAM = (480, 130)
+"""Width and height of the drawing; the bar of the images that do not fire the unit takes the first 40 pixels."""
 
 
 def histogram(counts: Sequence[int], quiet: int, top: float) -> tuple[Bar, list[Bar]]:
-    """The bar of the images that do not fire the unit, and those of equal steps up to its strongest peak.
+    """Return the bar of the images that do not fire the unit, and those of equal steps up to its strongest peak.
 
     The height goes with the square root of the count, so that a single image among thousands is still seen.
     """
@@ -50,7 +51,7 @@ def histogram(counts: Sequence[int], quiet: int, top: float) -> tuple[Bar, list[
 
 
 def pad_percent(box: BoxYX, input_size: tuple[int, int]) -> int:
-    """How much to leave free around the input image, so that the box (y0, x0, y1, x1) is seen whole, up to MOST_PAD."""
+    """Return how much to leave free around the input image, at most MOST_PAD, to see the box (y0, x0, y1, x1) whole."""
     height, width = input_size
     y0, x0, y1, x1 = box
     most = max(-y0 / height, -x0 / width, y1 / height - 1, x1 / width - 1, 0)
@@ -58,7 +59,7 @@ def pad_percent(box: BoxYX, input_size: tuple[int, int]) -> int:
 
 
 def padded_view(input_size: tuple[int, int], percent: int) -> str:
-    """The viewBox of a drawing of the input image with `percent` of its sides free all around."""
+    """Return the viewBox of a drawing of the input image with `percent` of its sides free all around."""
     height, width = input_size
     free = percent / (100 - 2 * percent)
     numbers = (-width * free, -height * free, width * (1 + 2 * free), height * (1 + 2 * free))
@@ -66,14 +67,14 @@ def padded_view(input_size: tuple[int, int], percent: int) -> str:
 
 
 def spotlight(box: BoxYX, input_size: tuple[int, int]) -> str:
-    """The path of the input image without the box: what to make darker."""
+    """Return the path of the input image without the box: what to make darker."""
     height, width = input_size
     (rows, _), (cols, _) = clip(box[0], box[2], height), clip(box[1], box[3], width)
     return f"M0 0H{width}V{height}H0ZM{cols.start} {rows.start}V{rows.stop}H{cols.stop}V{rows.start}Z"
 
 
 def centred(field: tuple[int, int], input_size: tuple[int, int]) -> BoxYX:
-    """A receptive field in the middle of the input image, cut to it."""
+    """Return the box of a receptive field in the middle of the input image, cut to it."""
     tall, wide = min(field[0], input_size[0]), min(field[1], input_size[1])
     y0, x0 = (input_size[0] - tall) // 2, (input_size[1] - wide) // 2
     return y0, x0, y0 + tall, x0 + wide
@@ -89,7 +90,7 @@ class Stack:
 
 
 def stack(layer: Layer, largest: int) -> Stack:
-    """The side of a sheet goes with the square root of the map's side, their number with the logarithm of units."""
+    """Return sheets whose side goes with the square root of the map's side, their number with the log of the units."""
     height, width = (6 + 34 * math.sqrt(side / largest) for side in layer.map_size)
     sheets = max(round(math.log2(layer.channels)), 1)
     return Stack([(round(3.6 * n, 1), round(50 - height - 1.6 * n, 1)) for n in reversed(range(sheets))], width, height)

@@ -1,4 +1,4 @@
-"""The pages as HTML: what each shows, worked out here, laid out in templates/."""
+"""The pages as HTML: this works out what each shows, and templates/ lay it out."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 FEATURED = 3
+"""Units that the front page shows of a layer: its strongest."""
 EXAMPLE_SHARE = 30
-"""Per cent of the picture that the example's unit would best see."""
+"""Per cent of the picture that the unit of the front page's example should see: the nearest layer is taken."""
 RULES = {
     "deconvnet": "positive signals only, at every layer on the way down",
     "guided": "only positive signals, and only where the layer below fired",
@@ -34,7 +35,7 @@ OWN_RULE = "a rule of one's own"
 
 
 def front_page(atlas: Atlas) -> str:
-    """The network as a row of layers, how to read the atlas, and what it was made of."""
+    """Return the front page: the network as a row of layers, how to read the atlas, and what it was made of."""
     largest = max(side for layer in atlas.layers for side in layer.map_size)
     cards = [_layer_card(atlas, layer, largest) for layer in atlas.layers]
     rules = [(rule, RULES.get(rule, OWN_RULE)) for rule in atlas.rules]
@@ -42,26 +43,25 @@ def front_page(atlas: Atlas) -> str:
 
 
 def layer_page(atlas: Atlas, layer: Layer) -> str:
-    """Every unit of a layer, those that never fire at the end."""
+    """Return the page of a layer, which shows every unit, dead ones at the end."""
     sorts = ["strength", "sparsity", "photographs", *layer.metrics]
-    units = [_thumbnail(layer, unit) | {"numbers": _numbers(layer, unit)} for unit in layer.living]
-    at = layer.number - 1
-    around = {
-        "before": atlas.layers[at - 1] if at else None,
-        "after": atlas.layers[at + 1] if layer.number < len(atlas.layers) else None,
+    units = [_thumbnail(layer, unit) | {"sort_values": _sort_values(layer, unit)} for unit in layer.firing_units]
+    neighbours = {
+        "before": atlas.layers[layer.number - 2] if layer.number > 1 else None,
+        "after": atlas.layers[layer.number] if layer.number < len(atlas.layers) else None,
     }
-    return _render("layer.html", atlas, layer=layer, units=units, sorts=sorts, share=_share(layer), **around)
+    return _render("layer.html", atlas, layer=layer, units=units, sorts=sorts, share=_share(layer), **neighbours)
 
 
 def unit_pages(atlas: Atlas, layer: Layer) -> Iterator[tuple[int, str]]:
-    """(unit, its page) of all units that fire."""
-    units = layer.living
+    """Yield (unit, its page) of every unit that fires."""
+    units = layer.firing_units
     for before, unit, after in zip([None, *units], units, [*units[1:], None], strict=False):
         yield unit, _render("unit.html", atlas, layer=layer, before=before, after=after, **_unit(atlas, layer, unit))
 
 
 def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
-    """What a unit's page shows of it."""
+    """Return what a unit's page shows of it."""
     plate, firing = sprites.plate_of(layer), layer.firing
     quiet = firing.images - firing.fires_on(unit)
     top = layer.peaks.score[unit, 0].item()
@@ -79,13 +79,18 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
 
 
 def _other_rules(atlas: Atlas, plate: sprites.Plate, unit: int) -> list[tuple[str, str, str]]:
-    """(file of the plate, name, what it is) of all rules but the first."""
+    """Return (file of the plate, name, what it is) of every rule but the first."""
     return [(plate.file(unit, n), rule, RULES.get(rule, OWN_RULE)) for n, rule in enumerate(atlas.rules) if n]
 
 
 @dataclass(frozen=True)
 class Peak:
-    """One peak of a unit, as its page shows it; boxes are (y0, x0, y1, x1) in the input image."""
+    """One peak of a unit, as its page shows it.
+
+    key, label, image: name, class and file of the photograph.  box: (y0, x0, y1, x1) in the input image.  tile,
+    patch_tile: (x, y) on the unit's plate.  percent, view, spotlight: see `drawings`.  square: x, y and side of the
+    square about the box that the reconstruction's tile fills.
+    """
 
     number: int
     score: float
@@ -101,24 +106,22 @@ class Peak:
     view: str
     spotlight: str
     square: tuple[float, float, int]
-    """x, y and side of the square about the box that the reconstruction's tile fills."""
 
 
 def _peaks(atlas: Atlas, layer: Layer, unit: int, plate: sprites.Plate) -> list[Peak]:
-    record = layer.peaks
-    ranks = range(int(record.found[unit].sum()))
-    return [_peak(atlas, layer, plate, unit, rank) for rank in ranks]
+    count = int(layer.peaks.found[unit].sum())
+    return [_peak(atlas, layer, plate, unit, rank) for rank in range(count)]
 
 
 def _peak(atlas: Atlas, layer: Layer, plate: sprites.Plate, unit: int, rank: int) -> Peak:
-    record = layer.peaks
-    image, row, col = (int(column[unit, rank]) for column in (record.image, record.row, record.col))
-    y0, x0, y1, x1 = record.box[unit, rank].tolist()
+    peaks = layer.peaks
+    image, row, col = (int(column[unit, rank]) for column in (peaks.image, peaks.row, peaks.col))
+    y0, x0, y1, x1 = peaks.box[unit, rank].tolist()
     box = (y0, x0, y1, x1)
     percent = drawings.pad_percent(box, layer.input_size)
     return Peak(
         number=rank + 1,
-        score=record.score[unit, rank].item(),
+        score=peaks.score[unit, rank].item(),
         key=atlas.keys[image],
         label=atlas.classes.get(image, ""),
         image=contents.image_file(image),
@@ -142,7 +145,7 @@ def _square(box: tuple[int, int, int, int]) -> tuple[float, float, int]:
 
 def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
     strength = layer.peaks.score[:, 0].nan_to_num(-math.inf)
-    order = strength.argsort(descending=True, stable=True).tolist()[: min(FEATURED, len(layer.living))]
+    order = strength.argsort(descending=True, stable=True).tolist()[: min(FEATURED, len(layer.firing_units))]
     box = drawings.centred(layer.field, layer.input_size)
     return {
         "layer": layer,
@@ -156,24 +159,24 @@ def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
 
 
 def _share(layer: Layer) -> int:
-    """Per cent of the input image's area that a unit sees."""
+    """Return the per cent of the input image's area that a unit sees."""
     (tall, wide), (height, width) = layer.field, layer.input_size
     return round(100 * min(tall / height, 1) * min(wide / width, 1))
 
 
 def _example(atlas: Atlas) -> dict[str, Any] | None:
-    """The strongest peak of a unit that sees much of the picture, though not nearly all: to explain the words by."""
-    alive = [layer for layer in atlas.layers if layer.living]
-    if not alive:
+    """Return the peak by which the front page explains its words: of a unit that sees much of the picture, not all."""
+    firing_layers = [layer for layer in atlas.layers if layer.firing_units]
+    if not firing_layers:
         return None
-    layer = min(reversed(alive), key=lambda layer: abs(_share(layer) - EXAMPLE_SHARE))
-    unit = max(layer.living, key=lambda unit: layer.peaks.score[unit, 0].item())
+    layer = min(reversed(firing_layers), key=lambda layer: abs(_share(layer) - EXAMPLE_SHARE))
+    unit = max(layer.firing_units, key=lambda unit: layer.peaks.score[unit, 0].item())
     plate = sprites.plate_of(layer)
     return {"layer": layer, "unit": unit, "plate": plate, "peak": _peaks(atlas, layer, unit, plate)[0]}
 
 
 def _most_used(atlas: Atlas) -> int:
-    """The image with the most peaks in the last layer that fires; the first image shown if none does."""
+    """Return the image with the most peaks in the last layer that fires; the first image if none does."""
     for layer in reversed(atlas.layers):
         used = Counter(layer.peaks.image[layer.peaks.found].tolist())
         if used:
@@ -182,17 +185,17 @@ def _most_used(atlas: Atlas) -> int:
 
 
 def _thumbnail(layer: Layer, unit: int) -> dict[str, Any]:
-    """Where a unit's square is in its sheets."""
-    row, col = sprites.place_in_sheet(unit)
+    """Return where a unit's square is in its sheets."""
+    row, col = sprites.position_in_sheet(unit)
     sheet = unit // sprites.SHEET
     files = {kind: f"{layer.folder}/{sprites.sheet_file(kind, sheet)}" for kind in sprites.KINDS}
     return {"unit": unit, "page": f"{layer.folder}/{contents.unit_page(unit)}", "row": row, "col": col, **files}
 
 
-def _numbers(layer: Layer, unit: int) -> list[float | int | None]:
-    """What units can be sorted by, in the order of the layer page's list."""
-    given = [layer.peaks.score[unit, 0].item(), layer.firing.sparsity[unit], layer.firing.fires_on(unit)]
-    return [*given, *(values[unit] for values in layer.metrics.values())]
+def _sort_values(layer: Layer, unit: int) -> list[float | int | None]:
+    """Return what units can be sorted by, in the order of the layer page's list."""
+    own_values = [layer.peaks.score[unit, 0].item(), layer.firing.sparsity[unit], layer.firing.fires_on(unit)]
+    return [*own_values, *(values[unit] for values in layer.metrics.values())]
 
 
 def _render(name: str, atlas: Atlas, **shown: Any) -> str:
@@ -201,21 +204,21 @@ def _render(name: str, atlas: Atlas, **shown: Any) -> str:
 
 @cache
 def _template(name: str) -> Template:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("deconv.atlas"),
         autoescape=True,  # whatever people have called their files and layers, it is text
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["short"] = _short
-    made.filters["breakable"] = _breakable
-    made.globals["unit_page"] = contents.unit_page
-    return made.get_template(name)
+    environment.filters["short"] = _short
+    environment.filters["breakable"] = _breakable
+    environment.globals["unit_page"] = contents.unit_page
+    return environment.get_template(name)
 
 
 def _short(number: float | int | None) -> str:
-    """Three digits, whole numbers as they are; a dash for nothing."""
+    """Return a number in three digits, a whole number as it is, and a dash for None."""
     if number is None:
         return "–"
     if isinstance(number, int) or abs(number) >= 1000:
@@ -224,10 +227,10 @@ def _short(number: float | int | None) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A file name, escaped, that may go on in the next line after a slash, dash or underscore."""
+    """Return a file name, escaped, whose line may break after a slash, a dash or an underscore."""
     return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(name))))
 
 
 def asset(name: str) -> bytes:
-    """The style sheet, the script or the icon."""
+    """Return the bytes of the style sheet, the script or the icon: one of ASSETS."""
     return (resources.files("deconv.atlas") / "assets" / name).read_bytes()

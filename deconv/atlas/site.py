@@ -21,20 +21,22 @@ THREADS = 8
 class Site:
     """A folder that holds an atlas, or will.
 
-    It keeps a list of its files, to remove those that belong to it no more, and for each group of pictures what they
-    were made of, so that they need not be made again. Raises BadInput for a folder with other things in it.
+    Its manifest lists its files, so that those that belong to it no more can be removed, and holds for each group of
+    pictures the hash of what they were made of, so that they need not be made again. Raises BadInput for a folder with
+    other things in it.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        about = _read_manifest(folder)
-        self._before = set(about["files"])
-        self._made_of: dict[str, str] = about["provenance"]
-        self._used: dict[str, str] = {}
-        self._coming: dict[str, str] = {}
+        manifest = _read_manifest(folder)
+        self._files_before = set(manifest["files"])
+        self._provenance_before: dict[str, str] = manifest["provenance"]
         self._files: set[str] = set()
+        self._provenance: dict[str, str] = {}
+        self._unfinished: dict[str, str] = {}
+        """The groups whose files may not be written yet."""
         self._pool = ThreadPoolExecutor(THREADS)
-        self._waiting: list[Future[None]] = []
+        self._writing: list[Future[None]] = []
 
     def __enter__(self) -> Site:
         return self
@@ -45,42 +47,45 @@ class Site:
         self._pool.shutdown(cancel_futures=True)
 
     def put(self, name: str, content: bytes | Callable[[], bytes]) -> None:
-        """Have the file hold `content`, or what it returns in a thread; a file that holds it already is left alone."""
+        """Write `content`, or what it returns, into a file, in a thread; a file that holds it already is left alone."""
         self._files.add(name)
-        self._waiting.append(self._pool.submit(_write, self.folder / name, content))
+        self._writing.append(self._pool.submit(_write, self.folder / name, content))
 
     def has(self, group: str, provenance: str, files: Iterable[str]) -> bool:
-        """Whether these files are all there and were made of this; if so, they stay."""
+        """Return whether a group's files are all there and were made of this; if so, they belong to the site."""
         names = set(files)
-        if self._made_of.get(group) != provenance or not all((self.folder / name).is_file() for name in names):
+        if self._provenance_before.get(group) != provenance or not all(
+            (self.folder / name).is_file() for name in names
+        ):
             return False
         self._files |= names
-        self._used[group] = provenance
+        self._provenance[group] = provenance
         return True
 
     def done(self, group: str, provenance: str) -> None:
-        """Remember what a group of files was made of, once `wait` has seen to it that they are written."""
-        self._coming[group] = provenance
+        """Remember what a group of files, all of them put, was made of; `wait` notes it when they are written."""
+        self._unfinished[group] = provenance
 
     def wait(self) -> None:
-        """Wait for what was put; raise what went wrong."""
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        """Wait until all that was put is written; raise what went wrong."""
+        writing, self._writing = self._writing, []
+        for future in writing:
             future.result()
-        if self._coming:
-            self._used |= self._coming
-            self._coming = {}
-            self._save(self._before | self._files, {**self._made_of, **self._used})
+        if self._unfinished:
+            self._provenance |= self._unfinished
+            self._unfinished = {}
+            self._save(self._files_before | self._files, self._provenance_before | self._provenance)
 
     def finish(self) -> None:
-        """Remove what belongs to the site no more."""
+        """Wait for all files; remove those that belong to the site no more, and the folders that they leave empty."""
         self.wait()
-        for name in sorted(self._before - self._files):
+        leftovers = self._files_before - self._files
+        for name in sorted(leftovers):
             (self.folder / name).unlink(missing_ok=True)
-        for folder in sorted({(self.folder / name).parent for name in self._before - self._files}, reverse=True):
+        for folder in sorted({(self.folder / name).parent for name in leftovers}, reverse=True):
             if folder != self.folder and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        self._save(self._files, self._used)
+        self._save(self._files, self._provenance)
 
     def _save(self, files: set[str], provenance: dict[str, str]) -> None:
         content = {"format": FORMAT, "files": sorted(files), "provenance": provenance}
@@ -88,26 +93,26 @@ class Site:
 
 
 def _write(path: Path, content: bytes | Callable[[], bytes]) -> None:
-    wanted = content if isinstance(content, bytes) else content()
-    if not (path.is_file() and path.read_bytes() == wanted):
-        write_whole(path, wanted)
+    data = content if isinstance(content, bytes) else content()
+    if not (path.is_file() and path.read_bytes() == data):
+        write_whole(path, data)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadInput(f"{folder} is there and holds no atlas; give an empty folder, or one that an atlas is in.")
+            raise BadInput(f"{folder} is there and holds no atlas: give an empty folder, or one that an atlas is in")
         return {"files": [], "provenance": {}}
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        known = about["format"] == FORMAT and all(_stays_inside(name) for name in about["files"])
-        known = known and isinstance(about["provenance"], dict)
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT and all(_stays_inside(name) for name in manifest["files"])
+        known = known and isinstance(manifest["provenance"], dict)
     except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); delete {folder} to write the atlas again.") from error
+        raise BadInput(f"{path} cannot be read ({error}): delete {folder} to write the atlas again") from error
     if not known:
-        raise BadInput(f"{path} is of another version or damaged; delete {folder} to write the atlas again.")
-    return about
+        raise BadInput(f"{path} is of another version or damaged: delete {folder} to write the atlas again")
+    return manifest
 
 
 def _stays_inside(name: str) -> bool:

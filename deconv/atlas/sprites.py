@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -30,7 +31,7 @@ SHEET_BYTES = 84_000
 below 3 MB."""
 QUALITIES = (50, 38, 26, 14, 6, 0)
 GROUND = 128
-"""Between tiles; also what zero looks like in a reconstruction, so that JPEG's blocks mix nothing in."""
+"""The grey between tiles; zero looks like it in a reconstruction, so that JPEG's blocks mix nothing in."""
 LEAST_SIDE, MOST_SIDE = 96, 168
 """Pixels a side of a tile in a plate: smaller receptive fields are enlarged whole times, larger ones made smaller."""
 BLOCK = 16
@@ -38,23 +39,26 @@ BLOCK = 16
 
 
 class Pixels(NamedTuple):
-    """n peaks of one unit, strongest first: recon (n, 3, h, w) signed, patch (n, 3, h, w) uint8, inside (n, h, w)."""
+    """Reconstructions and patches of n peaks of one unit, strongest first; inside: which pixels lie in the image."""
 
-    recon: Tensor
-    patch: Tensor
-    inside: Tensor
+    recon: Float[Tensor, "n 3 h w"]
+    patch: UInt8[Tensor, "n 3 h w"]
+    inside: Bool[Tensor, "n h w"]
 
 
 def by_unit(recon: Reconstructions, patches: Patches) -> dict[int, Pixels]:
-    """The pixels of each unit, from records that hold one unit after the other; nothing is copied."""
+    """Return the pixels of each unit, from records that hold one unit after the other; nothing is copied."""
     units, counts = recon.channel.unique_consecutive(return_counts=True)
-    parts = [whole.split(counts.tolist()) for whole in (recon.pixels, patches.pixels, patches.inside)]
-    return dict(zip(units.tolist(), map(Pixels, *parts), strict=True))
+    columns = [column.split(counts.tolist()) for column in (recon.pixels, patches.pixels, patches.inside)]
+    return dict(zip(units.tolist(), map(Pixels, *columns), strict=True))
 
 
 @dataclass(frozen=True)
 class Plate:
-    """Where the tiles of a unit's picture lie: reconstructions left, patches right, row by row, `side` pixels each."""
+    """Where the tiles of a unit's picture lie: reconstructions left, patches right, row by row.
+
+    side: pixels of a tile; pitch: pixels from one tile to the next; across, down: tiles in a row, and rows.
+    """
 
     side: int
     pitch: int
@@ -63,21 +67,21 @@ class Plate:
     suffix: str
 
     def corner(self, rank: int, patch: bool = False) -> tuple[int, int]:
-        """(x, y) of a tile."""
+        """Return (x, y) of the tile of the peak of that rank."""
         return (rank % self.across + patch * self.across) * self.pitch, rank // self.across * self.pitch
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) with reconstructions and patches."""
+        """(width, height) in pixels, with reconstructions and patches."""
         return 2 * self.across * self.pitch, self.down * self.pitch
 
     def file(self, unit: int, rule: int = 0) -> str:
-        """Its file in the layer's folder, for the rule of that number; the first rule's has the patches too."""
+        """Return its file in the layer's folder, for the rule of that number; the first rule's has the patches too."""
         return f"unit-{unit:04d}{f'-rule{rule}' if rule else ''}{self.suffix}"
 
 
 def plate_of(layer: Layer) -> Plate:
-    """The plate for a layer's receptive field and number of peaks."""
+    """Return the plate for a layer's receptive field and number of peaks."""
     field = max(layer.field)
     if field <= LEAST_SIDE // 2:
         side = field * (LEAST_SIDE // field)
@@ -87,21 +91,21 @@ def plate_of(layer: Layer) -> Plate:
 
 
 def sheet_file(kind: str, number: int) -> str:
-    """The file of a sheet of "recon" or "patch" thumbnails, in the layer's folder."""
+    """Return the file of a sheet of "recon" or "patch" thumbnails, in the layer's folder."""
     return f"{kind}-{number:02d}.webp"
 
 
-def place_in_sheet(unit: int) -> tuple[int, int]:
-    """(row, column) of a unit's square in its sheet."""
+def position_in_sheet(unit: int) -> tuple[int, int]:
+    """Return (row, column) of a unit's square in its sheet."""
     return divmod(unit % SHEET, COLUMNS)
 
 
 def sheet_picture(kind: str, units: Mapping[int, Pixels], layer: Layer) -> bytes:
-    """A sheet of "recon" or "patch" thumbnails of units that share it."""
+    """Return the bytes of a sheet of "recon" or "patch" thumbnails of the units that share it."""
     page = np.full((ROWS * CELL, COLUMNS * CELL, 3), GROUND, dtype=np.uint8)
     side = tile_side(layer)
     for unit, pixels in units.items():
-        row, col = place_in_sheet(unit)
+        row, col = position_in_sheet(unit)
         _lay(page, _tiles(kind, pixels, side), col * CELL, row * CELL, side + 1, layer.across)
     for quality in QUALITIES:
         content = _encode(page, "WEBP", quality=quality, method=2)
@@ -111,12 +115,12 @@ def sheet_picture(kind: str, units: Mapping[int, Pixels], layer: Layer) -> bytes
 
 
 def tile_side(layer: Layer) -> int:
-    """Pixels a side of one tile in a sheet."""
+    """Return the pixels a side of one tile in a sheet."""
     return CELL // layer.across - 1
 
 
 def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
-    """A unit's plate: its reconstructions, with or without its patches."""
+    """Return the bytes of a unit's plate: its reconstructions, with or without its patches."""
     width, height = plate.size
     page = np.full((height, width if patches else width // 2, 3), GROUND, dtype=np.uint8)
     for number, kind in enumerate(KINDS if patches else KINDS[:1]):
@@ -125,8 +129,8 @@ def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
     return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
 
 
-def photograph(input_image: Tensor) -> bytes:
-    """A whole image uint8 (3, H, W), as JPEG."""
+def photograph(input_image: UInt8[Tensor, "3 H W"]) -> bytes:
+    """Return a whole image as JPEG."""
     return _encode(input_image.permute(1, 2, 0).contiguous().numpy(), "JPEG", quality=80)
 
 

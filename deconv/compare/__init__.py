@@ -2,13 +2,15 @@
 
 - `likeness`: does it look like the patch;
 - `concentration`: how much of the receptive field does it need;
-- `sufficiency`: is what it marks what makes the unit fire;
-- `reactivation`: does the unit know its own reconstruction;
+- `sufficiency`: is what it marks what makes the unit fire (RISE's insertion and deletion);
+- `reactivation`: does the unit fire at its own reconstruction;
 - `grouping`: are a unit's reconstructions alike;
-- `controls`: reconstructions that a good one should beat; `randomising`: networks whose pictures should differ.
+- `similarity`: how alike are two reconstructions of one peak;
+- `controls`: pictures that a good reconstruction should beat; `randomising`: networks whose pictures should differ.
 
-`scene`, `responses` and `randomising` know a network; `measuring` brings all together, and `tasks` cuts it into what an
-engine can share out; the others are functions of arrays. Unless it says otherwise, a metric takes one reconstruction
-(3, h, w) float and one patch (3, h, w) float, does not change when the reconstruction is scaled by any a > 0, and
-raises BadInput for shapes that differ and for NaN or infinite values.
+These are functions of arrays, `randomising` of networks. `peak_set` joins peaks with the network and the images that
+they come from, `measuring` measures them by every metric, and `tasks` cuts that into what an engine can share out and
+keeps it. Unless it says otherwise, a metric takes one reconstruction (3, h, w) float and one patch (3, h, w) float,
+does not change when the reconstruction is scaled by any a > 0, and raises BadInput for shapes that differ and for NaN
+or infinite values.
 """

@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from deconv.compare.arrays import checked, energy
 
 SHARES = (0.5, 0.9)
+"""Fractions of the energy whose least area is measured."""
 
 
-def concentration(reconstruction: np.ndarray) -> dict[str, float]:
-    """{"area50", "area90", "off_centre"}: `area_holding` of half and nine tenths of the energy, and `off_centre`."""
+def concentration(reconstruction: Float[np.ndarray, "3 h w"]) -> dict[str, float]:
+    """Return {"area50", "area90", "off_centre"}: `area_holding` half and 90 % of the energy, and `off_centre`.
+
+    >>> pixels = np.zeros((3, 5, 5))
+    >>> pixels[:, 2, 2] = 1.0
+    >>> concentration(pixels)
+    {'area50': 0.04, 'area90': 0.04, 'off_centre': 0.0}
+    """
     (recon,) = checked(reconstruction=reconstruction)
-    found = {f"area{round(100 * share)}": area_holding(energy(recon), share) for share in SHARES}
-    return found | {"off_centre": off_centre(energy(recon))}
+    areas = {f"area{round(100 * share)}": area_holding(energy(recon), share) for share in SHARES}
+    return areas | {"off_centre": off_centre(energy(recon))}
 
 
-def area_holding(energies: np.ndarray, share: float) -> float:
-    """The least part of the pixels (h, w) that holds `share` of the energy: in [1 / pixels, 1]; 1 if there is none.
+def area_holding(energies: Float[np.ndarray, "h w"], share: float) -> float:
+    """Return the smallest fraction of the pixels that holds `share` of the energy, in [1 / pixels, 1].
 
-    Own definition; the same as the inverse Lorenz curve of the energies.
+    It is 1 if there is no energy. Own definition; the same as the inverse Lorenz curve of the energies.
     """
-    (given,) = checked(energies=energies)
-    if given.max() <= 0:
+    (energies,) = checked(energies=energies)
+    if energies.max() <= 0:
         return 1.0
-    held = np.cumsum(np.sort(given.ravel() / given.max())[::-1])
-    return float((np.searchsorted(held, share * held[-1] * (1 - 1e-12)) + 1) / given.size)
+    held = np.cumsum(np.sort(energies.ravel() / energies.max())[::-1])
+    # less a rounding error of the sum: of equal energies, half is held by half of them
+    return float((np.searchsorted(held, share * held[-1] * (1 - 1e-12)) + 1) / energies.size)
 
 
-def off_centre(energies: np.ndarray) -> float:
-    """Distance of the energy's centre of mass from the field's centre, which is the peak's, in half diagonals.
+def off_centre(energies: Float[np.ndarray, "h w"]) -> float:
+    """Return the distance of the energy's centre of mass from the field's centre, which is the peak's.
 
-    In [0, 1]: 1 is a corner; nan if there is no energy, 0 for one pixel.
+    In half diagonals of the field, so in [0, 1], where 1 is a corner; nan if there is no energy, 0 for one pixel.
     """
-    (given,) = checked(energies=energies)
-    if given.max() <= 0:
+    (energies,) = checked(energies=energies)
+    if energies.max() <= 0:
         return float("nan")
-    weights = given / given.max()
-    half = (np.array(given.shape) - 1) / 2
+    weights = energies / energies.max()
+    half = (np.array(energies.shape) - 1) / 2
     mass = weights.sum()
-    centre = np.array([(np.indices(given.shape)[axis] * weights).sum() / mass for axis in (0, 1)])
+    centre = np.array([(np.indices(energies.shape)[axis] * weights).sum() / mass for axis in (0, 1)])
     return float(np.linalg.norm(centre - half) / max(float(np.linalg.norm(half)), 0.5))

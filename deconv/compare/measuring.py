@@ -6,21 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from scipy.stats import bootstrap
 
 from deconv.compare.arrays import grey, inside_rows_cols
 from deconv.compare.concentration import concentration
 from deconv.compare.grouping import alikeness
 from deconv.compare.likeness import likeness, pearson
+from deconv.compare.peak_set import PeakSet
 from deconv.compare.reactivation import as_input, rank, reactivation
-from deconv.compare.scene import Scene
-from deconv.compare.sufficiency import FILLS, GAMES, SHARES, area, curves
+from deconv.compare.sufficiency import SHARES, area, curves
 from deconv.projection.responses import layer_responses
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the table: what it is called, and which way is better: 1 higher, -1 lower, 0 neither."""
+    """A column of the table: its label in charts, and what is better: 1 higher values, -1 lower ones, 0 neither."""
 
     label: str
     better: int
@@ -37,10 +38,10 @@ METRICS = {
     "area50": Metric("area of half\nthe energy", -1),
     "area90": Metric("area of 90 %\nof the energy", -1),
     "off_centre": Metric("off centre", 0),
-    "keep_blur": Metric("insertion\n(on blur)", 1),
-    "keep_mean": Metric("insertion\n(on mean)", 1),
-    "remove_blur": Metric("deletion\n(to blur)", -1),
-    "remove_mean": Metric("deletion\n(to mean)", -1),
+    "insertion_blur": Metric("insertion\n(on blur)", 1),
+    "insertion_mean": Metric("insertion\n(on mean)", 1),
+    "deletion_blur": Metric("deletion\n(to blur)", -1),
+    "deletion_mean": Metric("deletion\n(to mean)", -1),
     "reactivation": Metric("reactivation", 1),
     "rank": Metric("rank of the\nunit", 1),
     "within": Metric("alike within\nthe unit", 1),
@@ -50,72 +51,77 @@ METRICS = {
 }
 
 
-def measure(scene: Scene, pixels: np.ndarray, elsewhere: np.ndarray, strongest: np.ndarray) -> dict[str, np.ndarray]:
-    """{metric: (N,)} of a scene's peaks by a rule or control, and the curves as {"keep_blur_0.05": (N,), ...}.
+def measure(
+    peaks: PeakSet,
+    pixels: Float[np.ndarray, "N 3 h w"],
+    of_other_units: Float[np.ndarray, "N 3 h w"],
+    strongest: Float[np.ndarray, " C"],
+) -> dict[str, np.ndarray]:
+    """Return {metric: (N,)} of N peaks by a rule or control, and the curves as {"insertion_blur_0.05": (N,), ...}.
 
-    pixels (N, 3, h, w): what `scene.reconstruct` gives by it;  elsewhere: what `scene.others.reconstruct` gives.
-    strongest (C,): each unit's best activation in the mined images. All are nan where the reconstruction is zero
-    everywhere, which "blank" counts. Of METRICS those of `group` are not among them.
+    pixels: what `peaks.reconstruct` gives by it; of_other_units: what `peaks.others.reconstruct` gives.
+    strongest: each unit's best activation in the mined images, nan for a dead one. All metrics are nan where the
+    reconstruction is zero everywhere, which the column "blank" marks by 1. The metrics of `group`, which needs all
+    units of a layer, are not among them.
     """
-    columns = _pictures(scene, pixels) | _games(scene, pixels) | _feedback(scene, pixels, strongest)
-    rows = zip(pixels, elsewhere, _parts_inside(scene), strict=True)
-    columns["other_unit"] = np.array([pearson(grey(own[part]), grey(other[part])) for own, other, part in rows])
-    blank = np.array([not picture.any() for picture in pixels])
-    shown = {name: np.where(blank, np.nan, np.asarray(values)) for name, values in columns.items()}
-    return shown | {"blank": blank.astype(np.float64)}
+    pictures = []  # metrics of the picture alone, one dict a peak
+    for recon, other, patch, inside in zip(pixels, of_other_units, peaks.patches, peaks.inside, strict=True):
+        rows, cols = inside_rows_cols(inside)
+        metrics = likeness(recon[:, rows, cols], patch[:, rows, cols]) | concentration(recon)
+        metrics["other_unit"] = pearson(grey(recon[:, rows, cols]), grey(other[:, rows, cols]))
+        pictures.append(metrics)
+    columns = {name: np.array([metrics[name] for metrics in pictures]) for name in pictures[0]}
+
+    points = curves(peaks.baselines, pixels, peaks.respond)
+    columns |= {f"{curve}_{fill}": area(activations) for (curve, fill), activations in points.items()}
+    for n, share in enumerate((0.0, *SHARES, 1.0)):
+        columns |= {curve_column(*curve_fill, share): points[curve_fill][:, n] for curve_fill in points}
+
+    fed_back = [as_input(*row) for row in zip(pixels, peaks.windows.numpy(), peaks.inside, strict=True)]
+    inputs = torch.from_numpy(np.stack(fed_back).astype(np.float32))
+    responses = layer_responses(peaks.network, peaks.layer, inputs, peaks.positions).numpy()
+    channel = peaks.channel.numpy()
+    activation = peaks.activations[np.arange(len(channel)), channel]
+    columns["reactivation"] = reactivation(responses, channel, activation)
+    columns["rank"] = rank(responses, channel, strongest)
+
+    blank = ~pixels.any(axis=(1, 2, 3))
+    measured = {name: np.where(blank, np.nan, values) for name, values in columns.items()}
+    return measured | {"blank": blank.astype(np.float64)}
 
 
-def group(small: np.ndarray, unit: np.ndarray) -> dict[str, np.ndarray]:
-    """{"within", "between", "grouping": (U,)} of the thumbnails (N, s, s) of all units of a layer, in rising order."""
-    _, within, between = alikeness(small, unit)
+def group(thumbnails: Float[np.ndarray, "N s t"], unit: Int[np.ndarray, " N"]) -> dict[str, np.ndarray]:
+    """Return {"within", "between", "grouping": (U,)} of the thumbnails of all units of a layer, in rising order."""
+    _, within, between = alikeness(thumbnails, unit)
     return {"within": within, "between": between, "grouping": within - between}
 
 
-def _parts_inside(scene: Scene) -> list[tuple[slice, slice, slice]]:
-    return [(slice(None), *inside_rows_cols(inside)) for inside in scene.inside]
+def curve_column(curve: str, fill: str, share: float) -> str:
+    """Return the name of the column that holds one point of a curve.
 
-
-def _pictures(scene: Scene, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    rows = []
-    for recon, patch, part in zip(pixels, scene.patches, _parts_inside(scene), strict=True):
-        rows.append(likeness(recon[part], patch[part]) | concentration(recon))
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def _games(scene: Scene, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    found = curves(scene.board, pixels, scene.respond)
-    columns = {f"{game}_{fill}": area(found[game, fill]) for game in GAMES for fill in FILLS}
-    for (game, fill), curve in found.items():
-        columns |= {curve_column(game, fill, share): curve[:, n] for n, share in enumerate((0.0, *SHARES, 1.0))}
-    return columns
-
-
-def curve_column(game: str, fill: str, share: float) -> str:
-    """The name of the column that holds one point of a curve."""
-    return f"{game}_{fill}_{share:g}"
-
-
-def _feedback(scene: Scene, pixels: np.ndarray, strongest: np.ndarray) -> dict[str, np.ndarray]:
-    rows = zip(pixels, scene.windows.numpy(), scene.inside, strict=True)
-    fed = torch.from_numpy(np.stack([as_input(*row) for row in rows]).astype(np.float32))
-    responses = layer_responses(scene.network, scene.layer, fed, scene.places).numpy()
-    channel = scene.channel.numpy()
-    own = scene.activations[np.arange(len(channel)), channel]
-    return {"reactivation": reactivation(responses, channel, own), "rank": rank(responses, channel, strongest)}
-
-
-def mean_interval(values: np.ndarray, seed: int, resamples: int = 1000) -> dict[str, float | int | None]:
-    """{"mean", "low", "high", "units"}: the mean over units with its 95 % bootstrap interval; nan units left out.
-
-    None where there are no units; one unit, or equal ones, are their own interval. Source: percentiles of
-    scipy.stats.bootstrap.
+    >>> curve_column("insertion", "blur", 0.05)
+    'insertion_blur_0.05'
     """
-    known = values[np.isfinite(values)]
-    if not len(known):
+    return f"{curve}_{fill}_{share:g}"
+
+
+def mean_interval(
+    values: Float[np.ndarray, " units"], seed: int, resamples: int = 1000
+) -> dict[str, float | int | None]:
+    """Return {"mean", "low", "high", "units"}: the mean over units, its 95 % bootstrap interval, and their number.
+
+    Units whose value is nan are left out; where none is left, all but the number are None. One unit, or equal ones, are
+    their own interval. Source: percentiles of scipy.stats.bootstrap.
+
+    >>> mean_interval(np.array([0.5, 0.5, np.nan]), seed=0)
+    {'mean': 0.5, 'low': 0.5, 'high': 0.5, 'units': 2}
+    """
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return {"mean": None, "low": None, "high": None, "units": 0}
-    mean = float(known.mean())
-    if np.ptp(known) == 0:
-        return {"mean": mean, "low": mean, "high": mean, "units": len(known)}
+    mean = float(finite.mean())
+    if np.ptp(finite) == 0:
+        return {"mean": mean, "low": mean, "high": mean, "units": len(finite)}
     options = {"n_resamples": resamples, "method": "percentile", "vectorized": True}
-    found = bootstrap((known,), np.mean, rng=np.random.default_rng(seed), **options).confidence_interval
-    return {"mean": mean, "low": float(found.low), "high": float(found.high), "units": len(known)}
+    interval = bootstrap((finite,), np.mean, rng=np.random.default_rng(seed), **options).confidence_interval
+    return {"mean": mean, "low": float(interval.low), "high": float(interval.high), "units": len(finite)}

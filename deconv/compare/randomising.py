@@ -18,26 +18,27 @@ from deconv.network import Network
 
 
 def blocks(network: Network, layers: Sequence[str]) -> dict[str, list[str]]:
-    """For each layer, in forward order, the modules that it needs and the layers before it do not: by path.
+    """Return {layer: paths of the modules that it needs and no layer before it does}, layers in forward order.
 
     Raises UnknownName for a layer that is not there, BadInput for layers that are not in forward order.
     """
     positions = [network.node(layer) for layer in layers]
     if positions != sorted(set(positions)):
-        raise BadInput(f"layers: given {', '.join(layers)}; expected each once, in forward order.")
-    found: dict[str, list[str]] = {}
+        raise BadInput(f"layers: given {', '.join(layers)}; expected each once, in forward order")
+    new_paths: dict[str, list[str]] = {}
     seen: set[str] = set()
     for layer, position in zip(layers, positions, strict=True):
         paths = dict.fromkeys(network.graph.nodes[p].path for p in network.graph.ancestors([position]))
-        found[layer] = [path for path in paths if path not in seen]
+        new_paths[layer] = [path for path in paths if path not in seen]
         seen.update(paths)
-    return found
+    return new_paths
 
 
 def shuffled(module: nn.Module, paths: Iterable[str], seed: int) -> nn.Module:
-    """A copy of the module in which the weights of the modules at `paths`, themselves, are shuffled, filter by filter.
+    """Return a copy of the module in which the weights of the modules at `paths` are shuffled, filter by filter.
 
-    The draw depends on the seed and the parameter's name alone, so that a cascade is the sum of its steps.
+    Modules inside those are left alone. The draw depends on the seed and the parameter's name alone, so that a cascade
+    is the sum of its steps.
     """
     changed = copy.deepcopy(module)
     with torch.no_grad():
@@ -49,13 +50,13 @@ def shuffled(module: nn.Module, paths: Iterable[str], seed: int) -> nn.Module:
 
 
 def _shuffled(weight: torch.Tensor, key: str) -> torch.Tensor:
-    """(units, ...) with each unit's weights in another order."""
-    generator = torch.Generator().manual_seed(crc32(key.encode()))  # of a seed, torch's generator reads 32 bits
+    """Return weights (units, ...) with each unit's in another order."""
+    generator = torch.Generator().manual_seed(crc32(key.encode()))  # torch's generator reads 32 bits of a seed
     flat = weight.flatten(1)
     order = torch.rand(flat.shape, generator=generator).argsort(dim=1)
     return flat.gather(1, order.to(weight.device)).view(weight.shape)
 
 
 def renewed(network: Network, module: nn.Module) -> Network:
-    """A network of the same make as `network`, with the weights of `module`."""
+    """Return a network of the same make as `network`, with the weights of `module`."""
     return Network(module, network.input_shape, network.aliases, network.preprocessing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from deconv.compare.arrays import checked, grey, inside_rows_cols, magnitude
 from deconv.compare.likeness import pearson, rank_correlation, ssim
@@ -10,8 +11,10 @@ from deconv.compare.likeness import pearson, rank_correlation, ssim
 SIMILARITIES = ("rank", "ssim", "pearson")
 
 
-def similarities(before: np.ndarray, after: np.ndarray, inside: np.ndarray) -> dict[str, float]:
-    """{"rank", "ssim", "pearson"} of two reconstructions (3, h, w), in the part of the field inside (h, w) the image.
+def similarities(
+    before: Float[np.ndarray, "3 h w"], after: Float[np.ndarray, "3 h w"], inside: Bool[np.ndarray, "h w"]
+) -> dict[str, float]:
+    """Return {"rank", "ssim", "pearson"} of two reconstructions, over the pixels of the field inside the image.
 
     rank: Spearman's correlation of absolute values, ssim: structural similarity of them, both after Adebayo et al. 2018
     (arXiv 1810.03292), section 4; pearson: of signed luminance. All in [-1, 1], 1 for the same picture, about 0 for

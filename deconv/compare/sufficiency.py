@@ -1,7 +1,7 @@
-"""Is what the reconstruction marks what makes the unit fire: keep only that, or remove it, and ask the unit.
+"""Is what a reconstruction marks what makes the unit fire: show the unit only that, or all but that, and see.
 
-The insertion and deletion games of Petsiuk et al. 2018 (RISE, arXiv 1806.07421, section 4.2), played with one unit at
-its peak instead of a class: the pixels with most energy first.
+These are the insertion and deletion curves of Petsiuk et al. 2018 (RISE, arXiv 1806.07421, section 4.2), for one unit
+at its peak instead of a class: the pixels with most energy first.
 """
 
 from __future__ import annotations
@@ -10,114 +10,135 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64
 from scipy.integrate import trapezoid
 from scipy.ndimage import gaussian_filter
 
 from deconv.compare.arrays import checked, energy
-from deconv.errors import BadInput
+from deconv.errors import bad_value
 
 SHARES = (0.02, 0.05, 0.15, 0.4)
+"""Fractions of the pixels that a curve is measured at, beside none and all of them."""
 FILLS = ("blur", "mean")
-GAMES = ("keep", "remove")
+"""What stands where pixels are hidden: the blurred window, or its mean colour."""
+CURVES = ("insertion", "deletion")
 BLUR = 1 / 8
-"""The blur's standard deviation as a part of the field's longer side: parts of the size of an eye in a face go."""
+"""Standard deviation of the blur, as a fraction of the field's longer side: an eye in a face disappears."""
 
 Respond = Callable[[np.ndarray], np.ndarray]
-"""Windows (M * N, 3, h, w) float32, M for each of N units in turn, to the activations (M * N,) of those units."""
+"""Takes windows (M * N, 3, h, w) float32, M for each of N units in turn; returns the units' activations (M * N,)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Board:
-    """What every game with the same N windows begins with.
+class Baselines:
+    """N windows, each also hidden altogether by every fill, and what the N units answer to them.
 
-    windows (N, 3, h, w) float32;  inside (N, h, w) bool;  blanks: {fill: the windows filled altogether, shaped alike};
-    full (N,), empty {fill: (N,)}: the activations that the windows and the blanks give.
+    All curves of the same windows begin or end with these. windows: as the network's input; inside: the pixels that
+    lie in the image; hidden: by fill, the windows with every pixel filled; activation: of the windows;
+    hidden_activation: by fill.
     """
 
-    windows: np.ndarray
-    inside: np.ndarray
-    blanks: dict[str, np.ndarray]
-    full: np.ndarray
-    empty: dict[str, np.ndarray]
+    windows: Float32[np.ndarray, "N 3 h w"]
+    inside: Bool[np.ndarray, "N h w"]
+    hidden: dict[str, Float32[np.ndarray, "N 3 h w"]]
+    activation: Float64[np.ndarray, " N"]
+    hidden_activation: dict[str, Float64[np.ndarray, " N"]]
 
 
-def set_up(windows: np.ndarray, inside: np.ndarray, respond: Respond) -> Board:
-    """The board of windows (N, 3, h, w), as the network's input, that lie in the image where inside (N, h, w) says.
+def measure_baselines(
+    windows: Float[np.ndarray, "N 3 h w"], inside: Bool[np.ndarray, "N h w"], respond: Respond
+) -> Baselines:
+    """Hide windows, given as the network's input, by every fill, and ask the units about both.
 
-    Raises BadInput for shapes that do not fit and for NaN or infinite values.
+    inside: the pixels of each window that lie in the image. Raises BadInput for NaN or infinite values.
     """
     checked(windows=windows, inside=inside)
-    seen = np.asarray(windows, dtype=np.float32)
-    blanks = {
-        fill: np.stack([filled(w, i, fill) for w, i in zip(seen, inside, strict=True)]).astype(np.float32)
+    windows = np.asarray(windows, dtype=np.float32)
+    hidden = {
+        fill: np.stack([filled(w, i, fill) for w, i in zip(windows, inside, strict=True)]).astype(np.float32)
         for fill in FILLS
     }
-    full, *empty = _activations(respond, [seen, *blanks.values()])
-    return Board(seen, inside, blanks, full, dict(zip(FILLS, empty, strict=True)))
+    activation, *hidden_activation = _activations(respond, [windows, *hidden.values()])
+    return Baselines(windows, inside, hidden, activation, dict(zip(FILLS, hidden_activation, strict=True)))
 
 
 def curves(
-    board: Board, reconstructions: np.ndarray, respond: Respond, shares: Sequence[float] = SHARES
-) -> dict[tuple[str, str], np.ndarray]:
-    """{(game, fill): (N, 2 + shares)}: each unit's activation, as a part of its own, with 0, shares and all pixels.
+    baselines: Baselines,
+    reconstructions: Float[np.ndarray, "N 3 h w"],
+    respond: Respond,
+    shares: Sequence[float] = SHARES,
+) -> dict[tuple[str, str], Float64[np.ndarray, "N points"]]:
+    """Return {(curve, fill): (N, 2 + shares)}, each unit's activation as a fraction of that on its whole window.
 
-    reconstructions (N, 3, h, w) for the board's windows. "keep" shows the pixels with most energy on a fill, "remove"
-    fills them; the fill is the window's blur or its mean colour. Pixels of equal energy go in reading order.
-    Range: from 0; 1 is the activation of the window as it is; nan where that is not above zero.
-    Raises BadInput for shares that do not increase within (0, 1), shapes that do not fit, NaN or infinite values.
+    "insertion" shows the pixels of most energy on a fill, "deletion" fills them: none of the pixels, each share of
+    them, all of them. Pixels of equal energy go in reading order. Values are 0 or more, 1 for the window as it is, and
+    nan where a unit does not fire on its window.
+    Raises BadInput for shares that do not increase within (0, 1), for other shapes and for NaN or infinite values.
+
+    A unit that adds up two pixels, of which the reconstruction marks the first:
+
+    >>> def respond(windows):
+    ...     return windows[:, 0, 0, 0] + windows[:, 0, 0, 1]
+    >>> windows = np.zeros((1, 3, 2, 2), dtype=np.float32)
+    >>> windows[0, 0, 0] = 3, 1
+    >>> reconstruction = np.zeros((1, 3, 2, 2))
+    >>> reconstruction[0, 0, 0, 0] = 1
+    >>> baselines = measure_baselines(windows, np.ones((1, 2, 2), dtype=bool), respond)
+    >>> both = curves(baselines, reconstruction, respond, shares=[0.25])
+    >>> both["insertion", "mean"].tolist(), both["deletion", "mean"].tolist()
+    ([[0.5, 1.0, 1.0]], [[1.0, 0.5, 0.5]])
+    >>> area(both["insertion", "mean"], shares=[0.25]).tolist()
+    [0.9375]
     """
     if list(shares) != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
-        raise BadInput(f"shares: given {list(shares)}; expected increasing numbers between 0 and 1.")
-    (recon, _) = checked(reconstructions=reconstructions, inside=board.inside)
-    place = np.stack([order(energy(r), i) for r, i in zip(recon, board.inside, strict=True)])
-    marked = [(place < share)[:, None] for share in shares]
-    blanks = board.blanks.values()
-    kept = [np.where(mark, board.windows, blank) for blank in blanks for mark in marked]
-    left = [np.where(mark, blank, board.windows) for blank in blanks for mark in marked]
-    answers = _activations(respond, [*kept, *left]).reshape(len(GAMES), len(FILLS), len(shares), -1)
-    found = {}
-    for n, fill in enumerate(board.blanks):
-        found["keep", fill] = _parts([board.empty[fill], *answers[0, n], board.full], board.full)
-        found["remove", fill] = _parts([board.full, *answers[1, n], board.empty[fill]], board.full)
-    return found
+        raise bad_value("shares", list(shares), "increasing numbers between 0 and 1")
+    pixels, _ = checked(reconstructions=reconstructions, inside=baselines.inside)
+    rank = np.stack([order(energy(p), i) for p, i in zip(pixels, baselines.inside, strict=True)])
+    marked = [(rank < share)[:, None] for share in shares]  # (N, 1, h, w) each
+    hidden = baselines.hidden.values()
+    inserted = [np.where(mark, baselines.windows, fill) for fill in hidden for mark in marked]
+    deleted = [np.where(mark, fill, baselines.windows) for fill in hidden for mark in marked]
+    answers = _activations(respond, [*inserted, *deleted]).reshape(len(CURVES), len(FILLS), len(shares), -1)
+    whole = baselines.activation
+    points = {}
+    for n, fill in enumerate(baselines.hidden):
+        points["insertion", fill] = [baselines.hidden_activation[fill], *answers[0, n], whole]
+        points["deletion", fill] = [whole, *answers[1, n], baselines.hidden_activation[fill]]
+    reference = np.where(whole > 0, whole, np.nan)[:, None]
+    return {name: np.stack(activations, axis=1) / reference for name, activations in points.items()}
 
 
-def area(curve: np.ndarray, shares: Sequence[float] = SHARES) -> np.ndarray:
-    """(N,) areas under curves (N, 2 + shares) over the share of pixels, by trapezia; a curve that stays at 1 has 1.
+def area(curve: Float[np.ndarray, "N points"], shares: Sequence[float] = SHARES) -> Float[np.ndarray, " N"]:
+    """Return the areas under curves (N, 2 + shares) over the fraction of pixels, by trapezia.
 
-    Under "keep" it is RISE's insertion (higher is better), under "remove" its deletion (lower is better).
+    A curve that stays at 1 has area 1. RISE's insertion is better the higher, its deletion the lower.
     """
-    found: np.ndarray = trapezoid(curve, [0.0, *shares, 1.0], axis=1)
-    return found
+    areas: np.ndarray = trapezoid(curve, [0.0, *shares, 1.0], axis=1)
+    return areas
 
 
-def order(energies: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(h, w) in [0, 1): each pixel's place among those inside the image, the most energetic 0; outside it inf."""
+def order(energies: Float[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"]) -> Float64[np.ndarray, "h w"]:
+    """Rank the pixels inside the image, as a fraction in [0, 1): the most energetic is 0; those outside are inf."""
     rank = np.full(energies.shape, np.inf)
     falling = np.argsort(-energies[inside], kind="stable")
-    places = np.empty(len(falling))
-    places[falling] = np.arange(len(falling)) / max(len(falling), 1)
-    rank[inside] = places
+    fractions = np.empty(len(falling))
+    fractions[falling] = np.arange(len(falling)) / max(len(falling), 1)
+    rank[inside] = fractions
     return rank
 
 
-def filled(window: np.ndarray, inside: np.ndarray, fill: str) -> np.ndarray:
-    """The window (3, h, w) blurred, or its mean colour, both of the part inside the image; outside it zero."""
+def filled(window: Float[np.ndarray, "3 h w"], inside: Bool[np.ndarray, "h w"], fill: str) -> np.ndarray:
+    """Return the window (3, h, w) blurred, or as its mean colour: of the pixels inside the image; zero outside it."""
     weight = inside.astype(np.float64)
     if fill == "mean":
         return np.broadcast_to(window[:, inside].mean(axis=1)[:, None, None], window.shape) * weight
     sigma = max(window.shape[1:]) * BLUR
-    around = gaussian_filter(weight, sigma, mode="constant")
+    weight_nearby = gaussian_filter(weight, sigma, mode="constant")
     blurred = np.stack([gaussian_filter(colour * weight, sigma, mode="constant") for colour in window])
-    return blurred / np.maximum(around, 1e-6) * weight
+    return blurred / np.maximum(weight_nearby, 1e-6) * weight
 
 
 def _activations(respond: Respond, windows: Sequence[np.ndarray]) -> np.ndarray:
-    """(M, N), of M times N windows, all asked about at once."""
+    """Return the activations (M, N) float64 to M times N windows, all asked about at once; negative ones as 0."""
     answers = np.asarray(respond(np.concatenate(windows)), dtype=np.float64)
     return np.maximum(answers, 0).reshape(len(windows), -1)
-
-
-def _parts(activations: list[np.ndarray], full: np.ndarray) -> np.ndarray:
-    """(N, P) activations as parts of the full ones (N,)."""
-    return np.stack(activations, axis=1) / np.where(full > 0, full, np.nan)[:, None]

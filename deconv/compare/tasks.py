@@ -1,82 +1,121 @@
-"""Some units of one layer measured by every rule, as one task of an engine."""
+"""Units of one layer measured by every rule: the work that an engine shares out, and records that keep its result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float, Int
 
 from deconv.compare.grouping import thumbnails
 from deconv.compare.measuring import group, measure
-from deconv.compare.scene import Scene
-from deconv.network import Network
+from deconv.compare.peak_set import PeakSet
+from deconv.files import safe_name
+from deconv.progress import track
 from deconv.projection.rules import Rule
-from deconv.records import LayerPeaks
-from deconv.records.formats import Columns
+from deconv.records.formats import Columns, load_columns, save_columns
 
 PATCHES = "patches"
-"""Stands among the rules where patches themselves are grouped."""
+"""Stands among the rules where the patches themselves are grouped."""
 
 
 @dataclass(frozen=True, eq=False)
-class Contest:
+class LayerComparison:
     """What all tasks of one layer share.
 
-    random: the network with its weights shuffled.  input_images (M, 3, H, W) uint8: the photographs that hold the
-    peaks of
-    all units that are measured, numbered by `numbers` (M,), rising.  names: which of `rules`, or PATCHES, to measure.
+    peaks: all peaks of all units that are measured, unit by unit and strongest first, as `gather_peaks` gives them.
+    strongest: each unit's best activation in the mined images, nan for a dead unit.  rules: rules and controls, by
+    name.  names: which of `rules`, or PATCHES, to measure.
     """
 
-    network: Network
-    random: Network
-    layer: str
-    peaks: LayerPeaks
-    input_images: Tensor
-    numbers: Tensor
+    peaks: PeakSet
+    strongest: Float[np.ndarray, " C"]
     rules: Mapping[str, str | Rule]
     names: Sequence[str]
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Of some units, by rule: columns (U,), and thumbnails (N, s, s) of all their peaks, which are of `unit` (N,)."""
+    """What a task measured of its U units, which have N peaks.
+
+    unit: the unit of each peak.  columns: {rule: {metric: (U,)}}.  thumbnails: {rule: (N, s, t)} of all peaks.
+    """
 
     units: list[int]
-    unit: np.ndarray
+    unit: Int[np.ndarray, " N"]
     columns: dict[str, Columns]
-    small: dict[str, np.ndarray]
+    thumbnails: dict[str, Float[np.ndarray, "N s t"]]
 
 
-def measure_units(contest: Contest, units: list[int]) -> Iterator[Measured]:
+def measure_units(comparison: LayerComparison, units: list[int]) -> Iterator[Measured]:
     """Measure the strongest peak of each unit by every rule, and shrink the reconstructions of all its peaks."""
-    peaks = torch.stack(contest.peaks.of(units), dim=1)
-    seen = contest.input_images, contest.numbers, peaks
-    scene = Scene(contest.network, contest.layer, *seen, random=contest.random, seed=contest.seed)
-    first = torch.cat([torch.ones(1), scene.channel.diff()]) != 0  # each unit's strongest peak
-    best, strongest = scene.subset(first), contest.peaks.score[:, 0].numpy()
-    names = [name for name in contest.names if name != PATCHES]
-    rules = [contest.rules[name] for name in names]
-    pictures = dict(zip(names, scene.reconstruct_all(rules), strict=True))
-    elsewhere = dict(zip(names, best.others.reconstruct_all(rules), strict=True))
-    columns = {name: measure(best, pictures[name][first.numpy()], elsewhere[name], strongest) for name in names}
-    if PATCHES in contest.names:
-        pictures[PATCHES] = scene.patches
-    small = {name: thumbnails(shown) for name, shown in pictures.items()}
-    yield Measured(units, scene.channel.numpy(), columns, small)
+    peaks = comparison.peaks.subset(torch.isin(comparison.peaks.channel, torch.tensor(units)))
+    is_strongest = peaks.strongest()
+    strongest_peaks = peaks.subset(is_strongest)
+    names = [name for name in comparison.names if name != PATCHES]
+    rules = [comparison.rules[name] for name in names]
+    pixels = dict(zip(names, peaks.reconstruct_all(rules), strict=True))
+    of_other_units = dict(zip(names, strongest_peaks.others.reconstruct_all(rules), strict=True))
+    columns = {
+        name: measure(strongest_peaks, pixels[name][is_strongest.numpy()], of_other_units[name], comparison.strongest)
+        for name in names
+    }
+    if PATCHES in comparison.names:
+        pixels[PATCHES] = peaks.patches
+    small = {name: thumbnails(pictures) for name, pictures in pixels.items()}
+    yield Measured(units, peaks.channel.numpy(), columns, small)
 
 
-def joined(parts: Sequence[Measured], names: Sequence[str]) -> dict[str, Columns]:
-    """{rule: columns (U,) of all units of a layer}, of parts in any order; what only a whole layer tells among them."""
-    ordered = sorted(parts, key=lambda part: part.units)
-    units = np.array([unit for part in ordered for unit in part.units])
-    unit = np.concatenate([part.unit for part in ordered])
-    found = {}
+def join(tasks: Sequence[Measured], names: Sequence[str]) -> dict[str, Columns]:
+    """Return {rule: columns (U,)} of all units of a layer from its tasks, in whatever order they ended.
+
+    The metrics of `group`, which compares all units of the layer, are added here.
+    """
+    tasks = sorted(tasks, key=lambda task: task.units)
+    units = np.array([unit for task in tasks for unit in task.units])
+    unit = np.concatenate([task.unit for task in tasks])
+    columns_by_rule = {}
     for name in names:
-        measured = [part.columns.get(name, {}) for part in ordered]
-        columns = {key: np.concatenate([columns[key] for columns in measured]) for key in measured[0]}
-        found[name] = {"unit": units} | columns | group(np.concatenate([part.small[name] for part in ordered]), unit)
-    return found
+        by_task = [task.columns.get(name, {}) for task in tasks]
+        columns = {metric: np.concatenate([columns[metric] for columns in by_task]) for metric in by_task[0]}
+        grouped = group(np.concatenate([task.thumbnails[name] for task in tasks]), unit)
+        columns_by_rule[name] = {"unit": units} | columns | grouped
+    return columns_by_rule
+
+
+def keep_or_measure(
+    records: Path,
+    provenances: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    measure_layer: Callable[[str, list[str]], Mapping[str, Columns]],
+    title: str,
+) -> dict[str, dict[str, Columns]]:
+    """Return {layer: {rule: columns}}, read from the folder `records`, or else measured and recorded there.
+
+    provenances: {layer: {rule: what its record is made of}}, which decides what is measured, and the order.
+    measure_layer: takes a layer and the rules that have no record. title: names the work in the progress.
+    All records are read before any work, so that one of something else is refused at once.
+    Raises RecordMismatch, naming the difference, for such a record, BadInput for one that cannot be read.
+    """
+    kept = {
+        layer: {rule: load_columns(record_path(records, layer, rule), expected) for rule, expected in by_rule.items()}
+        for layer, by_rule in provenances.items()
+    }
+    complete: dict[str, dict[str, Columns]] = {}
+    for layer in track(kept, title, len(kept), unit="layers"):
+        missing = [rule for rule, columns in kept[layer].items() if columns is None]
+        measured = measure_layer(layer, missing) if missing else {}
+        for rule in missing:
+            save_columns(record_path(records, layer, rule), measured[rule], provenances[layer][rule])
+        complete[layer] = {
+            rule: measured[rule] if columns is None else columns for rule, columns in kept[layer].items()
+        }
+    return complete
+
+
+def record_path(records: Path, layer: str, rule: str) -> Path:
+    """Return the file in the folder `records` that keeps a layer's units as measured by a rule."""
+    return records / f"{safe_name(layer)}.{safe_name(rule)}.parquet"

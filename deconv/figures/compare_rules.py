@@ -1,4 +1,4 @@
-"""Charts of measured reconstructions: metrics by layer, the table, games by share of pixels, and units as pictures."""
+"""Charts of measured reconstructions: metrics by layer, the table, insertion and deletion curves, units as pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, curve_column
-from deconv.compare.sufficiency import FILLS, GAMES, SHARES
+from deconv.compare.sufficiency import CURVES, FILLS, SHARES
 from deconv.figures import display, tiles
 from deconv.projection.rules import RULES
 
@@ -25,11 +25,11 @@ OTHER = "#7b3fa0"
 GREYS = ("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#ff9f40", "#a0a0a0", "#000000")
 MARKERS = "sv^<>Dxo"
 BETTER = {1: "higher is better", -1: "lower is better", 0: ""}
-GAME_TITLES = {
-    ("keep", "blur"): "only the strongest pixels,\non the blurred patch",
-    ("keep", "mean"): "only the strongest pixels,\non its mean colour",
-    ("remove", "blur"): "strongest pixels\nblurred",
-    ("remove", "mean"): "strongest pixels set to\nthe mean colour",
+CURVE_TITLES = {
+    ("insertion", "blur"): "only the strongest pixels,\non the blurred patch",
+    ("insertion", "mean"): "only the strongest pixels,\non its mean colour",
+    ("deletion", "blur"): "strongest pixels\nblurred",
+    ("deletion", "mean"): "strongest pixels set to\nthe mean colour",
 }
 Summary = Mapping[str, Any]
 
@@ -113,21 +113,21 @@ def _row(axes: Axes, row: int, cells: Sequence[Any], better: int) -> None:
         axes.text(column + 0.5, row + 0.77, interval, ha="center", va="center", fontsize=6.5, color="0.25")
 
 
-def game_curves(layers: Summary, rules: Sequence[str], most: int = 5) -> Figure:
+def curves(layers: Summary, rules: Sequence[str], most: int = 5) -> Figure:
     """What is left of the activation when only, or all but, the strongest pixels are shown; at most `most` layers."""
     picked = [list(layers)[n] for n in np.unique(np.linspace(0, len(layers) - 1, most).round().astype(int))]
     figure = Figure(figsize=(2.9 * len(picked) + 0.6, 10.2), layout="constrained")
     grid = figure.subplots(4, len(picked), squeeze=False, sharex=True)
     shares = [0.0, *SHARES, 1.0]
-    games = [(game, fill) for game in GAMES for fill in FILLS]
-    for row, (game, fill) in zip(grid, games, strict=True):
+    kinds = [(curve, fill) for curve in CURVES for fill in FILLS]
+    for row, (curve, fill) in zip(grid, kinds, strict=True):
         for axes, layer in zip(row, picked, strict=True):
             for rule in rules:
-                found = [layers[layer][rule][curve_column(game, fill, share)]["mean"] for share in shares]
+                found = [layers[layer][rule][curve_column(curve, fill, share)]["mean"] for share in shares]
                 axes.plot(np.sqrt(shares), np.array(found, dtype=float), **style(rule))
             axes.grid(alpha=0.25)
             axes.tick_params(labelsize=7)
-        row[0].set_ylabel(GAME_TITLES[game, fill], fontsize=9)
+        row[0].set_ylabel(CURVE_TITLES[curve, fill], fontsize=9)
     for axes, layer in zip(grid[0], picked, strict=True):
         axes.set_title(layer, fontsize=10, weight="bold")
     for axes in grid[-1]:

@@ -13,9 +13,10 @@ from deconv.models.zfnet import PAPER_MAPS, ConvNet, convnet
 def krizhevsky(
     classes: int = 1000, maps: Sequence[int] = PAPER_MAPS, widths: Sequence[int] = (4096, 4096), lrn: bool = True
 ) -> ConvNet:
-    """11x11 stride 4 in layer 1, for images (N, 3, 224, 224): maps of 55, 27, 27, 13, 13, 13, 13 and 6 pixels.
+    """Return the network for images (N, 3, 224, 224): maps of 55, 27, 27, 13, 13, 13, 13 and 6 pixels.
 
-    Layer 1 is padded by 2 and layer 2 has stride 1 and padding 2, so that every pool covers its map exactly.
+    Layer 1 has 11x11 filters of stride 4. It is padded by 2 and layer 2 has stride 1 and padding 2, so that every pool
+    covers its map exactly.
     """
     return convnet((11, 4, 2), (5, 1, 2), maps, widths, classes, image_size=224, lrn=lrn)
 
@@ -23,9 +24,10 @@ def krizhevsky(
 def krizhevsky64(
     classes: int = 200, maps: Sequence[int] = PAPER_MAPS, widths: Sequence[int] = (1280, 1280), lrn: bool = False
 ) -> ConvNet:
-    """11x11 stride 4 in layer 1, for images (N, 3, 64, 64): maps of 15, 15, 7, 7, 7, 7 and 3 pixels.
+    """Return the network for images (N, 3, 64, 64): maps of 15, 15, 7, 7, 7, 7 and 3 pixels.
 
-    Pool 1 is left out, since layer 1's maps are already as small as `zfnet64`'s after it: layers 2 to 8 have exactly
-    the shapes and the receptive fields (27 pixels in layer 2) of `zfnet64`, and the two differ in layer 1 alone.
+    Layer 1 has 11x11 filters of stride 4. Pool 1 is left out, since layer 1's maps are already as small as `zfnet64`'s
+    after it: layers 2 to 8 have exactly the shapes and the receptive fields (27 pixels in layer 2) of `zfnet64`, and
+    the two differ in layer 1 alone.
     """
     return convnet((11, 4, 3), (5, 1, 2), maps, widths, classes, image_size=64, lrn=lrn, pools=(2, len(maps)))

@@ -1,4 +1,4 @@
-"""Weights in files: read without running code, and put into a network only if every tensor fits."""
+"""Weights in files: read without running code, and put into a network only if every tensor fits it."""
 
 from __future__ import annotations
 
@@ -12,35 +12,44 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from deconv.errors import BadInput, DeconvError, UnknownName, nearest
+from deconv.errors import BadInput, DeconvError, UnknownName, nearest, shown
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+"""What the names of files of weights end in."""
+MOST_NAMES = 3
+"""Tensors that a message names of each fault."""
 
 
 def is_file_name(weights: str | PathLike[str]) -> bool:
-    """Whether this names a file rather than a set of weights: a Path, known suffix, slash, or existing file."""
+    """Return whether this names a file rather than a set of weights.
+
+    It does if it is a Path, has one of SUFFIXES or a slash, or if there is such a file.
+
+    >>> is_file_name("shipped"), is_file_name("trained.safetensors")
+    (False, True)
+    """
     text = str(weights)
     return not isinstance(weights, str) or text.endswith(SUFFIXES) or "/" in text or os.path.isfile(text)
 
 
 def unknown_weights(model: str, weights: object, choices: Iterable[str]) -> UnknownName:
-    """The error to raise for a set of weights that a model does not have; names the possible ones."""
-    possible = list(choices)
+    """Return the error of a set of weights that a model does not have, with those that it has."""
+    names = list(choices)
     return UnknownName(
-        f"unknown weights {weights!r} for {model}; expected {', '.join(possible)}, or the path of a .safetensors or "
-        f".pth file{nearest(str(weights), possible)}"
+        f"unknown weights {shown(weights, quoted=True)} for {model}; expected {', '.join(names)}, or the path of a "
+        f".safetensors or .pth file{nearest(str(weights), names)}"
     )
 
 
 def randomly(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A new network in eval mode whose random weights depend on the seed alone; torch's generator is left as it was."""
+    """Make a network in eval mode whose random weights depend on the seed alone; torch's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make().eval()
 
 
 def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
-    """The tensors, by name, in a .safetensors file or in one that torch.save wrote; no code in it is run.
+    """Return the tensors, by name, of a .safetensors file or of one that torch.save wrote; no code in it is run.
 
     Raises BadInput for a file that is missing, cut, or holds anything but named tensors.
     """
@@ -65,11 +74,11 @@ def _load_pth(file: Path) -> object:
 
 
 def _refuse_packed(file: Path) -> None:
-    """torch.save packs nothing; what is packed, or overlaps, can be a thousand times larger than its file."""
+    """Refuse a compressed file, which torch.save never writes: it can unpack to a thousand times its size."""
     if not zipfile.is_zipfile(file):
         return
     with zipfile.ZipFile(file) as archive:
-        unpacked = sum(part.file_size for part in archive.infolist())
+        unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > file.stat().st_size:
         raise BadInput(
             f"the weights file {file} would unpack to {unpacked} bytes; expected no more than it has, as torch.save "
@@ -78,24 +87,36 @@ def _refuse_packed(file: Path) -> None:
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Copy the tensors into the module; raises BadInput, naming `origin`, unless names, shapes and values are sound."""
-    wanted = module.state_dict()
+    """Copy the tensors into the module.
+
+    Raises BadInput, naming `origin`, unless they are exactly the module's own, by name, shape and kind, and finite.
+    """
+    expected = module.state_dict()
     # Files from before batch norm counted its batches lack these; torch fills them in.
-    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
-    shared = [name for name in wanted if name in tensors]
-    alike = [name for name in shared if _is_alike(tensors[name], wanted[name])]
-    faults = {
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    faults: dict[str, list[str]] = {
         "missing": missing,
-        "not in the network": [name for name in tensors if name not in wanted],
-        "of another shape": [_shapes(n, tensors[n], wanted[n]) for n in shared if tensors[n].shape != wanted[n].shape],
-        "of another kind": [_kinds(n, tensors[n], wanted[n]) for n in shared if not _is_kin(tensors[n], wanted[n])],
-        "with NaN or infinite values": [name for name in alike if not torch.isfinite(tensors[name].float()).all()],
+        "not in the network": [name for name in tensors if name not in expected],
+        "of another shape": [],
+        "of another kind": [],
+        "with NaN or infinite values": [],
     }
-    found = "; ".join(f"{len(names)} {fault} ({_few(names)})" for fault, names in faults.items() if names)
-    if found:
+    for name in (name for name in expected if name in tensors):
+        tensor, own = tensors[name], expected[name]
+        same_shape, same_kind = tensor.shape == own.shape, _is_same_kind(tensor, own)
+        if not same_shape:
+            faults["of another shape"].append(f"{name} {tuple(tensor.shape)}, not {tuple(own.shape)}")
+        if not same_kind:
+            kind = f"{tensor.dtype} {tensor.layout} on {tensor.device}"
+            faults["of another kind"].append(f"{name} {kind}, not {own.dtype} torch.strided on cpu")
+        # The values of any other shape or kind may be more than memory holds.
+        if same_shape and same_kind and not torch.isfinite(tensor.float()).all():
+            faults["with NaN or infinite values"].append(name)
+    if any(faults.values()):
+        texts = (f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names)
         raise BadInput(
-            f"the weights in {origin} do not fit {type(module).__name__}: tensors {found}; expected finite values for "
-            "exactly its tensors: give weights that were saved from this architecture"
+            f"the weights in {origin} do not fit {type(module).__name__}: tensors {'; '.join(texts)}; expected finite "
+            "values for exactly its tensors: give weights that were saved from this architecture"
         )
     module.load_state_dict(tensors)
 
@@ -111,24 +132,11 @@ def _state_dict(content: object, origin: str) -> dict[str, torch.Tensor]:
     )
 
 
-def _is_alike(given: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Of the same shape and kind; the values of any other may be more than memory holds."""
-    return given.shape == wanted.shape and _is_kin(given, wanted)
+def _is_same_kind(tensor: torch.Tensor, own: torch.Tensor) -> bool:
+    """Return whether a tensor is dense in memory, and floating point just where the network's own is."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return dense and tensor.is_floating_point() == own.is_floating_point() and not tensor.is_complex()
 
 
-def _is_kin(given: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Dense in memory, and floating point just where the other is."""
-    dense = given.layout == torch.strided and given.device.type == "cpu" and not given.is_quantized
-    return dense and given.is_floating_point() == wanted.is_floating_point() and not given.is_complex()
-
-
-def _kinds(name: str, given: torch.Tensor, wanted: torch.Tensor) -> str:
-    return f"{name} {given.dtype} {given.layout} on {given.device}, not {wanted.dtype} torch.strided on cpu"
-
-
-def _shapes(name: str, given: torch.Tensor, wanted: torch.Tensor) -> str:
-    return f"{name} {tuple(given.shape)}, not {tuple(wanted.shape)}"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")

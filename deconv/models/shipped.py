@@ -22,17 +22,23 @@ NETWORKS: dict[str, Callable[..., ConvNet]] = {
     "krizhevsky": krizhevsky,
 }
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-SHA256 = {  # of weights/<name>.safetensors, for each network that has them
+"""The folder of the weights that travel with the package."""
+SHA256 = {
     "zfnet64": "f3d081c822e78796a27b8d8701cb5ba29abfc333f3ee24202ba21d9cccdee659",
 }
+"""The SHA-256 of weights/<name>.safetensors, for each network that has such a file."""
 
 
 def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = False, **sizes: Any) -> ConvNet:
-    """The network `name` in eval mode, in float32; weights "shipped", "random" (by `seed`) or a file.
+    """Return the network `name` in eval mode, in float32.
 
+    weights: "shipped", "random", which `seed` decides, or the path of a file.
+    trunk: whether to leave the classifier away, for images of any size.
     sizes: `classes`, `maps` and `widths` as the network's function takes them.
-    trunk: without the classifier, for images of any size.
-    Raises UnknownName and BadInput as `deconv.models.build` says.
+    Raises UnknownName and BadInput as `deconv.models.build` does.
+
+    >>> build("zfnet64", "shipped", seed=0)(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 200])
     """
     choices = [*(["shipped"] if name in SHA256 else []), "random"]
     if weights not in choices and not is_file_name(weights):
@@ -47,17 +53,20 @@ def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = Fals
 
 
 def class_names() -> list[str]:
-    """The 200 classes of Tiny ImageNet in the order of the shipped networks' outputs."""
+    """Return the 200 classes of Tiny ImageNet in the order of the shipped networks' outputs."""
     return (WEIGHTS / "tiny-imagenet-200.txt").read_text(encoding="utf-8").splitlines()
 
 
 def _shipped_tensors(name: str) -> dict[str, torch.Tensor]:
-    """float16 as in the file; copied into a network they become float32. Raises BadInput for a damaged file."""
+    """Return the tensors of the file, in float16; a network that they are copied into has them in float32.
+
+    Raises BadInput for a file that is missing or damaged.
+    """
     path = WEIGHTS / f"{name}.safetensors"
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
     if found != SHA256[name]:
         raise BadInput(
             f"the weights {path} are not the ones that deconv ships (sha256 {found}, expected {SHA256[name]}): install "
-            "deconvnet again, or give weights=PATH or weights=random"
+            'deconvnet again, or give weights="random" or the path of a file'
         )
     return read_tensors(path)

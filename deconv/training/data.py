@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 from torch.nn import functional
 
 from deconv.errors import BadInput
@@ -15,22 +17,34 @@ from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
 
 DECODE_AT_ONCE = 256
+"""Images that are decoded before they are copied into place."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Input images (N, H, W, 3) uint8, square, their classes (N,) int64, and the preprocessing that they are of."""
+    """N square input images, their N classes, and the preprocessing that made them.
 
-    images: torch.Tensor
-    labels: torch.Tensor
+    Raises BadInput unless there are images, all square, with one class each.
+
+    >>> data = Labelled(
+    ...     torch.zeros(5, 64, 64, 3, dtype=torch.uint8),
+    ...     torch.tensor([0, 1, 0, 1, 1]),
+    ...     Preprocessing((64, 64), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    ... )
+    >>> len(data), data.side
+    (5, 64)
+    """
+
+    images: UInt8[Tensor, "N H W 3"]
+    labels: Int64[Tensor, " labels"]
     preprocessing: Preprocessing
 
     def __post_init__(self) -> None:
-        given = tuple(self.images.shape)
-        if len(given) != 4 or given[1] != given[2] or given[3] != 3 or given[0] != len(self.labels) or not given[0]:
+        shape = tuple(self.images.shape)
+        if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[0] != len(self.labels) or not shape[0]:
             raise BadInput(
-                f"images {given} and labels {tuple(self.labels.shape)}; training needs (N, S, S, 3) and (N,), square "
-                "frames and one label for each: give model.size=[64,64] or the like"
+                f"images {shape} and labels {tuple(self.labels.shape)}; expected (N, S, S, 3) and (N,), square images "
+                "and one label for each: give a Preprocessing of a square size, such as size=(64, 64)"
             )
 
     def __len__(self) -> int:
@@ -38,12 +52,12 @@ class Labelled:
 
     @property
     def side(self) -> int:
-        """The input images' height and width, in pixels."""
+        """The height and width of the input images, in pixels."""
         return int(self.images.shape[1])
 
 
 def load(source: Source, preprocessing: Preprocessing, indices: Sequence[int] | None = None) -> Labelled:
-    """All images of the source, or those of `indices`, decoded into memory: H x W x 3 bytes each.
+    """Decode all images of a source, or those of `indices`, into memory: H x W x 3 bytes each.
 
     Unreadable images are left out, with a warning. Raises BadInput for a source without labels, a preprocessing
     without a size, no images, or more than half of them unreadable.
@@ -62,26 +76,29 @@ def load(source: Source, preprocessing: Preprocessing, indices: Sequence[int] | 
 
 
 def split(count: int, held_out: float) -> tuple[list[int], list[int]]:
-    """The numbers 0 to count - 1 in two: to train on, and evenly spaced to validate on; 0.1 is every tenth.
+    """Part the numbers 0 to count - 1 in those to train on and those, evenly spaced, to validate on.
 
-    Raises BadInput unless `held_out` is a share that leaves images on both sides.
+    held_out: the fraction to validate on. Raises BadInput unless it leaves images on both sides.
+
+    >>> split(10, held_out=0.2)
+    ([0, 1, 2, 3, 5, 6, 7, 8], [4, 9])
     """
-    share = held_out if 0 < held_out < 1 else 0.0
-    held = [number for number in range(count) if int((number + 1) * share) > int(number * share)]
-    if not held:  # a share below 1 leaves the first image to train on
+    fraction = held_out if 0 < held_out < 1 else 0.0
+    validating = [number for number in range(count) if int((number + 1) * fraction) > int(number * fraction)]
+    if not validating:  # a fraction below 1 leaves the first image to train on
         raise BadInput(
-            f"held_out={held_out} of {count} images: expected a share between 0 and 1 that leaves images to train "
-            "on and to validate on, as 0.1"
+            f"held_out={held_out} of {count} images: expected a fraction between 0 and 1 that leaves images to train "
+            "on and to validate on, such as 0.1"
         )
-    return sorted(set(range(count)) - set(held)), held
+    return sorted(set(range(count)) - set(validating)), validating
 
 
 def shuffled_crops(
     data: Labelled, size: int, crop_range: tuple[int, int], batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One shuffled epoch of (crops (batch_size, size, size, 3) uint8, classes); the last incomplete batch is left out.
+) -> Iterator[tuple[UInt8[Tensor, "batch size size 3"], Int64[Tensor, " batch"]]]:
+    """Yield one shuffled epoch of crops and their classes; the last batch is left out if it is not full.
 
-    Each batch draws one crop side from `crop_range` (pixels, inclusive); each image its own place and flip.
+    Each batch draws one side of its crops from `crop_range` (pixels, inclusive), each image its own position and flip.
     """
     order = torch.randperm(len(data), generator=generator)
     for chosen in order.split(batch_size):
@@ -90,9 +107,9 @@ def shuffled_crops(
 
 
 def random_crops(
-    images: torch.Tensor, size: int, crop_range: tuple[int, int], generator: torch.Generator
-) -> torch.Tensor:
-    """Crops of images (n, H, W, 3) uint8 as (n, size, size, 3), each at its own place and half of them mirrored."""
+    images: UInt8[Tensor, "n H W 3"], size: int, crop_range: tuple[int, int], generator: torch.Generator
+) -> UInt8[Tensor, "n size size 3"]:
+    """Cut a square from each image, at a random position and mirrored with probability 0.5, and resize it to `size`."""
     n, height, width = images.shape[:3]
     side = int(torch.randint(crop_range[0], crop_range[1] + 1, (), generator=generator))
     along = torch.arange(side)
@@ -104,6 +121,6 @@ def random_crops(
     return crops if side == size else _resize(crops, size)
 
 
-def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
+def _resize(images: Tensor, size: int) -> Tensor:
     pixels = images.permute(0, 3, 1, 2)
     return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)

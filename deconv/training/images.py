@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deconv.errors import BadInput
+from deconv.errors import BadInput, bad_value
 from deconv.images import Source, open_source, require_labels
 from deconv.images.cached import cached
 from deconv.images.preprocessing import Preprocessing
+from deconv.records.provenance import Provenance, digest
 from deconv.training.data import Labelled, load, split
 
-PLACE_KEYS = {"folder": "root", "webdataset": "urls"}
+LOCATION_OPTIONS = {"folder": "root", "webdataset": "urls"}
+"""The option of `open_source` that says where images are, by the kind of source."""
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """A labelled source to train on, and another to validate on, or None and the share held out of the first."""
+    """A labelled source to train on, and another to validate on, or None and the fraction held out of the first."""
 
     source: Source
     validation: Source | None
@@ -27,19 +28,19 @@ class TrainingImages:
 
     @property
     def classes(self) -> int:
-        """The number of classes: the largest label and one."""
+        """The number of classes: one more than the largest label."""
         return max(require_labels(self.source)) + 1
 
-    def provenance(self) -> dict[str, Any]:
-        """What identifies the images and their classes, in plain values."""
-        validation = self.held_out if self.validation is None else _identity(self.validation)
-        return {"training": _identity(self.source), "validation": validation}
+    def provenance(self) -> Provenance:
+        """Return what identifies the images and their classes: {"training": ..., "validation": ...}."""
+        validation = self.held_out if self.validation is None else _provenance(self.validation)
+        return {"training": _provenance(self.source), "validation": validation}
 
     def decoded(self, preprocessing: Preprocessing, cache: str | Path | None = None) -> tuple[Labelled, Labelled]:
-        """The images to train on and to validate on, in memory; through the cache of input images in the folder
-        `cache`, if any.
+        """Return the images to train on and those to validate on, decoded into memory.
 
-        Raises BadInput as `deconv.training.data.load` and `split` do.
+        cache: a folder that keeps the decoded images for the next run; None keeps none. Raises BadInput as
+        `deconv.training.data.load` and `split` do.
         """
         source, others = self.source, self.validation
         if cache is not None:
@@ -52,27 +53,27 @@ class TrainingImages:
 
 
 def open_images(source: Mapping[str, Any], validation: str | None, held_out: float) -> TrainingImages:
-    """The images of a source, given as `open_source` takes it, and those to validate on.
+    """Return the images of a source, given as `open_source` takes it, and those to validate on.
 
-    validation: another place of the same kind of source (urls for webdataset, root for folder); None holds out a share.
-    Raises BadInput for a source without labels, and for other classes in the other place.
+    validation: where another source of the same kind is, the urls of a webdataset or the root of a folder; None holds
+    out the fraction `held_out` of the first. Raises BadInput for a source without labels, and for a validation source
+    of other classes or of a kind that has no location.
     """
     images = open_source(**source)
     require_labels(images)
     if validation is None:
         return TrainingImages(images, None, held_out)
-    if source["name"] not in PLACE_KEYS:
-        raise BadInput(f"validation={validation}: source={source['name']} has no such places; leave it null")
-    others = open_source(**{**source, PLACE_KEYS[source["name"]]: validation})
+    if source["name"] not in LOCATION_OPTIONS:
+        raise bad_value("validation", validation, f"None, as the source {source['name']} is in one place alone")
+    others = open_source(**{**source, LOCATION_OPTIONS[source["name"]]: validation})
     require_labels(others)
     if others.class_names != images.class_names:
         raise BadInput(
-            f"the classes of validation={validation} are {others.class_names}; expected those trained on, "
-            f"{images.class_names}: give both the same"
+            f"the classes of the validation images in {validation} are {others.class_names}; expected those trained "
+            f"on, {images.class_names}: give both the same"
         )
     return TrainingImages(images, others, held_out)
 
 
-def _identity(source: Source) -> dict[str, str]:
-    labels = hashlib.sha256(repr(require_labels(source)).encode()).hexdigest()
-    return {"source": source.name, "content": source.content_hash, "labels": labels}
+def _provenance(source: Source) -> Provenance:
+    return {**source.provenance(), "labels": digest(require_labels(source))}

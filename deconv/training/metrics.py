@@ -17,10 +17,10 @@ TIMES = ("seconds", "images_per_s")
 
 @dataclass(frozen=True)
 class Row:
-    """One epoch's metrics: losses in nats, accuracies as shares; `train` of the crops seen, `val` of whole images.
+    """One epoch's metrics: losses in nats, accuracies in 0..1, of the training crops and of whole validation images.
 
-    The times are of this machine at that hour: they count for no comparison and stand in no file that must come out
-    the same twice.
+    lr: the learning rate of the last step.  seconds, images_per_s: how long the pass over the crops took; two runs
+    differ in these alone, so they are not compared and not written where equal runs must leave equal bytes.
     """
 
     epoch: int
@@ -34,7 +34,7 @@ class Row:
     images_per_s: float = field(default=0.0, compare=False)
 
     def line(self, epochs: int, seconds_left: float) -> str:
-        """The epoch as a line of the log."""
+        """Return the epoch as a line of the log; epochs: how many the run has."""
         return (
             f"epoch {self.epoch} of {epochs}: training loss {self.train_loss:.3f}, top-1 {self.train_top1:.1%}; "
             f"validation loss {self.val_loss:.3f}, top-1 {self.val_top1:.1%}, top-5 {self.val_top5:.1%}; "
@@ -43,27 +43,38 @@ class Row:
 
 
 class RunningMeans:
-    """Mean loss and share of right answers over the images of an epoch so far, and how many a second."""
+    """The mean loss and the accuracy over the images of an epoch so far, and the images per second.
+
+    >>> means = RunningMeans()
+    >>> means.add(images=128, loss=2.0, right=32)
+    >>> print(means)
+    loss 2.000, top-1 25.0%
+    """
 
     def __init__(self) -> None:
-        self.seen, self.loss_sum, self.right = 0, 0.0, 0
+        self.images, self.loss_sum, self.right = 0, 0.0, 0
         self.started = time.monotonic()
 
     def add(self, images: int, loss: float, right: int) -> None:
-        """One step's number of images, mean loss and number of right answers."""
-        self.seen, self.loss_sum, self.right = self.seen + images, self.loss_sum + images * loss, self.right + right
+        """Add one step: its number of images, their mean loss, and the number of right answers."""
+        self.images += images
+        self.loss_sum += images * loss
+        self.right += right
 
     @property
     def loss(self) -> float:
-        return self.loss_sum / max(1, self.seen)
+        """The mean loss in nats."""
+        return self.loss_sum / max(1, self.images)
 
     @property
     def top1(self) -> float:
-        return self.right / max(1, self.seen)
+        """The fraction of right answers."""
+        return self.right / max(1, self.images)
 
     @property
     def images_per_s(self) -> float:
-        return self.seen / max(1e-9, time.monotonic() - self.started)
+        """The images per second since the epoch began."""
+        return self.images / max(1e-9, time.monotonic() - self.started)
 
     def __str__(self) -> str:
         return f"loss {self.loss:.3f}, top-1 {self.top1:.1%}"

@@ -76,30 +76,39 @@ _LIMITS = {
 }
 
 
-def learning_rate(settings: Settings, epochs_done: float, top1: Sequence[float]) -> float:
-    """The rate after `epochs_done` epochs (a fraction within one), given validation top-1 of the finished epochs."""
+WARMUP_LEAD = 0.02
+"""Epochs that the rise of the learning rate is ahead, so that the first step has a rate above 0: of a warm-up of 0.3
+epochs it is 7 %, and 8 steps of the 391 that 50,000 images in batches of 128 make."""
+
+
+def learning_rate(settings: Settings, epochs_done: float, val_top1: Sequence[float]) -> float:
+    """Return the rate after `epochs_done` epochs, a fraction within one, given validation top-1 of the finished ones.
+
+    >>> [learning_rate(Settings(epochs=30, lr=0.03), done, []) for done in (1.0, 25.0)]
+    [0.03, 0.015]
+    """
     if settings.schedule == "plateau":
-        return settings.lr * 0.1 ** _stalls(top1, settings.patience)
-    rise = min(1.0, (epochs_done + 0.02) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
+        return settings.lr * 0.1 ** _stalls(val_top1, settings.patience)
+    rise = min(1.0, (epochs_done + WARMUP_LEAD) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
     if settings.schedule == "trapezoid":
         fall = (settings.epochs - epochs_done) / settings.decay_epochs if settings.decay_epochs else 1.0
         return settings.lr * min(rise, fall)
     if epochs_done < settings.warmup_epochs:
         return settings.lr * rise
-    share = (epochs_done - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
-    return settings.lr * (1 + math.cos(math.pi * share)) / 2
+    fraction = (epochs_done - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
+    return settings.lr * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def dropout_rate(settings: Settings, epoch: int) -> float:
-    """The rate during an epoch, counted from 1: 0 in the first, the full one after `dropout_epochs`."""
-    share = (epoch - 1) / settings.dropout_epochs if settings.dropout_epochs else 1.0
-    return settings.dropout * min(1.0, share)
+    """Return the rate of dropout during an epoch, counted from 1: 0 in the first, in full after `dropout_epochs`."""
+    fraction = (epoch - 1) / settings.dropout_epochs if settings.dropout_epochs else 1.0
+    return settings.dropout * min(1.0, fraction)
 
 
-def _stalls(top1: Sequence[float], patience: int) -> int:
-    """How often `patience` epochs in a row brought nothing better; the count starts anew after each lowering."""
+def _stalls(val_top1: Sequence[float], patience: int) -> int:
+    """Count how often `patience` epochs in a row brought nothing better; the wait starts anew after each time."""
     stalls, best, waited = 0, -1.0, 0
-    for value in top1:
+    for value in val_top1:
         waited = 0 if value > best else waited + 1
         best = max(best, value)
         if waited == patience:

@@ -15,10 +15,12 @@ from torch import nn
 from deconv.errors import BadInput, RecordMismatch
 from deconv.files import write_whole
 from deconv.models.loading import load_into
+from deconv.records.provenance import Provenance, check_same, plain
 from deconv.training.metrics import Row, save_metrics
 from deconv.training.recipe import Settings
 
 MAY_CHANGE_ON_RESTART = ("epochs", "decay_epochs", "whole_epochs", "snapshots")
+KEYS = {"model", "optimizer", "rows", "settings", "provenance"}
 
 
 def save(
@@ -29,7 +31,7 @@ def save(
     settings: Settings,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Weights, a snapshot where one is asked for, metrics, curves, and last the state that `restore` goes on from."""
+    """Write weights, a snapshot where one is asked for, metrics, and last the state that `restore` goes on from."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = safetensors.torch.save(weights)
     if len(rows) in settings.snapshots:
@@ -41,7 +43,7 @@ def save(
         "optimizer": optimizer.state_dict(),
         "rows": [asdict(row) for row in rows],
         "settings": asdict(settings),
-        "provenance": dict(provenance),
+        "provenance": plain(provenance),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -51,16 +53,17 @@ def save(
 def restore(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings, provenance: Mapping[str, Any]
 ) -> list[Row]:
-    """Load a saved state into model and optimizer and return the finished epochs; none if there is no file.
+    """Load a saved state into model and optimizer, and return the finished epochs; none if there is no file.
 
-    Raises RecordMismatch for a run of other settings, images or a longer one, BadInput for a file that cannot be read.
+    Settings of MAY_CHANGE_ON_RESTART may differ from those of the state. Raises RecordMismatch, naming the difference,
+    for a run of other settings or images and for a longer one, BadInput for a file that cannot be read.
     """
     if not path.is_file():
         return []
-    state = _read(path)
+    state = _read(path, provenance)
     may_differ = {name: getattr(settings, name) for name in MAY_CHANGE_ON_RESTART}
-    _check_same(path, {**state["settings"], **may_differ}, asdict(settings))
-    _check_same(path, state["provenance"], dict(provenance))
+    found = {**state["provenance"], "settings": {**state["settings"], **may_differ}}
+    check_same(path, found, {**provenance, "settings": asdict(settings)}, "Use the same, or another folder")
     if len(state["rows"]) > settings.epochs:
         raise RecordMismatch(
             f"{path} has {len(state['rows'])} epochs; {settings.epochs} were asked for: use another folder"
@@ -70,21 +73,30 @@ def restore(
     return [Row(**row) for row in state["rows"]]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"model", "optimizer", "rows", "settings", "provenance"} - state.keys()
+        if "made_of" in state:
+            state["provenance"] = _provenance_of_older(state["made_of"], provenance)
+        missing = KEYS - state.keys()
     except Exception as error:  # foreign bytes raise many types
-        raise BadInput(f"{path} cannot be read ({type(error).__name__}); delete it to train from the start") from error
+        raise BadInput(f"{path} cannot be read ({type(error).__name__}): delete it to train from the start") from error
     if missing:
-        raise BadInput(f"{path} lacks {', '.join(sorted(missing))}; delete it to train from the start")
+        raise BadInput(f"{path} lacks {', '.join(sorted(missing))}: delete it to train from the start")
     return state
 
 
-def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise RecordMismatch(
-                f"{path} was trained with {name} {before.get(name)}; this run has {now.get(name)}: use the same, or "
-                "another folder"
-            )
+def _provenance_of_older(made_of: Mapping[str, Any], expected: Mapping[str, Any]) -> Provenance:
+    """Return what an older state says it was made of, as this version says it.
+
+    An older state calls its provenance "made_of", in which images are {"source": name, "content": hash, "labels":
+    hash}. The number of images is filled in from `expected`, and so is the hash of the labels, which was taken another
+    way: the content hash stands for both, since it covers the keys that a folder's classes come from.
+    """
+    found = plain(made_of)
+    for part in ("training", "validation"):
+        older, now = found.get(part), expected.get(part)
+        if isinstance(older, dict) and isinstance(older.get("source"), str) and isinstance(now, dict):
+            source = {**now["source"], "name": older["source"], "content": older["content"]}
+            found[part] = {**now, "source": source}
+    return found

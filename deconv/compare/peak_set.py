@@ -1,0 +1,240 @@
+"""Peaks of one layer: what their units see, and their reconstruction by any rule or control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from torch import Tensor
+
+from deconv.compare import controls
+from deconv.compare.sufficiency import Baselines, measure_baselines
+from deconv.errors import UnknownName
+from deconv.images import Source
+from deconv.images.batches import whole_batches
+from deconv.network import Network
+from deconv.projection import project_together
+from deconv.projection.patches import cut_patches
+from deconv.projection.responses import layer_responses, unit_responses
+from deconv.projection.rules import Rule, as_rule
+from deconv.records import LayerPeaks
+
+IMAGES_AT_ONCE = 64
+"""Images that are decoded between two looks at whether one of them is gone."""
+
+RuleOrControl = str | Rule | Mapping[str, object]
+
+
+class Projection(NamedTuple):
+    """A rule, and whether it projects another unit that fires at the position instead of the peak's own."""
+
+    rule: Rule
+    of_other_unit: bool = False
+
+
+CONTROLS_BY_PROJECTION = {
+    "gradient_times_input": Projection(as_rule("gradient")),
+    "random_switches": Projection(Rule(switches="random")),
+    "other_switches": Projection(Rule(switches="other")),
+    "other_unit": Projection(as_rule("deconvnet"), of_other_unit=True),
+}
+"""The controls that a projection through the same network gives."""
+
+
+@dataclass(frozen=True, eq=False)
+class PeakSet:
+    """N peaks of one layer of a network, and the photographs that they lie in.
+
+    input_images: the photographs, preprocessed; image_ids: their ids, ascending.  peaks: rows of image id, channel,
+    row, col, on the CPU.  random: the same network with its weights shuffled, for the control that needs it.
+    seed: decides what controls draw.
+    """
+
+    network: Network
+    layer: str
+    input_images: UInt8[Tensor, "M 3 H W"]
+    image_ids: Int64[Tensor, " M"]
+    peaks: Int64[Tensor, "N 4"]
+    random: Network | None = None
+    seed: int = 0
+
+    @property
+    def channel(self) -> Int64[Tensor, " N"]:
+        """The unit of each peak."""
+        return self.peaks[:, 1]
+
+    @property
+    def positions(self) -> Int64[Tensor, "N 2"]:
+        """Row and column of each peak on the layer's map."""
+        return self.peaks[:, 2:]
+
+    @cached_property
+    def _cut(self) -> tuple[Tensor, Tensor]:
+        field = self.network.receptive_field(self.layer)
+        box = torch.tensor([field.box(int(row), int(col)) for row, col in self.positions], dtype=torch.int64)
+        patches = cut_patches(self.input_images, self._indices_of(self.peaks[:, 0]), box.view(-1, 4))
+        return patches.pixels, patches.inside
+
+    @cached_property
+    def inside(self) -> Bool[np.ndarray, "N h w"]:
+        """Which pixels of each receptive field lie in the image."""
+        return self._cut[1].numpy()
+
+    @cached_property
+    def patches(self) -> Float64[np.ndarray, "N 3 h w"]:
+        """The patches, in 0..1."""
+        return self._cut[0].numpy() / 255.0
+
+    @cached_property
+    def windows(self) -> Float32[Tensor, "N 3 h w"]:
+        """The patches as the network's input, zero outside the image."""
+        return self.network.needed_preprocessing().normalize(self._cut[0]) * self._cut[1][:, None]
+
+    @cached_property
+    def activations(self) -> Float32[np.ndarray, "N C"]:
+        """What every unit of the layer answers at each peak's position."""
+        return layer_responses(self.network, self.layer, self.windows, self.positions).numpy()
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        """What the insertion and deletion curves of these peaks begin and end with."""
+        return measure_baselines(self.windows.numpy(), self.inside, self.respond)
+
+    @cached_property
+    def others(self) -> PeakSet:
+        """The same positions, each with another unit that fires there."""
+        return self._with_units(controls.another_unit)
+
+    def firing(self) -> PeakSet:
+        """Return the same positions with a unit that fires there in the place of each dead one.
+
+        In a layer whose weights are shuffled, one unit is as good as another.
+        """
+        return self._with_units(controls.firing_unit)
+
+    def _with_units(self, choose: Callable[[np.ndarray, tuple[int, ...], int], int]) -> PeakSet:
+        rows = zip(self.activations, self._peak_keys(), strict=True)
+        peaks = self.peaks.clone()
+        peaks[:, 1] = torch.tensor([choose(answers, peak, self.seed) for answers, peak in rows], dtype=torch.int64)
+        return replace(self, peaks=peaks)
+
+    def respond(self, windows: Float[np.ndarray, "MN 3 h w"]) -> Float32[np.ndarray, " MN"]:
+        """Return the activations of the peaks' units to windows (M * N, 3, h, w): M windows for each peak in turn."""
+        inputs = torch.from_numpy(np.asarray(windows, dtype=np.float32))
+        times = len(inputs) // max(len(self.peaks), 1)
+        positions, channel = self.positions.repeat(times, 1), self.channel.repeat(times)
+        return unit_responses(self.network, self.layer, inputs, positions, channel).numpy()
+
+    def subset(self, which: Tensor) -> PeakSet:
+        """Return the peaks at `which`, a mask or indices."""
+        return replace(self, peaks=self.peaks[which])
+
+    def strongest(self) -> Bool[Tensor, " N"]:
+        """Mark the first, which is the strongest, peak of each unit; a unit's peaks stand together."""
+        first = torch.ones(len(self.peaks), dtype=torch.bool)
+        first[1:] = self.channel[1:] != self.channel[:-1]
+        return first
+
+    def reconstruct(self, rule: RuleOrControl) -> Float32[np.ndarray, "N 3 h w"]:
+        """Return the reconstructions by a rule, or by one of the CONTROLS.
+
+        Raises UnknownName for any other name, and what `deconv.project` raises.
+        """
+        return self.reconstruct_all([rule])[0]
+
+    def reconstruct_all(self, rules: Sequence[RuleOrControl]) -> list[np.ndarray]:
+        """Return what `reconstruct` gives for each of several rules and controls; they share the forward pass."""
+        projections = [self._projection_of(rule) for rule in rules]
+        pixels = self._project([projection for projection in dict.fromkeys(projections) if projection is not None])
+        reconstructions = []
+        for rule, projection in zip(rules, projections, strict=True):
+            if projection is None:
+                reconstructions.append(self._control_picture(str(rule)))
+            elif rule == "gradient_times_input":
+                reconstructions.append(pixels[projection] * self.windows.numpy())
+            else:
+                reconstructions.append(pixels[projection])
+        return reconstructions
+
+    def _projection_of(self, rule: RuleOrControl) -> Projection | None:
+        """Return what is to be projected; None for a control that does not come from this network."""
+        if isinstance(rule, str) and rule in controls.CONTROLS:
+            return CONTROLS_BY_PROJECTION.get(rule)
+        return Projection(as_rule(rule))
+
+    def _control_picture(self, control: str) -> np.ndarray:
+        """Return the pictures (N, 3, h, w) of a control that is no projection through this network."""
+        if control == "random_weights":
+            if self.random is None:
+                raise UnknownName(
+                    "the control 'random_weights' needs a network with shuffled weights: give random=a Network"
+                )
+            return replace(self, network=self.random).firing().reconstruct("deconvnet")
+        if control == "edges":
+            rows = zip(self.patches, self.inside, strict=True)
+            pictures = [controls.edge_picture(patch, inside) for patch, inside in rows]
+        elif control == "random_mask":
+            keys = zip(self.inside, self._peak_keys(), strict=True)
+            pictures = [controls.noise_picture(inside, peak, self.seed) for inside, peak in keys]
+        else:
+            pictures = [controls.centre_picture(inside) for inside in self.inside]
+        return np.stack(pictures).astype(np.float32)
+
+    def _project(self, projections: Sequence[Projection]) -> dict[Projection, np.ndarray]:
+        if not projections:
+            return {}
+        image = self._indices_of(self.peaks[:, 0])
+        lending = any(projection.rule.switches == "other" for projection in projections)
+        used, index = torch.cat([image, self._lenders()] if lending else [image]).unique(return_inverse=True)
+        inputs = self.network.needed_preprocessing().normalize(self.input_images[used])
+        units = [
+            (projection.rule, self.others.channel if projection.of_other_unit else self.channel)
+            for projection in projections
+        ]
+        row, col = self.positions.unbind(1)
+        n = len(self.peaks)
+        records = project_together(
+            self.network, inputs, self.layer, index[:n], row, col, units, switches_of=index[n:] if lending else None
+        )
+        return {projection: record.pixels.numpy() for projection, record in zip(projections, records, strict=True)}
+
+    def _lenders(self) -> Tensor:
+        """Return the indices (N,) of the photographs that lend their switches."""
+        image_ids = self.image_ids.numpy()
+        chosen = [controls.another_image(image_ids, peak, self.seed) for peak in self._peak_keys()]
+        return self._indices_of(torch.tensor(chosen, dtype=torch.int64))
+
+    def _indices_of(self, image_ids: Tensor) -> Tensor:
+        return torch.searchsorted(self.image_ids, image_ids.contiguous())
+
+    def _peak_keys(self) -> list[tuple[int, ...]]:
+        """Return each peak as what the controls' draws depend on."""
+        return [tuple(peak) for peak in self.peaks.tolist()]
+
+
+def gather_peaks(
+    network: Network,
+    images: Source,
+    layer: str,
+    peaks: LayerPeaks,
+    units: list[int],
+    per_unit: int | None = None,
+    random: Network | None = None,
+    seed: int = 0,
+) -> PeakSet:
+    """Return the peaks of some units of a layer, unit by unit and strongest first, with the photographs they lie in.
+
+    per_unit: how many of the strongest peaks of each unit; None for all that were mined. random, seed: as PeakSet has
+    them. Raises BadInput for an image that cannot be read any more.
+    """
+    mined = peaks.score.shape[1]
+    rank = torch.arange(mined).expand_as(peaks.image)[units][peaks.found[units]]
+    rows = torch.stack(peaks.of(units), dim=1)[rank < (mined if per_unit is None else per_unit)]
+    image_ids = rows[:, 0].unique()
+    batches = whole_batches(images, network.needed_preprocessing(), IMAGES_AT_ONCE, image_ids.tolist())
+    return PeakSet(network, layer, torch.cat([batch for _, batch in batches]), image_ids, rows, random, seed)
