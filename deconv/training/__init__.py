@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ def train(
     settings: Settings,
     folder: Path,
     provenance: Mapping[str, Any] | None = None,
+    after_epoch: Callable[[Sequence[Row], Path], object] | None = None,
 ) -> list[Row]:
-    """Train `model` in place, where it is; leave weights, snapshots, metrics, curves and the state in `folder`.
+    """Train `model` in place, where it is; leave weights, snapshots, metrics and the state in `folder`.
 
     After every epoch the whole state is saved; the same call goes on from there and, on the same machine, ends with the
-    same metrics and weights. `provenance` says in plain values what else the run depends on. The model ends in eval
-    mode.
+    same metrics and weights. `provenance` says in plain values what else the run depends on. `after_epoch` is called
+    with the rows of all epochs so far and the folder, as `deconv.figures.train.save_curves` takes them. The model ends
+    in eval mode.
     Raises BadInput if model and data do not fit, DeconvError at a loss that is not a number (the last epoch's state
     stays), RecordMismatch if `folder` holds a run of other settings or of something else.
     """
@@ -51,6 +53,8 @@ def train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_epoch_seed(settings, epoch))  # restarts need no state of the generator
             rows.append(_epoch(model, optimizer, data, validation, settings, rows))
+        if after_epoch is not None:
+            after_epoch(rows, folder)  # before the state is saved: what stands beside it is never older than it
         training_state.save(folder, model, optimizer, rows, settings, provenance or {})
         left = (settings.epochs - epoch) * sum(row.seconds for row in rows) / epoch
         log.info("%s", rows[-1].line(settings.epochs, left))

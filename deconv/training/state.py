@@ -29,7 +29,7 @@ def save(
     settings: Settings,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Weights, a snapshot where one is asked for, metrics, curves, and last the state that `restore` goes on from."""
+    """Weights, a snapshot where one is asked for, metrics, and last the state that `restore` goes on from."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = safetensors.torch.save(weights)
     if len(rows) in settings.snapshots:
