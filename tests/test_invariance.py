@@ -114,4 +114,4 @@ def test_the_figure_has_a_line_and_an_edge_in_one_colour_for_each_image() -> Non
         assert np.isclose(part, 77 / 255).all(axis=2).sum() == 2 * 30 * 40
     assert [label.get_text() for label in pictures.get_xticklabels()] == ["0", "8"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tench", "kite"]
-    assert figure.get_suptitle() == "heading" and figure.get_supxlabel() == "caption"
+    assert figure.legends[0].get_title().get_text() == "heading" and figure.get_supxlabel() == "caption"

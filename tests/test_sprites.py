@@ -40,7 +40,7 @@ def layer_of(units: int, field: int) -> Layer:
 
 def test_a_thumbnail_keeps_its_contrast_and_has_no_hatching() -> None:
     pixels = noise((160, 160))
-    small = pictures.recon_tiles(pixels.recon, 38)
+    small = pictures.recon_tiles(pixels.recon, 38, keep_contrast=True)
     assert small.shape == (9, 38, 38, 3) and small.std() > 40  # noise made smaller after scaling would be flat
     outside = pictures.patch_tiles(pixels.patch, pixels.inside, 38)[1, :17]
     assert np.unique(outside).size == 1 and 128 < outside[0, 0, 0] < 255
@@ -65,7 +65,7 @@ def test_a_smooth_picture_is_saved_at_the_best_quality() -> None:
     with Image.open(io.BytesIO(sheet)) as opened:
         tile = np.asarray(opened.convert("RGB"), dtype=float)[:39, :39].mean(axis=2)
     assert len(sheet) < sprites.SHEET_BYTES / 4
-    assert np.abs(tile - pictures.recon_tiles(ramp, 39)[0].mean(axis=2)).mean() < 4
+    assert np.abs(tile - pictures.recon_tiles(ramp, 39, keep_contrast=True)[0].mean(axis=2)).mean() < 4
 
 
 def test_a_plate_and_a_sheet_hold_the_tiles_where_the_pages_look_for_them(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def photograph(input_image: Tensor) -> bytes:
 
 def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:
     if kind == "recon":
-        return recon_tiles(pixels.recon, side)
+        return recon_tiles(pixels.recon, side, keep_contrast=True)
     return patch_tiles(pixels.patch, pixels.inside, side)
 
 

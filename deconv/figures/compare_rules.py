@@ -25,8 +25,8 @@ UNNAMED_RULE_COLOUR = "tab:purple"
 CONTROL_COLOURS = ("tab:brown", "tab:pink", "tab:gray", "tab:olive", "tab:cyan", "tab:orange", "darkgray", "black")
 CONTROL_MARKERS = "sv^<>Dxo"
 EXTREMES = ("best", "median", "worst")
-UNIT_SIDE, UNIT_GAP = 240, 8
-"""Pixels a side of a tile on the page of units, and between the two of a unit: twice what the page has at its DPI."""
+UNIT_SIDE, UNIT_GAP = 120, 4
+"""Pixels a side of a tile on the page of units, and between the two of a unit; the page shows them about as large."""
 BETTER = {1: "higher is better", -1: "lower is better", 0: ""}
 GAME_TITLES = {
     ("keep", "blur"): "only the strongest pixels,\non the blurred patch",
@@ -57,6 +57,17 @@ def style(rule: str) -> dict[str, Any]:
     }
 
 
+def rule_lines(rules: Sequence[str]) -> list[Line2D]:
+    """Return a line for each rule and control, as a legend has them."""
+    return [Line2D([], [], label=rule, **style(rule)) for rule in rules]
+
+
+def legend_above(figure: Figure, lines: Sequence[Line2D]) -> None:
+    """Put a legend above the charts, in as many columns as fit; the longest label is some 2.8 inches wide."""
+    columns = min(max(int(figure.get_figwidth() / 2.8), 1), 6)
+    figure.legend(handles=list(lines), loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
+
+
 def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
     """One panel a metric: means over units by layer, with 95 % intervals for the rules (controls without, to be read).
 
@@ -74,9 +85,8 @@ def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
         axes.set_xticks(range(len(layers)), layers, rotation=60, fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
         axes.grid(alpha=0.25)
-    handles = [Line2D([], [], label=rule, **style(rule)) for rule in rules]
-    handles.append(Line2D([], [], color="black", linewidth=2, linestyle=":", label="the patches themselves"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=9, frameon=False)
+    patches_line = Line2D([], [], color="black", linewidth=2, linestyle=":", label="the patches themselves")
+    legend_above(figure, [*rule_lines(rules), patches_line])
     return figure
 
 
@@ -148,8 +158,7 @@ def game_curves(layers: Summary, rules: Sequence[str], most: int = 5) -> Figure:
     for axes in grid[-1]:
         axes.set_xticks(np.sqrt(shares), [f"{100 * share:g}" for share in shares])
         axes.set_xlabel("share of pixels, %", fontsize=8)
-    handles = [Line2D([], [], label=rule, **style(rule)) for rule in rules]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=9, frameon=False)
+    legend_above(figure, rule_lines(rules))
     figure.supylabel("activation, as a part of the whole patch's", fontsize=10)
     return figure
 
@@ -189,7 +198,8 @@ def unit_page(
 
     {unit: (3, h, w)}: reconstructions signed, each on its own scale; patches in 0..1.
     """
-    figure = Figure(figsize=(9.4, 1.6 * len(rows) + 0.8), layout="constrained")
+    figure = Figure(figsize=(9.4, 1.6 * len(rows) + 0.8))
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
     title = f"{layer}, {rule}: each unit's strongest reconstruction, and its patch (black: outside the image)"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
     grid = figure.subplots(len(rows), len(EXTREMES), squeeze=False)

@@ -110,7 +110,7 @@ def filters_figure(
             _place_panel(page, top, MARGIN + n * (PANEL_WIDTH + MARGIN), panel, next(letters))
     x = MARGIN + len(lower) * (PANEL_WIDTH + MARGIN)
     page.text(tops[1], x, "Energy of the layer 1 filters by spatial frequency", **PART_TITLE)
-    left, top, bottom = 3 * MARGIN, 2 * MARGIN, 2 * MARGIN  # room for the chart's labels, and for the title above it
+    left, top, bottom = 4 * MARGIN, 2 * MARGIN, 2 * MARGIN  # room for the chart's labels, and for the title above it
     axes = page.axes(tops[1] + top, x + left, heights[1] - top - bottom, PANEL_WIDTH - left - MARGIN)
     _energy_chart(axes, curves, white, width)
     return page.finish()

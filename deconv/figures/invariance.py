@@ -12,8 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from deconv.figures import DPI
-from deconv.figures.page import PART_TITLE, headed
+from deconv.figures.page import HEADING, PART_TITLE, charts
 
 EDGE, SPACE = 4, 2
 """Pixels of the coloured edge around each sample picture, and between two of them."""
@@ -45,7 +44,7 @@ class ChartRow:
 
 def invariance_figure(rows: Sequence[ChartRow], names: Sequence[str], heading: str, caption: str) -> Figure:
     """Draw row under row: sample pictures edged in the colour of their line, then the charts; `names` of the images."""
-    figure = Figure(figsize=(17, 3.9 * len(rows) + 1.3), dpi=DPI, facecolor="white", layout="constrained")
+    figure = charts(17, 3.9 * len(rows) + 1.3, "", caption)
     grid = figure.subplots(len(rows), 1 + len(rows[0].charts), squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
         _samples(axes_row[0], row)
@@ -54,8 +53,9 @@ def invariance_figure(rows: Sequence[ChartRow], names: Sequence[str], heading: s
     for axes, chart in zip(grid[0][1:], rows[0].charts, strict=True):
         axes.set_title(chart.title, fontsize=11)
     lines = grid[0][1].lines[: len(names)]
-    figure.legend(lines, names, loc="outside upper left", ncols=len(names), frameon=False)
-    headed(figure, heading, caption)
+    # The heading is the legend's title: matplotlib would lay a legend above the charts over the figure's own title.
+    legend = figure.legend(lines, names, loc="outside upper left", ncols=len(names), frameon=False, alignment="left")
+    legend.set_title(heading, prop={"size": HEADING["fontsize"], "weight": HEADING["weight"]})
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from deconv.analyses.occlusion import Occlusion
-from deconv.figures import DPI
-from deconv.figures.page import headed
+from deconv.figures.page import charts
 from deconv.figures.pictures import on_grid, recon_tiles
 
 PROJECTION_SIDE, PROJECTION_GAP = 220, 6
@@ -28,7 +28,8 @@ MOST_NAMED = 7
 """Labels that get a colour of their own; the rarer ones are "other"."""
 LABEL_COLOURS = matplotlib.colormaps["tab10"].colors[:MOST_NAMED]  # type: ignore[attr-defined]
 OTHER_LABELS = "0.75"
-PANEL_TITLE: dict[str, Any] = {"fontsize": 10.5, "loc": "left"}
+TITLE_CHARACTERS = 36
+"""Characters of a panel's title that fit above it: at 10.5 points 0.085 inches each, over some 3 inches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +61,17 @@ class OcclusionRow:
 
 def occlusion_figure(rows: Sequence[OcclusionRow], heading: str, caption: str) -> Figure:
     """Draw image under image: (a) with the square, (b) activity, (c) projections, (d) probability, (e) labels."""
-    figure = Figure(figsize=(18, 3.4 * len(rows) + 1), dpi=DPI, facecolor="white", layout="constrained")
+    figure = charts(18, 3.5 * len(rows) + 1, heading, caption)
     grid = figure.subplots(len(rows), 5, squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
         for axes, draw in zip(axes_row, (_image, _activity, _projections, _probability, _labels), strict=True):
             axes.set(xticks=[], yticks=[])
             draw(axes, row)
-    headed(figure, heading, caption)
     return figure
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(textwrap.fill(text, TITLE_CHARACTERS), fontsize=10.5, loc="left")
 
 
 def _image(axes: Axes, row: OcclusionRow) -> None:
@@ -77,19 +81,19 @@ def _image(axes: Axes, row: OcclusionRow) -> None:
     y, x, side = int(row.seen.rows[least_row]), int(row.seen.cols[least_col]), row.seen.square
     colour = (row.colour / 255).tolist()
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, facecolor=colour, edgecolor="none"))
-    axes.set_title(f"(a) {row.title}", **PANEL_TITLE)
+    _title(axes, f"(a) {row.title}")
 
 
 def _activity(axes: Axes, row: OcclusionRow) -> None:
     shown = _over_image(axes, row, row.seen.activity.numpy(), cmap="viridis")
     _colour_bar(axes, shown)
-    axes.set_title(f"(b) activity of {row.seen.layer}, unit {row.seen.unit}", **PANEL_TITLE)
+    _title(axes, f"(b) activity of {row.seen.layer}, unit {row.seen.unit}")
 
 
 def _probability(axes: Axes, row: OcclusionRow) -> None:
     shown = _over_image(axes, row, row.probability.numpy(), cmap="viridis", vmin=0, vmax=1)
     _colour_bar(axes, shown)
-    axes.set_title(f"(d) probability of {row.names[row.label]}", **PANEL_TITLE)
+    _title(axes, f"(d) probability of {row.names[row.label]}")
 
 
 def _over_image(axes: Axes, row: OcclusionRow, values: np.ndarray, **style: Any) -> AxesImage:
@@ -111,9 +115,9 @@ def _edges(first_pixels: Tensor, square: int) -> tuple[float, float]:
 
 
 def _colour_bar(axes: Axes, shown: AxesImage) -> None:
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.01).ax.tick_params(labelsize=7.5, length=2, pad=1)
+    beside = axes.inset_axes((1.015, 0, 0.035, 1))
+    beside.figure.colorbar(shown, cax=beside)
+    beside.tick_params(labelsize=7.5, length=2, pad=1)
 
 
 def _projections(axes: Axes, row: OcclusionRow) -> None:
@@ -122,7 +126,7 @@ def _projections(axes: Axes, row: OcclusionRow) -> None:
     tiles = recon_tiles(torch.stack(list(row.projections[:4])), side)
     axes.imshow(on_grid(tiles, 2, PROJECTION_GAP, places=4))
     axes.add_patch(Rectangle((-0.5, -0.5), side, side, fill=False, edgecolor="tab:red", linewidth=2.5))
-    axes.set_title("(c) that map projected", **PANEL_TITLE)
+    _title(axes, "(c) that map projected")
     axes.spines[:].set_visible(False)
 
 
@@ -140,7 +144,7 @@ def _labels(axes: Axes, row: OcclusionRow) -> None:
         texts.append(f"other ({len(classes) - len(named)}), {_percent(sum(shares[len(named) :]))}")
     handles = [Patch(color=colour) for colour in colours[: len(texts)]]
     axes.legend(handles, texts, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8.5, frameon=False, handlelength=1)
-    axes.set_title("(e) most probable label", **PANEL_TITLE)
+    _title(axes, "(e) most probable label")
 
 
 def _percent(share: float) -> str:

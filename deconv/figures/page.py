@@ -81,7 +81,11 @@ class Page:
         return self.figure
 
 
-def headed(figure: Figure, heading: str, caption: str) -> None:
-    """Write the heading above a figure of charts, and the caption beneath it; its layout must be "constrained"."""
-    figure.suptitle(heading, x=0.01, ha="left", **HEADING)
-    figure.supxlabel(caption, x=0.01, ha="left", **CAPTION)
+def charts(width: float | int, height: float | int, heading: str, caption: str) -> Figure:
+    """Return a figure of so many inches for charts that matplotlib lays out, under a heading and over a caption."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=MARGIN / DPI / 2, h_pad=MARGIN / DPI / 2)
+    side = MARGIN / DPI / 2 / width
+    figure.suptitle(heading, x=side, ha="left", **HEADING)
+    figure.supxlabel(wrapped(caption, round(width * DPI), CAPTION), x=side, ha="left", **CAPTION)
+    return figure

@@ -62,10 +62,15 @@ def as_bytes(pictures: Float[Tensor, "N C h w"]) -> UInt8[Tensor, "N C h w"]:
     return (pictures * 255 + 0.5).to(torch.uint8)
 
 
-def recon_tiles(pixels: Float[Tensor, "N C h w"], side: int) -> UInt8[np.ndarray, "N side side 3"]:
-    """Return signed pixels as tiles, each scaled for display by its own values, the long side filling the tile."""
+def recon_tiles(
+    pixels: Float[Tensor, "N C h w"], side: int, keep_contrast: bool = False
+) -> UInt8[np.ndarray, "N side side 3"]:
+    """Return signed pixels as tiles, each scaled for display by its own values, the long side filling the tile.
+
+    keep_contrast: make pictures smaller before they are scaled, not after it, by which thumbnails would become pale.
+    """
     factor = side / max(pixels.shape[2:])
-    if factor < 1:  # before scaling: thumbnails keep contrast
+    if keep_contrast and factor < 1:
         pixels = F.interpolate(pixels, _size(pixels, factor), mode="bilinear", antialias=True)
     return tiles(as_bytes(display(pixels) if has_colours(pixels.shape[1]) else energy(pixels)), side)
 
