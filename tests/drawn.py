@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
+
+
+def axes_of(figure: Figure) -> list[Any]:
+    """Return all axes of a figure, of no type, so that what they show can be asked of them."""
+    return list(figure.axes)
 
 
 def assert_drawn(folder: Path, *names: str) -> None:

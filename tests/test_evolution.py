@@ -17,6 +17,7 @@ from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_fig
 from deconv.figures.page import TILE
 from deconv.figures.pictures import recon_tiles
 from deconv.records import Patches, Reconstructions
+from tests.drawn import axes_of
 from tests.samples import photographs, with_preprocessing
 
 EPOCHS = [1, 2, 5, 10]
@@ -125,8 +126,8 @@ def test_a_row_has_its_units_cells_and_none_where_it_is_dead() -> None:
     rows = evolution_rows([3, 7], [first, last], patches, torch.tensor([[False, True]]))
     assert [row.label for row in rows] == ["unit 3", "unit 7"] and [row.same for row in rows] == [(False,), (True,)]
     assert rows[0].cells[1] is None and rows[0].patch is None
-    assert np.array_equal(rows[1].cells[0], recon_tiles(first.pixels, TILE)[1])
-    assert np.array_equal(rows[1].cells[1], recon_tiles(last.pixels, TILE)[0])
+    for cell, recon, place in zip(rows[1].cells, (first, last), (1, 0), strict=True):
+        assert cell is not None and np.array_equal(cell, recon_tiles(recon.pixels, TILE)[place])
     assert rows[1].patch is not None and (rows[1].patch == 9).all()
     none_fires = evolution_rows([3], [recon_of([], 4), recon_of([], 4)], None, torch.tensor([[False]]))
     assert none_fires[0].cells == (None, None) and none_fires[0].patch is None
@@ -146,7 +147,7 @@ def test_blocks_stand_two_abreast_and_curves_have_their_layers_shares() -> None:
     where = {text.get_text(): text.get_position() for text in figure.texts}
     assert where["a"][1] == where["b"][1] > where["c"][1] == where["Units that have settled"][1]
     assert where["a"][0] == where["c"][0] < where["b"][0] == where["Units that have settled"][0]
-    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    lines = [line for axes in axes_of(figure) for line in axes.get_lines()]
     assert [line.get_label() for line in lines] == ["a", "b", "c"]
     assert [np.asarray(line.get_ydata()).tolist() for line in lines] == [[0.25], [], [0.75]]
     brightness = [sum(line.get_color()[:3]) for line in lines]

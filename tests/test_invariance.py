@@ -14,6 +14,7 @@ from deconv.errors import BadInput
 from deconv.figures.invariance import Chart, ChartRow, colour_of, invariance_figure
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
+from tests.drawn import axes_of
 
 SIZE = 48
 LOOK = Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -101,7 +102,7 @@ def test_the_figure_has_a_line_and_an_edge_in_one_colour_for_each_image() -> Non
     samples = torch.full((2, 2, 3, 30, 40), 77, dtype=torch.uint8)
     row = ChartRow("(a) translation", [0.0, 8.0], "pixels down", samples, ["0", "8"], charts)
     figure = invariance_figure([row], ["tench", "kite"], "heading", "caption")
-    pictures, *lined = figure.axes
+    pictures, *lined = axes_of(figure)
     for axes, chart in zip(lined, charts, strict=True):
         assert [np.asarray(line.get_ydata()).tolist() for line in axes.lines] == chart.values.tolist()
         assert [line.get_color() for line in axes.lines] == [colour_of(0), colour_of(1)]

@@ -18,6 +18,7 @@ from deconv.analyses.layers import LEFT_OUT, PAPER, Score, compress, draw_splits
 from deconv.errors import BadInput, UnknownName
 from deconv.figures.layers import layers_figure
 from tests import samples
+from tests.drawn import axes_of
 
 LABELS = np.repeat([3, 5, 9], 12)
 
@@ -153,17 +154,17 @@ def test_the_chart_has_a_line_for_each_classifier_with_its_numbers() -> None:
         ("svm", "fc6"): [Score(0.7, 1.0), Score(0.7, 1.0)],
         ("softmax", "fc6"): [Score(0.8, 0.1), Score(0.8, 0.1)],
     }
-    ours, paper = layers_figure(["conv1", "fc6"], scores, "a network", chance=0.1).axes
-    svm, softmax = (bars.lines[0] for bars in ours.containers)  # type: ignore[attr-defined]
+    ours, paper = axes_of(layers_figure(["conv1", "fc6"], scores, "a network", chance=0.1))
+    svm, softmax = (bars.lines[0] for bars in ours.containers)
     assert svm.get_ydata().tolist() == pytest.approx([50, 70]) and svm.get_xdata().tolist() == [0, 1]
     assert softmax.get_ydata().tolist() == pytest.approx([80]) and softmax.get_xdata().tolist() == [1]
     assert svm.get_color() != softmax.get_color()
-    (whiskers, *_) = ours.containers[0].lines[2]  # type: ignore[attr-defined]
+    (whiskers, *_) = ours.containers[0].lines[2]
     assert np.diff(whiskers.get_segments()[0][:, 1]) == pytest.approx([20])
     assert [text.get_text() for text in ours.texts] == ["50.0", "70.0", "80.0"]
     (chance,) = (line for line in ours.lines if line.get_label() == "chance")
     assert np.asarray(chance.get_ydata()).tolist() == pytest.approx([10, 10])
     for bars, (name, values) in zip(paper.containers, PAPER.items(), strict=True):
-        line = bars.lines[0]  # type: ignore[attr-defined]
+        line = bars.lines[0]
         assert line.get_ydata().tolist() == [mean for mean, _ in values.values()], name
     assert [label.get_text() for label in paper.get_xticklabels()] == list(PAPER["svm"])

@@ -13,6 +13,7 @@ from deconv.figures.occlusion import MOST_NAMED, PROJECTION_SIDE, OcclusionRow, 
 from deconv.figures.pictures import recon_tiles
 from deconv.network import Network
 from deconv.projection import project
+from tests.drawn import axes_of
 
 SIDE, BLOB = 40, 5
 RED, GREEN = (9, 24), (28, 6)
@@ -150,7 +151,7 @@ def made_up_row(classes: int = 10) -> OcclusionRow:
 def test_the_figure_shows_the_maps_where_the_square_was() -> None:
     row = made_up_row()
     figure = occlusion_figure([row], "heading", "caption")
-    image, activity, projections, probability, labels = (axes for axes in figure.axes if axes.get_title(loc="left"))
+    image, activity, projections, probability, labels = (axes for axes in axes_of(figure) if axes.get_title(loc="left"))
     (square,) = image.patches
     assert square.get_xy() == (3.5, 7.5) and square.get_width() == 4
     assert square.get_facecolor() == pytest.approx((1, 0, 0.2, 1))
@@ -165,7 +166,7 @@ def test_the_figure_shows_the_maps_where_the_square_was() -> None:
     assert np.array_equal(np.asarray(page.get_array())[:PROJECTION_SIDE, -PROJECTION_SIDE:], tiles[1])
     (frame,) = projections.patches
     assert frame.get_xy() == (-0.5, -0.5) and frame.get_width() == PROJECTION_SIDE
-    assert [len(axes.child_axes) for axes in figure.axes] == [0, 1, 0, 1, 0]  # two maps have a bar of colours
+    assert [len(axes.child_axes) for axes in axes_of(figure)] == [0, 1, 0, 1, 0]  # two maps have a bar of colours
     assert labels.get_legend() is not None
     assert figure.get_suptitle() == "heading" and figure.get_supxlabel() == "caption"
 
@@ -173,7 +174,7 @@ def test_the_figure_shows_the_maps_where_the_square_was() -> None:
 def test_the_rarer_labels_are_one_colour_and_are_counted() -> None:
     row = made_up_row()
     figure = occlusion_figure([row], "heading", "caption")
-    (axes,) = (axes for axes in figure.axes if axes.get_legend() is not None)
+    (axes,) = (axes for axes in axes_of(figure) if axes.get_legend() is not None)
     legend = axes.get_legend()
     assert legend is not None
     texts = [text.get_text() for text in legend.get_texts()]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.patches import Rectangle
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
@@ -16,6 +14,7 @@ from deconv.analyses.transfer import PAPER, class_accuracy, with_new_head
 from deconv.errors import BadInput
 from deconv.figures.transfer import transfer_figure
 from deconv.training.data import Labelled
+from tests.drawn import axes_of
 
 
 def test_a_new_head_changes_the_last_layer_alone() -> None:
@@ -52,15 +51,11 @@ def test_accuracy_counts_every_class_alike() -> None:
     assert balanced_accuracy_score(truth, [1, 1, 1, 1, 0]) == pytest.approx(0.75)
 
 
-def bars_of(axes: Axes) -> list[Rectangle]:
-    return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-
-
 def test_the_chart_has_a_bar_for_each_regime_and_for_each_of_the_papers() -> None:
     figure = transfer_figure({"frozen": [0.5, 0.7], "scratch": [0.25]}, "a network")
-    ours, paper = figure.axes
-    assert [bar.get_height() for bar in bars_of(ours)] == pytest.approx([60, 25])
-    assert [bar.get_height() for bar in bars_of(paper)] == [mean for mean, _ in PAPER.values()]
+    ours, paper = axes_of(figure)
+    assert [bar.get_height() for bar in ours.patches] == pytest.approx([60, 25])
+    assert [bar.get_height() for bar in paper.patches] == [mean for mean, _ in PAPER.values()]
     assert [label.get_text() for label in ours.get_xticklabels()] == ["frozen", "scratch"]
     assert [text.get_text() for text in ours.texts] == ["60.0 ± 10.0", "25.0"]
     (whiskers,) = (lines.get_segments() for lines in ours.collections if isinstance(lines, LineCollection))

@@ -55,7 +55,7 @@ def invariance_figure(rows: Sequence[ChartRow], names: Sequence[str], heading: s
     lines = grid[0][1].lines[: len(names)]
     # The heading is the legend's title: matplotlib would lay a legend above the charts over the figure's own title.
     legend = figure.legend(lines, names, loc="outside upper left", ncols=len(names), frameon=False, alignment="left")
-    legend.set_title(heading, prop={"size": HEADING["fontsize"], "weight": HEADING["weight"]})
+    legend.get_title().set(text=heading, **HEADING)
     return figure
 
 
