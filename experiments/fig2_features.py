@@ -47,7 +47,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     heading = (
         f"{config.model.name}: the {config.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
-    picture = figures.save_figure(features.feature_figure(panels, heading, rows=2), folder / "fig2.png")
+    picture = figures.save_figure(features.features_figure(panels, heading, rows=2), folder / "fig2.png")
     write_json(folder / "summary.json", {"layers": summary, "provenance": peaks.provenance, "rule": rule.options()})
     return picture
 
@@ -78,7 +78,7 @@ def draw_layer(
     filters = first_convolution(network.graph, network.node(layer))
     panels = features.unit_panels(recon, patches, config.k, None if filters is None else filters.weight.float().cpu())
     drawn = features.LayerPanels(title(network, layer, peaks[layer], filters is not None), panels)
-    figures.save_figure(features.feature_figure([drawn], config.model.name), folder / f"{layer}.png")
+    figures.save_figure(features.features_figure([drawn], config.model.name), folder / f"{layer}.png")
     return drawn
 
 

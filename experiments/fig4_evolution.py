@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -15,7 +14,7 @@ from deconv import figures
 from deconv.analyses.choosing import check_units, chosen_rule
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.engines import open_engine
-from deconv.figures import evolution as charts
+from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows, sees_all
 from deconv.files import write_json
 from deconv.images import Source
 from deconv.images.cached import open_frames
@@ -25,7 +24,7 @@ from deconv.progress import track
 from deconv.projection import check_rules, project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
-from deconv.records import LayerPeaks, Peaks, Reconstructions
+from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -42,10 +41,10 @@ def run(config: DictConfig, folder: Path) -> Path:
         units = choose_units(peaks[epochs[-1]][layer], config)
         numbers[layer] = {"shown": units} | summarise(settling_epochs(winners(peaks, layer), epochs), epochs)
         rows = draw_units(networks, images, layer, peaks, units, rule, folder)
-        blocks.append(charts.EvolutionBlock(title(last, layer), note(numbers[layer]), rows))
+        blocks.append(EvolutionBlock(title(last, layer), note(numbers[layer]), rows))
     shares = {layer: about["settled_share"] for layer, about in numbers.items()}
     heading = f"Figure 4: units of {config.model.name} while it learns; {len(images)} images, {rule.name}"
-    picture = figures.save_figure(charts.evolution_figure(blocks, epochs, shares, heading), folder / "fig4.png")
+    picture = figures.save_figure(evolution_figure(blocks, epochs, shares, heading), folder / "fig4.png")
     provenance = peaks[epochs[-1]].provenance | {
         "weights": {epoch: network.weights_hash for epoch, network in networks.items()}
     }
@@ -87,48 +86,26 @@ def draw_units(
     units: list[int],
     rule: Rule,
     folder: Path,
-) -> tuple[charts.EvolutionRow, ...]:
+) -> tuple[EvolutionRow, ...]:
     """Rows of one layer; leaves its reconstructions at every epoch and the patches of the last one in the folder."""
-    shown: list[dict[int, np.ndarray]] = []
+    recons = []
     for epoch, network in networks.items():
-        recon = project_peaks(network, images, layer, peaks[epoch][layer], units, rule)
-        recon.save(folder / layer / f"epoch-{epoch:03d}.reconstructions.safetensors")
-        shown.append(by_unit(recon.channel, cells_of(recon)))
-    cut = by_unit(recon.channel, patch_cells(networks[max(networks)], images, recon, folder / layer))
-    winning = winners(peaks, layer)
-    same = (winning[1:] == winning[:-1]) & (winning[1:] >= 0)
-    return tuple(
-        charts.EvolutionRow(
-            f"unit {unit}", tuple(cells.get(unit) for cells in shown), tuple(same[:, unit].tolist()), cut.get(unit)
-        )
-        for unit in units
-    )
+        recons.append(project_peaks(network, images, layer, peaks[epoch][layer], units, rule))
+        recons[-1].save(folder / layer / f"epoch-{epoch:03d}.reconstructions.safetensors")
+    patches = cut(networks[max(networks)], images, recons[-1])
+    if patches is not None:
+        patches.save(folder / layer / "patches.safetensors")
+    winning = winners(peaks, layer)[:, units]
+    return evolution_rows(units, recons, patches, same=(winning[1:] == winning[:-1]) & (winning[1:] >= 0))
 
 
-def by_unit(channel: torch.Tensor, pictures: np.ndarray) -> dict[int, np.ndarray]:
-    """{unit: its picture}; dead units have none."""
-    return dict(zip(channel.tolist(), pictures, strict=True))
-
-
-def sees_all(recon: Reconstructions) -> bool:
-    """Whether a receptive field is as large as the image, so that most of a box would lie outside."""
-    return recon.pixels.shape[2] >= recon.input_size[0] and recon.pixels.shape[3] >= recon.input_size[1]
-
-
-def cells_of(recon: Reconstructions) -> np.ndarray:
-    """A tile for each reconstruction: its receptive field, or the whole image where that is less."""
-    return figures.tiles(figures.display(recon.paste() if sees_all(recon) else recon.pixels))
-
-
-def patch_cells(network: Network, images: Source, recon: Reconstructions, folder: Path) -> np.ndarray:
-    """The tiles of the patches beside `cells_of`; saves the patches, if any unit fires."""
+def cut(network: Network, images: Source, recon: Reconstructions) -> Patches | None:
+    """The patches beside reconstructions, whole images where a receptive field sees all; None if no unit fires."""
     if not len(recon):
-        return cells_of(recon)
+        return None
     if sees_all(recon):
         recon = replace(recon, box=torch.tensor([[0, 0, *recon.input_size]]).expand(len(recon), 4))
-    patches = patches_of(network, images, recon)
-    patches.save(folder / "patches.safetensors")
-    return figures.patch_tiles(patches)
+    return patches_of(network, images, recon)
 
 
 def title(network: Network, layer: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -61,7 +60,10 @@ def run(config: DictConfig, folder: Path) -> Path:
         rows.append(row)
         summary[kind] = numbers
     most_filled = max(numbers["most_filled"] for numbers in summary.values())
-    picture = save_figure(draw(rows, subjects, names, most_filled, config.model.name), folder / "fig5.png")
+    labels = [names[subject.label] + ("" if subject.given else " (as the network finds)") for subject in subjects]
+    heading = f"{config.model.name}: features of moved, enlarged and turned photographs"
+    figure = invariance_figure(rows, labels, heading, caption(subjects, most_filled))
+    picture = save_figure(figure, folder / "fig5.png")
     about = {
         "weights": network.weights_hash,
         "source": {"name": images.name, "content": images.content_hash},
@@ -179,17 +181,12 @@ def _mean(values: np.ndarray) -> float | None:
     return round(float(values.mean()), 6) if values.size else None
 
 
-def draw(
-    rows: Sequence[ChartRow], subjects: Sequence[Subject], names: Sequence[str], most_filled: float, model: str
-) -> Figure:
-    """The figure, with what is said above it; most_filled: the largest share of an input image outside its
-    photograph."""
-    labels = [names[subject.label] + ("" if subject.given else " (as the network finds)") for subject in subjects]
-    stands = "its mirror image" if subjects[0].cut.fill == "reflect" else "the mean colour"
-    outside = f"Up to {100 * most_filled:.0f} % of an input image lies outside its photograph: there stands {stands}."
-    caption = (
+def caption(subjects: Sequence[Subject], most_filled: float) -> str:
+    """What is said beneath the figure; most_filled: the largest share of an input image outside its photograph."""
+    beyond = "its mirror image" if subjects[0].cut.fill == "reflect" else "the mean colour"
+    outside = f"Up to {100 * most_filled:.0f} % of an input image lies outside its photograph: there stands {beyond}."
+    return (
         f"Distances are Euclidean, from the unmoved picture, in units of the mean distance between the {len(subjects)} "
         "unmoved pictures: at 1 a picture is as far from itself as from another. "
         + (outside if most_filled else "No input image leaves its photograph.")
     )
-    return invariance_figure(rows, labels, f"{model}: features of moved, enlarged and turned photographs", caption)

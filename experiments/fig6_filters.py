@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -28,11 +27,6 @@ from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.projection import check_rules, project_peaks
 from deconv.records import Peaks, Reconstructions
-
-FILTER_SIDE, PROJECTION_SIDE = 44, 54
-"""Pixels that a picture may fill; it is enlarged by the largest whole factor that fits."""
-FULL_COLOUR = 2.0
-"""Root mean squares of the largest filter that are full colour, as the figure's caption says."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,13 @@ def run(config: DictConfig, folder: Path) -> Path:
     for subject in subjects:
         peaks = mine(subject, images, config, folder)
         numbers[subject.name] = about = measure_filters(subject, peaks, config.layers[0])
-        upper.append(filter_panel(subject, about))
+        upper.append(charts.filter_panel(subject.name, subject.filters, about))
         if subject.name in config.projected:
             recon = project(subject, images, peaks, config)
             recon.save(folder / f"{subject.name}.reconstructions.safetensors")
             about["aliasing"] = measure_aliasing(recon, strides)
-            lower.append(projection_panel(subject, recon, about, config))
+            shown = random_units(recon, config)
+            lower.append(charts.projection_panel(subject.name, shown, len(recon), about["aliasing"]))
         about["provenance"] = peaks.provenance
     curves = [charts.Curve(name, about["spectrum"]) for name, about in numbers.items()]
     figure = charts.filters_figure(upper, lower, curves, filters.white_spectrum().tolist(), filters.BIN)
@@ -141,35 +136,7 @@ def measure_aliasing(recon: Reconstructions, strides: Sequence[int]) -> dict[int
     return {stride: float(filters.aliasing(recon.pixels, stride).mean()) for stride in strides} if len(recon) else {}
 
 
-def filter_panel(subject: Subject, about: dict[str, Any]) -> charts.Panel:
-    """All filters of a network on one scale, and its numbers."""
-    scale = 2 * FULL_COLOUR * about["largest_rms"]
-    shown = (0.5 + subject.filters / max(scale, 1e-30)).clamp(0, 1)
-    rows, cols = about["filter_size"]
-    ratio = about["largest_rms"] / max(about["median_rms"], 1e-30)
-    note = (
-        f"{about['filters']} filters {rows} x {cols}, stride {about['stride']};  dead: {about['dead_units']} "
-        f"never fire, "
-        f"{about['weak']} have under a tenth of the median RMS\n"
-        f"largest RMS {about['largest_rms']:.3g}, {ratio:.1f} times the median;  "
-        f"{about['fine_share']:.0%} of the energy above {filters.FINE:g} cycles a pixel"
-    )
-    return charts.Panel(f"{subject.name}: layer 1", note, enlarged(shown, FILTER_SIDE))
-
-
-def projection_panel(
-    subject: Subject, recon: Reconstructions, about: dict[str, Any], config: DictConfig
-) -> charts.Panel:
-    """A random subset of a network's layer 2 (drawn by the seed), and its aliasing."""
+def random_units(recon: Reconstructions, config: DictConfig) -> Tensor:
+    """(n, 3, h, w): the projections of a random subset of the units (drawn by the seed), in the order of the units."""
     order = torch.randperm(len(recon), generator=torch.Generator().manual_seed(config.seed))
-    some = order[: config.n_units].sort().values
-    at = ", ".join(f"{share:.1%} at stride {stride}" for stride, share in about["aliasing"].items())
-    note = f"aliasing, the energy that stands out at the frequencies of a stride (chance: 0):\n{at}"
-    title = f"{subject.name}: layer 2, {len(some)} of the {len(recon)} units that fire"
-    return charts.Panel(title, note, enlarged(figures.display(recon.pixels[some]), PROJECTION_SIDE))
-
-
-def enlarged(pictures: Tensor, most: int) -> np.ndarray:
-    """Tiles of pictures (N, 3, h, w) in 0..1, `most` pixels a side or a little less."""
-    side = max(pictures.shape[2:])
-    return figures.tiles(pictures, most // side * side or most)
+    return recon.pixels[order[: config.n_units].sort().values]

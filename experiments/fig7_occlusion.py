@@ -71,7 +71,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         own, controls = project_units(scene, subject, seen.unit, config)
         save_maps(folder / f"{number}.maps.safetensors", seen, subject.label)
         own.save(folder / f"{number}.reconstructions.safetensors")
-        rows.append(draw_row(scene, subject, seen, [*own.paste(), *others.paste()], config))
+        rows.append(row_of(scene, subject, seen, [*own.paste(), *others.paste()]))
         summary.append(summarise(scene, subject, seen, own, controls))
     picture = save_figure(occlusion_figure(rows, *heading(scene, config)), folder / "fig7.png")
     write_json(
@@ -144,7 +144,9 @@ def see(scene: Scene, subject: Subject, config: DictConfig) -> Occlusion:
 
 def project_others(scene: Scene, subject: Subject, unit: int, peaks: LayerPeaks) -> Reconstructions:
     """The same map's strongest peaks in other images, projected."""
-    image, channel, row, col = (column[peaks.of([unit])[0] != subject.number][:OTHERS] for column in peaks.of([unit]))
+    columns = peaks.of([unit])
+    elsewhere = columns[0] != subject.number
+    image, channel, row, col = (column[elsewhere][:OTHERS] for column in columns)
     return project(scene.network, scene.images, scene.layer, image, channel, row, col, scene.rule)
 
 
@@ -179,30 +181,11 @@ def true_class(seen: Occlusion, label: int | None) -> int:
     return int(seen.probability_before.argmax()) if label is None else label
 
 
-def draw_row(
-    scene: Scene, subject: Subject, seen: Occlusion, projections: Sequence[Tensor], config: DictConfig
-) -> OcclusionRow:
+def row_of(scene: Scene, subject: Subject, seen: Occlusion, projections: Sequence[Tensor]) -> OcclusionRow:
     """One image of the figure."""
     label = true_class(seen, subject.label)
-    probability = seen.probability[..., label]
-    row, col = divmod(int(probability.argmin()), len(seen.cols))
-    name = scene.names[label] + ("" if subject.label is not None else " (as the network finds)")
-    return OcclusionRow(
-        title=name,
-        input_image=subject.input_image,
-        sample=(int(seen.rows[row]), int(seen.cols[col])),
-        square=config.square,
-        colour=scene.colour,
-        rows=seen.rows,
-        cols=seen.cols,
-        activity=seen.activity,
-        activity_title=f"activity of {scene.layer}, map {seen.unit}",
-        projections=projections,
-        probability=probability,
-        probability_title=f"probability of {scene.names[label]}",
-        labels=seen.probability.argmax(dim=2),
-        names=scene.names,
-    )
+    title = scene.names[label] + ("" if subject.label is not None else " (as the network finds)")
+    return OcclusionRow(title, subject.input_image, scene.colour, seen, label, scene.names, projections)
 
 
 def summarise(
@@ -249,7 +232,7 @@ def provenance(scene: Scene, config: DictConfig) -> dict[str, object]:
 
 
 def heading(scene: Scene, config: DictConfig) -> tuple[str, str]:
-    """What stands above the figure."""
+    """What stands above and beneath the figure."""
     caption = (
         f"Each place of a map is the middle of the square ({config.square} pixels, every {config.stride}); (a) has it "
         "where (d) is least. (b) the activations summed over the map. (c) zero at mid-grey, each on its own scale; "

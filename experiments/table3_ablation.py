@@ -13,6 +13,8 @@ from deconv.analyses import ablation
 from deconv.command.shipped import choices, shipped
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import save_figure
+from deconv.figures.ablation import ablation_figure
+from deconv.figures.train import save_curves
 from deconv.files import write_json
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import PREPROCESSING_KEYS, build, of_build
@@ -36,8 +38,9 @@ def run(config: DictConfig, folder: Path) -> Path:
     found, summary = {}, {}
     for name in track(models, "training variants", len(models), unit="variants"):
         provenance = {"first_weights": weights_hash(models[name].state_dict()), **images.provenance()}
-        train(models[name], data, validation, settings, Path(config.trained or folder / "trained") / name, provenance)
-        found[name] = ablation.errors(models[name], data, validation, config.train_sample)
+        place = Path(config.trained or folder / "trained") / name
+        train(models[name], data, validation, settings, place, provenance, after_epoch=save_curves)
+        found[name] = ablation.error_rates(models[name], data, validation, config.train_sample)
         summary[name] = about(models[name], found[name], config.variants[name].get("paper"))
     tau = agreement(summary)
     heading = f"Tables 2 and 3: {len(data)} images, {settings.epochs} epochs; " + (
@@ -45,7 +48,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     )
     papers = {name: config.variants[name].get("paper") for name in found}
     titles = {name: config.variants[name].get("title") or name for name in found}
-    picture = save_figure(ablation.table_figure(found, papers, titles, heading), folder / "table3.png")
+    picture = save_figure(ablation_figure(found, papers, titles, heading), folder / "table3.png")
     provenance = {
         **images.provenance(),
         "preprocessing": preprocessing.as_dict(),
@@ -102,7 +105,7 @@ def untrained(variant: dict[str, Any], classes: int, seed: int) -> nn.Module:
     return build(**{**options, "classes": options.get("classes") or classes}, seed=seed)
 
 
-def about(model: nn.Module, errors: ablation.Errors, paper: Any) -> dict[str, Any]:
+def about(model: nn.Module, errors: ablation.ErrorRates, paper: Any) -> dict[str, Any]:
     """The numbers of a variant."""
     return {
         "parameters": ablation.parameters(model),

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import nn
 
-from deconv.analyses.features import extract, features_provenance
-from deconv.analyses.layers import LEFT_OUT, Split, check_penalties, compress, draw_splits, probe
-from deconv.analyses.transfer import class_accuracy, with_new_head
+from deconv.analyses.layers import (
+    LEFT_OUT,
+    Split,
+    check_penalties,
+    compress,
+    draw_splits,
+    extract,
+    features_provenance,
+    probe,
+)
+from deconv.analyses.transfer import PAPER, class_accuracy, with_new_head
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import save_figure
+from deconv.figures.train import save_curves
+from deconv.figures.transfer import transfer_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source, require_labels
 from deconv.models import build, load_network, of_build
@@ -34,8 +43,6 @@ WAYS = {
     "finetuned": "trained elsewhere,\nthen here",
     "scratch": "from scratch",
 }
-PAPER = {"ImageNet-pretrained": (83.8, 0.5), "not pretrained": (22.8, 1.5)}
-"""Table 4 of the paper: Caltech-101, 15 training images a class, percent."""
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -70,7 +77,8 @@ def run(config: DictConfig, folder: Path) -> Path:
     }
     write_json(folder / "summary.json", summary)
     heading = f"{config.model.name}, {config.train_per_class} training images a class"
-    return save_figure(draw_chart(accuracies, heading), folder / "table4.png")
+    bars = {WAYS[way]: values for way, values in accuracies.items()}
+    return save_figure(transfer_figure(bars, heading), folder / "table4.png")
 
 
 def check_ways(config: DictConfig) -> None:
@@ -124,7 +132,7 @@ def train_on(
         "train": split.train.tolist(),
         "test": split.test.tolist(),
     }
-    train(model, data, test, settings, folder, provenance)
+    train(model, data, test, settings, folder, provenance, after_epoch=save_curves)
     return class_accuracy(model, test)
 
 
@@ -135,27 +143,3 @@ def summarise(accuracies: Sequence[float]) -> dict[str, Any]:
         "std": round(float(np.std(accuracies)), 6),
         "splits": [round(value, 6) for value in accuracies],
     }
-
-
-def draw_chart(accuracies: Mapping[str, Sequence[float]], heading: str) -> Figure:
-    """Ours on the left, the paper's on the right, on one scale."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=(max(len(accuracies), 2), 2))
-    drawn = {WAYS[way]: (100 * float(np.mean(a)), 100 * float(np.std(a))) for way, a in accuracies.items()}
-    for axes, values, colour in ((ours, drawn, "C0"), (paper, PAPER, "C3")):
-        bars = axes.bar(
-            list(values),
-            [mean for mean, _ in values.values()],
-            0.6,
-            yerr=[std for _, std in values.values()],
-            capsize=4,
-            color=colour,
-        )
-        axes.bar_label(
-            bars, [f"{mean:.1f}" + (f" ± {std:.1f}" if std else "") for mean, std in values.values()], padding=3
-        )
-        axes.spines[["top", "right"]].set_visible(False)
-    ours.set_xlim(-0.6, max(len(accuracies), 2) - 0.4)  # one bar alone would fill the chart
-    ours.set(title=heading, ylim=(0, 100), ylabel="mean accuracy of the classes (%)")
-    paper.set_title("the paper (Table 4), 15 a class")
-    return figure

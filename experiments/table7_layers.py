@@ -7,28 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from deconv.analyses.features import extract, features_provenance
-from deconv.analyses.layers import LEFT_OUT, Score, Split, check_penalties, compress, draw_splits, probe
+from deconv.analyses.layers import (
+    CLASSIFIERS,
+    LEFT_OUT,
+    PAPER,
+    Score,
+    Split,
+    check_penalties,
+    compress,
+    draw_splits,
+    extract,
+    features_provenance,
+    probe,
+)
 from deconv.errors import UnknownName
 from deconv.figures import save_figure
+from deconv.figures.layers import layers_figure
 from deconv.files import write_json
 from deconv.images import open_source, require_labels
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer
 from deconv.progress import track
-
-PAPER: dict[str, dict[str, tuple[float, float]]] = {
-    "svm": {"1": (44.8, 0.7), "2": (66.2, 0.5), "3": (72.3, 0.4), "4": (76.6, 0.4), "5": (86.2, 0.8), "7": (85.5, 0.4)},
-    "softmax": {"5": (82.9, 0.4), "7": (85.4, 0.4)},
-}
-"""Table 7 of the paper: Caltech-101, 30 training images a class, percent."""
-NAMES = {"svm": "linear SVM", "softmax": "softmax"}
-COLOURS = {"svm": "C0", "softmax": "C1"}
 
 
 def run(config: DictConfig, folder: Path) -> Path:
@@ -56,7 +58,7 @@ def run(config: DictConfig, folder: Path) -> Path:
     }
     write_json(folder / "summary.json", summary)
     heading = f"{config.model.name}: {classes} classes, {config.train_per_class} training images a class"
-    return save_figure(draw_chart(layers, scores, heading, 1 / classes), folder / "table7.png")
+    return save_figure(layers_figure(layers, scores, heading, 1 / classes), folder / "table7.png")
 
 
 def score_layers(
@@ -95,7 +97,9 @@ def choose_classifiers(layers: list[str], softmax_layers: Sequence[str] | None) 
 
 def by_classifier(scores: Mapping[tuple[str, str], list[Score]]) -> dict[str, dict[str, Any]]:
     """{classifier: {layer: numbers}}."""
-    return {name: {layer: summarise(found) for (way, layer), found in scores.items() if way == name} for name in NAMES}
+    return {
+        name: {layer: summarise(found) for (way, layer), found in scores.items() if way == name} for name in CLASSIFIERS
+    }
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, Any]:
@@ -107,41 +111,3 @@ def summarise(scores: Sequence[Score]) -> dict[str, Any]:
         "splits": [round(score.accuracy, 6) for score in scores],
         "penalties": [score.penalty for score in scores],
     }
-
-
-def draw_chart(layers: list[str], scores: Mapping[tuple[str, str], list[Score]], heading: str, chance: float) -> Figure:
-    """Ours on the left, the paper's on the right, on one scale."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=(max(len(layers), 3), len(PAPER["svm"])))
-    for name in NAMES:
-        draw_line(
-            ours, name, layers, {layer: percent(scores[name, layer]) for layer in layers if (name, layer) in scores}
-        )
-        draw_line(paper, name, list(PAPER["svm"]), PAPER[name])
-    ours.axhline(100 * chance, color="0.6", linestyle=":", label="chance")
-    ours.set_title(heading, fontsize=10.5)
-    ours.set(ylim=(0, 100), ylabel="mean accuracy of the classes (%)", xlabel="layer; bars: std over splits")
-    paper.set_title("the paper's Table 7: Caltech-101, 30 a class", fontsize=10.5)
-    paper.set_xlabel("layer")
-    ours.legend(loc="lower right")
-    return figure
-
-
-def percent(scores: Sequence[Score]) -> tuple[float, float]:
-    """Mean and spread over the splits."""
-    accuracies = [100 * score.accuracy for score in scores]
-    return float(np.mean(accuracies)), float(np.std(accuracies))
-
-
-def draw_line(axes: Axes, name: str, layers: Sequence[str], values: Mapping[str, tuple[float, float]]) -> None:
-    """One classifier's accuracies, each with its number: the SVM's above, the softmax's below."""
-    at, means = [layers.index(layer) for layer in values], [mean for mean, _ in values.values()]
-    above = name == "svm"
-    style: dict[str, Any] = {"color": COLOURS[name], "fmt": "o-" if above else "s--", "markersize": 5, "capsize": 3}
-    axes.errorbar(at, means, [std for _, std in values.values()], label=NAMES[name], **style)
-    for x, y in zip(at, means, strict=True):
-        place: dict[str, Any] = {"xytext": (0, 9 if above else -17), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(f"{y:.1f}", (x, y), fontsize=8.5, color=COLOURS[name], **place)
-    axes.set_xticks(range(len(layers)), layers)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.92")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from deconv.errors import BadInput
+from deconv.figures.train import save_curves
 from deconv.files import write_json, write_whole
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import PREPROCESSING_KEYS, build, of_build
@@ -40,7 +41,7 @@ def run(config: DictConfig, folder: Path) -> Path:
         "device": config.device,
     }
     data, validation = images.decoded(preprocessing, config.cache)
-    rows = train(model.to(device), data, validation, settings, folder, provenance)
+    rows = train(model.to(device), data, validation, settings, folder, provenance, after_epoch=save_curves)
     summary: dict[str, Any] = {"settings": asdict(settings), "provenance": provenance, "versions": versions()}
     summary["images"] = {"training": len(data), "validation": len(validation)}
     summary["last_epoch"] = metrics(rows[-1])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from deconv.analyses.ablation import Errors, errors, parameters, rank_agreement, table_figure
+from deconv.analyses.ablation import ErrorRates, error_rates, parameters, rank_agreement
 from deconv.errors import BadInput
+from deconv.figures.ablation import ablation_figure
 from tests.labelled import bright_and_dark
 
 
@@ -25,16 +26,16 @@ class Brightness(nn.Module):
 
 def test_errors_of_a_network_that_knows_and_of_one_that_never_does() -> None:
     data, validation = bright_and_dark(40), bright_and_dark(20, seed=1)
-    assert errors(Brightness(), data, validation, most=10) == Errors(0.0, 0.0, 0.0)
-    assert errors(Brightness(swapped=True), data, validation, most=10) == Errors(1.0, 1.0, 0.0)
+    assert error_rates(Brightness(), data, validation, most=10) == ErrorRates(0.0, 0.0, 0.0)
+    assert error_rates(Brightness(swapped=True), data, validation, most=10) == ErrorRates(1.0, 1.0, 0.0)
     with pytest.raises(BadInput, match="train_sample=0"):
-        errors(Brightness(), data, validation, most=0)
+        error_rates(Brightness(), data, validation, most=0)
 
 
 def test_the_training_error_is_of_evenly_spaced_images() -> None:
     data, validation = bright_and_dark(100), bright_and_dark(20, seed=1)
     data.labels[50:] = 1 - data.labels[50:]  # the second half is labelled wrongly
-    assert errors(Brightness(), data, validation, most=10).train_top1 == 0.5
+    assert error_rates(Brightness(), data, validation, most=10).train_top1 == 0.5
 
 
 def test_rank_agreement() -> None:
@@ -53,8 +54,8 @@ def test_parameters_are_counted() -> None:
 
 
 def test_the_figure_has_a_row_for_each_variant() -> None:
-    found = {"a": Errors(0.1, 0.4, 0.2), "b": Errors(0.2, 0.5, 0.3)}
-    figure = table_figure(found, {"a": (40.5, 18.1), "b": None}, {"a": "first", "b": "second"}, "two variants")
+    rates = {"a": ErrorRates(0.1, 0.4, 0.2), "b": ErrorRates(0.2, 0.5, 0.3)}
+    figure = ablation_figure(rates, {"a": (40.5, 18.1), "b": None}, {"a": "first", "b": "second"}, "two variants")
     ours, theirs = figure.axes
     assert [label.get_text() for label in ours.get_yticklabels()] == ["first", "second"]
     top1, top5, train = (np.asarray(line.get_xdata()).tolist() for line in ours.lines)

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deconv.command.cli import load_experiment, main
 from deconv.command.settings import compose_jobs
 from deconv.compare.controls import CONTROLS
-from deconv.compare.measuring import METRICS
+from deconv.compare.measuring import METRICS, curve_column
+from deconv.compare.sufficiency import CURVES, FILLS, SHARES
+from deconv.figures import compare_rules as charts
 from deconv.figures.compare_rules import extremes
+from deconv.figures.pictures import recon_tiles
 from deconv.records.formats import read_columns, save_columns
+from tests.drawn import assert_drawn, axes_of
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "compare_rules", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}
@@ -50,9 +55,7 @@ def test_it_leaves_records_numbers_and_pictures(finished: Path) -> None:
     cell = summary["all_layers"]["deconvnet"]["insertion_blur"]
     assert cell["low"] <= cell["mean"] <= cell["high"] and cell["units"] == 4
     assert summary["tested_minus"]["centre"]["reactivation"]["mean"] > 0
-    for picture in ("compare_rules", "table", "curves", "conv1", "conv2"):
-        assert (finished / f"{picture}.png").stat().st_size > 10_000
-        assert (finished / f"{picture}.pdf").stat().st_size > 10_000
+    assert_drawn(finished, "compare_rules", "table", "curves", "conv1", "conv2")
 
 
 def test_a_single_filter_is_known_exactly(finished: Path) -> None:
@@ -132,3 +135,100 @@ def test_the_best_the_median_and_the_worst_unit() -> None:
     columns = {"unit": np.array([3, 5, 8, 9]), "area50": np.array([0.1, 0.3, np.nan, 0.2]), "rank": np.full(4, np.nan)}
     (row,) = extremes(columns, ["area50", "rank"])  # of an area the least is best; of a rank no unit has one
     assert row.metric == "area50" and row.picks == ((3, 0.1), (9, 0.2), (5, 0.3))
+
+
+RULES = ["deconvnet", "gradient", "edges"]
+
+
+def cells(values: dict[str, float], **more: float) -> dict[str, dict[str, float]]:
+    """{metric: its mean and interval} of one rule."""
+    return {
+        name: {"mean": value, "low": value - 0.1, "high": value + 0.1, "units": 4}
+        for name, value in (values | more).items()
+    }
+
+
+def made_up_layers() -> dict[str, dict[str, dict]]:
+    """Three layers; each rule's value of each metric is a number of its own."""
+    return {
+        layer: {
+            rule: cells({metric: 100 * n + 10 * m + i for i, metric in enumerate(METRICS)})
+            for m, rule in enumerate([*RULES, "patches"])
+        }
+        for n, layer in enumerate(("conv1", "conv2", "conv3"))
+    }
+
+
+def test_each_panel_has_its_metrics_means_by_layer_in_each_rules_colour() -> None:
+    figure = charts.by_layer(made_up_layers(), RULES, "patches")
+    assert len(axes_of(figure)) == len(METRICS)
+    for i, (axes, metric) in enumerate(zip(axes_of(figure), METRICS.values(), strict=True)):
+        assert axes.get_title().startswith(metric.label.replace("\n", " "))
+        for m, line in enumerate(axes.lines):
+            assert np.asarray(line.get_ydata()).tolist() == [100 * n + 10 * m + i for n in range(3)]
+        colours = [line.get_color() for line in axes.lines]
+        assert colours == [*(charts.style(rule)["color"] for rule in RULES), "black"]
+        assert len(axes.collections) == 2  # the rules' intervals; the control has none
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*RULES, "the patches themselves"]
+    known = ["deconvnet", "guided", "gradient", "mine", *CONTROLS]
+    assert len({charts.style(rule)["color"] for rule in known}) == len(known)
+
+
+def test_the_table_has_each_rules_mean_in_its_row_and_column_and_greens_the_better() -> None:
+    summary = {rule: cells({metric: m + i / 100 for i, metric in enumerate(METRICS)}) for m, rule in enumerate(RULES)}
+    del summary["edges"]["rank"]
+    (axes,) = axes_of(charts.rule_table(summary, RULES))
+    means = [text for text in axes.texts if text.get_fontsize() >= 7.5]  # the intervals are smaller
+    written = {tuple(np.floor(text.get_position()).astype(int)): text for text in means}
+    for i, metric in enumerate(METRICS):
+        for m, rule in enumerate(RULES):
+            expected = f"{m + i / 100:.3g}" if metric in summary[rule] else "none"
+            assert written[m, i].get_text() == expected, (metric, rule)
+    fills = {tuple(np.asarray(patch.get_xy()).min(axis=0).astype(int)): patch.get_facecolor() for patch in axes.patches}
+    rows = {metric: n for n, metric in enumerate(METRICS)}
+    for metric, better in (("pearson_grey", 1), ("area50", -1)):
+        low, high = (fills[column, rows[metric]] for column in (0, 2))
+        greener = high[1] - high[0] > low[1] - low[0]
+        assert greener == (better > 0), metric
+    assert len({fills[column, rows["off_centre"]] for column in range(3)}) == 1
+
+
+def test_a_curve_has_the_activation_left_at_each_share_of_pixels() -> None:
+    shares = [0.0, *SHARES, 1.0]
+    kinds = [(curve, fill) for curve in CURVES for fill in FILLS]
+    layers = {
+        f"conv{n}": {
+            rule: {
+                curve_column(curve, fill, share): {"mean": 100 * n + 10 * m + row + share}
+                for row, (curve, fill) in enumerate(kinds)
+                for share in shares
+            }
+            for m, rule in enumerate(RULES)
+        }
+        for n in range(7)
+    }
+    figure = charts.curves(layers, RULES, most=3)
+    grid = np.array(axes_of(figure)).reshape(len(kinds), 3)
+    assert [axes.get_title() for axes in grid[0]] == ["conv0", "conv3", "conv6"]
+    for row in range(len(kinds)):
+        for n, axes in zip((0, 3, 6), grid[row], strict=True):
+            for m, line in enumerate(axes.lines):
+                assert np.allclose(line.get_ydata(), [100 * n + 10 * m + row + share for share in shares])
+                assert line.get_color() == charts.style(RULES[m])["color"]
+
+
+def test_the_page_shows_each_units_pair_under_its_number() -> None:
+    generator = np.random.default_rng(0)
+    recons = {unit: generator.standard_normal((3, 12, 12)) for unit in (3, 5, 9)}
+    patches = {unit: np.full((3, 12, 12), 20 * unit / 255) for unit in (3, 5, 9)}
+    rows = [charts.Extremes("area50", ((3, 0.1), (9, 0.2), (5, 0.3)))]
+    figure = charts.unit_page("conv2", "deconvnet", rows, recons, patches)
+    assert "conv2, deconvnet" in figure.get_suptitle() and len(axes_of(figure)) == 3
+    for axes, (unit, value), kind in zip(axes_of(figure), rows[0].picks, ("best", "median", "worst"), strict=True):
+        assert axes.get_title() == f"unit {unit}: {value}" and [text.get_text() for text in axes.texts] == [kind]
+        pair = np.asarray(axes.get_images()[0].get_array())
+        side = charts.UNIT_SIDE
+        expected = recon_tiles(torch.from_numpy(recons[unit]).float()[None], side)[0]
+        assert np.array_equal(pair[:, :side], expected)
+        assert (pair[:, -side:] == 20 * unit).all() and (pair[:, side:-side] == 255).all()
+    assert axes_of(figure)[0].get_ylabel() == METRICS["area50"].label

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import deconv
+from deconv.analyses import correspondence
 from deconv.analyses.correspondence import (
     Box,
     box_in_frame,
@@ -21,6 +22,8 @@ from deconv.analyses.correspondence import (
     read_annotations,
 )
 from deconv.errors import BadInput, UnknownName
+from deconv.figures.correspondence import correspondence_figure, masks_figure
+from tests.drawn import axes_of
 
 HEADER = "file,part,y0,x0,y1,x1\n"
 GOOD = HEADER + "a.png,eye,1,2,5,8\na.png,nose,0,0,3,3\nb.png,nose,2,2,4,4\nb.png,eye,1,1,9,9\n"
@@ -130,3 +133,42 @@ def test_one_image_cannot_be_compared_and_layers_are_checked() -> None:
         disagreement(colour_network(), images[:1], boxes[:1], ["top"])
     with pytest.raises(UnknownName, match="unknown layer 'tip'"):
         disagreement(colour_network(), images, boxes, ["tip"])
+
+
+def made_up(*of_all: float) -> dict[str, correspondence.Disagreement]:
+    values = np.array(of_all)
+    both = correspondence.Disagreement(values, 2 * values, np.array([0.5, 0.5, 0.5]))
+    return {"conv5": both, "fc7": both}
+
+
+def test_the_chart_has_parts_random_places_and_the_papers_values_in_their_columns() -> None:
+    parts = {"right eye": made_up(0.1, 0.2, 0.3), "nose": made_up(0.3, 0.3, 0.3)}
+    random = [made_up(0.4, 0.4, 0.4), made_up(0.6, 0.6, 0.6)]
+    figure = correspondence_figure(["conv5", "fc7"], parts, random, "heading")
+    of_all, of_moved, *_ = axes_of(figure)
+    for axes, factor in ((of_all, 1), (of_moved, 2)):
+        means, mean_of_draws, *paper = (bars.lines[0] for bars in axes.containers)
+        assert means.get_ydata().tolist() == pytest.approx([0.2 * factor, 0.3 * factor])
+        assert mean_of_draws.get_ydata().tolist() == pytest.approx([0.5 * factor]) and mean_of_draws.get_xdata()[0] == 2
+        (draws,) = (line for line in axes.lines if line.get_label() == "one draw of random places")
+        assert np.asarray(draws.get_ydata()).tolist() == pytest.approx([0.4 * factor, 0.6 * factor])
+        labels = [label.get_text() for label in axes.get_xticklabels()]
+        assert labels == ["right eye", "nose", "random places"]
+        expected = [correspondence.PAPER[0][name][0] for name in ("right eye", "nose", "random")]
+        assert [line.get_ydata().tolist() for line in paper] == ([expected] if axes is of_all else [])
+
+
+def test_the_masks_are_drawn_where_they_hide_something() -> None:
+    images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
+    boxes: dict[str, list[Box]] = {"eye": [(2, 3, 6, 10), (1, 1, 4, 4)], "nose": [(8, 8, 9, 9), (5, 5, 9, 9)]}
+    figure = masks_figure(images, ["n01_a_dog.jpg", "n02_terrier.jpg"], boxes)
+    grid = np.array(axes_of(figure)).reshape(2, 3)
+    for row in range(2):
+        assert grid[row, 0].get_ylabel() == ("a dog", "terrier")[row] and not grid[row, 0].patches
+        for axes, part in zip(grid[row], (None, *boxes), strict=True):
+            assert np.array_equal(axes.get_images()[0].get_array(), images[row].permute(1, 2, 0))
+            if part is not None:
+                (mask,) = axes.patches
+                y0, x0, y1, x1 = boxes[part][row]
+                assert (mask.get_xy(), mask.get_width(), mask.get_height()) == ((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0)
+    assert [axes.get_title() for axes in grid[0]] == ["what the network sees", "eye", "nose"]

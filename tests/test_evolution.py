@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import deconv
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.errors import BadInput, RecordMismatch
+from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows, shown_pixels
+from deconv.figures.page import TILE
+from deconv.figures.pictures import recon_tiles
+from deconv.records import Patches, Reconstructions
+from tests.drawn import axes_of
 from tests.samples import photographs, with_preprocessing
 
 EPOCHS = [1, 2, 5, 10]
@@ -100,3 +107,48 @@ def test_snapshots_that_are_not_there_are_named(trained: Path, tmp_path: Path) -
         find_snapshots(trained, [2])
     with pytest.raises(BadInput, match="there are no snapshots .* give the folder of a training"):
         find_snapshots(tmp_path / "nowhere")
+
+
+def recon_of(channels: list[int], size: int, input_size: int = 8) -> Reconstructions:
+    n = len(channels)
+    zeros, box = torch.zeros(n, dtype=torch.int64), torch.tensor([[0, 0, size, size]]).expand(n, 4)
+    pixels = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(n))
+    return Reconstructions(
+        "conv1", "deconvnet", pixels, torch.ones(n), box, zeros, torch.tensor(channels), zeros, zeros, (input_size,) * 2
+    )
+
+
+def test_a_row_has_its_units_cells_and_none_where_it_is_dead() -> None:
+    first, last = recon_of([3, 7], 4), recon_of([7], 4)
+    patches = Patches(
+        torch.full((1, 3, 4, 4), 9, dtype=torch.uint8), torch.ones(1, 4, 4, dtype=torch.bool), last.box, last.image
+    )
+    rows = evolution_rows([3, 7], [first, last], patches, torch.tensor([[False, True]]))
+    assert [row.label for row in rows] == ["unit 3", "unit 7"] and [row.same for row in rows] == [(False,), (True,)]
+    assert rows[0].cells[1] is None and rows[0].patch is None
+    for cell, recon, place in zip(rows[1].cells, (first, last), (1, 0), strict=True):
+        assert cell is not None and np.array_equal(cell, recon_tiles(recon.pixels, TILE)[place])
+    assert rows[1].patch is not None and (rows[1].patch == 9).all()
+    none_fires = evolution_rows([3], [recon_of([], 4), recon_of([], 4)], None, torch.tensor([[False]]))
+    assert none_fires[0].cells == (None, None) and none_fires[0].patch is None
+
+
+def test_a_field_that_sees_all_is_shown_as_the_whole_image() -> None:
+    large = replace(recon_of([0], 12), box=torch.tensor([[-2, -2, 10, 10]]))
+    assert torch.equal(shown_pixels(large), large.pixels[:, :, 2:10, 2:10])
+    small = recon_of([0], 4)
+    assert shown_pixels(small) is small.pixels
+
+
+def test_blocks_stand_two_abreast_and_curves_have_their_layers_shares() -> None:
+    grey = np.full((TILE, TILE, 3), 64, np.uint8)
+    blocks = [EvolutionBlock(name, "note", (EvolutionRow("unit 0", (grey, grey), (True,), None),)) for name in "abc"]
+    figure = evolution_figure(blocks, [1, 4], {"a": {1: 0.25}, "b": {1: None}, "c": {1: 0.75}}, "heading")
+    where = {text.get_text(): text.get_position() for text in figure.texts}
+    assert where["a"][1] == where["b"][1] > where["c"][1] == where["Units that have settled"][1]
+    assert where["a"][0] == where["c"][0] < where["b"][0] == where["Units that have settled"][0]
+    lines = [line for axes in axes_of(figure) for line in axes.get_lines()]
+    assert [line.get_label() for line in lines] == ["a", "b", "c"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in lines] == [[0.25], [], [0.75]]
+    brightness = [sum(line.get_color()[:3]) for line in lines]
+    assert brightness == sorted(brightness, reverse=True)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from deconv.command.cli import main
 from deconv.records import Reconstructions
 from tests.commands import refusal, words
+from tests.drawn import assert_drawn
 from tests.samples import noise
 
 SMALL = [
@@ -50,7 +51,7 @@ def test_it_leaves_its_pictures_maps_and_numbers(finished: Path) -> None:
         own = Reconstructions.load(finished / f"{number}.reconstructions.safetensors")
         assert own.channel.tolist() == [image["unit"]] and bool(own.pixels.any())
     assert [image["label"] for image in summary["images"]][0] == {"class": 0, "name": "tench", "given": True}
-    assert (finished / "fig7.png").stat().st_size > 20_000 and (finished / "fig7.pdf").stat().st_size > 10_000
+    assert_drawn(finished, "fig7")
 
 
 def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: Path, tmp_path: Path) -> None:

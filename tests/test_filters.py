@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from deconv.analyses import filters
 from deconv.errors import BadInput
+from deconv.figures.filters import FILTER_SIDE, Curve, Panel, filter_panel, filters_figure, projection_panel
 from deconv.records import LayerPeaks
 
 SIDE = 27
@@ -118,3 +120,49 @@ def test_what_cannot_be_measured_is_refused() -> None:
             filters.aliasing(noise(1, side), stride)
     with pytest.raises(BadInput, match="expected \\(filters, channels, height, width\\)"):
         filters.spectra(torch.zeros(3, 7, 7))
+
+
+def numbers_of(kernels: Tensor) -> dict[str, object]:
+    size = filters.rms(kernels)
+    return {
+        "filters": len(kernels), "filter_size": list(kernels.shape[2:]), "stride": 2, "dead_units": 3, "weak": 1,
+        "largest_rms": float(size.max()), "median_rms": float(size.median()), "fine_share": 0.25,
+    }  # fmt: skip
+
+
+def test_a_panel_shows_all_filters_on_one_scale() -> None:
+    kernels = torch.zeros(3, 3, 7, 7)
+    kernels[0], kernels[1], kernels[2, 0, 0, 0] = 0.1, -0.05, 1.0
+    panel = filter_panel("mine", kernels, numbers_of(kernels))
+    side = FILTER_SIDE // 7 * 7
+    assert panel.tiles.shape == (3, side, side, 3) and "3 never fire" in panel.note and "stride 2" in panel.note
+    largest = float(filters.rms(kernels).max())  # of the third: full colour is twice that
+    for n, value in ((0, 0.1), (1, -0.05)):
+        assert (panel.tiles[n] == round(255 * min(0.5 + value / (4 * largest), 1))).all()
+    assert panel.tiles[2, 0, 0].tolist() == [255, 128, 128] and panel.tiles[2, -1, -1].tolist() == [128] * 3
+
+
+def test_the_figure_has_its_panels_and_a_line_for_each_network() -> None:
+    shades = [np.full((4, 40, 40, 3), grey, np.uint8) for grey in (10, 20, 30)]
+    upper = [Panel("a: layer 1", "note", shades[0]), Panel("b: layer 1", "note", shades[1])]
+    lower = [Panel("a: layer 2", "note", shades[2])]
+    shares, white = [0.2] * 3, [0.1, 0.4, 0.5]
+    figure = filters_figure(upper, lower, [Curve("a", shares)], white, 0.05)
+    texts = [text.get_text() for text in figure.texts]
+    assert {"(a) a: layer 1", "(b) b: layer 1", "(c) a: layer 2"} <= set(texts)
+    (page,) = (axes for axes in figure.axes if axes.get_label() == "page")
+    pixels = np.asarray(page.get_images()[0].get_array())
+    rows = {grey: np.argwhere((pixels == grey).all(axis=2)) for grey in (10, 20, 30)}
+    assert all(len(places) == 4 * 40 * 40 for places in rows.values())
+    assert rows[10][0][0] == rows[20][0][0] < rows[30][0][0] and rows[10][0][1] == rows[30][0][1] < rows[20][0][1]
+    (chart,) = (axes for axes in figure.axes if axes is not page)
+    network, noise_line = chart.lines
+    assert (network.get_label(), noise_line.get_label()) == ("a", "white noise")
+    assert np.asarray(network.get_ydata()).tolist() == shares and np.asarray(noise_line.get_ydata()).tolist() == white
+    assert np.asarray(network.get_xdata()).tolist() == pytest.approx([0.025, 0.075, 0.125])
+
+
+def test_a_panel_of_projections_says_how_many_fire_and_the_aliasing() -> None:
+    panel = projection_panel("mine", torch.randn(2, 3, 27, 27), 40, {2: 0.015, 4: 0.25})
+    assert panel.tiles.shape == (2, 54, 54, 3) and panel.title == "mine: layer 2, 2 of the 40 units that fire"
+    assert panel.note.endswith("1.5% at stride 2, 25.0% at stride 4")

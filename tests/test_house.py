@@ -42,17 +42,25 @@ HOUSE = {
     "projection": Room("errors progress records images network", doors="patches responses rules"),
     "models": Room("errors images network", doors="loading"),
     "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
-    "figures": Room(
-        "errors files records projection compare",
-        doors="compare_rules evolution features filters invariance occlusion page sanity_checks",
+    "training": Room("errors progress files records images models", doors="data images metrics recipe state"),
+    "analyses": Room(
+        "errors progress files records images network engines mining projection models training",
+        doors="ablation correspondence filters layers occlusion transfer",
     ),
-    "training": Room("errors progress files records images models figures", doors="data images metrics recipe state"),
-    "analyses": Room("errors progress files records images network engines mining projection models training"),
+    "figures": Room(
+        "errors files records projection compare training analyses",
+        doors="features pictures",
+    ),
     "atlas": Room("errors progress files records images network engines mining projection figures"),
     "command": Room("errors progress files records", doors="shipped"),
     "__init__": Room("analyses atlas compare errors figures images mining models network projection records training"),
 }
 KNOWS_HYDRA = "command"
+READ_PICTURES = ("images",)
+"""Rooms that read picture files."""
+FOR_ALL_FIGURES = ("page", "pictures")
+FOR_ALL_ANALYSES = ("choosing", "reframing")
+"""Modules that are no analysis of their own; reframing makes the pictures that invariance measures."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -64,7 +72,7 @@ def room_of(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Yield the full name of all that a file imports, wherever in it, with relative imports made absolute."""
-    package = ["deconv", *path.relative_to(PACKAGE).parts[:-1]]
+    package = list(path.relative_to(ROOT).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -113,6 +121,24 @@ def test_only_the_command_knows_hydra_and_nothing_the_experiments(path: Path) ->
     tops = {name.split(".")[0] for name in imports(path)}
     assert "experiments" not in tops
     assert room_of(path) == KNOWS_HYDRA or not tops & {"hydra", "omegaconf"}
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "experiments").glob("*.py"))], ids=label)
+def test_only_figures_and_the_atlas_draw(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imports(path)}
+    drawers = {"figures"} if "matplotlib" in tops else {"figures", "atlas", *READ_PICTURES}
+    assert not tops & {"matplotlib", "PIL"} or (path.is_relative_to(PACKAGE) and room_of(path) in drawers)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "figures").glob("[a-z]*.py")), ids=label)
+def test_a_figure_bears_the_name_of_its_experiment(path: Path) -> None:
+    assert path.stem in FOR_ALL_FIGURES or list((ROOT / "experiments").glob(f"*{path.stem}.py"))
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "analyses").glob("[a-z]*.py")), ids=label)
+def test_an_analysis_bears_the_name_of_its_figure_and_of_its_test(path: Path) -> None:
+    assert path.stem in FOR_ALL_ANALYSES or (PACKAGE / "figures" / path.name).is_file()
+    assert (ROOT / "tests" / f"test_{path.name}").is_file()
 
 
 def test_few_modules_stand_beside_the_packages() -> None:

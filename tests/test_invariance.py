@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 
 from deconv.analyses import invariance
 from deconv.analyses.reframing import Move, reframing
 from deconv.errors import BadInput
+from deconv.figures.invariance import Chart, ChartRow, colour_of, invariance_figure
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
+from tests.drawn import axes_of
 
 SIZE = 48
 LOOK = Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -91,3 +94,25 @@ def test_the_smallest_moves_go_both_ways() -> None:
     assert invariance.smallest("rotation", [0, 10, 180, 350]) == [1, 3]
     assert invariance.smallest("scale", [1, 1.05, 1.1]) == [1]
     assert invariance.smallest("rotation", [0]) == []
+
+
+def test_the_figure_has_a_line_and_an_edge_in_one_colour_for_each_image() -> None:
+    values = [np.array([[0.0, 0.5], [0.25, 1.0]]), np.array([[0.9, 0.1], [0.8, 0.2]])]
+    charts = [Chart("distance", values[0], 1.05), Chart("probability", values[1], 1.02)]
+    samples = torch.full((2, 2, 3, 30, 40), 77, dtype=torch.uint8)
+    row = ChartRow("(a) translation", [0.0, 8.0], "pixels down", samples, ["0", "8"], charts)
+    figure = invariance_figure([row], ["tench", "kite"], "heading", "caption")
+    pictures, *lined = axes_of(figure)
+    for axes, chart in zip(lined, charts, strict=True):
+        assert [np.asarray(line.get_ydata()).tolist() for line in axes.lines] == chart.values.tolist()
+        assert [line.get_color() for line in axes.lines] == [colour_of(0), colour_of(1)]
+        assert axes.get_title() == chart.title and axes.get_ylim() == (0, chart.top)
+        assert axes.get_xlabel() == "pixels down" and np.asarray(axes.lines[0].get_xdata()).tolist() == [0, 8]
+    page = np.asarray(pictures.get_images()[0].get_array())
+    half = page.shape[0] // 2
+    for image, part in enumerate((page[: half - 1], page[half + 1 :])):
+        assert np.isclose(part, to_rgb(colour_of(image))).all(axis=2).sum() > 2 * 4 * 2 * (30 + 40)
+        assert np.isclose(part, 77 / 255).all(axis=2).sum() == 2 * 30 * 40
+    assert [label.get_text() for label in pictures.get_xticklabels()] == ["0", "8"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tench", "kite"]
+    assert figure.legends[0].get_title().get_text() == "heading" and figure.get_supxlabel() == "caption"

@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import nn
 from torch.nn import functional
 
 import deconv
-from deconv.analyses.features import extract
-from deconv.analyses.layers import LEFT_OUT, compress, draw_splits, probe
-from deconv.analyses.transfer import class_accuracy, with_new_head
+from deconv.analyses.layers import LEFT_OUT, PAPER, Score, compress, draw_splits, extract, probe
 from deconv.errors import BadInput, UnknownName
-from deconv.training.data import Labelled
+from deconv.figures.layers import layers_figure
 from tests import samples
+from tests.drawn import axes_of
 
 LABELS = np.repeat([3, 5, 9], 12)
 
@@ -150,35 +148,23 @@ def test_a_failed_extraction_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_new_head_changes_the_last_layer_alone() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    changed = with_new_head(model, 7)
-    kept, new = changed.state_dict()["0.weight"], changed.state_dict()["4.weight"]
-    assert changed(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
-    assert torch.equal(kept, before["0.weight"])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(new, with_new_head(model, 7).state_dict()["4.weight"])
-    assert not torch.equal(new, with_new_head(model, 7, seed=1).state_dict()["4.weight"])
-
-
-def test_a_convolution_can_be_the_head_and_nothing_else() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert with_new_head(model, 5)(torch.zeros(1, 3, 8, 8)).shape == (1, 5)
-    with pytest.raises(BadInput, match="no linear or convolutional layer"):
-        with_new_head(nn.Sequential(nn.ReLU()), 5)
-    with pytest.raises(BadInput, match="a single layer"):
-        with_new_head(nn.Linear(3, 2), 5)
-    with pytest.raises(BadInput, match="classes=1"):
-        with_new_head(model, 1)
-
-
-def test_accuracy_counts_every_class_alike() -> None:
-    images = torch.zeros(5, 4, 4, 3, dtype=torch.uint8)
-    images[4] = 255
-    preprocessing = deconv.Preprocessing((4, 4), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2, bias=False))
-    model[2].weight.data = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])  # bright is class 0, dark class 1
-    truth = torch.tensor([1, 1, 1, 0, 0])
-    assert class_accuracy(model, Labelled(images, truth, preprocessing)) == pytest.approx((1 + 0.5) / 2)
-    assert balanced_accuracy_score(truth, [1, 1, 1, 1, 0]) == pytest.approx(0.75)
+def test_the_chart_has_a_line_for_each_classifier_with_its_numbers() -> None:
+    scores = {
+        ("svm", "conv1"): [Score(0.4, 1.0), Score(0.6, 1.0)],
+        ("svm", "fc6"): [Score(0.7, 1.0), Score(0.7, 1.0)],
+        ("softmax", "fc6"): [Score(0.8, 0.1), Score(0.8, 0.1)],
+    }
+    ours, paper = axes_of(layers_figure(["conv1", "fc6"], scores, "a network", chance=0.1))
+    svm, softmax = (bars.lines[0] for bars in ours.containers)
+    assert svm.get_ydata().tolist() == pytest.approx([50, 70]) and svm.get_xdata().tolist() == [0, 1]
+    assert softmax.get_ydata().tolist() == pytest.approx([80]) and softmax.get_xdata().tolist() == [1]
+    assert svm.get_color() != softmax.get_color()
+    (whiskers, *_) = ours.containers[0].lines[2]
+    assert np.diff(whiskers.get_segments()[0][:, 1]) == pytest.approx([20])
+    assert [text.get_text() for text in ours.texts] == ["50.0", "70.0", "80.0"]
+    (chance,) = (line for line in ours.lines if line.get_label() == "chance")
+    assert np.asarray(chance.get_ydata()).tolist() == pytest.approx([10, 10])
+    for bars, (name, values) in zip(paper.containers, PAPER.items(), strict=True):
+        line = bars.lines[0]
+        assert line.get_ydata().tolist() == [mean for mean, _ in values.values()], name
+    assert [label.get_text() for label in paper.get_xticklabels()] == list(PAPER["svm"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from deconv.analyses import occlusion
 from deconv.errors import BadInput, UnknownName
+from deconv.figures.occlusion import MOST_NAMED, PROJECTION_SIDE, OcclusionRow, occlusion_figure
+from deconv.figures.pictures import recon_tiles
 from deconv.network import Network
 from deconv.projection import project
+from tests.drawn import axes_of
 
 SIDE, BLOB = 40, 5
 RED, GREEN = (9, 24), (28, 6)
@@ -126,3 +130,57 @@ def test_correlation() -> None:
     rising = torch.arange(6.0).view(2, 3)
     assert occlusion.correlation(rising, 3 - 2 * rising) == pytest.approx(-1)
     assert occlusion.correlation(rising, torch.ones(2, 3)) is None
+
+
+def made_up_row(classes: int = 10) -> OcclusionRow:
+    """A square of 4 pixels over 3 x 3 positions; each most probably of another class, and class 1 least at (2, 1)."""
+    probability = torch.full((3, 3, classes), 0.01)
+    for n in range(9):
+        probability[n // 3, n % 3, n] = 0.5
+    probability[..., 1] = torch.arange(9.0).view(3, 3).flip(0) / 20 + 0.2
+    probability[2, 1, 1] = 0.1
+    steps = torch.tensor([0, 4, 8])
+    activity = torch.arange(9.0).view(3, 3)
+    seen = occlusion.Occlusion("conv5", 7, 4, steps, steps, activity, 9.0, probability, probability[0, 0])
+    image = torch.full((3, 12, 12), 100, dtype=torch.uint8)
+    projections = list(torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
+    names = [f"class {n}" for n in range(classes)]
+    return OcclusionRow("class 1", image, torch.tensor([255.0, 0.0, 51.0]), seen, 1, names, projections)
+
+
+def test_the_figure_shows_the_maps_where_the_square_was() -> None:
+    row = made_up_row()
+    figure = occlusion_figure([row], "heading", "caption")
+    image, activity, projections, probability, labels = (axes for axes in axes_of(figure) if axes.get_title(loc="left"))
+    (square,) = image.patches
+    assert square.get_xy() == (3.5, 7.5) and square.get_width() == 4
+    assert square.get_facecolor() == pytest.approx((1, 0, 0.2, 1))
+    for axes, values in ((activity, row.seen.activity), (probability, row.seen.probability[..., 1])):
+        pale, shown = axes.get_images()
+        assert np.allclose(pale.get_array(), 1 - 0.45 * (1 - 100 / 255))
+        assert np.array_equal(shown.get_array(), values) and shown.get_extent() == [-0.5, 11.5, 11.5, -0.5]
+    assert activity.get_title(loc="left") == "(b) activity of conv5, unit 7"
+    assert probability.get_title(loc="left") == "(d) probability of class 1"
+    (page,) = projections.get_images()
+    tiles = recon_tiles(torch.stack(list(row.projections)), PROJECTION_SIDE)
+    assert np.array_equal(np.asarray(page.get_array())[:PROJECTION_SIDE, -PROJECTION_SIDE:], tiles[1])
+    (frame,) = projections.patches
+    assert frame.get_xy() == (-0.5, -0.5) and frame.get_width() == PROJECTION_SIDE
+    assert [len(axes.child_axes) for axes in axes_of(figure)] == [0, 1, 0, 1, 0]  # two maps have a bar of colours
+    assert labels.get_legend() is not None
+    assert figure.get_suptitle() == "heading" and figure.get_supxlabel() == "caption"
+
+
+def test_the_rarer_labels_are_one_colour_and_are_counted() -> None:
+    row = made_up_row()
+    figure = occlusion_figure([row], "heading", "caption")
+    (axes,) = (axes for axes in axes_of(figure) if axes.get_legend() is not None)
+    legend = axes.get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    counts = torch.bincount(row.labels.flatten())
+    assert len(texts) == MOST_NAMED + 1 and texts[-1].startswith(f"other ({int((counts > 0).sum()) - MOST_NAMED})")
+    kinds = np.asarray(axes.get_images()[1].get_array())
+    for n, text in enumerate(texts[:-1]):
+        label = int(text.split(",")[0].removeprefix("class "))
+        assert np.array_equal(kinds == n, row.labels == label)

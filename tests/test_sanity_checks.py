@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deconv.command.cli import main
+from deconv.figures.compare_rules import style
+from deconv.figures.sanity_checks import SIMILARITY_TITLES, cascades
+from tests.drawn import assert_drawn
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "sanity_checks", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}
@@ -41,7 +45,7 @@ def test_curves_go_from_the_layer_down_and_block_by_block(finished: Path) -> Non
         "rank/other_unit",
     }
     assert all(cell["units"] <= 3 and (cell["mean"] is None or -1 <= cell["mean"] <= 1) for cell in cells.values())
-    assert (finished / "sanity_checks.png").stat().st_size > 10_000 and (finished / "sanity_checks.pdf").is_file()
+    assert_drawn(finished, "sanity_checks")
 
 
 def test_a_shuffled_filter_is_another_filter(finished: Path) -> None:
@@ -82,3 +86,33 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and expected in said[0]
     assert not (tmp_path / "run" / "peaks.parquet").exists()
+
+
+def test_curves_start_at_one_and_go_down_the_blocks_with_the_other_unit_as_a_line_across() -> None:
+    def cell(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+
+    columns = {
+        rule: {
+            f"{kind}/{column}": cell(value + 0.01 * r + 0.001 * s)
+            for s, kind in enumerate(SIMILARITY_TITLES)
+            for column, value in (
+                ("cascade/conv2", 0.5), ("cascade/conv1", 0.2), ("alone/conv1", 0.4), ("other_unit", 0.3)
+            )
+        }
+        for r, rule in enumerate(("deconvnet", "gradient"))
+    }  # fmt: skip
+    single = {
+        rule: {name: value for name, value in cells.items() if "conv2" not in name} for rule, cells in columns.items()
+    }
+    figure = cascades({"conv1": single, "conv2": columns}, ["deconvnet", "gradient"])
+    assert len(figure.axes) == len(SIMILARITY_TITLES)  # a layer with one block has nothing to cascade down
+    for s, axes in enumerate(figure.axes):
+        for r, rule in enumerate(("deconvnet", "gradient")):
+            shift = 0.01 * r + 0.001 * s
+            own = [line for line in axes.lines if line.get_color() == style(rule)["color"]]
+            cascade, alone, other = (np.asarray(line.get_ydata(), dtype=float) for line in own)
+            assert np.allclose(cascade, [1, 0.5 + shift, 0.2 + shift])
+            assert np.allclose(alone, [np.nan, 0.4 + shift], equal_nan=True) and np.allclose(other, 0.3 + shift)
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["none", "conv2", "conv1"]
+    assert figure.axes[0].get_title() == "units of conv2"

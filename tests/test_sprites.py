@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from deconv import figures
-from deconv.atlas import pages, site, sprites, tiles
+from deconv.atlas import pages, site, sprites
 from deconv.atlas.contents import Atlas, Layer
+from deconv.figures import pictures
 from deconv.mining.firing import BINS, Firing
-from deconv.records import LayerPeaks, Patches
+from deconv.records import LayerPeaks
 from tests import atlases
 
 MOST_BYTES = 3_000_000
@@ -38,24 +38,11 @@ def layer_of(units: int, field: int) -> Layer:
     return Layer("features.10.cat", 1, (12, 12), (field, field), (8, 8), (224, 224), peaks, firing, {})
 
 
-@pytest.mark.parametrize("size", [(11, 11), (48, 31), (70, 90), (163, 163), (201, 240)])
-@pytest.mark.parametrize("side", [96, 168])
-def test_tiles_are_those_of_the_figures(size: tuple[int, int], side: int) -> None:
-    pixels = noise(size)
-    shown = tiles.patch_tiles(pixels.patch, pixels.inside, side).astype(float)
-    box = torch.zeros(9, 4, dtype=torch.int64)
-    expected = 255 * figures.patch_tiles(Patches(pixels.patch, pixels.inside, box, box[:, 0]), side)
-    assert (np.abs(shown - expected) <= 1.5).mean() > 0.99  # where the mask is smoothed an edge may lie elsewhere
-    if max(size) <= side:
-        scaled = 255 * figures.tiles(figures.display(pixels.recon), side)
-        assert np.abs(tiles.recon_tiles(pixels.recon, side) - scaled).max() <= 0.5001
-
-
 def test_a_thumbnail_keeps_its_contrast_and_has_no_hatching() -> None:
     pixels = noise((160, 160))
-    small = tiles.recon_tiles(pixels.recon, 38)
+    small = pictures.recon_tiles(pixels.recon, 38, keep_contrast=True)
     assert small.shape == (9, 38, 38, 3) and small.std() > 40  # noise made smaller after scaling would be flat
-    outside = tiles.patch_tiles(pixels.patch, pixels.inside, 38)[1, :17]
+    outside = pictures.patch_tiles(pixels.patch, pixels.inside, 38)[1, :17]
     assert np.unique(outside).size == 1 and 128 < outside[0, 0, 0] < 255
 
 
@@ -78,7 +65,7 @@ def test_a_smooth_picture_is_saved_at_the_best_quality() -> None:
     with Image.open(io.BytesIO(sheet)) as opened:
         tile = np.asarray(opened.convert("RGB"), dtype=float)[:39, :39].mean(axis=2)
     assert len(sheet) < sprites.SHEET_BYTES / 4
-    assert np.abs(tile - tiles.recon_tiles(ramp, 39)[0].mean(axis=2)).mean() < 4
+    assert np.abs(tile - pictures.recon_tiles(ramp, 39, keep_contrast=True)[0].mean(axis=2)).mean() < 4
 
 
 def test_a_plate_and_a_sheet_hold_the_tiles_where_the_pages_look_for_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from deconv.analyses.correspondence import read_annotations
 from deconv.command.cli import main
 from tests.commands import refusal, words
+from tests.drawn import assert_drawn
 from tests.samples import noise
 
 DOGS = Path(__file__).resolve().parent.parent / "experiments" / "table1_dogs.csv"
@@ -49,8 +50,7 @@ def test_it_leaves_pictures_and_every_number(finished: Path) -> None:
         29,
         29,
     ]  # 80 rows become 64; of 100 columns the middle 80
-    for name in ("table1", "fig8"):
-        assert (finished / f"{name}.png").stat().st_size > 10_000 and (finished / f"{name}.pdf").is_file()
+    assert_drawn(finished, "table1", "fig8")
 
 
 def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: Path, tmp_path: Path) -> None:

@@ -10,14 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
 from deconv.command.cli import main
+from deconv.figures.train import curves_figure, save_curves
 from deconv.models import build
 from deconv.records.provenance import weights_hash
+from deconv.training.metrics import Row
 from deconv.training.recipe import Settings
 from tests.commands import refusal, words
 from tests.labelled import folder_of
@@ -142,3 +145,15 @@ def test_classes_of_other_names_are_refused(photos: Path, tmp_path: Path, capsys
     others = folder_of(tmp_path / "others", each=2, classes=("bright", "dusk"))
     line = refusal([*SMALL, f"source.root={photos}", f"validation={others}"], tmp_path / "run", capsys)
     assert "('bright', 'dusk'); expected those trained on, ('bright', 'dark')" in line
+
+
+def test_the_curves_are_those_of_the_metrics(tmp_path: Path) -> None:
+    rows = [Row(n, 0.1, 2 - n / 10, 0.1 * n, 2.1 - n / 10, 0.1 * n + 0.01, 0.1 * n + 0.02) for n in (1, 2, 3)]
+    loss, accuracy = curves_figure(rows).axes
+    shown = [[np.asarray(line.get_ydata()).tolist() for line in axes.lines] for axes in (loss, accuracy)]
+    assert shown[0] == [[row.train_loss for row in rows], [row.val_loss for row in rows]]
+    assert shown[1] == [[getattr(row, name) for row in rows] for name in ("train_top1", "val_top1", "val_top5")]
+    assert all(np.asarray(line.get_xdata()).tolist() == [1, 2, 3] for axes in (loss, accuracy) for line in axes.lines)
+    assert [line.get_color() for line in accuracy.lines] == ["C0", "C1", "C1"]
+    assert [line.get_label() for line in loss.lines] == ["training crops", "validation"]
+    assert save_curves(rows, tmp_path) == tmp_path / "curves.png" and (tmp_path / "curves.pdf").is_file()

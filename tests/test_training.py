@@ -6,19 +6,18 @@ import csv
 import dataclasses
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import nn
 from torchvision.models import get_model
 
 from deconv.errors import BadInput, DeconvError, RecordMismatch
 from deconv.training import evaluate, limit_filter_rms, loop, train
-from deconv.training import metrics as training_metrics
 from deconv.training import state as training_state
 from deconv.training.metrics import Row
 from deconv.training.recipe import Settings, dropout_rate, learning_rate
@@ -27,20 +26,15 @@ from tests.labelled import TINY, bright_and_dark, tiny_network
 KEPT = ("weights.safetensors", "metrics.csv", "snapshots/epoch-003.safetensors")
 
 
-def run(folder: Path, settings: Settings = TINY, provenance: dict[str, Any] | None = None) -> list[Row]:
-    return train(tiny_network(), bright_and_dark(128), bright_and_dark(40, seed=5), settings, folder, provenance)
+def run(folder: Path, settings: Settings = TINY, provenance: dict[str, Any] | None = None, **more: Any) -> list[Row]:
+    data, validation = bright_and_dark(128), bright_and_dark(40, seed=5)
+    return train(tiny_network(), data, validation, settings, folder, provenance, **more)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
     folder = tmp_path_factory.mktemp("finished")
     return folder, run(folder)
-
-
-@pytest.fixture(autouse=True)
-def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Curves take most of a tiny epoch's time; `finished`, which is made before this, has them."""
-    monkeypatch.setattr(training_metrics, "_save_curves", lambda rows, path: None)
 
 
 def changed(**changes: Any) -> Settings:
@@ -58,9 +52,21 @@ def test_training_learns_and_leaves_its_files(finished: tuple[Path, list[Row]]) 
     assert [int(line["epoch"]) for line in lines] == [1, 2, 3, 4]
     assert float(lines[-1]["val_loss"]) == pytest.approx(rows[-1].val_loss, rel=1e-5)
     assert rows[0].images_per_s > 0 and not any("second" in name or name.endswith("_s") for name in lines[0])
-    with Image.open(folder / "curves.png") as curves:
-        assert curves.size[0] > 500 and (folder / "curves.pdf").is_file()
     assert not list(folder.rglob("*.part*"))
+
+
+def test_what_is_asked_for_after_an_epoch_is_done_before_its_state_is_saved(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def after_epoch(rows: Sequence[Row], folder: Path) -> None:
+        state = folder / "state.pt"
+        saved = len(torch.load(state, weights_only=True)["rows"]) if state.is_file() else 0
+        calls.append((len(rows), saved))
+
+    run(tmp_path, changed(epochs=3), after_epoch=after_epoch)
+    assert calls == [(1, 0), (2, 1), (3, 2)]
+    run(tmp_path, changed(epochs=3), after_epoch=after_epoch)  # nothing is left to train
+    assert len(calls) == 3
 
 
 def test_snapshots_are_kept_at_the_asked_epochs_and_differ(finished: tuple[Path, list[Row]]) -> None:

@@ -24,6 +24,16 @@ Box = tuple[int, int, int, int]
 COLUMNS = ("file", "part", "y0", "x0", "y1", "x1")
 ROUNDING = 1e-5
 """Share of a layer's largest activation below which a change is the rounding of sums, which depends on the batch."""
+PAPER = [
+    {"right eye": (0.067, 0.007), "left eye": (0.069, 0.007), "nose": (0.079, 0.017), "random": (0.107, 0.017)},
+    {"right eye": (0.069, 0.015), "left eye": (0.068, 0.013), "nose": (0.069, 0.011), "random": (0.073, 0.014)},
+]
+"""Table 1 of the paper: layer 5, and layer 7."""
+
+MEASURES = {
+    "of_all": "of all features (the paper's measure)",
+    "of_moved": "of those that move in either image",
+}
 
 
 def read_annotations(path: str | PathLike[str]) -> dict[str, dict[str, Box]]:
@@ -145,6 +155,10 @@ class Disagreement:
     moved: np.ndarray
 
 
+Result = Mapping[str, Disagreement]
+"""{layer: Disagreement} of masking one box in each image."""
+
+
 def disagreement(
     network: Network, images: Tensor, boxes: Sequence[Box], layers: Iterable[str]
 ) -> dict[str, Disagreement]:
@@ -173,3 +187,8 @@ def compare_signs(signs: np.ndarray) -> Disagreement:
     differ = np.array([np.count_nonzero(a != b) for a, b in pairs])
     either = np.array([np.count_nonzero((a != 0) | (b != 0)) for a, b in pairs])
     return Disagreement(differ / signs.shape[1], differ / np.maximum(either, 1), (signs != 0).mean(axis=1))
+
+
+def means(layer: str, measure: str, random: Sequence[Result]) -> np.ndarray:
+    """(draws,): the mean over the pairs of images, for each draw."""
+    return np.array([getattr(result[layer], measure).mean() for result in random])

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from deconv.atlas import tiles
 from deconv.atlas.contents import Layer
+from deconv.figures.pictures import lay, patch_tiles, recon_tiles
 from deconv.records import Patches, Reconstructions
 
 KINDS = ("recon", "patch")
@@ -106,7 +106,7 @@ def sheet_picture(kind: str, units: Mapping[int, Pixels], layer: Layer) -> bytes
     side = tile_side(layer)
     for unit, pixels in units.items():
         row, col = position_in_sheet(unit)
-        _lay(page, _tiles(kind, pixels, side), col * CELL, row * CELL, side + 1, layer.across)
+        lay(page, _tiles(kind, pixels, side), col * CELL, row * CELL, side + 1, layer.across)
     for quality in QUALITIES:
         content = _encode(page, "WEBP", quality=quality, method=2)
         if len(content) <= SHEET_BYTES:
@@ -125,7 +125,7 @@ def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
     page = np.full((height, width if patches else width // 2, 3), GROUND, dtype=np.uint8)
     for number, kind in enumerate(KINDS if patches else KINDS[:1]):
         left = number * plate.across * plate.pitch
-        _lay(page, _tiles(kind, pixels, plate.side), left, 0, plate.pitch, plate.across)
+        lay(page, _tiles(kind, pixels, plate.side), left, 0, plate.pitch, plate.across)
     return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
 
 
@@ -136,15 +136,8 @@ def photograph(input_image: UInt8[Tensor, "3 H W"]) -> bytes:
 
 def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:
     if kind == "recon":
-        return tiles.recon_tiles(pixels.recon, side)
-    return tiles.patch_tiles(pixels.patch, pixels.inside, side)
-
-
-def _lay(page: np.ndarray, shown: np.ndarray, left: int, top: int, pitch: int, across: int) -> None:
-    side = shown.shape[1]
-    for n, tile in enumerate(shown):
-        y, x = top + n // across * pitch, left + n % across * pitch
-        page[y : y + side, x : x + side] = tile
+        return recon_tiles(pixels.recon, side, keep_contrast=True)
+    return patch_tiles(pixels.patch, pixels.inside, side)
 
 
 def _encode(page: np.ndarray, form: str, **options: int) -> bytes:

@@ -86,7 +86,7 @@ def measure(
     columns["rank"] = rank(responses, channel, strongest)
 
     blank = ~pixels.any(axis=(1, 2, 3))
-    measured = {name: np.where(blank, np.nan, values) for name, values in columns.items()}
+    measured: dict[str, np.ndarray] = {name: np.where(blank, np.nan, values) for name, values in columns.items()}
     return measured | {"blank": blank.astype(np.float64)}
 
 

@@ -16,14 +16,17 @@ from matplotlib.lines import Line2D
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, curve_column
 from deconv.compare.sufficiency import CURVES, FILLS, SHARES
-from deconv.figures import display, tiles
+from deconv.figures.pictures import as_bytes, on_grid, recon_tiles, tiles
 from deconv.projection.rules import RULES
 
-COLOURS = {"deconvnet": "#c1272d", "guided": "#1f6fb4", "gradient": "#2a9d4e"}
-OTHER = "#7b3fa0"
-"""Of a rule under test that has no name."""
-GREYS = ("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#ff9f40", "#a0a0a0", "#000000")
-MARKERS = "sv^<>Dxo"
+RULE_COLOURS = {"deconvnet": "tab:red", "guided": "tab:blue", "gradient": "tab:green"}
+UNNAMED_RULE_COLOUR = "tab:purple"
+"""The colour of a rule under test that has no name."""
+CONTROL_COLOURS = ("tab:brown", "tab:pink", "tab:gray", "tab:olive", "tab:cyan", "tab:orange", "darkgray", "black")
+CONTROL_MARKERS = "sv^<>Dxo"
+EXTREMES = ("best", "median", "worst")
+UNIT_SIDE, UNIT_GAP = 120, 4
+"""Pixels a side of a tile on the page of units, and between the two of a unit; the page shows them about as large."""
 BETTER = {1: "higher is better", -1: "lower is better", 0: ""}
 CURVE_TITLES = {
     ("insertion", "blur"): "only the strongest pixels,\non the blurred patch",
@@ -38,8 +41,31 @@ def style(rule: str) -> dict[str, Any]:
     """How a rule or control is drawn: rules by thick lines, controls by thin broken ones with markers."""
     if rule in CONTROLS:
         n = list(CONTROLS).index(rule)
-        return {"color": GREYS[n], "marker": MARKERS[n], "linestyle": "--", "linewidth": 1, "markersize": 4}
-    return {"color": COLOURS.get(rule, OTHER), "marker": "o", "linewidth": 2.2, "markersize": 4.5, "zorder": 3}
+        return {
+            "color": CONTROL_COLOURS[n],
+            "marker": CONTROL_MARKERS[n],
+            "linestyle": "--",
+            "linewidth": 1,
+            "markersize": 4,
+        }
+    return {
+        "color": RULE_COLOURS.get(rule, UNNAMED_RULE_COLOUR),
+        "marker": "o",
+        "linewidth": 2.2,
+        "markersize": 4.5,
+        "zorder": 3,
+    }
+
+
+def rule_lines(rules: Sequence[str]) -> list[Line2D]:
+    """Return a line for each rule and control, as a legend has them."""
+    return [Line2D([], [], label=rule, **style(rule)) for rule in rules]
+
+
+def legend_above(figure: Figure, lines: Sequence[Line2D]) -> None:
+    """Put a legend above the charts, in as many columns as fit; the longest label is some 2.8 inches wide."""
+    columns = min(max(int(figure.get_figwidth() / 2.8), 1), 6)
+    figure.legend(handles=list(lines), loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
 
 
 def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
@@ -59,9 +85,8 @@ def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
         axes.set_xticks(range(len(layers)), layers, rotation=60, fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
         axes.grid(alpha=0.25)
-    handles = [Line2D([], [], label=rule, **style(rule)) for rule in rules]
-    handles.append(Line2D([], [], color="black", linewidth=2, linestyle=":", label="the patches themselves"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=9, frameon=False)
+    patches_line = Line2D([], [], color="black", linewidth=2, linestyle=":", label="the patches themselves")
+    legend_above(figure, [*rule_lines(rules), patches_line])
     return figure
 
 
@@ -104,8 +129,8 @@ def _row(axes: Axes, row: int, cells: Sequence[Any], better: int) -> None:
         if np.isnan(mean):
             axes.text(column + 0.5, row + 0.5, "none", ha="center", va="center", fontsize=7.5, color="0.5")
             continue
-        part = (mean - low) / spread if spread > 0 else 0.5
-        shade = 0.15 + 0.7 * (part if better > 0 else 1 - part)
+        share = (mean - low) / spread if spread > 0 else 0.5
+        shade = 0.15 + 0.7 * (share if better > 0 else 1 - share)  # without the darkest, on which no text is read
         fill = matplotlib.colormaps["RdYlGn"](shade) if better else "0.94"
         axes.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=fill, alpha=0.55, lw=0)
         axes.text(column + 0.5, row + 0.36, f"{mean:.3g}", ha="center", va="center", fontsize=9)
@@ -123,8 +148,8 @@ def curves(layers: Summary, rules: Sequence[str], most: int = 5) -> Figure:
     for row, (curve, fill) in zip(grid, kinds, strict=True):
         for axes, layer in zip(row, picked, strict=True):
             for rule in rules:
-                found = [layers[layer][rule][curve_column(curve, fill, share)]["mean"] for share in shares]
-                axes.plot(np.sqrt(shares), np.array(found, dtype=float), **style(rule))
+                means = [layers[layer][rule][curve_column(curve, fill, share)]["mean"] for share in shares]
+                axes.plot(np.sqrt(shares), np.array(means, dtype=float), **style(rule))
             axes.grid(alpha=0.25)
             axes.tick_params(labelsize=7)
         row[0].set_ylabel(CURVE_TITLES[curve, fill], fontsize=9)
@@ -133,8 +158,7 @@ def curves(layers: Summary, rules: Sequence[str], most: int = 5) -> Figure:
     for axes in grid[-1]:
         axes.set_xticks(np.sqrt(shares), [f"{100 * share:g}" for share in shares])
         axes.set_xlabel("share of pixels, %", fontsize=8)
-    handles = [Line2D([], [], label=rule, **style(rule)) for rule in rules]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=9, frameon=False)
+    legend_above(figure, rule_lines(rules))
     figure.supylabel("activation, as a part of the whole patch's", fontsize=10)
     return figure
 
@@ -148,14 +172,17 @@ class Extremes:
 
 
 def extremes(columns: Mapping[str, np.ndarray], metrics: Sequence[str]) -> list[Extremes]:
-    """Of each metric that any unit has. columns: {"unit": (U,), metric: (U,)}; units without a value are left out."""
+    """Return the extremes by each metric that any unit has a value of; units without one are left out.
+
+    columns: {"unit": (U,), metric: (U,)}.
+    """
     rows = []
     for name in metrics:
-        known = np.flatnonzero(np.isfinite(columns[name]))
-        if len(known):
-            ranked = known[np.argsort(-METRICS[name].better * columns[name][known], kind="stable")]
-            places = (0, len(ranked) // 2, len(ranked) - 1)
-            picks = [(int(columns["unit"][ranked[n]]), float(columns[name][ranked[n]])) for n in places]
+        measured = np.flatnonzero(np.isfinite(columns[name]))
+        if len(measured):
+            ranked = measured[np.argsort(-METRICS[name].better * columns[name][measured], kind="stable")]
+            chosen = ranked[[0, len(ranked) // 2, len(ranked) - 1]]
+            picks = zip(columns["unit"][chosen].tolist(), columns[name][chosen].tolist(), strict=True)
             rows.append(Extremes(name, tuple(picks)))
     return rows
 
@@ -171,20 +198,27 @@ def unit_page(
 
     {unit: (3, h, w)}: reconstructions signed, each on its own scale; patches in 0..1.
     """
-    figure = Figure(figsize=(9.4, 1.52 * len(rows) + 0.75))
-    height = 1.52 * len(rows) + 0.75
+    figure = Figure(figsize=(9.4, 1.6 * len(rows) + 0.8))
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
     title = f"{layer}, {rule}: each unit's strongest reconstruction, and its patch (black: outside the image)"
-    figure.text(0.012, 1 - 0.16 / height, title, va="top", fontsize=11, weight="bold")
-    for column, kind in enumerate(("best", "median", "worst")):
-        figure.text((2.75 + 2.65 * column) / 9.4, 1 - 0.68 / height, kind, ha="center", fontsize=10.5, weight="bold")
-    for n, row in enumerate(rows):
-        bottom = (height - 0.75 - 1.52 * (n + 1) + 0.2) / height
-        figure.text(0.012, bottom + 0.62 / height, METRICS[row.metric].label, va="center", fontsize=9.5)
-        for column, (unit, value) in enumerate(row.picks):
-            recon, patch = (torch.from_numpy(np.asarray(of[unit])).float()[None] for of in (reconstructions, patches))
-            pair = np.concatenate([tiles(display(recon), 120)[0], np.ones((120, 4, 3)), tiles(patch, 120)[0]], axis=1)
-            axes = figure.add_axes(((1.5 + 2.65 * column) / 9.4, bottom, 2.5 / 9.4, 1.23 / height))
-            axes.imshow(pair, interpolation="nearest")
-            axes.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
+    grid = figure.subplots(len(rows), len(EXTREMES), squeeze=False)
+    for axes_row, row in zip(grid, rows, strict=True):
+        label = METRICS[row.metric].label
+        axes_row[0].set_ylabel(label, fontsize=9.5, rotation=0, ha="right", va="center")
+        for axes, (unit, value) in zip(axes_row, row.picks, strict=True):
+            axes.imshow(_pair(reconstructions[unit], patches[unit]), interpolation="nearest")
             axes.set_title(f"unit {unit}: {value:.3g}", fontsize=8.5, pad=2)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+    above_title = {"xy": (0.5, 1), "xycoords": "axes fraction", "xytext": (0, 16), "textcoords": "offset points"}
+    for axes, kind in zip(grid[0], EXTREMES, strict=True):
+        axes.annotate(kind, **above_title, ha="center", fontsize=10.5, weight="bold")
     return figure
+
+
+def _pair(reconstruction: np.ndarray, patch: np.ndarray) -> np.ndarray:
+    """Two tiles (side, 2 * side + gap, 3), beside each other."""
+    recon = recon_tiles(torch.from_numpy(np.asarray(reconstruction)).float()[None], UNIT_SIDE)
+    cut = tiles(as_bytes(torch.from_numpy(np.asarray(patch)).float()[None]), UNIT_SIDE)
+    return on_grid(np.concatenate([recon, cut]), across=2, gap=UNIT_GAP)

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
+from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from torch import Tensor
 
-from deconv.figures import MARGIN, TILE
-from deconv.figures.page import CHART, GAP, NOTE, TITLE, Page, head
+from deconv.figures.page import CHART, MARGIN, NOTE, PART_TITLE, TILE, Page, head, text_height
+from deconv.figures.pictures import patch_tiles, recon_tiles
+from deconv.records import Patches, Reconstructions
 
-NAMES = 58
-"""Pixels left of a row of Figure 4, for the name of its unit."""
-SAME = (0.17, 0.49, 0.72)
-ABREAST = 2
-"""Blocks of Figure 4 beside each other."""
-ABOVE = 74
-"""Pixels of a block's title, numbers and column names."""
-BLOCK = 490
-"""Least pixels of a block of Figure 4 across: what its texts need."""
+CELL_GAP = 6
+"""Pixels between two epochs of a unit, which a bar of SAME_IMAGE fills where one image wins at both."""
+SAME_IMAGE = tuple(round(255 * value) for value in to_rgb("tab:blue"))
+CROSS, CROSS_GROUND = 140, 237
+"""The greys of the tile of an epoch at which a unit is dead."""
+UNIT_NAME = 58
+"""Pixels left of a row for the name of its unit: nine characters of NOTE, each half as wide as its font is high."""
+BLOCKS_ABREAST = 2
+NARROWEST_BLOCK = 490
+"""Least pixels of a block across: 75 characters of NOTE, which its longest line of numbers has, and a margin."""
+ABOVE_CELLS = text_height("conv1", PART_TITLE) + text_height("settled\nnot settled\nepoch", NOTE)
+"""Pixels of a block's title, its two lines of numbers, and the names of its columns."""
 EVOLUTION_CAPTION = (
     "Rows are units, columns epochs: the strongest peak over all images, sent back with the weights of that epoch,\n"
     "each cell on its own scale, zero at mid-grey. A blue bar joins epochs at which the same image wins;\n"
@@ -50,59 +58,101 @@ class EvolutionBlock:
     rows: tuple[EvolutionRow, ...]
 
 
+def evolution_rows(
+    units: Sequence[int],
+    recons: Sequence[Reconstructions],
+    patches: Patches | None,
+    same: Bool[Tensor, "steps units"],
+) -> tuple[EvolutionRow, ...]:
+    """Return the rows of some units of a layer.
+
+    recons: for each epoch the strongest peak of each unit that fires at it. patches: those under the reconstructions of
+    the last epoch, None where no unit fires. same: whether one image wins at an epoch and the next.
+    """
+    cells = [_by_unit(recon, recon_tiles(shown_pixels(recon), TILE) if len(recon) else ()) for recon in recons]
+    cut = {} if patches is None else _by_unit(recons[-1], patch_tiles(patches.pixels, patches.inside, TILE))
+    return tuple(
+        EvolutionRow(f"unit {unit}", tuple(of_epoch.get(unit) for of_epoch in cells), tuple(stays), cut.get(unit))
+        for unit, stays in zip(units, same.T.tolist(), strict=True)
+    )
+
+
+def _by_unit(recon: Reconstructions, tiles: Sequence[np.ndarray] | np.ndarray) -> dict[int, np.ndarray]:
+    """{unit: its tile}; dead units have none."""
+    return dict(zip(recon.channel.tolist(), tiles, strict=True))
+
+
+def sees_all(recon: Reconstructions) -> bool:
+    """Whether the receptive field is as large as the image, so that most of a box would lie outside it."""
+    return recon.pixels.shape[2] >= recon.input_size[0] and recon.pixels.shape[3] >= recon.input_size[1]
+
+
+def shown_pixels(recon: Reconstructions) -> Tensor:
+    """(N, C, h, w): the receptive field of each reconstruction, or the whole image where that is less."""
+    return recon.paste() if sees_all(recon) else recon.pixels
+
+
 def evolution_figure(
     blocks: Sequence[EvolutionBlock],
     epochs: Sequence[int],
     settled: Mapping[str, Mapping[int, float | None]],
     heading: str,
 ) -> Figure:
-    """Figure 4: the blocks of the layers, two beside each other, then the share of settled units by epoch.
+    """Draw Figure 4: the blocks of the layers, two beside each other, then the share of settled units by epoch.
 
     settled: {layer: {epoch: share}}, as `deconv.analyses.evolution.summarise` has it.
     """
-    width = max(NAMES + (len(epochs) + 1) * (TILE + GAP), BLOCK) + MARGIN
-    height = max(ABOVE + max(len(block.rows) for block in blocks) * (TILE + GAP), CHART) + MARGIN
-    rows = -(-(len(blocks) + 1) // ABREAST)
+    pitch = TILE + CELL_GAP
+    width = max(UNIT_NAME + (len(epochs) + 1) * pitch, NARROWEST_BLOCK) + MARGIN
+    height = max(ABOVE_CELLS + max(len(block.rows) for block in blocks) * pitch, CHART) + MARGIN
+    rows = -(-(len(blocks) + 1) // BLOCKS_ABREAST)
     top = head(EVOLUTION_CAPTION)
-    page = Page(top + rows * height, MARGIN + ABREAST * width, heading, EVOLUTION_CAPTION)
-    for n, block in enumerate(blocks):
-        _place_block(page, top + n // ABREAST * height, MARGIN + n % ABREAST * width, block, epochs)
-    y, x = top + len(blocks) // ABREAST * height, MARGIN + len(blocks) % ABREAST * width
-    page.text(y, x, "Units that have settled", **TITLE)
-    axes = page.axes(y + ABOVE, x + 80, height - ABOVE - 70, width - 80 - MARGIN)
+    page = Page(top + rows * height, MARGIN + BLOCKS_ABREAST * width, heading, EVOLUTION_CAPTION)
+    corners = [
+        (top + n // BLOCKS_ABREAST * height, MARGIN + n % BLOCKS_ABREAST * width) for n in range(len(blocks) + 1)
+    ]
+    for (y, x), block in zip(corners, blocks, strict=False):
+        _place_block(page, y, x, block, epochs)
+    y, x = corners[-1]
+    page.text(y, x, "Units that have settled", **PART_TITLE)
+    left, bottom = 4 * MARGIN, 3 * MARGIN + MARGIN // 2  # room for the chart's labels
+    axes = page.axes(y + ABOVE_CELLS, x + left, height - ABOVE_CELLS - bottom, width - left - MARGIN)
     _settling_chart(axes, settled, epochs)
     return page.finish()
 
 
 def _place_block(page: Page, y: int, x: int, block: EvolutionBlock, epochs: Sequence[int]) -> None:
-    pitch = TILE + GAP
-    page.text(y, x, block.title, **TITLE)
-    page.text(y + 22, x, block.note, **NOTE)
-    top = y + ABOVE
+    pitch, top = TILE + CELL_GAP, y + ABOVE_CELLS
+    page.text(y, x, block.title, **PART_TITLE)
+    page.text(y + text_height(block.title, PART_TITLE), x, block.note, **NOTE)
     columns = [*(f"epoch {epoch}" for epoch in epochs), f"patch, {epochs[-1]}"]
     for n, name in enumerate(columns):
-        page.text(top - 3, x + NAMES + n * pitch + TILE / 2, name, **(NOTE | {"ha": "center", "va": "bottom"}))
+        page.text(top - 3, x + UNIT_NAME + n * pitch + TILE / 2, name, **(NOTE | {"ha": "center", "va": "bottom"}))
     for down, row in enumerate(block.rows):
-        at = top + down * pitch
-        page.text(at + TILE / 2, x, row.label, **(NOTE | {"va": "center"}))
+        row_top = top + down * pitch
+        page.text(row_top + TILE / 2, x, row.label, **(NOTE | {"va": "center"}))
         for n, cell in enumerate((*row.cells, row.patch)):
-            page.picture(at, x + NAMES + n * pitch, _crossed_out() if cell is None else cell)
-        for n in (n for n, same in enumerate(row.same) if same):
-            bar = np.broadcast_to(SAME, (TILE // 3, GAP, 3))
-            page.picture(at + TILE // 3, x + NAMES + n * pitch + TILE, bar)
+            page.picture(row_top, x + UNIT_NAME + n * pitch, _crossed_out() if cell is None else cell)
+        for n in np.flatnonzero(row.same).tolist():
+            page.picture(row_top + TILE // 3, x + UNIT_NAME + n * pitch + TILE, _bar())
 
 
-def _crossed_out() -> np.ndarray:
+def _bar() -> UInt8[np.ndarray, "h w 3"]:
+    return np.full((TILE // 3, CELL_GAP, 3), SAME_IMAGE, dtype=np.uint8)
+
+
+def _crossed_out() -> UInt8[np.ndarray, "side side 3"]:
     ys, xs = np.mgrid[:TILE, :TILE]
     cross = (abs(ys - xs) < 2) | (abs(ys + xs - TILE + 1) < 2)
-    return np.where(cross, 0.55, 0.93)[..., None].repeat(3, axis=2)
+    return np.where(cross, CROSS, CROSS_GROUND).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 
 def _settling_chart(axes: Axes, settled: Mapping[str, Mapping[int, float | None]], epochs: Sequence[int]) -> None:
-    for n, (layer, share) in enumerate(settled.items()):
-        known = {epoch: part for epoch, part in share.items() if part is not None}
-        colour = _shade(n, len(settled))
-        axes.plot(list(known), list(known.values()), "o-", color=colour, label=layer, clip_on=False, zorder=3)
+    # From light to dark as layers go up, so that their order shows without the legend.
+    colours = matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1, len(settled)))
+    for colour, (layer, share_by_epoch) in zip(colours, settled.items(), strict=True):
+        shares = {epoch: share for epoch, share in share_by_epoch.items() if share is not None}
+        axes.plot(list(shares), list(shares.values()), "o-", color=colour, label=layer, clip_on=False, zorder=3)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(epochs[:-1])))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -113,9 +163,3 @@ def _settling_chart(axes: Axes, settled: Mapping[str, Mapping[int, float | None]
     axes.set_xlabel("epoch (logarithmic)")
     axes.set_ylabel(f"living units whose winning image\nstays the same until epoch {epochs[-1]}")
     axes.legend(frameon=False, title="layer")
-
-
-def _shade(n: int, count: int) -> tuple[float, float, float]:
-    """From light to dark blue-green as layers go up, so that their order shows without the legend."""
-    share = n / max(count - 1, 1)
-    return tuple(float(v) for v in (1 - share) * np.array([0.95, 0.65, 0.25]) + share * np.array([0.25, 0.1, 0.4]))  # type: ignore[return-value]

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from deconv.figures.compare_rules import style
+from deconv.figures.compare_rules import legend_above, rule_lines, style
 
-TITLES = {
+SIMILARITY_TITLES = {
     "rank": "rank correlation\n(absolute values)",
     "ssim": "SSIM\n(absolute values)",
     "pearson": "correlation\n(signed)",
@@ -28,8 +28,8 @@ def cascades(layers: Summary, rules: Sequence[str]) -> Figure:
     """
     shown = [layer for layer in layers if len(_blocks(layers[layer][rules[0]], "rank", "cascade")) > 1] or list(layers)
     figure = Figure(figsize=(1.3 + 2.5 * len(shown), 8.2), layout="constrained")
-    grid = figure.subplots(len(TITLES), len(shown), squeeze=False, sharey="row", sharex="col")
-    for row, (kind, title) in zip(grid, TITLES.items(), strict=True):
+    grid = figure.subplots(len(SIMILARITY_TITLES), len(shown), squeeze=False, sharey="row", sharex="col")
+    for row, (kind, title) in zip(grid, SIMILARITY_TITLES.items(), strict=True):
         for axes, layer in zip(row, shown, strict=True):
             for rule in rules:
                 _draw(axes, layers[layer][rule], kind, style(rule))
@@ -41,20 +41,20 @@ def cascades(layers: Summary, rules: Sequence[str]) -> Figure:
         names = ["none", *_blocks(layers[layer][rules[0]], "rank", "cascade")]
         top.set_title(f"units of {layer}", fontsize=10, weight="bold")
         bottom.set_xticks(range(len(names)), names, rotation=60, fontsize=7.5)
-    handles = [Line2D([], [], label=rule, **style(rule)) for rule in rules]
-    handles += [
+    lines = [
+        *rule_lines(rules),
         Line2D([], [], color="0.3", linestyle="-", label="shuffled from the layer down to here"),
         Line2D([], [], color="0.3", linestyle=":", alpha=0.6, label="this block alone"),
         Line2D([], [], color="0.3", linestyle="--", alpha=0.8, label="another unit"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=9, frameon=False)
+    legend_above(figure, lines)
     figure.supxlabel("last block whose weights are shuffled, from the layer itself down to the image", fontsize=9.5)
     return figure
 
 
-def _blocks(columns: Summary, kind: str, how: str) -> list[str]:
-    """The blocks of some columns, from the layer down."""
-    return [name.split("/", 2)[2] for name in columns if name.startswith(f"{kind}/{how}/")]
+def _blocks(columns: Summary, kind: str, order: str) -> list[str]:
+    """The blocks whose weights are shuffled, "cascade" or "alone", from the layer down."""
+    return [name.split("/", 2)[2] for name in columns if name.startswith(f"{kind}/{order}/")]
 
 
 def _draw(axes: Axes, columns: Summary, kind: str, style: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How training is watched: running means while an epoch goes on, metrics.csv and curves after every epoch."""
+"""How training is watched: running means while an epoch goes on, metrics.csv after every epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from deconv.figures import save_figure
 from deconv.files import write_whole
 
 TIMES = ("seconds", "images_per_s")
@@ -81,7 +80,7 @@ class RunningMeans:
 
 
 def save_metrics(rows: Sequence[Row], folder: Path) -> None:
-    """Write `metrics.csv` (one line an epoch) and `curves.png`, `curves.pdf` (over epochs) into `folder`."""
+    """Write `metrics.csv`, one line an epoch, into `folder`."""
     names = [column.name for column in fields(Row) if column.name not in TIMES]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
@@ -89,28 +88,3 @@ def save_metrics(rows: Sequence[Row], folder: Path) -> None:
     for row in rows:
         writer.writerow({name: value if name == "epoch" else f"{value:.6g}" for name, value in asdict(row).items()})
     write_whole(folder / "metrics.csv", text.getvalue().encode())
-    _save_curves(rows, folder / "curves.png")
-
-
-def _save_curves(rows: Sequence[Row], path: Path) -> None:
-    from matplotlib.figure import Figure  # takes half a second to import, and only training needs it here
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    epochs = [row.epoch for row in rows]
-    loss.plot(epochs, [row.train_loss for row in rows], ".-", color="C0", label="training crops")
-    loss.plot(epochs, [row.val_loss for row in rows], ".-", color="C1", label="validation")
-    loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="loss")
-    accuracy.plot(epochs, [row.train_top1 for row in rows], ".-", color="C0", label="training crops, top-1")
-    accuracy.plot(epochs, [row.val_top1 for row in rows], ".-", color="C1", label="validation, top-1")
-    accuracy.plot(epochs, [row.val_top5 for row in rows], ".--", color="C1", label="validation, top-5")
-    accuracy.set(xlabel="epoch", title=f"accuracy: {rows[-1].val_top1:.1%} top-1, {rows[-1].val_top5:.1%} top-5")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    accuracy.set_ylim(bottom=0)
-    for axes in (loss, accuracy):
-        axes.set_xlim(0, len(rows) + 1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    save_figure(figure, path)
