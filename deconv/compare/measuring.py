@@ -70,7 +70,7 @@ def measure(
         metrics = likeness(recon[:, rows, cols], patch[:, rows, cols]) | concentration(recon)
         metrics["other_unit"] = pearson(grey(recon[:, rows, cols]), grey(other[:, rows, cols]))
         pictures.append(metrics)
-    columns = {name: np.array([metrics[name] for metrics in pictures]) for name in pictures[0]}
+    columns: dict[str, np.ndarray] = {name: np.array([metrics[name] for metrics in pictures]) for name in pictures[0]}
 
     points = curves(peaks.baselines, pixels, peaks.respond)
     columns |= {f"{curve}_{fill}": area(activations) for (curve, fill), activations in points.items()}
@@ -86,7 +86,7 @@ def measure(
     columns["rank"] = rank(responses, channel, strongest)
 
     blank = ~pixels.any(axis=(1, 2, 3))
-    measured: dict[str, np.ndarray] = {name: np.where(blank, np.nan, values) for name, values in columns.items()}
+    measured = {name: np.where(blank, np.nan, values) for name, values in columns.items()}
     return measured | {"blank": blank.astype(np.float64)}
 
 
