@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 BINS = 24
 ALIKE = 6
@@ -15,10 +16,12 @@ ALIKE = 6
 class Firing:
     """How C units fire over `images` images; an image counts by its strongest activation of the unit.
 
-    counts (C, BINS): images in each of BINS equal steps from 0 to the unit's strongest peak; images that do not fire
-    the unit are in none.  sparsity (C): 0 fires alike on all images, 1 on a single one; None for a unit that never
-    fires.  alike (C, up to ALIKE): the units whose strongest activations correlate most with its own over the images,
-    and correlation: Pearson's, of each.
+    - counts: (C, BINS) images in each of BINS equal steps from 0 to the unit's strongest peak; images that do not fire
+      the unit are in none.
+    - sparsity: (C,) 0 for a unit that fires alike on all images, 1 for one that fires on a single one; None for a dead
+      unit.
+    - alike: (C, up to ALIKE) the units whose strongest activations correlate most with the unit's over the images.
+    - correlation: Pearson's, of each of these.
     """
 
     images: int
@@ -28,18 +31,18 @@ class Firing:
     correlation: list[list[float]]
 
     def fires_on(self, unit: int) -> int:
-        """The number of images with an activation above zero."""
+        """Return the number of images with an activation above zero."""
         return sum(self.counts[unit])
 
     def as_dict(self) -> dict[str, Any]:
-        """In plain JSON types."""
+        """Return the same in plain JSON types."""
         return asdict(self)
 
 
 class Tally:
-    """Counts batches of strongest activations for units whose strongest peaks are `top` (C,), nan where none."""
+    """Counts batches of strongest activations for units whose strongest peaks score `top`; nan for dead units."""
 
-    def __init__(self, top: np.ndarray):
+    def __init__(self, top: Float[np.ndarray, " C"]):
         units = len(top)
         self.top = np.where(np.nan_to_num(top) > 0, top, np.inf).astype(np.float64)
         self.images = 0
@@ -47,22 +50,22 @@ class Tally:
         self.sums = np.zeros(units)
         self.products = np.zeros((units, units))
         self.fired = np.zeros((2, units))
-        """Sums of what is above zero, and of its squares."""
+        """The sums of what is above zero, and of its squares."""
 
-    def see(self, maxima: np.ndarray) -> None:
-        """Count the strongest activations (n, C) of n images."""
+    def see(self, maxima: Float[np.ndarray, "n C"]) -> None:
+        """Count the strongest activations of n images."""
         values = maxima.astype(np.float64)
         above = values.clip(min=0)
         step = np.minimum(above / self.top * BINS, BINS - 1).astype(np.int64)
-        _, unit = fires = np.nonzero(above)
-        np.add.at(self.counts, (unit, step[fires]), 1)
+        image, unit = np.nonzero(above)
+        np.add.at(self.counts, (unit, step[image, unit]), 1)
         self.images += len(values)
         self.sums += values.sum(axis=0)
         self.products += values.T @ values
         self.fired += above.sum(axis=0), (above**2).sum(axis=0)
 
     def firing(self) -> Firing:
-        """What was counted."""
+        """Return what was counted."""
         alike, correlation = self._alike()
         return Firing(self.images, self.counts.tolist(), self._sparsity(), alike, correlation)
 
