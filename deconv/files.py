@@ -1,4 +1,4 @@
-"""What a run's folder is made with: whole files, a claim on the folder, JSON, versions, the hash of weights."""
+"""What a run's folder is made with: whole files, a claim on the folder, JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from deconv.errors import BadInput
 
-OF_THE_DISK = {
+DISK_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -38,7 +38,7 @@ def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) ->
     was, and nothing beside it.
     """
     path = Path(path)
-    with _told_in_one_line(path):
+    with _disk_errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
@@ -54,7 +54,7 @@ def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) ->
 
 
 def remove_parts(folder: Path, name: str = "") -> None:
-    """Remove what `write_whole` left half-written when its process was killed: of a file `name`, or of any.
+    """Remove what `write_whole` left half-written when its process was killed: of the file `name`, or of any.
 
     Nobody else may be writing there.
     """
@@ -71,7 +71,7 @@ def claimed(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     path = folder / ".lock"
-    with _told_in_one_line(path):
+    with _disk_errors_named(path):
         folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(path)
     try:
@@ -106,7 +106,10 @@ def safe_name(name: str) -> str:
 
 
 def _locked(path: Path) -> int:
-    """An open file that holds the lock and is what `path` names."""
+    """Return an open file that holds the lock and is what `path` names.
+
+    Not by filelock, which empties the file before it tries: the refusal could not name the holder.
+    """
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -133,12 +136,12 @@ def _is_open_at(path: Path, file: int) -> bool:
 
 
 @contextmanager
-def _told_in_one_line(path: Path) -> Iterator[None]:
-    """Errors of the disk as BadInput."""
+def _disk_errors_named(path: Path) -> Iterator[None]:
+    """Turn errors of the disk into BadInput."""
     try:
         yield
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
+        if error.errno not in DISK_ERRORS:
             raise
         raise BadInput(
             f"cannot write {path}: {error.strerror}; nothing is left half-written: make it possible, or give another "

@@ -6,7 +6,9 @@ import os
 import pickle
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,9 +113,40 @@ def test_records_of_something_else_are_found_before_anything_is_made(
     first, *_, last = blocks_of(known)
     other = known.block(last.layer, as_rule("deconvnet"), last.units)
     save(other.make(known.network), last.files)
-    with pytest.raises(RecordMismatch, match=r"two\.0005-0005\.guided\..* delete that file to make it again"):
+    with pytest.raises(
+        RecordMismatch, match=r"two\.0005-0005\.guided\..* made with rule deconvnet; this run has guided"
+    ):
         made(known, [first, last])
     assert not any(path.exists() for path in first.files)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("weights", {"weights": "others"}),
+        ("preprocessing.resize", {"preprocessing": {"resize": 99}}),
+        ("source.content", {"source": {"content": "others"}}),
+        ("which_peaks", {"which_peaks": "others"}),
+        ("versions.torch", {"versions": {"torch": "9.9"}}),
+        ("rule_options.relu", {"rule_options": {"relu": "other"}}),
+    ],
+)
+def test_the_difference_of_a_record_is_named(
+    tmp_path: Path, source: Source, peaks: deconv.Peaks, name: str, change: dict[str, Any]
+) -> None:
+    known = records(tmp_path, source, peaks)
+    block = known.block("two", as_rule("deconvnet"), [5])
+    recon, patches = block.make(known.network)
+    other = {
+        key: value | change[key] if isinstance(value, dict) and key in change else change.get(key, value)
+        for key, value in block.provenance.items()
+    }
+    save((replace(recon, provenance=other), patches), block.files)
+    with pytest.raises(RecordMismatch, match=rf"reconstructions\.safetensors was made with {name} "):
+        made(known, [block])
+    save((recon, replace(patches, provenance=other)), block.files)
+    with pytest.raises(RecordMismatch, match=rf"patches\.safetensors was made with {name} "):
+        made(known, [block])
 
 
 def test_two_runs_into_one_folder(tmp_path: Path, source: Source, peaks: deconv.Peaks) -> None:

@@ -133,6 +133,11 @@ def test_activations_that_are_no_numbers_name_the_image(value: float) -> None:
         ({"precision": "float8"}, UnknownName, "unknown precision 'float8'; expected one of float32, bfloat16"),
         ({"precision": None}, UnknownName, "unknown precision None"),
         ({"images": np.zeros((2, 3, SIZE, SIZE))}, BadInput, r"images: given ndarray of shape \(2, 3, 20, 20\)"),
+        (
+            {"network": torch.nn.Conv2d(3, 4, 3)},
+            BadInput,
+            r"network: given Conv2d; expected a Network: Network\(",
+        ),
         ({"images": [1]}, BadInput, r"images: given \[1\]; expected a Source, or preprocessed images"),
         ({"images": torch.zeros(())}, BadInput, "images: given"),
         ({"images": torch.zeros(0, 3, SIZE, SIZE)}, BadInput, "expected at least one"),
@@ -141,9 +146,9 @@ def test_activations_that_are_no_numbers_name_the_image(value: float) -> None:
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
-    given: dict[str, Any] = {"images": images(3), "layers": ["one"]} | arguments
+    given: dict[str, Any] = {"network": network(), "images": images(3), "layers": ["one"]} | arguments
     with jaxtyping_off(), pytest.raises(error, match=said):
-        deconv.mine(network(), **given)
+        deconv.mine(**given)
 
 
 def test_a_source_gives_what_its_frames_give(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from deconv.errors import BadInput, UnreadableImage
 from deconv.images.preprocessing import Preprocessing
+from tests.annotations import jaxtyping_off
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -85,7 +86,7 @@ def test_an_endless_sliver_is_refused_before_it_is_enlarged() -> None:
     [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)],
 )
 def test_frame_refuses_what_is_not_rgb(image: np.ndarray) -> None:
-    with pytest.raises(BadInput, match="expected a uint8 RGB image"):
+    with jaxtyping_off(), pytest.raises(BadInput, match=r"^image: given .* expected RGB \(height, width, 3\) of uint8"):
         Preprocessing((4, 4), None, MEAN, STD).input_image(image)
 
 
@@ -116,7 +117,7 @@ def test_normalize_does_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("frames", [torch.zeros(1, 3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.uint8)])
 def test_normalize_refuses_other_shapes_and_types(frames: torch.Tensor) -> None:
-    with pytest.raises(BadInput, match="expected uint8 frames"):
+    with jaxtyping_off(), pytest.raises(BadInput, match=r"^input_images: given .* \(N, 3, H, W\) of torch.uint8"):
         Preprocessing((4, 4), None, MEAN, STD).normalize(frames)
 
 
@@ -131,15 +132,21 @@ def test_settings_from_lists_survive_json() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": (224,)}, "two positive whole numbers"),
-        ({"size": (0, 5)}, "two positive whole numbers"),
-        ({"resize": 0}, "positive whole number of pixels"),
-        ({"resize": 200}, "cannot fill a crop of 224 x 224; expected 224 or more"),
-        ({"std": (1.0, 0.0, 1.0)}, "std is .* positive finite"),
-        ({"mean": (0.5, 0.5)}, "mean is .* three"),
-        ({"mean": (0.5, 0.5, float("nan"))}, "mean is .* finite"),
+        ({"size": (224,)}, "size: given .* two whole numbers"),
+        ({"size": (0, 5)}, "size: given 0; expected a whole number, 1 or more"),
+        ({"size": 224}, r"size: given 224; expected a list of whole numbers \(height, width\)"),
+        ({"size": ("a", "b")}, "size: given a; expected a whole number"),
+        ({"size": (2**13, 2**13)}, "size: given .* at most 33554432 pixels"),
+        ({"resize": 0}, "resize: given 0; expected a whole number"),
+        ({"resize": 256.5}, "resize: given 256.5; expected a whole number"),
+        ({"resize": 200}, "resize: given 200; expected 224 or more, to fill a crop of 224 x 224"),
+        ({"std": (1.0, 0.0, 1.0)}, "std: given .* positive finite"),
+        ({"mean": (0.5, 0.5)}, "mean: given .* three"),
+        ({"mean": 0.5}, "mean: given 0.5; expected a list of three numbers"),
+        ({"mean": ("a", "b", "c")}, "mean: given .* three finite"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean: given .* finite"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with jaxtyping_off(), pytest.raises(BadInput, match=message):
         Preprocessing(**{"size": (224, 224), "resize": 256, "mean": MEAN, "std": STD, **change})

@@ -8,8 +8,9 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from deconv.images.batches import BATCHES_AHEAD, batches
 from deconv.images.decoding import decode
 from deconv.images.members import Member
 from deconv.images.preprocessing import Preprocessing
+from tests.annotations import jaxtyping_off
 from tests.tars import put, shard
 
 FRAME = Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -114,9 +116,7 @@ def test_the_subfolders_are_the_classes_if_every_image_is_in_one(tmp_path: Path)
     save(tmp_path / "beside.png")
     mixed = folder(tmp_path)
     assert mixed.labels is None and mixed.class_names is None
-    with pytest.raises(
-        BadInput, match=r"the source folder has no labels; expected a class .*folder\(root\) has them with"
-    ):
+    with pytest.raises(BadInput, match=r"the source folder has no labels; .*folder\(root\) has them with"):
         require_labels(mixed)
     assert bundled().labels is None
 
@@ -128,6 +128,44 @@ def test_numbers_that_are_not_there_are_refused(tmp_path: Path, index: int) -> N
         folder(tmp_path).image(index)
     with pytest.raises(BadInput, match="images 0 to 0"):
         batches(folder(tmp_path), FRAME, 4, image_ids=[index])
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    """Call with arguments that the annotations forbid."""
+    return function(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (lambda source: source.image("a.png"), "image: given a.png; expected the id of an image, a whole number"),
+        (lambda source: source.image(0.5), "image: given 0.5; expected the id of an image"),
+        (lambda source: source.part(3), "image_ids: given 3; expected a list of image ids"),
+        (lambda source: source.part("0"), "image_ids: given 0; expected a list of image ids"),
+        (lambda source: call(batches, source, FRAME, "4"), "batch_size: given 4; expected a whole number"),
+        (lambda source: call(folder, 3), "root: given 3; expected the path of a folder of images"),
+        (lambda source: call(webdataset, 3), "urls: given 3; expected a list of paths or URLs of tar shards"),
+        (lambda source: call(webdataset, None), "urls: given None"),
+        (lambda source: open_source("folder", root=3), "root of the source folder: given 3; expected a text"),
+    ],
+)
+def test_mistakes_in_python_are_one_line(tmp_path: Path, mistake: Callable[[Source], object], said: str) -> None:
+    save(tmp_path / "a.png")
+    with jaxtyping_off(), pytest.raises(BadInput, match=said):
+        mistake(folder(tmp_path))
+
+
+def test_a_representation_is_short(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "a.png")
+    assert repr(folder(tmp_path)) == "<Source folder: 1 images, 1 classes>"
+    assert repr(bundled()) == f"<Source bundled: {len(bundled())} images>"
+
+
+def test_what_a_record_says_of_its_source(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    source = folder(tmp_path)
+    assert source.provenance("known") == {"source": {"name": "folder", "images": 1, "content": "known"}}
+    assert source.provenance()["source"]["content"] == source.content_hash
 
 
 def test_the_content_hash_knows_names_and_contents(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class UnitRecords:
             rule=rule.name,
             rule_options=rule.options(),
             units=list(units),
-            peaks=digest(_rows(self.peaks[layer], list(units))),
+            which_peaks=digest(_rows(self.peaks[layer], list(units))),  # the last by name: it follows from the others
         )
 
     def block(self, layer: str, rule: Rule, units: Sequence[int]) -> Block:
@@ -85,8 +85,8 @@ class UnitRecords:
 
         Raises RecordMismatch, naming the difference, if what is there was made of other peaks.
         """
-        peaks = digest({layer: _rows(layer_peaks) for layer, layer_peaks in self.peaks.items()})
-        provenance = plain(self.peaks.provenance | {"peaks": peaks})
+        which_peaks = digest({layer: _rows(layer_peaks) for layer, layer_peaks in self.peaks.items()})
+        provenance = plain(self.peaks.provenance | {"which_peaks": which_peaks})
         path = None if self.folder is None else self.folder / "firing.json"
         if path is not None and path.is_file():
             with reading(path):

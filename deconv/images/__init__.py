@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from deconv.errors import BadInput, check_choice
+from deconv.errors import BadInput, bad_value, check_choice, check_list
 from deconv.images import folders
 from deconv.images.ahead import WORKERS
 from deconv.images.class_names import check_class_names, read_class_names
@@ -68,13 +69,17 @@ class Source:
         classes = "" if self.labels is None else f", {len(set(self.labels))} classes"
         return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}>"
 
-    def position(self, image_id: int) -> int:
+    def position(self, image_id: int | np.integer) -> int:
         """Return where the image stands in `keys`, `members` and `labels`. Raises BadInput for an id that is not there.
 
         In a source that is no part of another, the position is the id.
         """
+        try:
+            image_id = operator.index(image_id)
+        except TypeError:
+            raise bad_value("image", image_id, "the id of an image, a whole number") from None
         if 0 <= image_id < len(self) and self.ids[image_id] == image_id:
-            return int(image_id)
+            return image_id
         if image_id not in self._position_of_id:
             known = f"0 to {len(self) - 1}" if isinstance(self.ids, range) else f"{len(self)} others"
             raise BadInput(f"image {image_id} was asked for; the source {self.name} has images {known}")
@@ -100,7 +105,7 @@ class Source:
 
         The images keep their ids; cached input images stay behind. Raises BadInput for an id that is not there.
         """
-        positions = [self.position(int(image_id)) for image_id in image_ids]
+        positions = [self.position(image_id) for image_id in check_list("image_ids", image_ids, "image ids")]
         return Source(
             self.name,
             tuple(self.keys[n] for n in positions),
@@ -130,7 +135,7 @@ class Source:
 
     def digests(self, image_ids: Sequence[int] | np.ndarray | None = None) -> tuple[bytes, ...]:
         """Return the SHA-256 of the bytes of some images, by default of all; b"unreadable" for a file that is gone."""
-        members = self.members if image_ids is None else [self.members[self.position(int(n))] for n in image_ids]
+        members = self.members if image_ids is None else [self.members[self.position(n)] for n in image_ids]
         with ThreadPoolExecutor(WORKERS) as pool:
             return tuple(pool.map(Member.digest, members))
 
@@ -250,5 +255,5 @@ def open_source(name: str, **options: Any) -> Source:
     check_choice("source", name, known)
     for option, value in options.items():
         if not isinstance(value, (str, PathLike, type(None), *([Sequence] if option == "urls" else []))):
-            raise BadInput(f"source {name}: {option} is {value}; expected a text: write {option}='\"{value}\"'")
+            raise bad_value(f"{option} of the source {name}", value, "a text")
     return known[name](**options)

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Like map, in order, with a pool of threads at work on up to `ahead` items beyond the one asked for."""
+    """Yield what `map` would, while a pool of threads works on up to `ahead` items beyond the one asked for."""
     pool = ThreadPoolExecutor(WORKERS)
     waiting: deque[Future[Result]] = deque()
     try:

@@ -14,7 +14,7 @@ NUMBER = ("index", "class_index")
 
 
 def read_class_names(path: str | PathLike[str]) -> tuple[str, ...]:
-    """The name of each class, in order: from a file with a name on each line, or a CSV with a column `name`.
+    """Return the name of each class, in order: from a file with a name on each line, or a CSV with a column `name`.
 
     Such a CSV may have a column `index` or `class_index` with the number of each class; its order is then free.
     Raises BadInput if the file is missing or no text, if a row has no name, and if the numbers are not 0, 1, 2 and so
@@ -29,7 +29,7 @@ def read_class_names(path: str | PathLike[str]) -> tuple[str, ...]:
 
 
 def check_class_names(names: Sequence[str], labels: Sequence[int] | None) -> None:
-    """Raises BadInput if the images have no `labels`, or one that has no name."""
+    """Raise BadInput if the images have no `labels`, or one that has no name."""
     if labels is None:
         raise BadInput(
             f"{len(names)} classes are named, but the images have none; expected a .cls member beside each image: give "

@@ -19,6 +19,7 @@ import io
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode
 
@@ -34,8 +35,8 @@ _TIFF_BITS_PER_SAMPLE = 258
 _HAS_FAST_JPEG = hasattr(torch.ops.image, "decode_jpeg")
 
 
-def decode(member: Member) -> np.ndarray:
-    """The image in the bytes of a JPEG, PNG, WebP, BMP or TIFF file as uint8 RGB (H, W, 3), upright.
+def decode(member: Member) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the image in the bytes of a JPEG, PNG, WebP, BMP or TIFF file as upright RGB.
 
     Raises UnreadableImage, with the reason, for one that is missing, cut, of another format or too large
     (more pixels than PIL.Image.MAX_IMAGE_PIXELS; found out before anything is decoded).

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname, urlopen
 
-from deconv.errors import BadInput, DeconvError, bad_value
+from deconv.errors import BadInput, DeconvError, bad_value, check_list
 from deconv.files import write_whole
 from deconv.progress import track
 from deconv.records.provenance import digest
@@ -30,7 +30,7 @@ def addresses(urls: str | Sequence[str]) -> list[str]:
     Braces are expanded ("train-{000..009}.tar"), and in paths * and ? too. Raises BadInput if nothing matches, a file
     is missing or a shard is there twice.
     """
-    texts = [urls] if isinstance(urls, str) else list(urls)
+    texts = [urls] if isinstance(urls, str) else check_list("urls", urls, "paths or URLs of tar shards")
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise bad_value("urls", urls, "the path or URL of a tar shard, or a list of them")
     shards = [address for text in texts for expanded in _expand(text) for address in _glob(expanded)]

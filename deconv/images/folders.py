@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
-from deconv.errors import BadInput
+from deconv.errors import BadInput, bad_value
 from deconv.images.decoding import SUFFIXES
 from deconv.images.members import spelled_out
 
@@ -39,6 +39,8 @@ def classes(keys: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]] | tu
 
 
 def _check_root(root: str | PathLike[str]) -> Path:
+    if not isinstance(root, str | PathLike):
+        raise bad_value("root", root, "the path of a folder of images")
     expected = "expected a folder of images as root; bundled() needs none"
     top = Path(os.path.expanduser(root))  # unlike Path.expanduser, takes the names of unknown users too
     if not os.path.exists(top):  # unlike Path.exists, false for names that are too long

@@ -27,7 +27,7 @@ _PHOTOGRAPHS = {
 
 
 def installed_photographs() -> list[tuple[str, Path]]:
-    """(key, path) of each photograph that is there, in fixed order; packages are found without importing them.
+    """Return (key, path) of each photograph that is there, in fixed order; packages are found without importing them.
 
     Keys look like "skimage/chelsea.png". A photograph that an installed package should have but lacks is logged.
     """

@@ -50,8 +50,8 @@ def mine(
     - layers: names or aliases of layers, see `Network.layers`.
     - per_image: how many peaks of one image may count for one unit; peaks whose boxes overlap by more than half count
       as one.
-    - precision: "float32"; or "bfloat16" to find candidates faster, whose answer is computed in float32 and checked
-      but not proven (`deconv.mining.bfloat16`).
+    - precision: "float32"; or "bfloat16" to find candidates faster, whose answer is computed in float32 and checked,
+      within a limit that `deconv.mining.bfloat16` states.
 
     Raises UnknownName for a layer or a precision that does not exist. Raises BadInput for k, batch_size or per_image
     below 1, for no images, for NaN or infinite activations, naming the image, if more than half of a source's images
@@ -138,6 +138,8 @@ def _scan(
     precision: str,
 ) -> Scan:
     """The scan in float32. Raises BadInput or UnknownName for an argument that cannot be used."""
+    if not isinstance(network, Network):
+        raise bad_value("network", type(network).__name__, "a Network", "Network(module, input_shape) makes one")
     if not isinstance(images, Source | Tensor):
         raise bad_value("images", images, "a Source, or preprocessed images, a tensor (M, C, H, W)")
     if isinstance(images, Tensor):

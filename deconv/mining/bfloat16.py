@@ -1,4 +1,4 @@
-"""Mining in bfloat16 with an answer in float32, which is checked but not proven.
+"""Mining in bfloat16 with an answer in float32, which is checked; the check has a limit.
 
 A first scan in bfloat16 keeps CANDIDATES x k images of each unit. Every image that is a candidate of some unit is
 looked at again in float32, for all units. An image that was never seen in float32 scored, in bfloat16, at most as much

@@ -52,7 +52,7 @@ class Tally:
         self.sums = np.zeros(units)
         self.products = np.zeros((units, units))
         self.fired = np.zeros((2, units))
-        """Sums of what is above zero, and of its squares."""
+        """The sums of what is above zero, and of its squares."""
 
     def see(self, maxima: Float[np.ndarray, "n C"]) -> None:
         """Count the strongest activations (n, C) of n images."""

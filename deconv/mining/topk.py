@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Int64
 
-Column = np.ndarray
+Numbers = Int64[np.ndarray, " p"]
 
 
 class TopK:
@@ -13,45 +14,50 @@ class TopK:
     Because the order is total, `offer` and `merge` are commutative and associative: any split of the images into
     batches, shards or workers gives the same table. Memory is C x k, whatever the number of images.
 
-    score (C, k) float32, -inf where missing; image, row, col (C, k) int64, -1 where missing. numpy, because the tables
-    are small and a hundred tiny parallel loops a batch would cost more than the sorting.
+    - score: (C, k) float32, -inf where there are fewer peaks.
+    - image, row, col: (C, k) int64, -1 where there are fewer peaks.
+
+    All are numpy arrays, because the tables are small and a hundred tiny parallel loops a batch would cost more than
+    the sorting.
     """
 
     def __init__(self, channels: int, k: int):
         self.k = k
-        self.score = np.full((channels, k), -np.inf, dtype=np.float32)
-        self.image = np.full((channels, k), -1, dtype=np.int64)
-        self.row = self.image.copy()
-        self.col = self.image.copy()
+        self.score: Float[np.ndarray, "C k"] = np.full((channels, k), -np.inf, dtype=np.float32)
+        self.image: Int64[np.ndarray, "C k"] = np.full((channels, k), -1, dtype=np.int64)
+        self.row: Int64[np.ndarray, "C k"] = self.image.copy()
+        self.col: Int64[np.ndarray, "C k"] = self.image.copy()
 
     @property
-    def weakest(self) -> Column:
-        """(C,) the score that a candidate must reach: the k-th best so far, -inf while there are fewer."""
+    def weakest(self) -> Float[np.ndarray, " C"]:
+        """The score that a candidate of each unit must reach: the k-th best so far, -inf while there are fewer."""
         return self.score[:, -1]
 
-    def offer(self, channel: Column, score: Column, image: Column, row: Column, col: Column) -> None:
-        """Consider P candidates: each argument (P,), in any order; the same peak must not be offered twice."""
+    def offer(
+        self, channel: Numbers, score: Float[np.ndarray, " p"], image: Numbers, row: Numbers, col: Numbers
+    ) -> None:
+        """Consider p candidates, in any order; the same peak must not be offered twice."""
         if not len(channel):
             return
         units, which = np.unique(channel, return_inverse=True)
         unit = np.concatenate([np.repeat(np.arange(len(units)), self.k), which])
-        given = (score, image, row, col)
-        parts = [np.concatenate([old[units].ravel(), new]) for old, new in zip(self._parts(), given, strict=True)]
-        scores, images, rows, cols = parts
+        offered = (score, image, row, col)
+        joined = [np.concatenate([old[units].ravel(), new]) for old, new in zip(self._columns(), offered, strict=True)]
+        scores, images, rows, cols = joined
         order = np.lexsort((cols, rows, images, -scores, unit))  # the last key is the most important
         # every unit has at least k entries: its first k in the order stay
         first = np.searchsorted(unit[order], np.arange(len(units)))
         best = order[first[:, None] + np.arange(self.k)]
-        for part, merged in zip(self._parts(), parts, strict=True):
-            part[units] = merged[best]
+        for column, values in zip(self._columns(), joined, strict=True):
+            column[units] = values[best]
 
     def merge(self, other: TopK) -> None:
         """Consider everything another table holds, of other images. Raises ValueError if its shape differs."""
         if other.score.shape != self.score.shape:
             raise ValueError(f"cannot merge top-k tables of shapes {self.score.shape} and {other.score.shape}")
-        found = other.image >= 0
-        channel = np.broadcast_to(np.arange(len(found))[:, None], found.shape)
-        self.offer(channel[found], *(part[found] for part in other._parts()))
+        exists = other.image >= 0
+        channel = np.broadcast_to(np.arange(len(exists))[:, None], exists.shape)
+        self.offer(channel[exists], *(column[exists] for column in other._columns()))
 
-    def _parts(self) -> tuple[Column, Column, Column, Column]:
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return self.score, self.image, self.row, self.col
