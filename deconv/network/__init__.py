@@ -30,6 +30,7 @@ class Network:
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
     preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
 
+    All four are attributes, `module` the user's own, whose weights may have changed since.
     Raises UnsupportedOperation if the module cannot be traced, UnknownName for an alias to no layer, BadInput for
     anything but a module and three sizes.
 
@@ -58,7 +59,7 @@ class Network:
         channels, height, width = _sizes("input_shape", input_shape, "(C, H, W)")
         self.input_shape = (channels, height, width)
         self.preprocessing = preprocessing
-        self._module = module
+        self.module = module
         self._weights = {name: _snapshot(value) for name, value in _states(module).items()}
         self._graphs: dict[tuple[int, int], Graph] = {}
         self.aliases: dict[str, str] = {}
@@ -85,8 +86,8 @@ class Network:
         """
         height, width = _sizes("size", size, "(H, W)")
         if (height, width) not in self._graphs:
-            with _eval_mode(self._module), torch.no_grad():
-                graph = trace(self._module, self._weights, (self.input_shape[0], height, width))
+            with _eval_mode(self.module), torch.no_grad():
+                graph = trace(self.module, self._weights, (self.input_shape[0], height, width))
             self._graphs[height, width] = graph
         return self._graphs[height, width]
 

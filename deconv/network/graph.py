@@ -97,9 +97,8 @@ def run(
 ) -> Iterator[tuple[int, Value]]:
     """Compute the targets, and of the other nodes those they depend on; yield (index, value) of each target in turn.
 
-    image: the value of node 0. compute: gives the value of the node at an index from the values of its inputs; it is
-    called in running order. A value is let go of when the last node that reads it has been computed, that of a target
-    not before it was yielded.
+    image: the value of node 0.  compute: gives the value of the node at an index from the values of its inputs; it is
+    called in running order. A value is let go of when the last node that reads it has been computed.
     """
     targets = set(targets)
     order = graph.ancestors(targets)

@@ -22,9 +22,8 @@ from deconv.network.graph import Graph
 from deconv.network.operations import Call, LocalResponseNorm, Operation
 from deconv.network.receptive_field import Cone, Span
 from deconv.network.spatial import MaxPool, Spatial, outside_value
+from deconv.projection.table import Memory
 from deconv.records import clip
-
-Memory = tuple[Tensor, ...]
 
 
 def cut(
