@@ -48,7 +48,7 @@ HOUSE = {
         "errors files records projection compare",
         doors="compare_rules evolution features filters invariance occlusion page sanity_checks",
     ),
-    "training": Room("errors progress files records images models figures", doors="data images metrics recipe state"),
+    "training": Room("errors progress files records images models figures", doors="data metrics recipe"),
     "analyses": Room("errors progress files records images network engines mining projection models training"),
     "atlas": Room("errors progress files records images network engines mining projection figures"),
     "command": Room("errors progress files records", doors="shipped"),

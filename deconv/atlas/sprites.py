@@ -140,9 +140,10 @@ def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:
     return tiles.patch_tiles(pixels.patch, pixels.inside, side)
 
 
-def _lay(page: np.ndarray, shown: np.ndarray, left: int, top: int, pitch: int, across: int) -> None:
-    side = shown.shape[1]
-    for n, tile in enumerate(shown):
+def _lay(page: np.ndarray, pictures: np.ndarray, left: int, top: int, pitch: int, across: int) -> None:
+    """Copy pictures (n, side, side, 3) into the page, `across` to a row, the first at (left, top)."""
+    side = pictures.shape[1]
+    for n, tile in enumerate(pictures):
         y, x = top + n // across * pitch, left + n % across * pitch
         page[y : y + side, x : x + side] = tile
 
