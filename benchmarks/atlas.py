@@ -19,7 +19,7 @@ AT_MOST_SECONDS, AT_MOST_MEGABYTES = 30, 150
 
 
 def rows(scene: Scene) -> Iterator[Row]:
-    """The site from its records, and once more with nothing to write; the bytes of two sites are compared first."""
+    """Yield the times of writing the site from its records and of a call with nothing to write, and the site's size."""
     home = scene.scratch / "atlas"
     network, layers = subject("alexnet").network, LAYERS["alexnet"][: 2 if scene.quick else None]
     source = scene.source(scene.many)
@@ -29,8 +29,8 @@ def rows(scene: Scene) -> Iterator[Row]:
         return write_atlas(network, peaks, source, home / "site", records=home / "records")
 
     write()
-    wanted = contents(home / "site")
-    written = [written_anew(write, home / "site", wanted) for _ in range(scene.repeats)]
+    expected = contents(home / "site")
+    written = [written_anew(write, home / "site", expected) for _ in range(scene.repeats)]
     again = [left_alone(write, home / "site") for _ in range(scene.repeats)]
     units, megabytes = sum(len(layer.score) for layer in peaks.values()), size_of(home / "site") / 1e6
     shutil.rmtree(home)
@@ -41,45 +41,45 @@ def rows(scene: Scene) -> Iterator[Row]:
 
 
 def timed(what: str, laps: list[Lap], at_most: float | None) -> Row:
-    """The median lap, and all of them."""
+    """Return the row of the median lap, which keeps all of them."""
     wall, cpu = (statistics.median(getattr(lap, kind) for lap in laps) for kind in ("wall", "cpu"))
     details = {"seconds": [lap.wall for lap in laps], "cpu_seconds": [lap.cpu for lap in laps]}
     return Row(what, wall, "s", at_most, None, cpu, note=f"{cpu:.3g} s of processor time", details=details)
 
 
-def written_anew(write: Work, site: Path, wanted: dict[str, str]) -> Lap:
-    """One lap into an empty folder; raise unless it writes the same bytes."""
+def written_anew(write: Work, site: Path, expected: dict[str, str]) -> Lap:
+    """Time one call into an empty folder; raise unless it writes the expected bytes."""
     shutil.rmtree(site)
     lap = clock(write)
-    if contents(site) != wanted:
-        raise AssertionError("the same records gave another site.")
+    if contents(site) != expected:
+        raise AssertionError("the same records gave another site")
     return lap
 
 
 def left_alone(write: Work, site: Path) -> Lap:
-    """One lap over a site that is there; raise if it writes a page or a picture."""
+    """Time one call over a site that is there; raise if it writes a page or a picture."""
     before = times(site)
     lap = clock(write)
     if times(site) != before:
-        raise AssertionError("a site was written again though nothing had changed.")
+        raise AssertionError("a site was written again though nothing had changed")
     return lap
 
 
 def contents(site: Path) -> dict[str, str]:
-    """The hash of every file."""
+    """Return the hash of every file, by its name in the site."""
     return {str(path.relative_to(site)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files(site)}
 
 
 def times(site: Path) -> dict[str, int]:
-    """When every file but the list of files was written."""
+    """Return when every file but the manifest was written."""
     return {str(path): path.stat().st_mtime_ns for path in files(site) if path.name != MANIFEST}
 
 
 def size_of(site: Path) -> int:
-    """Bytes."""
+    """Return the bytes of all files."""
     return sum(path.stat().st_size for path in files(site))
 
 
 def files(site: Path) -> list[Path]:
-    """All of them."""
+    """Return all files of the site."""
     return sorted(path for path in site.rglob("*") if path.is_file())

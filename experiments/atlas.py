@@ -63,11 +63,11 @@ def day_of(record: Path) -> str:
 
 def summarise(network: Network, layer: str, peaks: Peaks) -> dict[str, Any]:
     """Return what the front page says of a layer, and the strongest peak of each unit."""
-    found, field = peaks[layer].found, network.receptive_field(layer)
+    holds_peak, field = peaks[layer].found, network.receptive_field(layer)
     scores = peaks[layer].score[:, 0].tolist()
     return {
-        "units": len(found),
-        "dead_units": int((~found.any(dim=1)).sum()),
+        "units": len(holds_peak),
+        "dead_units": int((~holds_peak.any(dim=1)).sum()),
         "map_size": network.map_size(layer),
         "receptive_field": field.size,
         "stride": field.stride,

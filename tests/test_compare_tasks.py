@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import deconv
-from deconv.compare.peak_set import PeakSet
+from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import renewed, shuffled
 from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
 from deconv.engines import Engine, open_engine
-from deconv.errors import RecordMismatch
+from deconv.errors import BadInput, RecordMismatch
 from deconv.projection.rules import RULES, Rule
 from deconv.records.formats import Columns
 from tests.test_controls import FRAMES, PREPROCESSING, module, network
@@ -70,6 +71,20 @@ def test_parts_are_joined_in_the_order_of_units_whatever_came_first() -> None:
     np.testing.assert_allclose(
         found["deconvnet"]["insertion_blur"][2], alone.columns["deconvnet"]["insertion_blur"], rtol=1e-5
     )
+
+
+def test_gathered_peaks_are_those_mined_with_the_photographs_they_lie_in(tmp_path: Path) -> None:
+    for n, frame in enumerate(FRAMES):
+        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(tmp_path / f"{n}.png")
+    net, images, units = network(), deconv.folder(tmp_path), [7, 1, 4]
+    mined = deconv.mine(net, images, ["b"], k=2)["b"]
+    gathered = gather_peaks(net, images, "b", mined, units)
+    assert torch.equal(gathered.peaks, torch.stack(mined.of(units), dim=1))
+    assert torch.equal(gathered.input_images, FRAMES[gathered.image_ids])
+    strongest = gather_peaks(net, images, "b", mined, units, per_unit=1)
+    assert torch.equal(strongest.peaks, gathered.peaks[gathered.strongest()]) and strongest.channel.tolist() == units
+    with pytest.raises(BadInput, match="units: given 8; expected a whole number, 0 to 7"):
+        gather_peaks(net, images, "b", mined, [8])
 
 
 def test_what_has_a_record_is_not_measured_again_and_all_records_are_read_first(tmp_path: Path) -> None:

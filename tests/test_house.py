@@ -42,7 +42,7 @@ HOUSE = {
     "projection": Room("errors progress records images network", doors="patches responses rules"),
     "models": Room("errors images network", doors="loading"),
     "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
-    "training": Room("errors progress files records images models", doors="data images metrics recipe state"),
+    "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
         doors="ablation correspondence filters layers occlusion transfer",

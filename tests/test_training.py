@@ -79,14 +79,14 @@ def test_snapshots_are_kept_at_the_asked_epochs_and_differ(finished: tuple[Path,
 
 
 def kill_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = loop._step, itertools.count(1)
+    real, calls = loop.learning_rate, itertools.count(1)
 
-    def step(*arguments: Any) -> tuple[float, int]:
+    def rate(*arguments: Any) -> float:  # asked for once before each step
         if next(calls) == number:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "learning_rate", rate)
 
 
 def kill_while_saving(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:

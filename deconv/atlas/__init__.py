@@ -105,9 +105,9 @@ def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, R
     """Refuse, before any work is done, whatever can be refused by then."""
     if not len(peaks) or not rules:
         raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each")
-    found = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
+    mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
     expected = {"weights": network.weights_hash, "content": images.content_hash}
-    check_same("the record of these peaks", found, expected, f"Mine again in the source {images.name}")
+    check_same("the record of these peaks", mined, expected, f"Mine again in the source {images.name}")
     network.needed_preprocessing()
     check_rules(network, peaks, rules.values())
     for layer, columns in metrics.items():

@@ -85,7 +85,7 @@ def measure(
     columns["reactivation"] = reactivation(responses, channel, activation)
     columns["rank"] = rank(responses, channel, strongest)
 
-    blank = np.asarray(~pixels.any(axis=(1, 2, 3)))
+    blank = np.array([not picture.any() for picture in pixels])
     measured = {name: np.where(blank, np.nan, values) for name, values in columns.items()}
     return measured | {"blank": blank.astype(np.float64)}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deconv.compare import controls
 from deconv.compare.sufficiency import Baselines, measure_baselines
-from deconv.errors import UnknownName
+from deconv.errors import UnknownName, check_count, check_indices
 from deconv.images import Source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
@@ -230,11 +230,24 @@ def gather_peaks(
     """Return the peaks of some units of a layer, unit by unit and strongest first, with the photographs they lie in.
 
     per_unit: how many of the strongest peaks of each unit; None for all that were mined. random, seed: as PeakSet has
-    them. Raises BadInput for an image that cannot be read any more.
+    them. Raises BadInput for a unit that is not there and for an image that cannot be read any more.
+
+    >>> import deconv
+    >>> _ = torch.manual_seed(0)
+    >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5), torch.nn.ReLU())
+    >>> preprocessing = deconv.Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> network = Network(module, (3, 16, 16), {"conv1": "1"}, preprocessing)
+    >>> images = deconv.bundled().part([0, 1])
+    >>> mined = deconv.mine(network, images, ["conv1"], k=2)
+    >>> peaks = gather_peaks(network, images, "conv1", mined["conv1"], [0, 2], per_unit=1)
+    >>> peaks.channel.tolist(), peaks.reconstruct("deconvnet").shape
+    ([0, 2], (2, 3, 5, 5))
     """
     mined = peaks.score.shape[1]
+    units = check_indices("units", units, len(peaks.score), f"units of {layer}")
+    per_unit = mined if per_unit is None else check_count("per_unit", per_unit)
     rank = torch.arange(mined).expand_as(peaks.image)[units][peaks.found[units]]
-    rows = torch.stack(peaks.of(units), dim=1)[rank < (mined if per_unit is None else per_unit)]
+    rows = torch.stack(peaks.of(units), dim=1)[rank < per_unit]
     image_ids = rows[:, 0].unique()
     batches = whole_batches(images, network.needed_preprocessing(), IMAGES_AT_ONCE, image_ids.tolist())
     return PeakSet(network, layer, torch.cat([batch for _, batch in batches]), image_ids, rows, random, seed)

@@ -19,6 +19,11 @@ def similarities(
     rank: Spearman's correlation of absolute values, ssim: structural similarity of them, both after Adebayo et al. 2018
     (arXiv 1810.03292), section 4; pearson: of signed luminance. All in [-1, 1], 1 for the same picture, about 0 for
     unrelated ones; nan where either is zero everywhere. Raises BadInput for NaN or infinite values.
+
+    >>> picture = np.random.default_rng(0).normal(size=(3, 8, 8))
+    >>> alike = similarities(picture, 5 * picture, np.ones((8, 8), dtype=bool))
+    >>> {name: round(value, 6) for name, value in alike.items()}
+    {'rank': 1.0, 'ssim': 1.0, 'pearson': 1.0}
     """
     rows, cols = inside_rows_cols(inside)
     a, b = (pixels[:, rows, cols] for pixels in checked(before=before, after=after))

@@ -63,10 +63,10 @@ def _shipped_tensors(name: str) -> dict[str, torch.Tensor]:
     Raises BadInput for a file that is missing or damaged.
     """
     path = WEIGHTS / f"{name}.safetensors"
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
-    if found != SHA256[name]:
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    if sha256 != SHA256[name]:
         raise BadInput(
-            f"the weights {path} are not the ones that deconv ships (sha256 {found}, expected {SHA256[name]}): install "
-            'deconvnet again, or give weights="random" or the path of a file'
+            f"the weights {path} are not the ones that deconv ships (sha256 {sha256}, expected {SHA256[name]}): "
+            'install deconvnet again, or give weights="random" or the path of a file'
         )
     return read_tensors(path)

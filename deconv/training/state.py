@@ -93,10 +93,10 @@ def _provenance_of_older(made_of: Mapping[str, Any], expected: Mapping[str, Any]
     hash}. The number of images is filled in from `expected`, and so is the hash of the labels, which was taken another
     way: the content hash stands for both, since it covers the keys that a folder's classes come from.
     """
-    found = plain(made_of)
+    provenance = plain(made_of)
     for part in ("training", "validation"):
-        older, now = found.get(part), expected.get(part)
-        if isinstance(older, dict) and isinstance(older.get("source"), str) and isinstance(now, dict):
-            source = {**now["source"], "name": older["source"], "content": older["content"]}
-            found[part] = {**now, "source": source}
-    return found
+        older, newer = provenance.get(part), expected.get(part)
+        if isinstance(older, dict) and isinstance(older.get("source"), str) and isinstance(newer, dict):
+            source = {**newer["source"], "name": older["source"], "content": older["content"]}
+            provenance[part] = {**newer, "source": source}
+    return provenance
