@@ -16,9 +16,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import get_model
 
-from deconv import training
 from deconv.errors import BadInput, DeconvError, RecordMismatch
-from deconv.training import evaluate, limit_filter_rms, train
+from deconv.training import evaluate, limit_filter_rms, loop, train
 from deconv.training import metrics as training_metrics
 from deconv.training import state as training_state
 from deconv.training.metrics import Row
@@ -74,14 +73,14 @@ def test_snapshots_are_kept_at_the_asked_epochs_and_differ(finished: tuple[Path,
 
 
 def kill_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = training._step, itertools.count(1)
+    real, calls = loop._step, itertools.count(1)
 
     def step(*arguments: Any) -> tuple[float, int]:
         if next(calls) == number:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(loop, "_step", step)
 
 
 def kill_while_saving(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +152,8 @@ def test_a_loss_that_is_not_a_number_stops_and_the_last_good_state_stays(
 ) -> None:
     plateau = changed(schedule="plateau", whole_epochs=0)
     good = run(tmp_path / "good", dataclasses.replace(plateau, epochs=2))
-    real = training.learning_rate
-    monkeypatch.setattr(training, "learning_rate", lambda s, done, top1: 1e30 if done >= 2 else real(s, done, top1))
+    real = loop.learning_rate
+    monkeypatch.setattr(loop, "learning_rate", lambda s, done, top1: 1e30 if done >= 2 else real(s, done, top1))
     with pytest.raises(DeconvError, match=r"in epoch 3, step \d+, at learning rate 1e\+30.*keeps epoch 2") as caught:
         run(tmp_path / "bad", plateau)
     assert "\n" not in str(caught.value)

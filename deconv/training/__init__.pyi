@@ -1,0 +1,9 @@
+from . import data as data
+from . import images as images
+from . import loop as loop
+from . import metrics as metrics
+from . import recipe as recipe
+from . import state as state
+from .loop import evaluate as evaluate
+from .loop import limit_filter_rms as limit_filter_rms
+from .loop import train as train
