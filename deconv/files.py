@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,15 @@ def write_json(path: str | Path, value: Any) -> Path:
             f"cannot write {path} as JSON: {error}; give plain values, and None for what is missing"
         ) from error
     return write_whole(path, f"{text}\n".encode())
+
+
+def safe_name(name: str) -> str:
+    """Return a name as part of a file's name: letters, digits, dots, dashes and underscores, 60 at most.
+
+    >>> safe_name("layer1/0 relu")
+    'layer1_0_relu'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
 
 
 def _locked(path: Path) -> int:

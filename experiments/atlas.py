@@ -8,16 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from deconv.analyses.choosing import check_rules, chosen_rule
 from deconv.atlas import write_atlas
-from deconv.engines import open_engine
+from deconv.command.options import Atlas
+from deconv.command.setup import open_network, open_rule, prepare
 from deconv.errors import BadInput, RecordMismatch
-from deconv.files import write_json
-from deconv.images.cached import open_frames
-from deconv.mining import mine_into
-from deconv.models import load_network
+from deconv.files import safe_name, write_json
 from deconv.network import Network
 from deconv.projection.rules import Rule
 from deconv.records import Peaks, table
@@ -26,25 +21,19 @@ from deconv.records.formats import reading
 Metrics = dict[str, dict[str, list[float | None]]]
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Atlas, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
-    network = load_network(**config.model, seed=config.seed)
-    layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
-    rules = [chosen_rule(rule) for rule in [config.rule, *config.other_rules]]
-    check_rules(network, layers, rules)
-    if config.units is not None:
-        raise BadInput("units: given some; expected null, as an atlas shows all. For some, use fig2_features.")
-    if config.compared is not None and not (Path(config.compared) / "records").is_dir():
-        raise BadInput(f"compared: {config.compared} has no folder records; give the folder of a compare_rules run.")
-    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
-    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    engine, record = open_engine(**config.engine), folder / "peaks.parquet"
-    peaks = mine_into(record, network, images, layers, **counts, precision=config.precision, engine=engine)
-    metrics = {} if config.compared is None else compared(Path(config.compared), peaks, rules[0])
-    shown = {"title": config.model.get("arch") or config.model.name, "mined": day_of(record)}
-    about = {"rules": rules, "metrics": metrics, "records": folder / "records", "batch_size": config.batch_size}
-    page = write_atlas(network, peaks, images, folder / "site", **shown, **about, engine=engine)
-    numbers = {layer: summarise(network, layer, peaks) for layer in layers}
+    network = open_network(options.model, options.seed)
+    rules = [open_rule(rule) for rule in [options.rule, *options.other_rules]]
+    if options.compared is not None and not (Path(options.compared) / "records").is_dir():
+        raise BadInput(f"compared: {options.compared} has no folder records; give the folder of a compare_rules run")
+    prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.parquet"
+    peaks = prepared.mine(record, options.k, options.per_image)
+    metrics = {} if options.compared is None else compared(Path(options.compared), peaks, rules[0])
+    shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
+    about = {"rules": rules, "metrics": metrics, "records": folder / "records", "batch_size": options.batch_size}
+    page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **about, engine=prepared.engine)
+    numbers = {layer: summarise(network, layer, peaks) for layer in prepared.layers}
     provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
     write_json(folder / "summary.json", {"layers": numbers, **provenance})
     return page
@@ -76,11 +65,11 @@ def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
     """
     found: Metrics = {}
     for layer in peaks:
-        path = folder / "records" / f"{layer}.{rule.name}.parquet"
+        path = folder / "records" / f"{safe_name(layer)}.{rule.name}.parquet"
         if path.is_file():
             found[layer] = read_metrics(path, peaks, len(peaks[layer].score))
     if not found:
-        raise BadInput(f"{folder} measured none of {', '.join(peaks)} by the rule {rule.name}; give another run.")
+        raise BadInput(f"{folder} measured none of {', '.join(peaks)} by the rule {rule.name}; give another run")
     return found
 
 
@@ -90,7 +79,7 @@ def read_metrics(path: Path, peaks: Peaks, units: int) -> dict[str, list[float |
         columns, provenance = table.read(path)
         at, mined = columns.pop("unit").tolist(), provenance["peaks"]
     if not same_peaks(mined, peaks.provenance):
-        raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again.")
+        raise RecordMismatch(f"{path} was measured with other weights, images or counts; run compare_rules again")
     spread = {name: dict(zip(at, values.tolist(), strict=True)) for name, values in columns.items()}
     return {name: [number(values.get(unit)) for unit in range(units)] for name, values in spread.items()}
 

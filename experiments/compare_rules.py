@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
-from deconv import models
-from deconv.analyses.choosing import check_rules, check_units, draw_units
+from deconv.analyses.choosing import firing_units
+from deconv.command.options import CompareRules
+from deconv.command.setup import build_model, open_network, prepare
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
 from deconv.compare.sufficiency import SHARES
 from deconv.compare.tasks import PATCHES, Contest, joined, measure_units
-from deconv.engines import Engine, open_engine
-from deconv.errors import UnknownName
+from deconv.engines import Engine
+from deconv.errors import check_choice
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
-from deconv.files import write_json
+from deconv.files import safe_name, write_json
 from deconv.images import Source
 from deconv.images.batches import whole_batches
-from deconv.images.cached import open_frames
-from deconv.mining import mine_into
-from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import RULES, Rule, as_rule
@@ -54,7 +51,7 @@ class Study:
     records: Path
 
     def path(self, layer: str, name: str) -> Path:
-        return self.records / f"{layer}.{name}.parquet"
+        return self.records / f"{safe_name(layer)}.{name}.parquet"
 
     def provenance(self, layer: str, name: str) -> dict[str, Any]:
         """All that decides a record."""
@@ -71,51 +68,42 @@ class Study:
         return numbers, torch.cat([part for _, part in whole_batches(self.images, preprocessing, 64, numbers.tolist())])
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: CompareRules, folder: Path) -> Path:
     """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
-    network = load_network(**config.model, seed=config.seed)
-    layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
-    rules = contenders(config)
-    check(network, layers, rules, config)
-    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
-    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    engine = open_engine(**config.engine)
-    how = {"precision": config.precision, "engine": engine}
-    random = randomised(network, layers, config)
-    with engine.connected():  # once, for mining and measuring
-        peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
-        units = {layer: draw_units(layer, peaks[layer], config.units, config.n_units, config.seed) for layer in layers}
-        study = Study(network, images, peaks, units, rules, random, config.seed, engine, folder / "records")
+    network, rules = open_network(options.model, options.seed), contenders(options)
+    prepared = prepare(options, network, options.layers, needed(rules), options.units)
+    random = randomised(network, prepared.layers, options)
+    with prepared.engine.connected():  # once, for mining and measuring
+        peaks, seed = prepared.mine(folder / "peaks.parquet", options.k, options.per_image), options.seed
+        units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
+        study = Study(network, prepared.images, peaks, units, rules, random, seed, prepared.engine, folder / "records")
         found = measured(study)
     summary = summarise(study, found)
     write_json(folder / "summary.json", summary)
     return draw(study, found, summary, folder)
 
 
-def contenders(config: DictConfig) -> dict[str, str | Rule]:
+def contenders(options: CompareRules) -> dict[str, str | Rule]:
     """The rule under test and those it is set against, by name. Raises UnknownName."""
-    tested = as_rule(config.rule)
+    tested = as_rule(asdict(options.rule))
     found: dict[str, str | Rule] = {tested.name: tested}
-    for name in config.against:
-        if name not in CONTROLS and name not in RULES:
-            raise UnknownName(f"against {name!r} is unknown; expected some of {', '.join([*RULES, *CONTROLS])}.")
+    for name in options.against:
+        check_choice("rule or control", name, [*RULES, *CONTROLS])
         found.setdefault(name, name if name in CONTROLS else RULES[name])
     return found
 
 
-def check(network: Network, layers: list[str], rules: dict[str, str | Rule], config: DictConfig) -> None:
-    """Raise, before any work is done, UnknownName for a unit, UnsupportedOperation for a rule that cannot serve."""
-    needed = {as_rule("gradient" if name == "gradient_times_input" else "deconvnet") for name in rules}
-    needed |= {rule for rule in rules.values() if isinstance(rule, Rule)}
-    check_rules(network, layers, needed)
-    check_units(network, layers, config.units)
+def needed(rules: dict[str, str | Rule]) -> set[Rule]:
+    """The rules that the network must be able to serve, those behind the controls among them."""
+    behind = {as_rule("gradient" if name == "gradient_times_input" else "deconvnet") for name in rules}
+    return behind | {rule for rule in rules.values() if isinstance(rule, Rule)}
 
 
-def randomised(network: Network, layers: list[str], config: DictConfig) -> Network:
+def randomised(network: Network, layers: list[str], options: CompareRules) -> Network:
     """The same network with the weights of all layers looked at shuffled."""
-    module = models.build(**models.of_build(config.model), seed=config.seed)
+    module = build_model(options.model, options.seed)
     paths = [path for block in blocks(network, layers).values() for path in block]
-    return renewed(network, shuffled(module, paths, config.seed))
+    return renewed(network, shuffled(module, paths, options.seed))
 
 
 def measured(study: Study) -> dict[str, dict[str, table.Columns]]:
@@ -188,7 +176,9 @@ def draw(study: Study, found: dict[str, dict[str, table.Columns]], summary: dict
         columns = found[layer][rules[0]]
         rows = charts.extremes(columns, SHOWN)
         units = sorted({unit for row in rows for unit, _ in row.picks})
-        save_figure(charts.unit_page(layer, rules[0], rows, *pictures(study, layer, units)), folder / f"{layer}.png")
+        save_figure(
+            charts.unit_page(layer, rules[0], rows, *pictures(study, layer, units)), folder / f"{safe_name(layer)}.png"
+        )
     return save_figure(charts.by_layer(summary["layers"], rules, PATCHES), folder / "compare_rules.png")
 
 

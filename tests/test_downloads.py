@@ -106,7 +106,7 @@ def test_a_gzipped_shard_is_copied_once_and_again_when_it_changes(tmp_path: Path
     assert copies() == [copy] and copy.stat().st_mtime_ns == stamp
     put(Path(url), gzip.compress(shard(5)))
     assert webdataset(url).labels == (15, 16, 17) and len(copies()) == 2
-    assert webdataset(url, cache=tmp_path / "mine").members[0].path.parent == tmp_path / "mine"
+    assert webdataset(url, copies=tmp_path / "mine").members[0].path.parent == tmp_path / "mine"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "cut tar"])
@@ -142,7 +142,7 @@ def test_copying_and_indexing_say_how_far_they_are(
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     url = put(tmp_path / "a.tar.gz", gzip.compress(shard(0)))
     with pytest.raises(BadInput, match="cannot write .*README"):
-        webdataset(url, cache=put(tmp_path / "README", b"a file"))
+        webdataset(url, copies=put(tmp_path / "README", b"a file"))
 
 
 class _Answers(BaseHTTPRequestHandler):

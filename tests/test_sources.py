@@ -142,7 +142,7 @@ def test_sources_open_by_name(tmp_path: Path) -> None:
     assert open_source("folder", root=str(tmp_path)) == folder(tmp_path)
     assert open_source("bundled") == bundled()
     shards = put(tmp_path / "a.tar", shard())
-    assert open_source("webdataset", urls=[shards], cache=None) == webdataset(shards)
+    assert open_source("webdataset", urls=[shards], copies=None) == webdataset(shards)
     with pytest.raises(UnknownName, match="expected one of bundled, folder, webdataset"):
         open_source("fodler")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deconv.files import safe_name
 from deconv.mining.firing import Firing
 from deconv.records import LayerPeaks
 
@@ -88,11 +88,6 @@ class Atlas:
     def images(self) -> int:
         """How many images were mined and could be read."""
         return self.layers[0].firing.images
-
-
-def safe_name(name: str) -> str:
-    """A name as part of a file's name: nothing but letters, digits, dots, dashes and underscores, 60 at most."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
 
 
 def unit_page(unit: int) -> str:

@@ -1,31 +1,40 @@
-"""From `key=value` arguments to checked settings, by Hydra; every mistake is a DeconvError of one line."""
+"""From `key=value` arguments to checked options, by Hydra; every mistake is a DeconvError of one line.
+
+config.yaml chooses the experiment, its dataclass (`deconv.command.options`, which Hydra finds in its ConfigStore) and a
+file of each group. Hydra composes them with the arguments and checks the types that the dataclass has.
+"""
 
 from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from deconv.command import launchers
-from deconv.command.shipped import choices, groups, shipped
-from deconv.errors import BadInput, UnknownName, first_line, nearest
+from deconv.command.describing import expected, option_of
+from deconv.command.options import EXPERIMENTS, Options
+from deconv.command.shipped import choices, default_choices, groups, shipped
+from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest
 
 MISSING = "???"
 LAUNCHER = "hydra.launcher"
-LEAST = {"n_units": 1, "k": 1, "per_image": 1, "batch_size": 1, "seed": 0, f"{LAUNCHER}.timeout_min": 1}
-MOST = {"seed": 2**32 - 1}  # the libraries agree on no more
-EXPECTED: dict[type, tuple[tuple[type, ...], str]] = {
+CHOICES_OF_ALL = ("experiment", launchers.GROUP)
+MERGING = "Error merging override "
+"""How Hydra begins to say that a value is not of its option's type."""
+LIKE: dict[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
@@ -33,21 +42,28 @@ EXPECTED: dict[type, tuple[tuple[type, ...], str]] = {
     list: ((list,), "a list such as [a,b]"),
     dict: ((dict,), "a mapping such as {a: b}"),
 }
+"""What may stand in the place of a value in a file of configs/, and what it is called."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its experiment, the arguments that set it apart, its settings, and its folder where one was given.
+    """One run: its experiment, the arguments that set it apart, its options, and its folder where one was given.
 
-    `launcher` holds the arguments for Hydra's launcher, the same for all runs of a sweep; without any a run stays in
-    this process.
+    `options` is what the experiment reads, `config` the same as it is written down. `launcher` holds the arguments for
+    Hydra's launcher, the same for all runs of a sweep; without any a run stays in this process.
     """
 
     experiment: str
     said: tuple[str, ...]
+    options: Options
     config: DictConfig
     folder: Path | None
     launcher: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        """All that can be set, nested keys as outer.inner."""
+        return list(_flat(self.config))
 
 
 def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
@@ -123,43 +139,67 @@ def _expand(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]
 
 def _compose_job(said: tuple[str, ...]) -> Job:
     overrides = [_override(argument) for argument in said]
-    among = groups()
-    chosen = [override for override in overrides if override.key_or_group in among]
-    for override in chosen:
-        _check_choice(override.key_or_group, override.value())
-    before = _flat(_compose([override.input_line or "" for override in chosen], resolve=False))
+    chosen = {override.key_or_group: override for override in overrides if override.key_or_group in groups()}
+    for group, override in chosen.items():
+        _check_choice(group, override.value())
+    defaults = default_choices()
+    experiment = str(chosen["experiment"].value() if "experiment" in chosen else defaults.pop("experiment"))
+    own = {field.name for field in fields(_shape(experiment))}
+    unused = [f"~{group}" for group in defaults if group in groups() and group not in (*own, *CHOICES_OF_ALL)]
+    used = [str(override.input_line) for group, override in chosen.items() if group in (*own, *CHOICES_OF_ALL)]
+    known = _flat(_compose(experiment, [*used, *unused])[0])
     for override in overrides:
-        if override.type is OverrideType.CHANGE and override.key_or_group not in among:
-            _check_key(override.key_or_group, before)
-    settings = _compose(said, resolve=True)
-    after = _flat(settings)
-    for key in before.keys() & after.keys():
-        _check_kind(key, before[key], after[key])
-    _check_values(after)
-    folder = settings.pop("folder")
-    settings.pop(LAUNCHER, None)
-    config = OmegaConf.create(settings, flags={"struct": True, "readonly": True})
-    launcher = tuple(filter(_is_launcher, said))
-    own = tuple(word for word in said if word not in launcher)
-    return Job(settings["experiment"], own, config, None if folder is None else Path(str(folder)), launcher)
+        _check_key(override, experiment, own, known)
+    settings, config = _compose(experiment, [*said, *unused])
+    _check_like_files(known, _flat(settings))
+    try:
+        options: Options = OmegaConf.to_object(config)  # type: ignore[assignment]  # it is of the class composed first
+    except OmegaConfBaseException as error:
+        raise _unusable(said, error) from error
+    except DeconvError as error:
+        raise in_words_of_the_command(error, known) from error
+    _check_limits(options)
+    written = {key: value for key, value in settings.items() if key not in (LAUNCHER, "folder")}
+    return Job(
+        experiment,
+        tuple(word for word in said if not _is_launcher(word)),
+        options,
+        OmegaConf.create(written, flags={"struct": True, "readonly": True}),
+        None if options.folder is None else Path(options.folder),
+        tuple(filter(_is_launcher, said)),
+    )
 
 
-def _compose(said: Sequence[str], resolve: bool) -> dict[str, Any]:
+def _shape(experiment: str) -> type[Options]:
+    if experiment not in EXPERIMENTS:
+        raise UnknownName(f"experiment {experiment!r} has no options: add its class to deconv.command.options")
+    return EXPERIMENTS[experiment]
+
+
+def _compose(experiment: str, said: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
+    """Return the settings as plain values, a launcher's among them, and as Hydra has composed them, without its own."""
+    ConfigStore.instance().store(
+        group="options", name=experiment, node=_shape(experiment), package="_global_", provider="deconv"
+    )
     try:
         config = compose("config", overrides=list(said), return_hydra_config=True)
-        experiment = config.hydra.runtime.choices["experiment"]
-        launcher = OmegaConf.to_container(config.hydra.launcher)
+        launcher: Any = OmegaConf.to_container(config.hydra.launcher)
         with open_dict(config):
             del config["hydra"]
-        settings = OmegaConf.to_container(config, resolve=resolve)
+        settings: Any = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
-        raise BadInput(
-            f"cannot use {' '.join(said)}: {_first_line(cause)}; deconv --help shows what can be given"
-        ) from error
-    assert isinstance(launcher, dict) and isinstance(settings, dict)
+        raise _unusable(said, error, _shape(experiment)) from error
     del launcher["_target_"]  # a launcher is chosen by its name
-    return {"experiment": experiment, **settings, **({LAUNCHER: launcher} if launcher else {})}
+    return {**settings, **({LAUNCHER: launcher} if launcher else {})}, config
+
+
+def _unusable(said: Sequence[str], error: Exception, shape: type[Options] = Options) -> BadInput:
+    message = first_line(error)
+    if message.startswith(MERGING):
+        key, _, value = message.removeprefix(MERGING).lstrip("+").partition("=")
+        if option := option_of(shape, key):
+            return BadInput(f"{key}={value}: expected {expected(option.type)} ({option.help})")
+    return BadInput(f"cannot use {' '.join(said)}: {_first_line(error)}; deconv --help shows what can be given")
 
 
 def _check_choice(group: str, name: Any) -> None:
@@ -172,66 +212,88 @@ def _check_choice(group: str, name: Any) -> None:
         launchers.check_installed(str(name))
 
 
-def _check_key(key: str, known: Mapping[str, Any]) -> None:
-    if key in known:
+def _check_key(override: Override, experiment: str, own: set[str], known: Mapping[str, Any]) -> None:
+    key, first = override.key_or_group, override.key_or_group.split(".")[0]
+    others = {field.name for shape in EXPERIMENTS.values() for field in fields(shape)}
+    if first not in own and first in others:
+        raise UnknownName(_has_instead(experiment, first, own, known))
+    if key in known or key in groups():
         return
+    if override.type is not OverrideType.CHANGE and "." in key and isinstance(known.get(first), dict):
+        return  # one more alias, network or variant
     group, _, rest = key.partition(".")
     owners = [name for name in choices(group) if rest in _choice_keys(group, name)] if group in groups() else []
     if owners:
         raise UnknownName(f"{key} belongs to {' or '.join(f'{group}={name}' for name in owners)}: add that")
     if key.startswith(f"{LAUNCHER}.") and LAUNCHER not in known:
         raise UnknownName(f"{key} belongs to {launchers.GROUP}=NAME: add that, with {' or '.join(launchers.NEEDS)}")
-    possible = sorted({*known, *groups()} - set(choices("experiment")))
-    raise UnknownName(f"unknown option {key!r}{nearest(key, possible)}; deconv --help lists all")
+    raise UnknownName(f"unknown option {key!r}{nearest(key, sorted({*known, *groups()}))}; deconv --help lists all")
+
+
+def _has_instead(experiment: str, option: str, own: set[str], known: Mapping[str, Any]) -> str:
+    """Return the line on an option that other experiments have: this one's of that name, the nearest, or all it has."""
+    nested = {_with_any_name(key) for key in known if key.endswith(f".{option}")}
+    has = sorted(nested) or get_close_matches(option, own, cutoff=0.8) or sorted(own)
+    return f"experiment={experiment} has no {option}; it has {', '.join(has)}"
+
+
+def _with_any_name(key: str) -> str:
+    """Return networks.zfnet64.model as networks.NAME.model."""
+    first, *_, last = key.split(".")
+    return f"{first}.NAME.{last}" if key.count(".") == 2 else key
 
 
 def _choice_keys(group: str, name: str) -> dict[str, Any]:
     return _flat(OmegaConf.to_container(OmegaConf.load(shipped("configs") / group / f"{name}.yaml")))
 
 
-def _check_kind(key: str, before: Any, after: Any) -> None:
-    if before == MISSING and after is None:
-        raise BadInput(f"{key} is not given: add {key}=...")
-    if before is None or before == MISSING or (isinstance(before, str) and "${" in before):
-        return
-    if key == "rule" and isinstance(before, dict) and isinstance(after, str):
-        return  # a rule's name stands for its options
-    kinds, wanted = EXPECTED[type(before)]
-    unset = (
-        after is None and "." in key
-    )  # a choice's own keys may be unset; what reads them says whether it can do without
-    if not unset and (not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds)):
+def _check_like_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse what the dataclasses cannot check: values in a choice's own keys that are not like those in its file."""
+    for key, value in after.items():
+        if value == MISSING or (before.get(key) == MISSING and value is None):
+            raise BadInput(f"{key} is not given: add {key}=...")
+        if key.partition(".")[0] in groups() or key.startswith(f"{LAUNCHER}."):
+            _check_like(key, before.get(key), value)
+    if after.get(f"{LAUNCHER}.n_jobs") == 0:
+        raise BadInput(f"{LAUNCHER}.n_jobs=0: expected how many runs go at once, or -1 for one on each core")
+    if after.get(f"{LAUNCHER}.timeout_min", 1) < 1:
+        raise BadInput(f"{LAUNCHER}.timeout_min={after[f'{LAUNCHER}.timeout_min']}: expected 1 or more")
+
+
+def _check_like(key: str, before: Any, after: Any) -> None:
+    if before is None or before == MISSING or (after is None and "." in key):
+        return  # what reads it says whether it can do without
+    kinds, wanted = LIKE[type(before)]
+    if not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds):
         raise BadInput(f"{key}={_shown(after)}: expected {wanted}, as in {key}={_shown(before)}")
-    if isinstance(before, list) and before and isinstance(after, list):
+    if isinstance(before, list) and before:
         kinds = (int, float) if isinstance(before[0], (int, float)) else (type(before[0]),)
         if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in after):
             raise BadInput(f"{key}={_shown(after)}: expected values like those in {key}={_shown(before)}")
 
 
-def _check_values(settings: Mapping[str, Any]) -> None:
-    for key, value in settings.items():
-        if value == MISSING:
-            raise BadInput(f"{key} is not given: add {key}=...")
-        if key in LEAST and isinstance(value, int) and value < LEAST[key]:
-            raise BadInput(f"{key}={value}: expected {LEAST[key]} or more")
-        if key in MOST and isinstance(value, int) and value > MOST[key]:
-            raise BadInput(f"{key}={value}: expected {MOST[key]} or less")
-    if settings["folder"] is not None and not (isinstance(settings["folder"], (str, int)) and str(settings["folder"])):
-        raise BadInput(f"folder={_shown(settings['folder'])}: expected the path of a folder, or null")
-    if not isinstance(settings.get("cache"), (str, type(None))):
-        raise BadInput(f"cache={_shown(settings['cache'])}: expected the path of a folder, or null")
-    if settings.get(f"{LAUNCHER}.n_jobs") == 0:
-        raise BadInput(f"{LAUNCHER}.n_jobs=0: expected how many runs go at once, or -1 for one on each core")
-    _check_list("layers", settings.get("layers"), str, "names, as layers=[fire5,fire9]")
-    _check_list("units", settings.get("units"), int, "numbers from 0 up, as units=[3,17]")
+def _check_limits(options: Any, prefix: str = "") -> None:
+    for entry in fields(options):
+        key, value, about = f"{prefix}{entry.name}", getattr(options, entry.name), entry.metadata
+        least, most = about.get("least"), about.get("most")
+        numbers = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int | float)]
+        if is_dataclass(value):
+            _check_limits(value, f"{key}.")
+        if value == "" or (value == [] and about.get("filled")):
+            raise BadInput(f"{key}={_shown(value)}: expected a value, or null ({about['help']})")
+        if numbers and least is not None and min(numbers) < least:
+            raise BadInput(f"{key}={_shown(value)}: expected {least} or more ({about['help']})")
+        if numbers and most is not None and max(numbers) > most:
+            raise BadInput(f"{key}={_shown(value)}: expected {most} or less ({about['help']})")
 
 
-def _check_list(key: str, value: Any, kind: type, wanted: str) -> None:
-    if value is None:
-        return
-    fits = isinstance(value, list) and value and all(type(item) is kind for item in value)
-    if not fits or (kind is int and min(value) < 0):
-        raise BadInput(f"{key}={_shown(value)}: expected a list of {wanted}, or null")
+def in_words_of_the_command(error: DeconvError, known: Iterable[str]) -> DeconvError:
+    """Return the library's error about an argument with the option that sets it: `size: ...` as `model.size: ...`."""
+    argument = error.argument
+    owners = [key for key in known if key.endswith(f".{argument}")]
+    if argument is None or argument in known or len(owners) != 1 or not str(error).startswith(f"{argument}: "):
+        return error
+    return type(error)(f"{owners[0]}{str(error).removeprefix(argument)}")
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:

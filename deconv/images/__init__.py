@@ -119,20 +119,20 @@ def _of_files(name: str, files: Sequence[tuple[str, Path]]) -> Source:
 
 
 def webdataset(
-    urls: str | Sequence[str], cache: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
+    urls: str | Sequence[str], copies: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
 ) -> Source:
     """The images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
 
     urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
     https, whatever `webdataset.gopen` opens: gs, hf, or "pipe:" and a command that writes the shard.
-    cache: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
+    copies: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
     classes: a file of class names, as `deconv.images.class_names.read_class_names` takes it.
     Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
     labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from
     their copies. Raises BadInput as `deconv.images.shards.samples` does, and if the class names do not fit.
     """
     class_names = None if classes is None else read_class_names(classes)  # before shards are fetched
-    found = samples(urls, cache)
+    found = samples(urls, copies)
     labels = tuple(sample.label for sample in found if sample.label is not None) or None  # all have one, or none has
     if class_names is not None:
         check_class_names(class_names, labels)

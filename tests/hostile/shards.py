@@ -12,7 +12,7 @@ from tests.tars import png, shard, tar_of
 
 
 def shard_keys(path: Path) -> tuple[str, ...]:
-    return deconv.webdataset(str(path), cache=path.parent / "copies").keys
+    return deconv.webdataset(str(path), copies=path.parent / "copies").keys
 
 
 END = bytes(1024)
