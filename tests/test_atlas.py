@@ -76,7 +76,7 @@ def test_a_comparison_of_other_peaks_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["units=[3]"], "an atlas shows all"),
+        (["units=[3]"], "experiment=atlas has no units"),
         (["other_rules=[guidd]"], "'guidd' is unknown"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
     ],

@@ -307,7 +307,7 @@ def test_help_on_one_experiment(
     assert main(["--help", "experiment=stir"]) == 0
     page = capsys.readouterr().out.splitlines()
     assert page[:4] == ["experiment=stir", "", "Stirs.", "Slowly."]
-    rows = ["  spoon=big     of two sizes", "  pot.lid=null  its colour", "  pot.long=[1, 2]"]
+    rows = ["  spoon=big     of two sizes", "  pot.lid=null  its colour", "  pot.long=[1,2]"]
     assert page[6:11] == [*rows, "  soups=...     by name", "  soups.pea={hot: true}"]
     assert main(["--help", "experiment=stirr"]) == 2
     assert "unknown experiment 'stirr'; expected one of echo, stir; did you mean 'stir'" in capsys.readouterr().err

@@ -125,7 +125,7 @@ def test_cells_stand_in_their_columns_and_bars_join_the_same_image() -> None:
         (["epochs=[2]"], "one snapshot shows no change"),
         (["layers=[conv9]"], "'conv9' is no layer of this network"),
         (["units=[96]"], "unit 96: layer conv1 has units 0 to 95"),
-        (["rule=guidd"], "rule 'guidd' is unknown"),
+        (["rule=guidd"], "unknown rule 'guidd'"),
         (["model=krizhevsky64"], "epoch-001.safetensors do not fit"),
     ],
 )

@@ -164,5 +164,5 @@ def test_every_experiment_has_a_header_and_a_script(path: Path) -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
     }
-    assert functions.get("run") == ["config", "folder"]
+    assert functions.get("run") == ["options", "folder"]
     assert ast.get_docstring(tree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -49,3 +49,18 @@ def expected(hint: Any, plural: bool = False) -> str:
         return f"a list of {expected(arguments[0], plural=True)}"
     one, several = _NOUNS.get(origin or hint, _NOUNS[dict])
     return several if plural else one
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is given on the command line.
+
+    >>> shown([3, None, {"a": True}])
+    '[3,null,{a: true}]'
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {shown(item)}' for key, item in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(shown, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

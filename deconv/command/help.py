@@ -9,10 +9,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from deconv.command.describing import described
+from deconv.command.describing import described, shown
 from deconv.command.options import EXPERIMENTS
 from deconv.command.shipped import choices, default_choices, groups, shipped
 from deconv.errors import unknown
@@ -52,7 +51,8 @@ def experiment_text(name: str) -> str:
 
 def options(experiment: str) -> list[tuple[str, str]]:
     """Return (option=default, what it is) of an experiment, its own first; what its file sets is the default."""
-    shape, differences = EXPERIMENTS[experiment], OmegaConf.load(_file(experiment))
+    shape = EXPERIMENTS[experiment]
+    differences: Any = OmegaConf.load(_file(experiment))
     own = {key: differences[key] for key in shape.__dataclass_fields__ if key in differences}
     defaults = OmegaConf.merge(OmegaConf.structured(shape), own, {"seed": 0})
     rows = []
@@ -61,8 +61,8 @@ def options(experiment: str) -> list[tuple[str, str]]:
         if is_dataclass(entry.type) or entry.type == dict[str, Any]:
             continue  # its own rows follow; a group has a section on the first page
         mapping = isinstance(value, DictConfig)
-        rows.append((f"{entry.name}={'...' if mapping else _shown(value)}", entry.help))
-        rows += [(f"{entry.name}.{key}={_shown(value[key])}", "") for key in (value if mapping else ())]
+        rows.append((f"{entry.name}={'...' if mapping else shown(value)}", entry.help))
+        rows += [(f"{entry.name}.{key}={shown(value[key])}", "") for key in (value if mapping else ())]
     return rows
 
 
@@ -76,13 +76,6 @@ def own_keys(group: str) -> list[str]:
         return []
     texts = [path.read_text(encoding="utf-8") for path in (shipped("configs") / group).glob("*.yaml")]
     return sorted({key for text in texts for key in OWN_KEY.findall(text)} - {"defaults"})
-
-
-def _shown(value: Any) -> str:
-    """Return a value as YAML has it, on one line."""
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value)
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("\n...\n").strip()
 
 
 def _title(group: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -21,17 +21,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from deconv.command import launchers
-from deconv.command.describing import expected, option_of
+from deconv.command.describing import described, expected, option_of, shown
 from deconv.command.options import EXPERIMENTS, Options
 from deconv.command.shipped import choices, default_choices, groups, shipped
-from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest
+from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest, unknown
 
 MISSING = "???"
 LAUNCHER = "hydra.launcher"
-CHOICES_OF_ALL = ("experiment", launchers.GROUP)
 MERGING = "Error merging override "
 """How Hydra begins to say that a value is not of its option's type."""
 LIKE: dict[type, tuple[tuple[type, ...], str]] = {
@@ -143,28 +142,32 @@ def _compose_job(said: tuple[str, ...]) -> Job:
     for group, override in chosen.items():
         _check_choice(group, override.value())
     defaults = default_choices()
-    experiment = str(chosen["experiment"].value() if "experiment" in chosen else defaults.pop("experiment"))
-    own = {field.name for field in fields(_shape(experiment))}
-    unused = [f"~{group}" for group in defaults if group in groups() and group not in (*own, *CHOICES_OF_ALL)]
-    used = [str(override.input_line) for group, override in chosen.items() if group in (*own, *CHOICES_OF_ALL)]
-    known = _flat(_compose(experiment, [*used, *unused])[0])
+    experiment = str(chosen["experiment"].value() if "experiment" in chosen else defaults["experiment"])
+    shape = _shape(experiment)
     for override in overrides:
-        _check_key(override, experiment, own, known)
-    settings, config = _compose(experiment, [*said, *unused])
+        _check_used(override.key_or_group, experiment, shape)
+    unused = [
+        f"~{group}"
+        for group in defaults
+        if group in groups() and group not in (*shape.__dataclass_fields__, "experiment")
+    ]
+    known = _flat(_compose(shape, [*(str(override.input_line) for override in chosen.values()), *unused]))
+    for override in overrides:
+        _check_key(override, known)
+    settings = _compose(shape, [*said, *unused])
     _check_like_files(known, _flat(settings))
+    settings.pop(LAUNCHER, None)  # which is composed again where the runs are started
     try:
-        options: Options = OmegaConf.to_object(config)  # type: ignore[assignment]  # it is of the class composed first
-    except OmegaConfBaseException as error:
-        raise _unusable(said, error) from error
+        options = _built(shape, settings)
     except DeconvError as error:
         raise in_words_of_the_command(error, known) from error
     _check_limits(options)
-    written = {key: value for key, value in settings.items() if key not in (LAUNCHER, "folder")}
+    del settings["folder"]
     return Job(
         experiment,
         tuple(word for word in said if not _is_launcher(word)),
         options,
-        OmegaConf.create(written, flags={"struct": True, "readonly": True}),
+        OmegaConf.create(settings, flags={"struct": True, "readonly": True}),
         None if options.folder is None else Path(options.folder),
         tuple(filter(_is_launcher, said)),
     )
@@ -176,11 +179,10 @@ def _shape(experiment: str) -> type[Options]:
     return EXPERIMENTS[experiment]
 
 
-def _compose(experiment: str, said: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
-    """Return the settings as plain values, a launcher's among them, and as Hydra has composed them, without its own."""
-    ConfigStore.instance().store(
-        group="options", name=experiment, node=_shape(experiment), package="_global_", provider="deconv"
-    )
+def _compose(shape: type[Options], said: Sequence[str]) -> dict[str, Any]:
+    """Return the settings as plain values, a launcher's among them."""
+    name = next(name for name, known in EXPERIMENTS.items() if known is shape)
+    ConfigStore.instance().store(group="options", name=name, node=shape, package="_global_", provider="deconv")
     try:
         config = compose("config", overrides=list(said), return_hydra_config=True)
         launcher: Any = OmegaConf.to_container(config.hydra.launcher)
@@ -188,38 +190,54 @@ def _compose(experiment: str, said: Sequence[str]) -> tuple[dict[str, Any], Dict
             del config["hydra"]
         settings: Any = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _unusable(said, error, _shape(experiment)) from error
+        raise _unusable(said, error, shape) from error
     del launcher["_target_"]  # a launcher is chosen by its name
-    return {**settings, **({LAUNCHER: launcher} if launcher else {})}, config
+    return {**settings, **({LAUNCHER: launcher} if launcher else {})}
 
 
-def _unusable(said: Sequence[str], error: Exception, shape: type[Options] = Options) -> BadInput:
+def _built(shape: type, settings: Mapping[str, Any]) -> Any:
+    """Return a dataclass of plain values, with dataclasses and tuples in it where it has such."""
+    made = {}
+    for name, hint in get_type_hints(shape).items():
+        value = settings[name]
+        made[name] = _built(hint, value) if is_dataclass(hint) else tuple(value) if get_origin(hint) is tuple else value
+    return shape(**made)
+
+
+def _unusable(said: Sequence[str], error: Exception, shape: type[Options]) -> BadInput:
     message = first_line(error)
     if message.startswith(MERGING):
         key, _, value = message.removeprefix(MERGING).lstrip("+").partition("=")
         if option := option_of(shape, key):
             return BadInput(f"{key}={value}: expected {expected(option.type)} ({option.help})")
-    return BadInput(f"cannot use {' '.join(said)}: {_first_line(error)}; deconv --help shows what can be given")
+    cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
+    return BadInput(f"cannot use {' '.join(said)}: {_first_line(cause)}; deconv --help shows what can be given")
 
 
 def _check_choice(group: str, name: Any) -> None:
     possible = launchers.NEEDS if group == launchers.GROUP else choices(group)
     if name not in list(possible):
-        raise UnknownName(
-            f"unknown {group} {_shown(name)!r}; there are {', '.join(possible)}{nearest(str(name), possible)}"
-        )
+        raise unknown(group, shown(name), possible)
     if group == launchers.GROUP:
         launchers.check_installed(str(name))
 
 
-def _check_key(override: Override, experiment: str, own: set[str], known: Mapping[str, Any]) -> None:
-    key, first = override.key_or_group, override.key_or_group.split(".")[0]
-    others = {field.name for shape in EXPERIMENTS.values() for field in fields(shape)}
-    if first not in own and first in others:
-        raise UnknownName(_has_instead(experiment, first, own, known))
+def _check_used(key: str, experiment: str, shape: type[Options]) -> None:
+    """Refuse what only other experiments can be told, naming what this one has of that name, or nearly, or at all."""
+    first, own = key.split(".")[0], shape.__dataclass_fields__
+    if first in own or all(first not in other.__dataclass_fields__ for other in EXPERIMENTS.values()):
+        return
+    nested = [option.name for option in described(shape)] + list(_choice_keys("experiment", experiment))
+    has = sorted({_with_any_name(name) for name in nested if name.endswith(f".{first}")})
+    has = has or get_close_matches(first, own, cutoff=0.8) or sorted(own)
+    raise UnknownName(f"experiment={experiment} has no {first}; it has {', '.join(has)}")
+
+
+def _check_key(override: Override, known: Mapping[str, Any]) -> None:
+    key = override.key_or_group
     if key in known or key in groups():
         return
-    if override.type is not OverrideType.CHANGE and "." in key and isinstance(known.get(first), dict):
+    if override.type is not OverrideType.CHANGE and "." in key and isinstance(known.get(key.split(".")[0]), dict):
         return  # one more alias, network or variant
     group, _, rest = key.partition(".")
     owners = [name for name in choices(group) if rest in _choice_keys(group, name)] if group in groups() else []
@@ -228,13 +246,6 @@ def _check_key(override: Override, experiment: str, own: set[str], known: Mappin
     if key.startswith(f"{LAUNCHER}.") and LAUNCHER not in known:
         raise UnknownName(f"{key} belongs to {launchers.GROUP}=NAME: add that, with {' or '.join(launchers.NEEDS)}")
     raise UnknownName(f"unknown option {key!r}{nearest(key, sorted({*known, *groups()}))}; deconv --help lists all")
-
-
-def _has_instead(experiment: str, option: str, own: set[str], known: Mapping[str, Any]) -> str:
-    """Return the line on an option that other experiments have: this one's of that name, the nearest, or all it has."""
-    nested = {_with_any_name(key) for key in known if key.endswith(f".{option}")}
-    has = sorted(nested) or get_close_matches(option, own, cutoff=0.8) or sorted(own)
-    return f"experiment={experiment} has no {option}; it has {', '.join(has)}"
 
 
 def _with_any_name(key: str) -> str:
@@ -265,11 +276,11 @@ def _check_like(key: str, before: Any, after: Any) -> None:
         return  # what reads it says whether it can do without
     kinds, wanted = LIKE[type(before)]
     if not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds):
-        raise BadInput(f"{key}={_shown(after)}: expected {wanted}, as in {key}={_shown(before)}")
+        raise BadInput(f"{key}={shown(after)}: expected {wanted}, as in {key}={shown(before)}")
     if isinstance(before, list) and before:
         kinds = (int, float) if isinstance(before[0], (int, float)) else (type(before[0]),)
         if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in after):
-            raise BadInput(f"{key}={_shown(after)}: expected values like those in {key}={_shown(before)}")
+            raise BadInput(f"{key}={shown(after)}: expected values like those in {key}={shown(before)}")
 
 
 def _check_limits(options: Any, prefix: str = "") -> None:
@@ -280,11 +291,11 @@ def _check_limits(options: Any, prefix: str = "") -> None:
         if is_dataclass(value):
             _check_limits(value, f"{key}.")
         if value == "" or (value == [] and about.get("filled")):
-            raise BadInput(f"{key}={_shown(value)}: expected a value, or null ({about['help']})")
+            raise BadInput(f"{key}={shown(value)}: expected a value, or null ({about['help']})")
         if numbers and least is not None and min(numbers) < least:
-            raise BadInput(f"{key}={_shown(value)}: expected {least} or more ({about['help']})")
+            raise BadInput(f"{key}={shown(value)}: expected {least} or more ({about['help']})")
         if numbers and most is not None and max(numbers) > most:
-            raise BadInput(f"{key}={_shown(value)}: expected {most} or less ({about['help']})")
+            raise BadInput(f"{key}={shown(value)}: expected {most} or less ({about['help']})")
 
 
 def in_words_of_the_command(error: DeconvError, known: Iterable[str]) -> DeconvError:
@@ -302,10 +313,6 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
         flat[f"{prefix}{key}"] = value
         flat.update(_flat(value, f"{prefix}{key}."))
     return flat
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).replace("'", "").replace(", ", ",")
 
 
 def _first_line(error: Exception) -> str:
