@@ -24,14 +24,19 @@ Metrics = dict[str, dict[str, list[float | None]]]
 def run(options: Atlas, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
     network = open_network(options.model, options.seed)
-    rules = [open_rule(rule) for rule in [options.rule, *options.other_rules]]
+    rules = [open_rule(options.rule), *map(open_rule, options.other_rules)]
     if options.compared is not None and not (Path(options.compared) / "records").is_dir():
         raise BadInput(f"compared: {options.compared} has no folder records; give the folder of a compare_rules run")
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.parquet"
     peaks = prepared.mine(record, options.k, options.per_image)
     metrics = {} if options.compared is None else compared(Path(options.compared), peaks, rules[0])
     shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
-    about = {"rules": rules, "metrics": metrics, "records": folder / "records", "batch_size": options.batch_size}
+    about: dict[str, Any] = {
+        "rules": rules,
+        "metrics": metrics,
+        "records": folder / "records",
+        "batch_size": options.batch_size,
+    }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **about, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks) for layer in prepared.layers}
     provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}

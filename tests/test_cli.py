@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 from deconv import progress
 from deconv.command import help
 from deconv.command.cli import main
-from deconv.command.options import EXPERIMENTS, Options, option
+from deconv.command.options import EXPERIMENTS
 from deconv.command.settings import compose_jobs
+from deconv.command.shared import Options, option
 from deconv.errors import BadInput
 from tests.disks import mounted
 from tests.promises import LOG, fault

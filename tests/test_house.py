@@ -52,9 +52,14 @@ HOUSE = {
         doors="compare_rules evolution features filters invariance occlusion page sanity_checks",
     ),
     "training": Room("errors progress files records images models figures", doors="data images metrics recipe state"),
-    "analyses": Room("errors progress files records images network engines mining projection models training"),
+    "analyses": Room(
+        "errors progress files records images network engines mining projection models training", doors="choosing"
+    ),
     "atlas": Room("errors progress files records images network engines mining projection figures"),
-    "command": Room("errors progress files records", doors="shipped"),
+    "command": Room(
+        "errors progress files records images network engines mining projection models training analyses",
+        doors="options settings setup shipped",
+    ),
     "__init__": Room("analyses atlas compare errors figures images mining models network projection records training"),
 }
 KNOWS_HYDRA = "command"

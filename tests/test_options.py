@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deconv.command import options
+from deconv.command import options, shared
 from deconv.command.describing import described, expected
 from deconv.command.options import EXPERIMENTS
 from deconv.command.settings import compose_jobs
@@ -105,9 +105,9 @@ def closure(names: set[str], known: dict[str, ast.AST]) -> set[str]:
 
 def calls_with_options(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
-        named = [argument.id for argument in getattr(node, "args", ()) if isinstance(argument, ast.Name)]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "options" in named:
-            yield node.func.id
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            named = [argument.id for argument in node.args if isinstance(argument, ast.Name)]
+            yield from [node.func.id] if "options" in named else []
 
 
 def read_by(tree: ast.AST) -> Iterator[str]:
@@ -126,7 +126,7 @@ def test_every_option_says_what_it_is(name: str) -> None:
 
 
 def test_a_rule_is_what_the_library_calls_so() -> None:
-    assert [(entry.name, entry.default) for entry in fields(options.Rule)] == [
+    assert [(entry.name, entry.default) for entry in fields(shared.Rule)] == [
         (entry.name, entry.default) for entry in fields(Rule)
     ]
     assert set(choices("rule")) == set(RULES)

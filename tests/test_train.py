@@ -114,7 +114,7 @@ def test_zfnet64_is_built_for_the_classes_and_validated_on_other_images(photos: 
         (["validation=/nowhere"], "there is no folder /nowhere"),
         (["model.classes=1"], "(2, 2 or more) for the classes 0 to 1: set model.classes"),
         (["model=zfnet64_trunk"], "leave model.trunk=false"),
-        (["model=squeezenet"], "squeezenet was given classes=2"),
+        (["model=squeezenet"], "classes: given 2; expected none for squeezenet"),
         (["model=torchvision", "model.weights=DEFAULT"], "which have 1000 outputs"),
         (["device=gpu"], "device=gpu: expected cpu, or cuda"),
         (["training.batch_size=100"], "24 images to train on make no batch of 100"),

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from deconv.command.options import Mining, WithRule, WithUnits, option
+from deconv.command.shared import Mining, WithRule, WithUnits, option
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {

@@ -6,9 +6,7 @@ file of each group. Hydra composes them with the arguments and checks the types 
 
 from __future__ import annotations
 
-import itertools
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,14 +14,13 @@ from typing import Any, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from deconv.command import launchers
+from deconv.command.arguments import expanded, is_launcher, override_of, parsed, short
 from deconv.command.describing import described, expected, option_of, shown
 from deconv.command.options import EXPERIMENTS, Options
 from deconv.command.shipped import choices, default_choices, groups, shipped
@@ -71,8 +68,8 @@ def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
     All are checked before any is returned. Raises UnknownName and BadInput for a mistake in the arguments.
     """
     with initialize_config_dir(str(shipped("configs")), job_name="deconv", version_base="1.3"):
-        overrides = [_parse(argument) for argument in arguments]
-        jobs = [_compose_job(said) for said in _expand(overrides, sweep)]
+        overrides = [parsed(argument) for argument in arguments]
+        jobs = [_compose_job(said) for said in expanded(overrides, sweep)]
     if jobs and jobs[0].launcher and not sweep:
         raise BadInput(f"{' '.join(jobs[0].launcher)} says how the runs of a sweep are started: add -m")
     if not jobs:
@@ -80,64 +77,8 @@ def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
     return jobs
 
 
-def _parse(argument: str) -> Override:
-    if "=" not in argument:
-        hint = f"; did you mean experiment={argument}?" if argument in choices("experiment") else ""
-        raise BadInput(f"cannot read {argument!r}: options are given as key=value, see deconv --help{hint}")
-    if argument.startswith("hydra.run.dir="):
-        argument = argument.replace("hydra.run.dir", "folder", 1)
-    override = _override(argument)
-    foreign = override.is_hydra_override() and not _is_launcher(argument)
-    if foreign or override.is_delete() or override.package:
-        raise BadInput(
-            f"cannot use {argument!r}: of Hydra's own settings only hydra.run.dir and, with -m, hydra/launcher and "
-            "hydra.launcher.KEY are known; to unset, use null"
-        )
-    return override
-
-
-def _is_launcher(argument: str) -> bool:
-    return argument.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
-
-
-def _override(argument: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException as error:
-        key, _, value = argument.partition("=")
-        quoted = shlex.quote(f'{key}="{value}"')
-        raise BadInput(f"cannot read {argument!r}: {_first_line(error)}; if it is a text, write {quoted}") from error
-    override.config_loader = GlobalHydra.instance().config_loader()
-    return override
-
-
-def _expand(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]:
-    said: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if key in said:
-            raise BadInput(
-                f"{key} is given twice, the second time as {override.input_line}: give it once, and quote braces, "
-                "which a shell takes apart"
-            )
-        if not override.is_sweep_override():
-            said[key] = [str(override.input_line)]
-        elif override.is_hydra_override():
-            raise BadInput(f"{override.input_line} gives several values: all runs of a sweep are started in one way")
-        elif not sweep:
-            as_list = f"{key}=[{override.get_value_string()}]"
-            raise BadInput(
-                f"{override.input_line} gives several values: add -m to run each, or write {as_list} for a list"
-            )
-        elif not override.is_discrete_sweep():
-            raise BadInput(f"{override.input_line} cannot be counted through: list values, as {key}=1,2 or range(1,5)")
-        else:
-            said[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return itertools.product(*said.values())
-
-
 def _compose_job(said: tuple[str, ...]) -> Job:
-    overrides = [_override(argument) for argument in said]
+    overrides = [override_of(argument) for argument in said]
     chosen = {override.key_or_group: override for override in overrides if override.key_or_group in groups()}
     for group, override in chosen.items():
         _check_choice(group, override.value())
@@ -165,11 +106,11 @@ def _compose_job(said: tuple[str, ...]) -> Job:
     del settings["folder"]
     return Job(
         experiment,
-        tuple(word for word in said if not _is_launcher(word)),
+        tuple(word for word in said if not is_launcher(word)),
         options,
         OmegaConf.create(settings, flags={"struct": True, "readonly": True}),
         None if options.folder is None else Path(options.folder),
-        tuple(filter(_is_launcher, said)),
+        tuple(filter(is_launcher, said)),
     )
 
 
@@ -195,7 +136,7 @@ def _compose(shape: type[Options], said: Sequence[str]) -> dict[str, Any]:
     return {**settings, **({LAUNCHER: launcher} if launcher else {})}
 
 
-def _built(shape: type, settings: Mapping[str, Any]) -> Any:
+def _built(shape: Any, settings: Mapping[str, Any]) -> Any:
     """Return a dataclass of plain values, with dataclasses and tuples in it where it has such."""
     made = {}
     for name, hint in get_type_hints(shape).items():
@@ -211,7 +152,7 @@ def _unusable(said: Sequence[str], error: Exception, shape: type[Options]) -> Ba
         if option := option_of(shape, key):
             return BadInput(f"{key}={value}: expected {expected(option.type)} ({option.help})")
     cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
-    return BadInput(f"cannot use {' '.join(said)}: {_first_line(cause)}; deconv --help shows what can be given")
+    return BadInput(f"cannot use {' '.join(said)}: {short(cause)}; deconv --help shows what can be given")
 
 
 def _check_choice(group: str, name: Any) -> None:
@@ -313,7 +254,3 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
         flat[f"{prefix}{key}"] = value
         flat.update(_flat(value, f"{prefix}{key}."))
     return flat
-
-
-def _first_line(error: Exception) -> str:
-    return first_line(error).partition(" expecting ")[0]  # antlr goes on with all the tokens that it would have taken

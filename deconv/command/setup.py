@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from deconv.analyses.choosing import check_rules, check_units
-from deconv.command import options as told
+from deconv.command import shared
 from deconv.command.shipped import choices, shipped
 from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, UnknownName, nearest
@@ -44,13 +44,13 @@ class Prepared:
 
     def mine(self, record: Path, k: int, per_image: int = 1) -> Peaks:
         """Return the peaks of all layers, which `record` keeps; raises as `deconv.mining.mine_into`."""
-        counts = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
+        counts: dict[str, Any] = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
         how: dict[str, Any] = {"precision": self.precision, "engine": self.engine}
         return mine_into(record, self.network, self.images, self.layers, **counts, **how)
 
 
 def prepare(
-    options: told.Scanning,
+    options: shared.Scanning,
     network: Network,
     layers: Sequence[str] | None,
     rules: Iterable[str | Rule],
@@ -68,13 +68,13 @@ def prepare(
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
 
 
-def open_images(options: told.WithCache, network: Network) -> Source:
+def open_images(options: shared.WithCache, network: Network) -> Source:
     """Return the images of `source`, as the network sees them in the folder `cache` if there is one."""
     images = open_source(**options.source)
     return images if options.cache is None else cached(images, network.needed_preprocessing(), options.cache)
 
 
-def open_rule(rule: str | told.Rule) -> Rule:
+def open_rule(rule: str | shared.Rule) -> Rule:
     """Return the rule of a name or of options. Raises UnknownName for what does not exist, BadInput for other switches.
 
     Those are of other images, which only compare_rules has.
@@ -95,10 +95,11 @@ def open_network(model: Mapping[str, Any], seed: int, **replaced: Any) -> Networ
     preprocessing = preprocessing_of(settings)
     if preprocessing.size is None:
         raise BadInput("model.size is null; expected the input image's height and width, as model.size=[224,224]")
+    height, width = preprocessing.size
     left_away = ("classifier.",) if settings.get("trunk") else ()
     aliases = settings.get("aliases") or {}
     kept = {alias: layer for alias, layer in aliases.items() if not layer.startswith(left_away)}
-    return Network(build_model(settings, seed), (3, *preprocessing.size), kept, preprocessing)
+    return Network(build_model(settings, seed), (3, height, width), kept, preprocessing)
 
 
 def preprocessing_of(model: Mapping[str, Any]) -> Preprocessing:

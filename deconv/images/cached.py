@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from deconv.errors import BadInput, UnreadableImage, first_line
 from deconv.files import write_json, write_whole
-from deconv.images import Source, open_source
+from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
@@ -70,12 +68,6 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
         preprocessing=preprocessing,
         content=source.content_hash,
     )
-
-
-def open_frames(source: Mapping[str, Any], preprocessing: Preprocessing, cache: str | Path | None) -> Source:
-    """The source that options name, as `open_source` takes them; `cached` in the folder `cache` unless that is None."""
-    images = open_source(**source)
-    return images if cache is None else cached(images, preprocessing, cache)
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]]:
