@@ -54,14 +54,6 @@ def test_fig2_leaves_its_records_pictures_and_numbers(finished: Path) -> None:
         assert (finished / f"{picture}.pdf").stat().st_size > 10_000
 
 
-def test_the_same_configuration_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    run("experiment=fig2_features", *SMALL, "batch_size=16", f"folder={tmp_path / 'again'}")
-    names = {path.name for path in finished.iterdir()} - {"run.log"}
-    assert names == {path.name for path in (tmp_path / "again").iterdir()} - {"run.log"}
-    for name in names:
-        assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
-
-
 def test_a_rule_is_named_or_spelled(tmp_path: Path) -> None:
     small = words(SMALL, ["layers=[conv1]", "n_units=1", "k=1"])
     for folder, rule in {"named": ["rule=guided"], "spelled": ["rule.relu=both", "rule.lrn=derivative"]}.items():

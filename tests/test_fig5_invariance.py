@@ -57,12 +57,6 @@ def test_it_leaves_its_pictures_and_every_number(finished: Path) -> None:
     assert (finished / "fig5.png").stat().st_size > 20_000 and (finished / "fig5.pdf").stat().st_size > 10_000
 
 
-def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: Path, tmp_path: Path) -> None:
-    assert main([*said, LABELS, f"folder={tmp_path / 'again'}"]) == 0
-    for name in ("summary.json", "fig5.png", "fig5.pdf"):
-        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes(), name
-
-
 def test_without_room_what_is_filled_is_said(said: list[str], tmp_path: Path) -> None:
     arguments = ["room=1", "fill=mean", "images=[2.png,0]", "layers=[fire2,fire5]", "rotation=[0,0,1]", "scale=[1,1,1]"]
     assert main([*words(said, arguments), f"folder={tmp_path}"]) == 0

@@ -64,7 +64,7 @@ def test_the_rounded_weights_are_the_weights_in_half_the_size(finished: Path) ->
     assert all(value.dtype == torch.float32 for value in module.parameters())
 
 
-def test_the_same_configuration_gives_the_same_bytes(finished: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_run_through_the_cache_gives_the_same_bytes(finished: Path, photos: Path, tmp_path: Path) -> None:
     assert main([*SMALL, f"source.root={photos}", "cache=" + str(tmp_path / "frames"), f"folder={tmp_path / 'b'}"]) == 0
     for name in ("summary.json", "metrics.csv", "weights.safetensors", "weights.float16.safetensors", "curves.png"):
         assert (finished / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
