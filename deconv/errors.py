@@ -26,7 +26,12 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class DeconvError(Exception):
-    """Base of every error that deconv raises on purpose; its message is one line, whatever names of files it holds."""
+    """Base of every error that deconv raises on purpose; its message is one line, whatever names of files it holds.
+
+    argument: the name of the argument that cannot be used, where the message begins with it.
+    """
+
+    argument: str | None = None
 
     def __init__(self, message: str):
         super().__init__(one_line(message))
@@ -66,7 +71,9 @@ def bad_value(name: str, value: Any, expected: str, remedy: str = "") -> BadInpu
     >>> print(bad_value("per_image", 0, "a whole number, 1 or more", "leave it out for 1"))
     per_image: given 0; expected a whole number, 1 or more: leave it out for 1
     """
-    return BadInput(f"{name}: given {shown(value)}; expected {expected}{f': {remedy}' if remedy else ''}")
+    error = BadInput(f"{name}: given {shown(value)}; expected {expected}{f': {remedy}' if remedy else ''}")
+    error.argument = name
+    return error
 
 
 def unknown(kind: str, name: Any, known: Iterable[str], remedy: str = "") -> UnknownName:

@@ -8,20 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from deconv.analyses.choosing import chosen_rule
 from deconv.atlas import write_atlas
+from deconv.command.options import Atlas
+from deconv.command.setup import open_network, open_rule, prepare
 from deconv.compare.sufficiency import CURVES
 from deconv.compare.tasks import record_path
-from deconv.engines import open_engine
 from deconv.errors import BadInput
 from deconv.files import write_json
-from deconv.images.cached import open_frames
-from deconv.mining import mine_into
-from deconv.models import load_network
 from deconv.network import Network
-from deconv.projection import check_rules
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import read_columns, reading
@@ -32,25 +26,24 @@ DECIDE_PEAKS = ("weights", "source", "k", "per_image")
 """What must be the same of two sets of peaks, of whichever layers, for numbers of the one to stand beside the other."""
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Atlas, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
-    network = load_network(**config.model, seed=config.seed)
-    layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
-    rules = [chosen_rule(rule) for rule in [config.rule, *config.other_rules]]
-    check_rules(network, layers, rules)
-    if config.units is not None:
-        raise BadInput("units: given some; expected null, as an atlas shows all. For some, use fig2_features.")
-    if config.compared is not None and not (Path(config.compared) / "records").is_dir():
-        raise BadInput(f"compared: {config.compared} has no folder records; give the folder of a compare_rules run.")
-    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
-    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    engine, record = open_engine(**config.engine), folder / "peaks.parquet"
-    peaks = mine_into(record, network, images, layers, **counts, precision=config.precision, engine=engine)
-    metrics = {} if config.compared is None else compared(Path(config.compared), peaks, rules[0])
-    shown = {"title": config.model.get("arch") or config.model.name, "mined": day_of(record)}
-    about = {"rules": rules, "metrics": metrics, "records": folder / "records", "batch_size": config.batch_size}
-    page = write_atlas(network, peaks, images, folder / "site", **shown, **about, engine=engine)
-    numbers = {layer: summarise(network, layer, peaks) for layer in layers}
+    network = open_network(options.model, options.seed)
+    rules = [open_rule(options.rule), *map(open_rule, options.other_rules)]
+    if options.compared is not None and not (Path(options.compared) / "records").is_dir():
+        raise BadInput(f"compared: {options.compared} has no folder records; give the folder of a compare_rules run")
+    prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.parquet"
+    peaks = prepared.mine(record, options.k, options.per_image)
+    metrics = {} if options.compared is None else compared(Path(options.compared), peaks, rules[0])
+    shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
+    about: dict[str, Any] = {
+        "rules": rules,
+        "metrics": metrics,
+        "records": folder / "records",
+        "batch_size": options.batch_size,
+    }
+    page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **about, engine=prepared.engine)
+    numbers = {layer: summarise(network, layer, peaks) for layer in prepared.layers}
     provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
     write_json(folder / "summary.json", {"layers": numbers, **provenance})
     return page

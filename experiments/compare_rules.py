@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
-from deconv import models
-from deconv.analyses.choosing import check_units, draw_units
+from deconv.analyses.choosing import firing_units
+from deconv.command.options import CompareRules
+from deconv.command.setup import build_model, open_network, prepare
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.sufficiency import CURVES, SHARES
 from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
-from deconv.engines import Engine, open_engine
-from deconv.errors import unknown
+from deconv.engines import Engine
+from deconv.errors import check_choice
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
 from deconv.files import safe_name, write_json
 from deconv.images import Source
-from deconv.images.cached import open_frames
-from deconv.mining import mine_into
-from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import check_rules
 from deconv.projection.rules import RULES, Rule, as_rule
 from deconv.records import Peaks
 from deconv.records.formats import Columns
@@ -73,51 +69,42 @@ class Study:
         return gather_peaks(self.network, self.images, layer, peaks, units, per_unit, self.random, self.seed)
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: CompareRules, folder: Path) -> Path:
     """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
-    network = load_network(**config.model, seed=config.seed)
-    layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
-    rules = compared_rules(config)
-    check(network, layers, rules, config)
-    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
-    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    engine = open_engine(**config.engine)
-    how = {"precision": config.precision, "engine": engine}
-    random = randomised(network, layers, config)
-    with engine.connected():  # once, for mining and measuring
-        peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
-        units = {layer: draw_units(layer, peaks[layer], config.units, config.n_units, config.seed) for layer in layers}
-        study = Study(network, images, peaks, units, rules, random, config.seed, engine, folder / "records")
+    network, rules = open_network(options.model, options.seed), compared_rules(options)
+    prepared = prepare(options, network, options.layers, needed(rules), options.units)
+    random = randomised(network, prepared.layers, options)
+    with prepared.engine.connected():  # once, for mining and measuring
+        peaks, seed = prepared.mine(folder / "peaks.parquet", options.k, options.per_image), options.seed
+        units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
+        study = Study(network, prepared.images, peaks, units, rules, random, seed, prepared.engine, folder / "records")
         found = measured(study)
     summary = summarise(study, found)
     write_json(folder / "summary.json", summary)
     return draw(study, found, summary, folder)
 
 
-def compared_rules(config: DictConfig) -> dict[str, str | Rule]:
+def compared_rules(options: CompareRules) -> dict[str, str | Rule]:
     """Return the rule under test and the rules and controls it is set against, by name. Raises UnknownName."""
-    tested = as_rule(config.rule)
+    tested = as_rule(asdict(options.rule))
     rules: dict[str, str | Rule] = {tested.name: tested}
-    for name in config.against:
-        if name not in CONTROLS and name not in RULES:
-            raise unknown("rule or control in against", name, [*RULES, *CONTROLS])
+    for name in options.against:
+        check_choice("rule or control in against", name, [*RULES, *CONTROLS])
         rules.setdefault(name, name if name in CONTROLS else RULES[name])
     return rules
 
 
-def check(network: Network, layers: list[str], rules: dict[str, str | Rule], config: DictConfig) -> None:
-    """Raise, before any work is done, UnknownName for a unit, UnsupportedOperation for a rule that cannot serve."""
-    needed = {as_rule("gradient" if name == "gradient_times_input" else "deconvnet") for name in rules}
-    needed |= {rule for rule in rules.values() if isinstance(rule, Rule)}
-    check_rules(network, layers, needed)
-    check_units(network, layers, config.units)
+def needed(rules: dict[str, str | Rule]) -> set[Rule]:
+    """The rules that the network must be able to serve, those behind the controls among them."""
+    behind = {as_rule("gradient" if name == "gradient_times_input" else "deconvnet") for name in rules}
+    return behind | {rule for rule in rules.values() if isinstance(rule, Rule)}
 
 
-def randomised(network: Network, layers: list[str], config: DictConfig) -> Network:
-    """Return the same network with the weights of all layers that are compared shuffled."""
-    module = models.build(**models.of_build(config.model), seed=config.seed)
+def randomised(network: Network, layers: list[str], options: CompareRules) -> Network:
+    """The same network with the weights of all layers looked at shuffled."""
+    module = build_model(options.model, options.seed)
     paths = [path for block in blocks(network, layers).values() for path in block]
-    return renewed(network, shuffled(module, paths, config.seed))
+    return renewed(network, shuffled(module, paths, options.seed))
 
 
 def measured(study: Study) -> dict[str, dict[str, Columns]]:

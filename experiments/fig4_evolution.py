@@ -8,42 +8,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from deconv import figures
-from deconv.analyses.choosing import check_units, chosen_rule
+from deconv.analyses.choosing import choose_units
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
-from deconv.engines import open_engine
+from deconv.command.options import Fig4Evolution
+from deconv.command.setup import open_network, open_rule, prepare
 from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows, sees_all
-from deconv.files import write_json
+from deconv.files import safe_name, write_json
 from deconv.images import Source
-from deconv.images.cached import open_frames
-from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import check_rules, project_peaks
+from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
-from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
+from deconv.records import Patches, Peaks, Reconstructions
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Fig4Evolution, folder: Path) -> Path:
     """Mine at every epoch, project, count and draw; returns the picture."""
-    networks = load_networks(config)
+    networks, rule = load_networks(options), open_rule(options.rule)
     epochs, last = list(networks), networks[max(networks)]
-    layers, rule = check_layers(last, config), chosen_rule(config.rule)
-    images = open_frames(config.source, last.needed_preprocessing(), config.cache)
-    engine = open_engine(**config.engine)
-    work = {"batch_size": config.batch_size, "precision": config.precision, "engine": engine}
-    peaks = mine_epochs(networks, images, layers, folder / "peaks", **work)
+    prepared = prepare(options, last, options.layers, [rule], options.units)
+    images, layers = prepared.images, prepared.layers
+    work: dict[str, Any] = {"batch_size": options.batch_size, "precision": options.precision}
+    peaks = mine_epochs(networks, images, layers, folder / "peaks", **work, engine=prepared.engine)
     blocks, numbers = [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
-        units = choose_units(peaks[epochs[-1]][layer], config)
+        units = choose_units(peaks[epochs[-1]][layer], options.units, options.n_units, options.seed)
         numbers[layer] = {"shown": units} | summarise(settling_epochs(winners(peaks, layer), epochs), epochs)
         rows = draw_units(networks, images, layer, peaks, units, rule, folder)
         blocks.append(EvolutionBlock(title(last, layer), note(numbers[layer]), rows))
     shares = {layer: about["settled_share"] for layer, about in numbers.items()}
-    heading = f"Figure 4: units of {config.model.name} while it learns; {len(images)} images, {rule.name}"
+    heading = f"Figure 4: units of {options.model['name']} while it learns; {len(images)} images, {rule.name}"
     picture = figures.save_figure(evolution_figure(blocks, epochs, shares, heading), folder / "fig4.png")
     provenance = peaks[epochs[-1]].provenance | {
         "weights": {epoch: network.weights_hash for epoch, network in networks.items()}
@@ -52,30 +49,10 @@ def run(config: DictConfig, folder: Path) -> Path:
     return picture
 
 
-def load_networks(config: DictConfig) -> dict[int, Network]:
+def load_networks(options: Fig4Evolution) -> dict[int, Network]:
     """{epoch: network}, all of them before any is mined, so that a file that does not fit is named at once."""
-    files = find_snapshots(config.trained, config.epochs)
-    settings = {str(key): value for key, value in config.model.items()}
-    return {
-        epoch: load_network(**(settings | {"weights": str(path)}), seed=config.seed) for epoch, path in files.items()
-    }
-
-
-def check_layers(network: Network, config: DictConfig) -> list[str]:
-    """The layers to look at. Raises UnknownName or UnsupportedOperation before any work is done."""
-    layers = list(config.layers)
-    check_rules(network, layers, [chosen_rule(config.rule)])
-    check_units(network, layers, config.units)
-    return layers
-
-
-def choose_units(peaks: LayerPeaks, config: DictConfig) -> list[int]:
-    """The units asked for, or a random subset (drawn by the seed): of dead ones only where living ones are too few."""
-    if config.units is not None:
-        return list(config.units)
-    alive = peaks.found[:, 0]
-    shuffled = torch.randperm(len(alive), generator=torch.Generator().manual_seed(config.seed))
-    return sorted(shuffled[torch.argsort(~alive[shuffled], stable=True)][: config.n_units].tolist())
+    files = find_snapshots(options.trained, options.epochs)
+    return {epoch: open_network(options.model, options.seed, weights=str(path)) for epoch, path in files.items()}
 
 
 def draw_units(
@@ -91,10 +68,10 @@ def draw_units(
     recons = []
     for epoch, network in networks.items():
         recons.append(project_peaks(network, images, layer, peaks[epoch][layer], units, rule))
-        recons[-1].save(folder / layer / f"epoch-{epoch:03d}.reconstructions.safetensors")
+        recons[-1].save(folder / safe_name(layer) / f"epoch-{epoch:03d}.reconstructions.safetensors")
     patches = cut(networks[max(networks)], images, recons[-1])
     if patches is not None:
-        patches.save(folder / layer / "patches.safetensors")
+        patches.save(folder / safe_name(layer) / "patches.safetensors")
     winning = winners(peaks, layer)[:, units]
     return evolution_rows(units, recons, patches, same=(winning[1:] == winning[:-1]) & (winning[1:] >= 0))
 

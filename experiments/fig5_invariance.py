@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from deconv.analyses import invariance
 from deconv.analyses.choosing import number_labels, pick_images
 from deconv.analyses.reframing import Move, Reframing, reframing
+from deconv.command.options import Fig5Invariance
+from deconv.command.setup import open_network
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.invariance import Chart, ChartRow, invariance_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source
-from deconv.models import class_names, load_network
+from deconv.models import class_names
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer, name_classes, probabilities, top_layer
 from deconv.progress import track
@@ -42,33 +43,33 @@ class Subject:
     cut: Reframing
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Fig5Invariance, folder: Path) -> Path:
     """Move, run, compare and draw; returns the picture."""
-    network = load_network(**config.model, seed=config.seed)
-    images = open_source(**config.source)
-    layers = two_layers(network, config.layers)
-    names = name_classes(network, class_names(config.model.name))
-    amounts = {kind: invariance.amounts(kind, config[kind]) for kind in invariance.KINDS}
+    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    layers = two_layers(network, options.layers)
+    names = name_classes(network, class_names(options.model["name"]))
+    spans = {"translation": options.translation, "scale": options.scale, "rotation": options.rotation}
+    amounts = {kind: invariance.amounts(kind, span) for kind, span in spans.items()}
     moves = [move for kind, values in amounts.items() for move in invariance.moves(kind, values)]
-    subjects = choose(network, images, names, config, moves)
+    subjects = choose(network, images, names, options, moves)
     preprocessing = network.needed_preprocessing()
     still = preprocessing.normalize(torch.stack([subject.cut.input_image(Move())[0] for subject in subjects]))
     units = invariance.spread(network, still, layers)
     rows, summary = [], {}
     for kind, values in amounts.items():
-        row, numbers = measure(network, subjects, layers, units, kind, values, config.batch_size)
+        row, numbers = measure(network, subjects, layers, units, kind, values, options.batch_size)
         rows.append(row)
         summary[kind] = numbers
     most_filled = max(numbers["most_filled"] for numbers in summary.values())
     labels = [names[subject.label] + ("" if subject.given else " (as the network finds)") for subject in subjects]
-    heading = f"{config.model.name}: features of moved, enlarged and turned photographs"
+    heading = f"{options.model['name']}: features of moved, enlarged and turned photographs"
     figure = invariance_figure(rows, labels, heading, caption(subjects, most_filled))
     picture = save_figure(figure, folder / "fig5.png")
     about = {
         "weights": network.weights_hash,
         "source": {"name": images.name, "content": images.content_hash},
         "preprocessing": preprocessing.as_dict(),
-        "fill": config.fill,
+        "fill": options.fill,
         "versions": versions(),
     }
     said = [describe(*both, names) for both in zip(subjects, predict(network, still), strict=True)]
@@ -99,17 +100,17 @@ def two_layers(network: Network, wanted: Sequence[str] | None) -> list[str]:
 
 
 def choose(
-    network: Network, images: Source, names: Sequence[str], config: DictConfig, moves: Sequence[Move]
+    network: Network, images: Source, names: Sequence[str], options: Fig5Invariance, moves: Sequence[Move]
 ) -> list[Subject]:
     """The photographs, each with its label: the one given, or what the network finds most probable."""
-    chosen = pick_images(images, config.images, first=5)
-    given = number_labels(config.labels, len(chosen), names)
+    chosen = pick_images(images, options.images, first=5)
+    given = number_labels(options.labels, len(chosen), names)
     if len(chosen) < 2:
         raise BadInput(
             f"images: given {len(chosen)}; expected two or more: distances are told in those between images."
         )
     preprocessing = network.needed_preprocessing()
-    cuts = [reframing(images.image(number), preprocessing, moves, config.fill, config.room) for number in chosen]
+    cuts = [reframing(images.image(number), preprocessing, moves, options.fill, options.room) for number in chosen]
     input_images = torch.stack([cut.input_image(Move())[0] for cut in cuts])
     labels = predict(network, preprocessing.normalize(input_images)).argmax(dim=1).tolist() if given is None else given
     about = zip(chosen, labels, cuts, strict=True)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from deconv import figures
 from deconv.analyses import filters
-from deconv.analyses.choosing import chosen_rule
-from deconv.command.shipped import choices, shipped
-from deconv.engines import open_engine
+from deconv.analyses.choosing import choose_units
+from deconv.command.options import Fig6Filters
+from deconv.command.setup import model_file, open_network, open_rule, prepare
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import filters as charts
-from deconv.files import write_json
-from deconv.images import Source, open_source
-from deconv.images.cached import cached
-from deconv.mining import mine_into
-from deconv.models import load_network
+from deconv.files import safe_name, write_json
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
-from deconv.projection import check_rules, project_peaks
+from deconv.projection import project_peaks
 from deconv.records import Peaks, Reconstructions
 
 
@@ -39,43 +34,41 @@ class Subject:
     stride: int
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Fig6Filters, folder: Path) -> Path:
     """Mine two layers of every network, measure filters and projections, draw; returns the picture."""
-    subjects = [load_subject(name, settings, config) for name, settings in config.networks.items() if settings]
-    check_projected(subjects, config)
-    images = open_source(**config.source)
+    rule = open_rule(options.rule)
+    subjects = [load_subject(name, settings, options) for name, settings in options.networks.items() if settings]
+    check_projected(subjects, options)
+    prepared = {subject.name: prepare(options, subject.network, options.layers, [rule]) for subject in subjects}
+    first, second = options.layers
     strides = sorted({subject.stride for subject in subjects if subject.stride > 1})
     upper, lower, numbers = [], [], {}
     for subject in subjects:
-        peaks = mine(subject, images, config, folder)
-        numbers[subject.name] = about = measure_filters(subject, peaks, config.layers[0])
+        peaks = prepared[subject.name].mine(folder / f"{safe_name(subject.name)}.peaks.parquet", k=1)
+        numbers[subject.name] = about = measure_filters(subject, peaks, first)
         upper.append(charts.filter_panel(subject.name, subject.filters, about))
-        if subject.name in config.projected:
-            recon = project(subject, images, peaks, config)
-            recon.save(folder / f"{subject.name}.reconstructions.safetensors")
+        if subject.name in options.projected:
+            units = list(range(subject.network.channels(second)))
+            images = prepared[subject.name].images
+            recon = project_peaks(subject.network, images, second, peaks[second], units, rule)
+            recon.save(folder / f"{safe_name(subject.name)}.reconstructions.safetensors")
             about["aliasing"] = measure_aliasing(recon, strides)
-            shown = random_units(recon, config)
-            lower.append(charts.projection_panel(subject.name, shown, len(recon), about["aliasing"]))
+            units = choose_units(peaks[second], None, options.n_units, options.seed)
+            drawn = torch.isin(recon.channel, torch.tensor(units))
+            lower.append(charts.projection_panel(subject.name, recon.pixels[drawn], len(recon), about["aliasing"]))
         about["provenance"] = peaks.provenance
     curves = [charts.Curve(name, about["spectrum"]) for name, about in numbers.items()]
     figure = charts.filters_figure(upper, lower, curves, filters.white_spectrum().tolist(), filters.BIN)
     picture = figures.save_figure(figure, folder / "fig6.png")
-    write_json(folder / "summary.json", {"networks": numbers, "rule": chosen_rule(config.rule).options()})
+    write_json(folder / "summary.json", {"networks": numbers, "rule": rule.options()})
     return picture
 
 
-def load_subject(name: str, settings: DictConfig, config: DictConfig) -> Subject:
-    """What configs/model/<settings.model>.yaml says, with the other settings in the place of its own."""
-    known = choices("model")
-    if settings.get("model") not in known:
-        model = settings.get("model")
-        raise UnknownName(f"networks.{name}.model={model}: there are {', '.join(known)}{nearest(str(model), known)}")
-    shipped_settings = OmegaConf.load(shipped("configs") / "model" / f"{settings.model}.yaml")
-    wanted = {str(key): value for key, value in settings.items() if key != "model" and value is not None}
-    for key in wanted.keys() - set(shipped_settings):
-        raise UnknownName(f"networks.{name}.{key}: model {settings.model} has no such setting")
-    network = load_network(**({str(key): value for key, value in shipped_settings.items()} | wanted), seed=config.seed)
-    first, second = check_layers(network, config)
+def load_subject(name: str, settings: Mapping[str, Any], options: Fig6Filters) -> Subject:
+    """The network of one of the options `networks`. Raises BadInput unless there are two layers, the first filters."""
+    if len(options.layers) != 2:
+        raise BadInput(f"layers={options.layers}: expected two, the first for its filters, the second to project")
+    network, first = open_network(model_file(f"networks.{name}", settings), options.seed), options.layers[0]
     convolution = first_convolution(network.graph, network.node(first))
     if convolution is None:
         raise BadInput(f"networks.{name}: {first} is not the rectified output of a convolution of the image")
@@ -83,36 +76,12 @@ def load_subject(name: str, settings: DictConfig, config: DictConfig) -> Subject
     return Subject(name, network, convolution.weight.float().cpu(), stride)
 
 
-def check_layers(network: Network, config: DictConfig) -> Sequence[str]:
-    """Layers 1 and 2. Raises UnknownName, BadInput or UnsupportedOperation before any work is done."""
-    if len(config.layers) != 2:
-        raise BadInput(f"layers={list(config.layers)}: expected two, the first for its filters, the second to project")
-    check_rules(network, config.layers, [chosen_rule(config.rule)])
-    return list(config.layers)
-
-
-def check_projected(subjects: Sequence[Subject], config: DictConfig) -> None:
+def check_projected(subjects: Sequence[Subject], options: Fig6Filters) -> None:
     """Raise UnknownName for a network to project that is not there."""
     names = [subject.name for subject in subjects]
-    for name in config.projected:
+    for name in options.projected:
         if name not in names:
             raise UnknownName(f"projected: {name!r} is none of networks {', '.join(names)}{nearest(str(name), names)}")
-
-
-def mine(subject: Subject, images: Source, config: DictConfig, folder: Path) -> Peaks:
-    """The strongest peak of every unit of both layers."""
-    if config.cache is not None:
-        images = cached(images, subject.network.needed_preprocessing(), config.cache)
-    work = {"k": 1, "batch_size": config.batch_size, "precision": config.precision}
-    work["engine"] = open_engine(**config.engine)
-    return mine_into(folder / f"{subject.name}.peaks.parquet", subject.network, images, list(config.layers), **work)
-
-
-def project(subject: Subject, images: Source, peaks: Peaks, config: DictConfig) -> Reconstructions:
-    """The strongest peak of every unit of layer 2 that fires."""
-    layer = config.layers[1]
-    units = list(range(subject.network.channels(layer)))
-    return project_peaks(subject.network, images, layer, peaks[layer], units, chosen_rule(config.rule))
 
 
 def measure_filters(subject: Subject, peaks: Peaks, layer: str) -> dict[str, Any]:
@@ -134,9 +103,3 @@ def measure_filters(subject: Subject, peaks: Peaks, layer: str) -> dict[str, Any
 def measure_aliasing(recon: Reconstructions, strides: Sequence[int]) -> dict[int, float]:
     """{stride: mean over the units}; each network's at all strides of the figure, so that they can be compared."""
     return {stride: float(filters.aliasing(recon.pixels, stride).mean()) for stride in strides} if len(recon) else {}
-
-
-def random_units(recon: Reconstructions, config: DictConfig) -> Tensor:
-    """(n, 3, h, w): the projections of a random subset of the units (drawn by the seed), in the order of the units."""
-    order = torch.randperm(len(recon), generator=torch.Generator().manual_seed(config.seed))
-    return recon.pixels[order[: config.n_units].sort().values]

@@ -7,24 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor
 
 from deconv.analyses import occlusion
-from deconv.analyses.choosing import check_units, chosen_rule, number_labels, pick_images
+from deconv.analyses.choosing import check_units, number_labels, pick_images
 from deconv.analyses.occlusion import Occlusion
-from deconv.engines import open_engine
+from deconv.command.options import Fig7Occlusion
+from deconv.command.setup import Prepared, open_network, open_rule, prepare
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.occlusion import OcclusionRow, occlusion_figure
 from deconv.files import write_json, write_whole
-from deconv.images import Source, open_source
-from deconv.mining import mine_into
-from deconv.models import class_names, load_network
+from deconv.images import Source
+from deconv.models import class_names
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
-from deconv.projection import check_rules, project
+from deconv.projection import project
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import versions
@@ -57,65 +56,59 @@ class Subject:
     unit: int | None
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Fig7Occlusion, folder: Path) -> Path:
     """Occlude, project, compare and draw; returns the picture."""
-    scene = set_scene(config)
-    subjects = choose(scene, config)
-    how = {"batch_size": config.batch_size, "engine": open_engine(**config.engine)}
-    record = folder / "peaks.parquet"
-    peaks = mine_into(record, scene.network, scene.images, [scene.layer], 1 + OTHERS, **how)
+    scene, prepared = set_scene(options)
+    subjects = choose(scene, options)
+    peaks = prepared.mine(folder / "peaks.parquet", k=1 + OTHERS)
     rows, summary = [], []
     for number, subject in enumerate(subjects):
-        seen = see(scene, subject, config)
+        seen = see(scene, subject, options)
         others = project_others(scene, subject, seen.unit, peaks[scene.layer])
-        own, controls = project_units(scene, subject, seen.unit, config)
+        own, controls = project_units(scene, subject, seen.unit, options)
         save_maps(folder / f"{number}.maps.safetensors", seen, subject.label)
         own.save(folder / f"{number}.reconstructions.safetensors")
         rows.append(row_of(scene, subject, seen, [*own.paste(), *others.paste()]))
         summary.append(summarise(scene, subject, seen, own, controls))
-    picture = save_figure(occlusion_figure(rows, *heading(scene, config)), folder / "fig7.png")
+    picture = save_figure(occlusion_figure(rows, *heading(scene, options)), folder / "fig7.png")
     write_json(
-        folder / "summary.json", {"images": summary, "layer": scene.layer, "provenance": provenance(scene, config)}
+        folder / "summary.json", {"images": summary, "layer": scene.layer, "provenance": provenance(scene, options)}
     )
     return picture
 
 
-def set_scene(config: DictConfig) -> Scene:
+def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
     """The network, the photographs, the layer and the square's colour; raises for what cannot be used."""
-    network = load_network(**config.model, seed=config.seed)
-    names = name_classes(network, class_names(config.model.name))
-    layers = list(config.layers) if config.layers is not None else [top_layer(network, maps_only=True)]
+    network = open_network(options.model, options.seed)
+    names = name_classes(network, class_names(options.model["name"]))
+    layers = options.layers or [top_layer(network, maps_only=True)]
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
-        raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9].")
-    rule = chosen_rule(config.rule)
-    check_rules(network, layers, [rule])
+        raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9]")
+    rule = open_rule(options.rule)
+    prepared = prepare(options, network, layers, [rule])
     preprocessing = network.needed_preprocessing()
-    colour = (
-        torch.tensor(preprocessing.mean) * 255
-        if config.colour is None
-        else torch.tensor([float(c) for c in config.colour])
-    )
+    colour = torch.tensor(preprocessing.mean) * 255 if options.colour is None else torch.tensor(options.colour)
     if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
-        raise BadInput(f"colour={list(config.colour)}: expected red, green and blue from 0 to 255, or null.")
-    return Scene(network, open_source(**config.source), layers[0], names, colour, rule)
+        raise BadInput(f"colour={options.colour}: expected red, green and blue from 0 to 255, or null")
+    return Scene(network, prepared.images, layers[0], names, colour, rule), prepared
 
 
-def choose(scene: Scene, config: DictConfig) -> list[Subject]:
+def choose(scene: Scene, options: Fig7Occlusion) -> list[Subject]:
     """The images to occlude, their labels and units, checked."""
     preprocessing = scene.network.needed_preprocessing()
-    chosen = pick_images(scene.images, config.images, first=3)
-    given = number_labels(config.labels, len(chosen), scene.names)
+    chosen = pick_images(scene.images, options.images, first=3)
+    given = number_labels(options.labels, len(chosen), scene.names)
     labels: Sequence[int | None] = [None] * len(chosen) if given is None else given
-    units = units_of(scene, config.units, len(chosen))
+    units = units_of(scene, options.units, len(chosen))
     subjects = []
     for number, label, unit in zip(chosen, labels, units, strict=True):
         photograph, key = scene.images.image(number), scene.images.keys[number]
-        if min(photograph.shape[:2]) < config.square:
+        if min(photograph.shape[:2]) < options.square:
             size = " x ".join(map(str, photograph.shape[:2]))
-            raise BadInput(f"{key} has {size} pixels, fewer than square={config.square}; give a smaller square.")
+            raise BadInput(f"{key} has {size} pixels, fewer than square={options.square}; give a smaller square.")
         input_image = preprocessing.input_image(photograph)
         for side in input_image.shape[1:]:
-            occlusion.places(side, config.square, config.stride)
+            occlusion.places(side, options.square, options.stride)
         subjects.append(Subject(number, key, input_image, preprocessing.normalize(input_image[None])[0], label, unit))
     return subjects
 
@@ -130,7 +123,7 @@ def units_of(scene: Scene, units: Sequence[int] | None, images: int) -> list[int
     return list(units)
 
 
-def see(scene: Scene, subject: Subject, config: DictConfig) -> Occlusion:
+def see(scene: Scene, subject: Subject, options: Fig7Occlusion) -> Occlusion:
     """The square over every place of one image."""
     preprocessing = scene.network.needed_preprocessing()
     unit = subject.unit
@@ -138,7 +131,7 @@ def see(scene: Scene, subject: Subject, config: DictConfig) -> Occlusion:
         unit = occlusion.strongest_unit(scene.network, subject.picture, scene.layer)
     colour = (scene.colour / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
     return occlusion.occlude(
-        scene.network, subject.picture, scene.layer, unit, config.square, config.stride, colour, config.batch_size
+        scene.network, subject.picture, scene.layer, unit, options.square, options.stride, colour, options.batch_size
     )
 
 
@@ -151,14 +144,14 @@ def project_others(scene: Scene, subject: Subject, unit: int, peaks: LayerPeaks)
 
 
 def project_units(
-    scene: Scene, subject: Subject, unit: int, config: DictConfig
+    scene: Scene, subject: Subject, unit: int, options: Fig7Occlusion
 ) -> tuple[Reconstructions, Reconstructions]:
     """The strongest peak of the unit in this image, and those of `controls` other units that fire here, projected."""
     found = scene.network.forward(subject.picture[None], [scene.layer])[scene.layer][0].flatten(1).cpu()
     strongest, place = found.max(dim=1)
     firing = [other for other in (strongest > 0).nonzero()[:, 0].tolist() if other != unit]
-    shuffled = torch.randperm(len(firing), generator=torch.Generator().manual_seed(config.seed))
-    drawn = sorted(firing[number] for number in shuffled[: config.controls].tolist())
+    shuffled = torch.randperm(len(firing), generator=torch.Generator().manual_seed(options.seed))
+    drawn = sorted(firing[number] for number in shuffled[: options.controls].tolist())
     width = scene.network.map_size(scene.layer)[1]
 
     def sent(units: list[int]) -> Reconstructions:
@@ -215,27 +208,27 @@ def least(seen: Occlusion, values: Tensor) -> dict[str, object]:
     return {"least": float(values.min()), "square_at": [float(seen.rows[row]) + half, float(seen.cols[col]) + half]}
 
 
-def provenance(scene: Scene, config: DictConfig) -> dict[str, object]:
+def provenance(scene: Scene, options: Fig7Occlusion) -> dict[str, object]:
     """What decides the numbers."""
     return {
         "weights": scene.network.weights_hash,
         "source": {"name": scene.images.name, "content": scene.images.content_hash},
         "preprocessing": scene.network.needed_preprocessing().as_dict(),
-        "square": config.square,
-        "stride": config.stride,
+        "square": options.square,
+        "stride": options.stride,
         "colour": scene.colour,
         "rule": scene.rule.options(),
-        "controls": config.controls,
-        "seed": config.seed,
+        "controls": options.controls,
+        "seed": options.seed,
         "versions": versions(),
     }
 
 
-def heading(scene: Scene, config: DictConfig) -> tuple[str, str]:
+def heading(scene: Scene, options: Fig7Occlusion) -> tuple[str, str]:
     """What stands above and beneath the figure."""
     caption = (
-        f"Each place of a map is the middle of the square ({config.square} pixels, every {config.stride}); (a) has it "
-        "where (d) is least. (b) the activations summed over the map. (c) zero at mid-grey, each on its own scale; "
+        f"Each place of a map is the middle of the square ({options.square} pixels, every {options.stride}); (a) has "
+        "it where (d) is least. (b) the activations summed over the map. (c) zero at mid-grey, each on its own scale; "
         f"framed: this image; the other {OTHERS} are those that fire the map most."
     )
-    return f"{config.model.name}: a grey square over every place of an image", caption
+    return f"{options.model['name']}: a grey square over every place of an image", caption

@@ -9,25 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
-from deconv import models
-from deconv.analyses.choosing import check_units, draw_units
+from deconv.analyses.choosing import firing_units
+from deconv.command.options import SanityChecks
+from deconv.command.setup import build_model, open_network, prepare
 from deconv.compare.measuring import mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.similarity import SIMILARITIES, similarities
 from deconv.compare.tasks import keep_or_measure
-from deconv.engines import open_engine
 from deconv.figures import sanity_checks, save_figure
 from deconv.files import write_json
 from deconv.images import Source
-from deconv.images.cached import open_frames
-from deconv.mining import mine_into
-from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import check_rules
 from deconv.projection.rules import as_rule
 from deconv.records import Peaks
 from deconv.records.formats import Columns
@@ -36,36 +31,33 @@ OTHER_UNIT = "other_unit"
 """Stands among the shuffled networks where nothing is shuffled, but another unit is projected."""
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: SanityChecks, folder: Path) -> Path:
     """Mine, project by intact and shuffled networks, compare and draw; returns the picture of all curves."""
-    network = load_network(**config.model, seed=config.seed)
-    layers = sorted(config.layers or network.aliases or network.layers, key=network.node)
-    check(network, layers, config)
-    images = open_frames(config.source, network.needed_preprocessing(), config.cache)
-    counts = {"k": config.k, "batch_size": config.batch_size, "per_image": config.per_image}
-    how = {"precision": config.precision, "engine": open_engine(**config.engine)}
-    peaks = mine_into(folder / "peaks.parquet", network, images, layers, **counts, **how)
-    units = {layer: draw_units(layer, peaks[layer], config.units, config.n_units, config.seed) for layer in layers}
-    found = checked(Checks(network, images, peaks, units, config), folder / "records")
+    network = open_network(options.model, options.seed)
+    prepared = prepare(options, network, options.layers, options.rules, options.units)
+    blocks(network, prepared.layers)  # refuses layers between which nothing could be shuffled
+    peaks, seed = prepared.mine(folder / "peaks.parquet", k=1), options.seed
+    units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
+    found = checked(Checks(network, prepared.images, peaks, units, options), folder / "records")
     summary = {
-        "layers": summarise(found, config.seed),
-        "rules": {rule: as_rule(rule).options() for rule in config.rules},
+        "layers": summarise(found, options.seed),
+        "rules": {rule: as_rule(rule).options() for rule in options.rules},
         "units": units,
         "provenance": peaks.provenance,
     }
     write_json(folder / "summary.json", summary)
-    return save_figure(sanity_checks.cascades(summary["layers"], list(config.rules)), folder / "sanity_checks.png")
+    return save_figure(sanity_checks.cascades(summary["layers"], list(options.rules)), folder / "sanity_checks.png")
 
 
 class Checks:
     """What is checked: the strongest peak of some units of each layer, before and after shuffling."""
 
     def __init__(
-        self, network: Network, images: Source, peaks: Peaks, units: dict[str, list[int]], config: DictConfig
+        self, network: Network, images: Source, peaks: Peaks, units: dict[str, list[int]], options: SanityChecks
     ) -> None:
         self.network, self.images, self.peaks, self.units = network, images, peaks, units
-        self.rules, self.seed = list(config.rules), config.seed
-        self.module = models.build(**models.of_build(config.model), seed=config.seed)
+        self.rules, self.seed = list(options.rules), options.seed
+        self.module = build_model(options.model, options.seed)
         self.blocks = blocks(network, list(units))
 
     def provenance(self, layer: str, rule: str) -> dict[str, Any]:
@@ -88,13 +80,6 @@ class Checks:
         """Return the strongest peak of each unit of a layer, with the photographs they lie in."""
         peaks, units = self.peaks[layer], self.units[layer]
         return gather_peaks(self.network, self.images, layer, peaks, units, per_unit=1, seed=self.seed)
-
-
-def check(network: Network, layers: list[str], config: DictConfig) -> None:
-    """Raise, before any work is done, what an unknown or unfit rule, layer or unit raises."""
-    blocks(network, layers)
-    check_units(network, layers, config.units)
-    check_rules(network, layers, config.rules)
 
 
 def checked(checks: Checks, records: Path) -> dict[str, dict[str, Columns]]:

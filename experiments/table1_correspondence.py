@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from deconv.analyses.correspondence import (
@@ -21,13 +20,14 @@ from deconv.analyses.correspondence import (
     random_boxes,
     read_annotations,
 )
+from deconv.command.options import Table1Correspondence
+from deconv.command.setup import open_network
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.correspondence import correspondence_figure, masks_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import load_network
 from deconv.network import Network
 from deconv.network.classes import class_layer, top_layer
 from deconv.progress import track
@@ -36,16 +36,15 @@ from deconv.records.provenance import versions
 DOGS = Path(__file__).with_name("table1_dogs.csv")
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Table1Correspondence, folder: Path) -> Path:
     """Mask the parts, then random places; returns the chart."""
-    network = load_network(**config.model, seed=config.seed)
-    images = open_source(**config.source)
-    layers = check_layers(network, config.layers)
-    annotated = read_annotations(config.annotations or DOGS)
+    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    layers = check_layers(network, options.layers)
+    annotated = read_annotations(options.annotations or DOGS)
     input_images, boxes = place(images, annotated, network.needed_preprocessing())
-    regions = take_region(boxes, config.region, input_images)
+    regions = take_region(boxes, options.region, input_images)
     pixels = network.needed_preprocessing().normalize(input_images)
-    drawn = draw_boxes(boxes, regions, config.draws, config.seed)
+    drawn = draw_boxes(boxes, regions, options.draws, options.seed)
     parts = {part: disagreement(network, pixels, boxes[part], layers) for part in boxes}
     progress = track(drawn, "masking random places", len(drawn), unit="draws")
     random = [disagreement(network, pixels, places, layers) for places in progress]
@@ -58,13 +57,14 @@ def run(config: DictConfig, folder: Path) -> Path:
             "source": {"name": images.name, "content": images.content_hash, "images": len(images)},
             "preprocessing": network.needed_preprocessing().as_dict(),
             "annotations": annotated,
-            "settings": {key: config[key] for key in ("region", "draws", "seed")},
+            "settings": {"region": options.region, "draws": options.draws, "seed": options.seed},
             "versions": versions(),
         },
     }
     write_json(folder / "summary.json", summary)
     heading = (
-        f"{config.model.name}: what masking one part changes, between {len(input_images)} images; lower is more alike"
+        f"{options.model['name']}: what masking one part changes, between {len(input_images)} images; "
+        "lower is more alike"
     )
     save_figure(masks_figure(input_images, list(annotated), {**boxes, "random": drawn[0]}), folder / "fig8.png")
     return save_figure(correspondence_figure(layers, parts, random, heading), folder / "table1.png")

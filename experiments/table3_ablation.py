@@ -6,48 +6,47 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from deconv.analyses import ablation
-from deconv.command.shipped import choices, shipped
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.command.options import Table3Ablation
+from deconv.command.setup import build_model, model_file, preprocessing_of
+from deconv.errors import BadInput, check_choice
 from deconv.figures import save_figure
 from deconv.figures.ablation import ablation_figure
 from deconv.figures.train import save_curves
 from deconv.files import write_json
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import PREPROCESSING_KEYS, build, of_build
 from deconv.progress import track
 from deconv.records.provenance import versions, weights_hash
 from deconv.training import train
 from deconv.training.images import open_images
-from deconv.training.recipe import Settings
 
-OWN_KEYS = ("title", "paper", "model")
+OWN = ("title", "paper")
+"""Of a variant, what is not its model's."""
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Table3Ablation, folder: Path) -> Path:
     """Train what is not trained yet, measure, draw; returns the picture of the table."""
-    settings = Settings(**config.training, seed=config.seed)
-    variants = chosen(config)
-    preprocessing = common_preprocessing(variants)
-    images = open_images(config.source, config.validation, config.held_out)
-    models = {name: untrained(variant, images.classes, config.seed) for name, variant in variants.items()}
-    data, validation = images.decoded(preprocessing, config.cache)
+    settings, variants = options.training, chosen(options)
+    described = {name: model_file(f"variants.{name}", {"weights": "random"} | v, OWN) for name, v in variants.items()}
+    preprocessing = common_preprocessing(described)
+    images = open_images(options.source, options.validation, options.held_out)
+    models = {name: untrained(described[name], images.classes, options.seed) for name in variants}
+    data, validation = images.decoded(preprocessing, options.cache)
     found, summary = {}, {}
     for name in track(models, "training variants", len(models), unit="variants"):
         provenance = {"first_weights": weights_hash(models[name].state_dict()), **images.provenance()}
-        place = Path(config.trained or folder / "trained") / name
+        place = Path(options.trained or folder / "trained") / name
         train(models[name], data, validation, settings, place, provenance, after_epoch=save_curves)
-        found[name] = ablation.error_rates(models[name], data, validation, config.train_sample)
-        summary[name] = about(models[name], found[name], config.variants[name].get("paper"))
+        found[name] = ablation.error_rates(models[name], data, validation, options.train_sample)
+        summary[name] = about(models[name], found[name], variants[name].get("paper"))
     tau = agreement(summary)
     heading = f"Tables 2 and 3: {len(data)} images, {settings.epochs} epochs; " + (
         "no order to compare" if tau is None else f"Kendall's tau of the top-1 errors with the paper's: {tau:.2f}"
     )
-    papers = {name: config.variants[name].get("paper") for name in found}
-    titles = {name: config.variants[name].get("title") or name for name in found}
+    papers = {name: variants[name].get("paper") for name in found}
+    titles = {name: variants[name].get("title") or name for name in found}
     picture = save_figure(ablation_figure(found, papers, titles, heading), folder / "table3.png")
     provenance = {
         **images.provenance(),
@@ -59,39 +58,17 @@ def run(config: DictConfig, folder: Path) -> Path:
     return picture
 
 
-def chosen(config: DictConfig) -> dict[str, dict[str, Any]]:
-    """The variants asked for: each what its model's file says, with its own settings in their place.
-
-    Raises UnknownName for a variant, a model or a setting that does not exist, BadInput if none is left.
-    """
-    there = [str(name) for name, variant in config.variants.items() if variant is not None]
-    names = list(config.only or there)
-    for name in names:
-        if name not in there:
-            raise UnknownName(f"only: no variant {name!r}; there are {', '.join(there)}{nearest(str(name), there)}")
-    if not names:
+def chosen(options: Table3Ablation) -> dict[str, dict[str, Any]]:
+    """The variants asked for. Raises UnknownName for one that does not exist, BadInput if none is left."""
+    variants = {name: variant for name, variant in options.variants.items() if variant is not None}
+    if not variants:
         raise BadInput("variants: every one of them is null; leave at least one to train")
-    return {name: variant_settings(name, config.variants[name]) for name in names}
-
-
-def variant_settings(name: str, variant: DictConfig) -> dict[str, Any]:
-    """A model's file with what replaces its settings, from random weights."""
-    known = choices("model")
-    model = variant.get("model")
-    if model not in known:
-        raise UnknownName(f"variants.{name}.model={model}: there are {', '.join(known)}{nearest(str(model), known)}")
-    of_model: dict[Any, Any] = OmegaConf.to_container(OmegaConf.load(shipped("configs") / "model" / f"{model}.yaml"))  # type: ignore[assignment]
-    own: dict[Any, Any] = OmegaConf.to_container(variant)  # type: ignore[assignment]
-    for key in own.keys() - set(OWN_KEYS) - set(of_model):
-        raise UnknownName(f"variants.{name}.{key}: model {model} has no such setting{nearest(key, of_model)}")
-    return {**of_model, "weights": "random", **{key: value for key, value in own.items() if key not in OWN_KEYS}}
+    return {check_choice("variant", name, variants): variants[name] for name in options.only or variants}
 
 
 def common_preprocessing(variants: dict[str, dict[str, Any]]) -> Preprocessing:
     """The preprocessing of all variants. Raises BadInput if they have not one in common."""
-    by_variant = {
-        name: Preprocessing(*(variant[key] for key in PREPROCESSING_KEYS)) for name, variant in variants.items()
-    }
+    by_variant = {name: preprocessing_of(variant) for name, variant in variants.items()}
     first, *others = by_variant
     for name in others:
         if by_variant[name] != by_variant[first]:
@@ -101,8 +78,7 @@ def common_preprocessing(variants: dict[str, dict[str, Any]]) -> Preprocessing:
 
 def untrained(variant: dict[str, Any], classes: int, seed: int) -> nn.Module:
     """The variant with an output for each class, from the weights that the seed gives."""
-    options = of_build(variant)
-    return build(**{**options, "classes": options.get("classes") or classes}, seed=seed)
+    return build_model(variant, seed, classes=variant.get("classes") or classes)
 
 
 def about(model: nn.Module, errors: ablation.ErrorRates, paper: Any) -> dict[str, Any]:

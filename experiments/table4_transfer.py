@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 from torch import nn
 
 from deconv.analyses.layers import (
@@ -23,13 +22,14 @@ from deconv.analyses.layers import (
     probe,
 )
 from deconv.analyses.transfer import PAPER, class_accuracy, with_new_head
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.command.options import Table4Transfer
+from deconv.command.setup import build_model, open_network
+from deconv.errors import BadInput, check_choice
 from deconv.figures import save_figure
 from deconv.figures.train import save_curves
 from deconv.figures.transfer import transfer_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source, require_labels
-from deconv.models import build, load_network, of_build
 from deconv.network import Network
 from deconv.network.classes import top_layer
 from deconv.progress import track
@@ -45,27 +45,28 @@ WAYS = {
 }
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Table4Transfer, folder: Path) -> Path:
     """Classify frozen features, train networks, draw; returns the chart."""
-    check_ways(config)
-    network = load_network(**config.model, seed=config.seed)
-    images = open_source(**config.source)
-    layer = config.layer or top_layer(network)
+    check_ways(options)
+    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    layer = options.layer or top_layer(network)
     labels = np.array(require_labels(images))
-    drawing = (config.splits, config.train_per_class, config.test_per_class, config.seed)
+    drawing = (options.splits, options.train_per_class, options.test_per_class, options.seed)
     splits, classes = draw_splits(labels, *drawing), int(labels.max()) + 1
-    recipes = recipes_of(config, len(splits[0].train))
-    starts = {way: first_model(config, way, classes) for way in recipes}
-    features = extract(network, images, [layer], config.cache or folder / "features", config.grid, config.batch_size)
+    recipes = recipes_of(options, len(splits[0].train))
+    starts = {way: first_model(options, way, classes) for way in recipes}
+    features = extract(
+        network, images, [layer], options.features or folder / "features", options.grid, options.batch_size
+    )
     unreadable = np.isnan(features[layer][:, 0])
     if unreadable.any():
         labels[unreadable] = LEFT_OUT
         splits = draw_splits(labels, *drawing)
     accuracies: dict[str, list[float]] = {}
-    if "frozen" in config.ways:
-        accuracies["frozen"] = classify(features[layer], labels, splits, config.penalties)
+    if "frozen" in options.ways:
+        accuracies["frozen"] = classify(features[layer], labels, splits, options.penalties)
     for way, settings in recipes.items():
-        places = [(split, folder / f"{way}-{number}") for number, split in enumerate(splits[: config.trained_splits])]
+        places = [(split, folder / f"{way}-{number}") for number, split in enumerate(splits[: options.trained_splits])]
         accuracies[way] = [train_on(starts[way], network, images, split, settings, place) for split, place in places]
     summary = {
         "accuracy": {way: summarise(values) for way, values in accuracies.items()},
@@ -73,39 +74,37 @@ def run(config: DictConfig, folder: Path) -> Path:
         "chance": round(1 / len(np.unique(labels[labels != LEFT_OUT])), 6),
         "paper_percent": PAPER,
         "training": {way: asdict(settings) for way, settings in recipes.items()},
-        "provenance": features_provenance(network, images, config, config.penalties),
+        "provenance": features_provenance(network, images, asdict(options), options.penalties),
     }
     write_json(folder / "summary.json", summary)
-    heading = f"{config.model.name}, {config.train_per_class} training images a class"
+    heading = f"{options.model['name']}, {options.train_per_class} training images a class"
     bars = {WAYS[way]: values for way, values in accuracies.items()}
     return save_figure(transfer_figure(bars, heading), folder / "table4.png")
 
 
-def check_ways(config: DictConfig) -> None:
+def check_ways(options: Table4Transfer) -> None:
     """Raise UnknownName or BadInput for settings that cannot be used."""
-    for way in config.ways:
-        if way not in WAYS:
-            raise UnknownName(f"unknown way {way!r}; expected some of {', '.join(WAYS)}{nearest(str(way), WAYS)}")
-    if not config.ways:
+    for way in options.ways:
+        check_choice("way", way, WAYS)
+    if not options.ways:
         raise BadInput(f"ways=[]: expected some of {', '.join(WAYS)}.")
-    if not 1 <= config.trained_splits <= config.splits:
-        raise BadInput(f"trained_splits={config.trained_splits}: expected 1 to splits={config.splits}.")
-    check_penalties(config.penalties)
+    if not 1 <= options.trained_splits <= options.splits:
+        raise BadInput(f"trained_splits={options.trained_splits}: expected 1 to splits={options.splits}.")
+    check_penalties(options.penalties)
 
 
-def recipes_of(config: DictConfig, images: int) -> dict[str, Settings]:
+def recipes_of(options: Table4Transfer, images: int) -> dict[str, Settings]:
     """How the ways that train are trained, on so many images."""
-    scratch = Settings(**config.training, seed=config.seed)
-    scratch = replace(scratch, batch_size=min(scratch.batch_size, images))
-    finetuned = replace(scratch, epochs=config.finetune_epochs, lr=config.finetune_lr, dropout_epochs=0)
+    scratch = replace(options.training, batch_size=min(options.training.batch_size, images))
+    finetuned = replace(scratch, epochs=options.finetune_epochs, lr=options.finetune_lr, dropout_epochs=0)
     recipes = {"finetuned": finetuned, "scratch": scratch}
-    return {way: settings for way, settings in recipes.items() if way in config.ways}
+    return {way: settings for way, settings in recipes.items() if way in options.ways}
 
 
-def first_model(config: DictConfig, way: str, classes: int) -> nn.Module:
+def first_model(options: Table4Transfer, way: str, classes: int) -> nn.Module:
     """The network before training: with a new last layer, and from scratch with all weights random."""
-    options = of_build(config.model) | ({"weights": "random"} if way == "scratch" else {})
-    return with_new_head(build(**options, seed=config.seed), classes, config.seed)
+    replaced = {"weights": "random"} if way == "scratch" else {}
+    return with_new_head(build_model(options.model, options.seed, **replaced), classes, options.seed)
 
 
 def classify(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from deconv.analyses.layers import (
     CLASSIFIERS,
@@ -22,31 +22,33 @@ from deconv.analyses.layers import (
     features_provenance,
     probe,
 )
+from deconv.command.options import Table7Layers
+from deconv.command.setup import open_network
 from deconv.errors import UnknownName
 from deconv.figures import save_figure
 from deconv.figures.layers import layers_figure
 from deconv.files import write_json
 from deconv.images import open_source, require_labels
-from deconv.models import load_network
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer
 from deconv.progress import track
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Table7Layers, folder: Path) -> Path:
     """Extract, classify split by split, draw; returns the chart."""
-    network = load_network(**config.model, seed=config.seed)
-    images = open_source(**config.source)
-    layers = choose_layers(network, config.layers)
-    jobs = choose_classifiers(layers, config.softmax_layers)
-    check_penalties(config.penalties)
-    drawing = (config.splits, config.train_per_class, config.test_per_class, config.seed)
+    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    layers = choose_layers(network, options.layers)
+    jobs = choose_classifiers(layers, options.softmax_layers)
+    check_penalties(options.penalties)
+    drawing = (options.splits, options.train_per_class, options.test_per_class, options.seed)
     labels = np.array(require_labels(images))
     draw_splits(labels, *drawing)  # a class that is too small is refused before an image is read
-    features = extract(network, images, layers, config.cache or folder / "features", config.grid, config.batch_size)
+    features = extract(
+        network, images, layers, options.features or folder / "features", options.grid, options.batch_size
+    )
     labels[np.isnan(features[layers[0]][:, 0])] = LEFT_OUT
     splits = draw_splits(labels, *drawing)
-    scores = score_layers(features, labels, splits, jobs, config.penalties)
+    scores = score_layers(features, labels, splits, jobs, options.penalties)
     classes = len(np.unique(labels[labels != LEFT_OUT]))
     summary = {
         "accuracy": by_classifier(scores),
@@ -54,10 +56,10 @@ def run(config: DictConfig, folder: Path) -> Path:
         "classes": classes,
         "chance": round(1 / classes, 6),
         "paper_percent": PAPER,
-        "provenance": features_provenance(network, images, config, config.penalties),
+        "provenance": features_provenance(network, images, asdict(options), options.penalties),
     }
     write_json(folder / "summary.json", summary)
-    heading = f"{config.model.name}: {classes} classes, {config.train_per_class} training images a class"
+    heading = f"{options.model['name']}: {classes} classes, {options.train_per_class} training images a class"
     return save_figure(layers_figure(layers, scores, heading, 1 / classes), folder / "table7.png")
 
 

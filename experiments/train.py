@@ -9,38 +9,35 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
+from deconv.command.options import Train
+from deconv.command.setup import build_model, preprocessing_of
 from deconv.errors import BadInput
 from deconv.figures.train import save_curves
 from deconv.files import write_json, write_whole
-from deconv.images.preprocessing import Preprocessing
-from deconv.models import PREPROCESSING_KEYS, build, of_build
 from deconv.models.loading import load_into
 from deconv.records.provenance import versions, weights_hash
 from deconv.training import evaluate, train
 from deconv.training.data import Labelled
 from deconv.training.images import open_images
 from deconv.training.metrics import TIMES, Row
-from deconv.training.recipe import Settings
 
 
-def run(config: DictConfig, folder: Path) -> Path:
+def run(options: Train, folder: Path) -> Path:
     """Train, or go on training, and sum up; returns the picture of the curves."""
-    settings = Settings(**config.training, seed=config.seed)
-    device = checked_device(config.device)
-    preprocessing = Preprocessing(*(config.model[key] for key in PREPROCESSING_KEYS))
-    images = open_images(config.source, config.validation, config.held_out)
-    model = model_for(config, images.classes)
+    settings, device = options.training, checked_device(options.device)
+    preprocessing = preprocessing_of(options.model)
+    images = open_images(options.source, options.validation, options.held_out)
+    model = model_for(options, images.classes)
     provenance = {
-        "model": {key: config.model[key] for key in ("name", "arch") if key in config.model},
+        "model": {key: options.model[key] for key in ("name", "arch") if key in options.model},
         "first_weights": weights_hash(model.state_dict()),
         "preprocessing": preprocessing.as_dict(),
         **images.provenance(),
-        "device": config.device,
+        "device": options.device,
     }
-    data, validation = images.decoded(preprocessing, config.cache)
+    data, validation = images.decoded(preprocessing, options.cache)
     rows = train(model.to(device), data, validation, settings, folder, provenance, after_epoch=save_curves)
     summary: dict[str, Any] = {"settings": asdict(settings), "provenance": provenance, "versions": versions()}
     summary["images"] = {"training": len(data), "validation": len(validation)}
@@ -59,12 +56,10 @@ def checked_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def model_for(config: DictConfig, classes: int) -> nn.Module:
+def model_for(options: Train, classes: int) -> nn.Module:
     """The model, with an output for each class of the source unless its configuration gives another number."""
-    options = of_build(config.model)
-    if options.get("classes") is None:
-        options["classes"] = classes
-    return build(**options, seed=config.seed)
+    given = options.model.get("classes")
+    return build_model(options.model, options.seed, classes=classes if given is None else given)
 
 
 def save_rounded(model: nn.Module, validation: Labelled, path: Path) -> dict[str, Any]:

@@ -19,5 +19,5 @@ def refusal(said: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -
     """The one line that a run into the folder ends with, status 2, and nothing but settings and log in the folder."""
     assert main([*said, f"folder={folder}"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert {path.name for path in folder.iterdir()} <= {"config.yaml", "run.log"}
+    assert {path.name for path in folder.glob("*")} <= {"config.yaml", "run.log"}
     return line

@@ -36,11 +36,12 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a root with configs and experiments of its own, and go into the empty folder `cwd` beside it."""
-    from deconv.command import shipped  # after the hook
-    from tests.workshop import build
+    from deconv.command import options, shipped  # after the hook
+    from tests.workshop import Echo, build
 
     root = build(tmp_path / "root")
     monkeypatch.setattr(shipped, "HOMES", (root,))
+    monkeypatch.setitem(options.EXPERIMENTS, "echo", Echo)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     return root

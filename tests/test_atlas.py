@@ -79,8 +79,8 @@ def test_a_comparison_of_other_peaks_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["units=[3]"], "an atlas shows all"),
         (["other_rules=[guidd]"], "unknown rule 'guidd'"),
+        (["units=[3]"], "experiment=atlas has no units"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
     ],
 )

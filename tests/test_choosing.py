@@ -29,17 +29,29 @@ def test_images_by_key_and_number(tmp_path: Path) -> None:
     assert choosing.pick_images(source, None, 99) == [0, 1, 2, 3, 4]
 
 
-def test_units_are_drawn_from_those_that_fire_or_taken_as_asked() -> None:
-    image = torch.tensor([[3], [-1], [0], [5], [2]])  # unit 1 fires on no image
-    peaks = LayerPeaks(image.float(), image, image, image, torch.zeros((5, 1, 4), dtype=torch.int64))
-    drawn = [choosing.draw_units("a", peaks, None, 2, seed) for seed in range(20)]
-    assert all(len(units) == 2 and units == sorted(units) for units in drawn) and len(set(map(tuple, drawn))) > 2
-    assert {unit for units in drawn for unit in units} == {0, 2, 3, 4}
-    assert choosing.draw_units("a", peaks, None, 2, seed=7) == drawn[7]
-    assert choosing.draw_units("a", peaks, None, 9, seed=0) == [0, 2, 3, 4]
-    assert choosing.draw_units("a", peaks, [4, 1, 3, 2], 2, 0) == [2, 3, 4]  # all that are asked for and fire
+def fired(*images: int) -> LayerPeaks:
+    """Peaks of units that fire on so many images each, three at most."""
+    image = torch.tensor([[n if n < count else -1 for n in range(3)] for count in images])
+    return LayerPeaks(image.float(), image, image, image, torch.zeros((len(images), 3, 4), dtype=torch.int64))
+
+
+def test_units_that_fire_on_most_images_are_drawn_first() -> None:
+    peaks = fired(1, 0, 3, 2, 3, 3)
+    drawn = [choosing.choose_units(peaks, None, 2, seed) for seed in range(20)]
+    assert all(len(units) == 2 and units == sorted(units) for units in drawn)
+    assert {unit for units in drawn for unit in units} == {2, 4, 5} and len(set(map(tuple, drawn))) == 3
+    assert choosing.choose_units(peaks, None, 2, seed=7) == drawn[7]
+    assert choosing.choose_units(peaks, None, 4, seed=0) == [2, 3, 4, 5]
+    assert choosing.choose_units(peaks, None, 9, seed=0) == [0, 2, 3, 4, 5]  # never one that fires on none
+
+
+def test_units_that_are_asked_for_are_taken_as_they_are_or_those_that_fire() -> None:
+    peaks = fired(1, 0, 3, 2, 3)
+    assert choosing.choose_units(peaks, [4, 1, 3], 2, seed=0) == [4, 1, 3]
+    assert choosing.firing_units("a", peaks, [4, 1, 3, 2], 2, seed=0) == [2, 3, 4]
+    assert choosing.firing_units("a", peaks, None, 2, seed=0) == choosing.choose_units(peaks, None, 2, seed=0)
     with pytest.raises(BadInput, match="layer a: none of the units asked for fires"):
-        choosing.draw_units("a", peaks, [1], 2, 0)
+        choosing.firing_units("a", peaks, [1], 2, seed=0)
 
 
 def test_images_that_are_not_there(tmp_path: Path) -> None:

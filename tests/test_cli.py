@@ -10,6 +10,7 @@ import signal
 import time
 import warnings
 from contextlib import redirect_stderr
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from omegaconf import OmegaConf
 from deconv import progress
 from deconv.command import help
 from deconv.command.cli import main
+from deconv.command.options import EXPERIMENTS
 from deconv.command.settings import compose_jobs
+from deconv.command.shared import Options, option
 from deconv.errors import BadInput
 from tests.disks import mounted
 from tests.promises import LOG, fault
-from tests.workshop import ROOT, start
+from tests.workshop import start
 
 
 def settings(path: Path) -> dict[Any, Any]:
@@ -138,17 +141,17 @@ def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFix
         (["model=torchvision"], ["model.name is not given"]),
         (["k=0"], ["k=0", "1 or more"]),
         (["k=2.5"], ["k=2.5", "a whole number"]),
-        (["k=true"], ["k=True", "a whole number"]),
+        (["k=true"], ["k=true", "a whole number"]),
         (["k=null"], ["k=null", "a whole number"]),
         (["seed=-1"], ["seed=-1", "0 or more"]),
-        (["rule=[a]"], ["cannot use rule=[a]: ", "deconv --help shows what can be given"]),
+        (["rule=[a]"], ["unknown rule '[a]'", "deconvnet, gradient, guided"]),
         (["scale=big"], ["scale=big", "a number"]),
         (["model.size=8"], ["model.size=8", "a list"]),
         (["model.aliases=8"], ["model.aliases=8", "a mapping"]),
-        (["layers=conv1"], ["layers=conv1", "layers=[fire5,fire9]"]),
+        (["layers=conv1"], ["layers=conv1: expected a list of texts, or null", "as [fire5,fire9]"]),
         (["layers=[]"], ["layers=[]"]),
-        (["units=3"], ["units=3", "units=[3,17]"]),
-        (["units=[3,-1]"], ["units=[3,-1]", "from 0 up"]),
+        (["units=3"], ["units=3: expected a list of whole numbers, or null", "as [3,17]"]),
+        (["units=[3,-1]"], ["units=[3,-1]", "0 or more"]),
         (["units=[3,x]"], ["units=[3,x]"]),
         (["k=${nothing}"], ["k=${nothing}"]),
         (["k=1,2"], ["several values", "-m", "k=[1,2]"]),
@@ -157,10 +160,13 @@ def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFix
         (["source.root=a(b"], ["cannot read 'source.root=a(b'", "write 'source.root=\"a(b\"'"]),
         (["source=folder", "source.root=null"], ["source.root is not given"]),
         (["model=null"], ["unknown model 'null'"]),
-        (["folder="], ["folder=", "path"]),
-        (["folder=[a]"], ["folder=[a]", "path"]),
-        (["+k.a=1"], ["k={a: 1}", "a whole number"]),
+        (["folder="], ["folder=: expected a value, or null (where the run goes"]),
+        (["folder=[a]"], ["folder=[a]: expected a text, or null", "where the run goes"]),
+        (["+k.a=1"], ["unknown option 'k.a'"]),
         (["=3"], ["unknown option ''"]),
+        (["draws=3"], ["experiment=echo has no draws; it has batch_size, "]),
+        (["layer=a"], ["experiment=echo has no layer; it has layers"]),
+        (["options=echo"], ["unknown option 'options'"]),
         (["++k=abc"], ["k=abc", "a whole number"]),
         (["+k=3"], ["+k=3"]),
         (["~k=4"], ["~k=4"]),
@@ -272,30 +278,49 @@ def test_help_lists_all_there_is(workshop: Path, capsys: pytest.CaptureFixture[s
         "  folder   A tree of pictures.",
     ):
         assert line in page.splitlines()
-    for key in ("layers", "units", "n_units", "k", "per_image", "rule", "batch_size", "seed", "folder"):
-        assert re.search(rf"^  {key}=\S+ +\w", page, re.MULTILINE)
+    for key in ("layers", "units", "n_units", "k", "per_image", "rule.relu", "batch_size", "seed", "folder"):
+        assert re.search(rf"^  {re.escape(key)}=\S+ +\w", page, re.MULTILINE)
     assert "model=NAME   (and model.KEY=..., with KEY one of aliases, name, resize, size, weights)" in page
     assert page.count("\n  deconv ") == 3
     assert max(map(len, page.splitlines())) <= 120
 
 
-def test_help_on_one_experiment(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@dataclass
+class Pot:
+    lid: str | None = option(None, "its colour")
+    long: list[int] = option([1, 2], "")
+
+
+@dataclass
+class Stir(Options):
+    spoon: str = option("small", "of two sizes")
+    pot: Pot = field(default_factory=Pot)
+    soups: dict[str, dict[str, Any] | None] = option({}, "by name")
+
+
+def test_help_on_one_experiment(
+    workshop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXPERIMENTS, "stir", Stir)
     header = "# @package _global_\n# Stirs.\n# Slowly.\n\n"
-    text = f"{header}spoon: big  # of two sizes\npot:  # hot\n  lid: null  # its colour\n  long: [1, 2]\n"
+    text = f"{header}spoon: big\nsoups:\n  pea: {{hot: true}}\n"
     (workshop / "configs/experiment/stir.yaml").write_text(text)
     assert main(["--help", "experiment=stir"]) == 0
     page = capsys.readouterr().out.splitlines()
     assert page[:4] == ["experiment=stir", "", "Stirs.", "Slowly."]
-    rows = ["  spoon=big     of two sizes", "  pot=...       hot", "  pot.lid=null  its colour", "  pot.long=[1, 2]"]
-    assert page[-4:] == rows
+    rows = ["  spoon=big     of two sizes", "  pot.lid=null  its colour", "  pot.long=[1,2]"]
+    assert page[6:11] == [*rows, "  soups=...     by name", "  soups.pea={hot: true}"]
     assert main(["--help", "experiment=stirr"]) == 2
-    assert capsys.readouterr().err.startswith("deconv: unknown experiment 'stirr'; there are echo, ")
+    assert "unknown experiment 'stirr'; expected one of echo, stir; did you mean 'stir'" in capsys.readouterr().err
 
 
-def test_every_option_of_the_config_is_in_the_help() -> None:
-    config = settings(ROOT / "configs/config.yaml")
-    listed = {key for key, _, _ in help.options()}
-    assert listed == set(config) - {"defaults"} | {f"rule.{option}" for option in config["rule"]}
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_option_has_its_line_in_the_help(name: str) -> None:
+    listed = dict(help.options(name))
+    assert all(listed[row] for row in listed if row.count(".") == 0)
+    assert {row.split("=")[0].split(".")[0] for row in listed} == {
+        entry.name for entry in fields(EXPERIMENTS[name]) if entry.name not in ("model", "source", "engine")
+    }
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,12 +102,12 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
     swept = command(
         tmp_path / "run", **{"rule.relu": "forward,both", "rule.lrn": "derivative", "against": "[guided,edges]"}
     )
-    spelled = [compared_rules(job.config) for job in compose_jobs(swept, sweep=True)]
+    spelled = [compared_rules(job.options) for job in compose_jobs(swept, sweep=True)]
     assert [list(rules) for rules in spelled] == [["gradient", "guided", "edges"], ["guided", "edges"]]
     (named,) = compose_jobs(command(tmp_path / "run", rule="guided", against="[edges]"), sweep=False)
-    assert compared_rules(named.config) == spelled[1]
+    assert compared_rules(named.options) == spelled[1]
     (odd,) = compose_jobs(command(tmp_path / "run", **{"rule.switches": "other", "against": "[]"}), sweep=False)
-    assert list(compared_rules(odd.config)) == ["switches=other"]
+    assert list(compared_rules(odd.options)) == ["switches=other"]
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
     [
         ({"against": "[guidd]"}, "unknown rule or control in against 'guidd'; expected one of deconvnet, guided"),
         ({"rule.relu": "forwards"}, "rule.relu 'forwards' is unknown; expected one of backward, forward, both, none"),
-        ({"rule": "guidd"}, "rule 'guidd' is unknown; expected one of deconvnet, guided, gradient"),
+        ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, gradient, guided"),
         ({"layers": "[conv9]"}, "'conv9' is no layer"),
         ({"units": "[99999]"}, "unit 99999: layer conv1 has units 0 to 63"),
-        ({"rule": "[a]"}, "rule=[a]"),
+        ({"rule": "[a]"}, "unknown rule '[a]'"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

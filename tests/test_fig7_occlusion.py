@@ -54,14 +54,6 @@ def test_it_leaves_its_pictures_maps_and_numbers(finished: Path) -> None:
     assert_drawn(finished, "fig7")
 
 
-def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: Path, tmp_path: Path) -> None:
-    assert main([*said, *SHOWN, f"folder={tmp_path / 'again'}"]) == 0
-    names = {path.name for path in finished.iterdir()} - {"run.log"}
-    assert names == {path.name for path in (tmp_path / "again").iterdir()} - {"run.log"}
-    for name in names:
-        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes(), name
-
-
 def test_units_layers_and_colour_can_be_chosen(said: list[str], tmp_path: Path) -> None:
     chosen = ["images=[0]", "units=[7]", "layers=[fire2]", "colour=[255,0,0]", "rule=guided"]
     assert main([*said, *chosen, f"folder={tmp_path}"]) == 0

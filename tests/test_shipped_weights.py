@@ -7,8 +7,9 @@ import hashlib
 import pytest
 import torch
 
+from deconv.command.setup import open_network
 from deconv.images import bundled
-from deconv.models import load_network, shipped
+from deconv.models import shipped
 from deconv.network.receptive_field import first_convolution
 from tests.test_models import settings
 
@@ -23,7 +24,7 @@ LIKELIEST = 26  # golden retriever, for a ginger cat: a number of deconv.models.
 
 def seen() -> tuple[dict[str, float], int]:
     """The strongest activations and the likeliest class for one bundled photograph, at 64 pixels."""
-    network, source = load_network(**settings("zfnet64")), bundled()
+    network, source = open_network(settings("zfnet64"), seed=0), bundled()
     preprocessing = network.needed_preprocessing()
     frame = source.input_image(source.keys.index(PHOTOGRAPH), preprocessing)[None]
     maps = network.forward(preprocessing.normalize(frame), [*LARGEST, "output"])
@@ -42,7 +43,7 @@ def test_the_weights_see_what_they_saw_when_they_were_shipped() -> None:
 
 def test_layer_1_has_the_filters_of_a_trained_network() -> None:
     """Each within the paper's limit, few of them dead, and most of their energy at low spatial frequencies."""
-    network = load_network(**settings("zfnet64"))
+    network = open_network(settings("zfnet64"), seed=0)
     convolution = first_convolution(network.graph, network.node("conv1"))
     assert convolution is not None
     weight = convolution.weight.float()

@@ -53,12 +53,6 @@ def test_it_leaves_pictures_and_every_number(finished: Path) -> None:
     assert_drawn(finished, "table1", "fig8")
 
 
-def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: Path, tmp_path: Path) -> None:
-    assert main([*said, f"folder={tmp_path / 'again'}"]) == 0
-    for name in ("summary.json", "table1.png", "table1.pdf", "fig8.png"):
-        assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -56,12 +56,12 @@ def test_a_run_started_again_trains_nothing_and_gives_the_same_bytes(finished: P
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["ways=[frozn]"], "unknown way 'frozn'; expected some of frozen, finetuned, scratch; did you mean 'frozen'?"),
+        (["ways=[frozn]"], "unknown way 'frozn'; expected one of frozen, finetuned, scratch; did you mean 'frozen'?"),
         (["ways=[]"], "ways=[]: expected some of frozen, finetuned, scratch"),
         (["trained_splits=3"], "trained_splits=3: expected 1 to splits=2"),
         (["penalties=[-1.0]"], "penalties=[-1.0]: expected one or more numbers above 0"),
-        (["training.epochs=0"], "training.epochs is 0; expected 1 or more"),
         (["layer=fire99"], "unknown layer 'fire99'"),
+        (["training.epochs=0"], "training.epochs: given 0; expected 1 or more"),
         (["train_per_class=8"], "class 0 has 8 readable images"),
     ],
 )

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.images import Source
 from deconv.network import Network
-from deconv.projection.rules import Rule, as_rule
 from deconv.records import LayerPeaks
-
-
-def chosen_rule(given: str | Mapping[str, Any]) -> Rule:
-    """The rule of a setting, its name or its options, where no images are at hand that could lend their switches.
-
-    Raises UnknownName for a name, an option or a choice that does not exist, BadInput for switches of other images.
-    """
-    rule = as_rule(given)
-    if rule.switches == "other":
-        raise BadInput("rule.switches=other: this experiment has no images to lend them; compare_rules does.")
-    return rule
 
 
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:
@@ -33,17 +20,27 @@ def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | 
                 raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
 
 
-def draw_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:
-    """Those of `units` that fire, or n_units drawn by the seed of all that do; rising. Raises BadInput if none does."""
-    alive = torch.nonzero(peaks.found.any(dim=1)).flatten()
+def choose_units(peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:
+    """Return the units that were asked for, or a draw of units that fire, in ascending order.
+
+    units: numbers from 0 up, returned as they are, dead ones among them; None draws `n_units` by the seed from the
+    units that fire on some image: those that fire on most images first, and among equals at random.
+    """
     if units is not None:
-        alive = alive[torch.isin(alive, torch.tensor(list(units)))]
-    if not len(alive):
-        raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others.")
-    if units is not None:
-        return alive.tolist()
-    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))
-    return sorted(alive[order[:n_units]].tolist())
+        return list(units)
+    images_fired_on = peaks.found.sum(dim=1)
+    shuffled = torch.randperm(len(images_fired_on), generator=torch.Generator().manual_seed(seed))
+    by_count = shuffled[torch.argsort(images_fired_on[shuffled], descending=True, stable=True)]
+    return sorted(by_count[images_fired_on[by_count] > 0][:n_units].tolist())
+
+
+def firing_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:
+    """Return those of `choose_units` that fire, in ascending order. Raises BadInput if none does."""
+    firing = peaks.found.any(dim=1)
+    chosen = sorted(unit for unit in choose_units(peaks, units, n_units, seed) if firing[unit])
+    if not chosen:
+        raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others")
+    return chosen
 
 
 def pick_images(source: Source, wanted: Sequence[str | int] | None, first: int) -> list[int]:

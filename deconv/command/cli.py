@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 
 from deconv import progress
 from deconv.command import help, launchers
-from deconv.command.settings import Job, compose_jobs
+from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.command.shipped import shipped
-from deconv.errors import BadInput, DeconvError, UnknownName, nearest
+from deconv.errors import BadInput, DeconvError, UnknownName, unknown
 
 FLAGS = ("-h", "--help", "-m", "--multirun", "--version")
 log = logging.getLogger("deconv")
@@ -57,7 +57,7 @@ def _say(text: str) -> None:
 def _command(given: list[str]) -> int:
     flags = {word for word in given if word.startswith("-")}
     for flag in sorted(flags.difference(FLAGS)):
-        raise UnknownName(f"unknown flag {flag!r}; there are {', '.join(FLAGS)}{nearest(flag, FLAGS)}")
+        raise unknown("flag", flag, FLAGS)
     words = [word for word in given if word not in flags]
     if flags & {"-h", "--help"} or given in ([], ["help"]):
         named = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
@@ -109,7 +109,7 @@ def _of_run(jobs: list[Job], number: int, message: str) -> str:
 
 
 def load_experiment(name: str) -> ModuleType:
-    """Return the module of experiments/<name>.py, which has run(config, folder) -> Path; UnknownName without it."""
+    """Return the module of experiments/<name>.py, which has run(options, folder) -> Path; UnknownName without it."""
     return _load(_script(name))
 
 
@@ -178,13 +178,16 @@ def _run_in(job: Job, program: ModuleType, folder: Path) -> Path:
     from deconv import files
 
     saved = folder / "config.yaml"
-    config = OmegaConf.to_yaml(OmegaConf.create({**job.config, "versions": _versions()})).encode()
+    written = {"experiment": job.experiment, **job.config, "versions": _versions()}
+    config = OmegaConf.to_yaml(OmegaConf.create(written)).encode()
     if not saved.exists():
         files.write_whole(saved, config)
-    made: Path = program.run(job.config, folder)
-    files.write_whole(
-        saved, config
-    )  # only now: settings that the experiment refused must not replace those of its records
+    try:
+        made: Path = program.run(job.options, folder)
+    except DeconvError as error:
+        raise in_words_of_the_command(error, job.keys) from error
+    # Only now: options that the experiment refused must not replace those of its records.
+    files.write_whole(saved, config)
     return made
 
 

@@ -1,77 +1,81 @@
-"""What `deconv --help` says, read from the comments of the configs that travel with the package."""
+"""What `deconv --help` says: the choices in configs/, and the options of the experiments' dataclasses."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from dataclasses import is_dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
-from deconv.command.shipped import choices, groups, shipped
-from deconv.errors import UnknownName, nearest
+from omegaconf import DictConfig, OmegaConf
+
+from deconv.command.describing import described, shown
+from deconv.command.options import EXPERIMENTS
+from deconv.command.shipped import choices, default_choices, groups, shipped
+from deconv.errors import unknown
 
 USAGE = """deconv [-m] key=value ...            (-m: run every combination of comma-separated values)
-       deconv --help experiment=NAME    (what it shows, what to expect, its own options)"""
+       deconv --help experiment=NAME    (what it shows, what to expect, its options)"""
 EXAMPLES = (
     "deconv experiment=fig2_features",
     "deconv experiment=fig2_features source=folder source.root=photos layers=[fire5,fire9] units=[3,17]",
     "deconv -m experiment=fig2_features rule=deconvnet,guided,gradient",
 )
+WIDEST = 34
+"""Characters of the first column; a longer name has its line to itself."""
 OWN_KEY = re.compile(r"^(\w+):", re.MULTILINE)
-OPTION = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<default>[^#\s].*?))?(?: +# (?P<comment>.*))?$")
+
+
+def text() -> str:
+    """Return the whole page: usage, the choices of each group, the options of the usual experiment, examples."""
+    parts = ["deconv: what the units of a convolutional network look for, projected back to pixels.", f"usage: {USAGE}"]
+    parts += [_section(_title(group), list(choices(group).items())) for group in groups()]
+    usual = default_choices()["experiment"]
+    parts.append(_section(f"options of experiment={usual}; most are those of the others too", options(usual)))
+    parts.append(_section("examples", [(example, "") for example in EXAMPLES]))
+    return "\n\n".join(parts)
+
+
+def experiment_text(name: str) -> str:
+    """Return the page of one experiment: the header of its file and its options. Raises UnknownName."""
+    if name not in choices("experiment"):
+        raise unknown("experiment", name, choices("experiment"))
+    lines = _file(name).read_text(encoding="utf-8").splitlines()
+    header = [line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    chosen = [f"{group}=NAME" for group in groups() if group in EXPERIMENTS[name].__dataclass_fields__]
+    title = f"its options, beside {', '.join(chosen)} (see deconv --help)"
+    return "\n\n".join([f"experiment={name}", "\n".join(header[1:]), _section(title, options(name))])
+
+
+def options(experiment: str) -> list[tuple[str, str]]:
+    """Return (option=default, what it is) of an experiment, its own first; what its file sets is the default."""
+    shape = EXPERIMENTS[experiment]
+    differences: Any = OmegaConf.load(_file(experiment))
+    own = {key: differences[key] for key in shape.__dataclass_fields__ if key in differences}
+    defaults = OmegaConf.merge(OmegaConf.structured(shape), own, {"seed": 0})
+    rows = []
+    for entry in sorted(described(shape), key=lambda entry: entry.name.split(".")[0] not in shape.__annotations__):
+        value = OmegaConf.select(defaults, entry.name)
+        if is_dataclass(entry.type) or entry.type == dict[str, Any]:
+            continue  # its own rows follow; a group has a section on the first page
+        mapping = isinstance(value, DictConfig)
+        rows.append((f"{entry.name}={'...' if mapping else shown(value)}", entry.help))
+        rows += [(f"{entry.name}.{key}={shown(value[key])}", "") for key in (value if mapping else ())]
+    return rows
+
+
+def _file(experiment: str) -> Path:
+    return shipped("configs") / "experiment" / f"{experiment}.yaml"
 
 
 def own_keys(group: str) -> list[str]:
     """Return the keys that the choices of a group have of their own; experiments have none: they set options."""
-    if group == "experiment":
+    if group in ("experiment", "rule"):
         return []
     texts = [path.read_text(encoding="utf-8") for path in (shipped("configs") / group).glob("*.yaml")]
     return sorted({key for text in texts for key in OWN_KEY.findall(text)} - {"defaults"})
-
-
-def options() -> list[tuple[str, str, str]]:
-    """Return (key, default, comment) of every option in config.yaml."""
-    return [option for option in _options(shipped("configs") / "config.yaml") if option[2]]
-
-
-def _options(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (key, default, comment) of every setting of a YAML file; "" for no comment.
-
-    A nested one comes as outer.inner, after the outer, whose default is "...".
-    """
-    outer = ""
-    for found in filter(None, map(OPTION.match, path.read_text(encoding="utf-8").splitlines())):
-        key, default, comment = found["key"], found["default"], found["comment"] or ""
-        if found["indent"]:
-            yield f"{outer}.{key}", default or "", comment
-        elif default is None:
-            outer = key
-            yield key, "...", comment
-        else:
-            yield key, default, comment
-
-
-def experiment_text(name: str) -> str:
-    """Return the page of one experiment: the header of its file and its settings. Raises UnknownName."""
-    if name not in choices("experiment"):
-        possible = choices("experiment")
-        raise UnknownName(f"unknown experiment {name!r}; there are {', '.join(possible)}{nearest(name, possible)}")
-    path = shipped("configs") / "experiment" / f"{name}.yaml"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    header = [line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
-    rows = [(f"{key}={default}", comment) for key, default, comment in _options(path) if comment or default != "..."]
-    settings = [_section("its settings", rows)] if rows else []
-    return "\n\n".join([f"experiment={name}", "\n".join(header[1:]), *settings])
-
-
-def text() -> str:
-    """Return the whole page: usage, the choices of each group, options, examples."""
-    parts = ["deconv: what the units of a convolutional network look for, projected back to pixels.", f"usage: {USAGE}"]
-    parts += [_section(_title(group), list(choices(group).items())) for group in groups()]
-    parts.append(_section("options", [(f"{key}={default}", comment) for key, default, comment in options()]))
-    parts.append(_section("examples", [(example, "") for example in EXAMPLES]))
-    return "\n\n".join(parts)
 
 
 def _title(group: str) -> str:
@@ -81,5 +85,12 @@ def _title(group: str) -> str:
 
 
 def _section(title: str, rows: list[tuple[str, str]]) -> str:
-    width = max((len(name) for name, line in rows if line), default=0)
-    return "\n".join([title, *(f"  {name:<{width}}  {line}".rstrip() for name, line in rows)])
+    width = min(WIDEST, max((len(name) for name, line in rows if line), default=0))
+    return "\n".join([title, *(line for name, about in rows for line in _row(name, about, width))])
+
+
+def _row(name: str, about: str, width: int) -> list[str]:
+    lines = textwrap.wrap(about, 116 - width) or [""]
+    if len(name) > width and about:
+        return [f"  {name}", *(f"    {'':<{width}}{line}" for line in lines)]
+    return [f"  {name:<{width}}  {lines[0]}".rstrip(), *(f"    {'':<{width}}{line}" for line in lines[1:])]

@@ -1,31 +1,36 @@
-"""From `key=value` arguments to checked settings, by Hydra; every mistake is a DeconvError of one line."""
+"""From `key=value` arguments to checked options, by Hydra; every mistake is a DeconvError of one line.
+
+config.yaml chooses the experiment, its dataclass (`deconv.command.options`, which Hydra finds in its ConfigStore) and a
+file of each group. Hydra composes them with the arguments and checks the types that the dataclass has.
+"""
 
 from __future__ import annotations
 
-import itertools
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from deconv.command import launchers
-from deconv.command.shipped import choices, groups, shipped
-from deconv.errors import BadInput, UnknownName, first_line, nearest
+from deconv.command.arguments import expanded, is_launcher, override_of, parsed, short
+from deconv.command.describing import described, expected, option_of, shown
+from deconv.command.options import EXPERIMENTS, Options
+from deconv.command.shipped import choices, default_choices, groups, shipped
+from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest, unknown
 
 MISSING = "???"
 LAUNCHER = "hydra.launcher"
-LEAST = {"n_units": 1, "k": 1, "per_image": 1, "batch_size": 1, "seed": 0, f"{LAUNCHER}.timeout_min": 1}
-MOST = {"seed": 2**32 - 1}  # the libraries agree on no more
-EXPECTED: dict[type, tuple[tuple[type, ...], str]] = {
+MERGING = "Error merging override "
+"""How Hydra begins to say that a value is not of its option's type."""
+LIKE: dict[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
@@ -33,21 +38,28 @@ EXPECTED: dict[type, tuple[tuple[type, ...], str]] = {
     list: ((list,), "a list such as [a,b]"),
     dict: ((dict,), "a mapping such as {a: b}"),
 }
+"""What may stand in the place of a value in a file of configs/, and what it is called."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its experiment, the arguments that set it apart, its settings, and its folder where one was given.
+    """One run: its experiment, the arguments that set it apart, its options, and its folder where one was given.
 
-    `launcher` holds the arguments for Hydra's launcher, the same for all runs of a sweep; without any a run stays in
-    this process.
+    `options` is what the experiment reads, `config` the same as it is written down. `launcher` holds the arguments for
+    Hydra's launcher, the same for all runs of a sweep; without any a run stays in this process.
     """
 
     experiment: str
     said: tuple[str, ...]
+    options: Options
     config: DictConfig
     folder: Path | None
     launcher: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        """All that can be set, nested keys as outer.inner."""
+        return list(_flat(self.config))
 
 
 def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
@@ -56,8 +68,8 @@ def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
     All are checked before any is returned. Raises UnknownName and BadInput for a mistake in the arguments.
     """
     with initialize_config_dir(str(shipped("configs")), job_name="deconv", version_base="1.3"):
-        overrides = [_parse(argument) for argument in arguments]
-        jobs = [_compose_job(said) for said in _expand(overrides, sweep)]
+        overrides = [parsed(argument) for argument in arguments]
+        jobs = [_compose_job(said) for said in expanded(overrides, sweep)]
     if jobs and jobs[0].launcher and not sweep:
         raise BadInput(f"{' '.join(jobs[0].launcher)} says how the runs of a sweep are started: add -m")
     if not jobs:
@@ -65,173 +77,175 @@ def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
     return jobs
 
 
-def _parse(argument: str) -> Override:
-    if "=" not in argument:
-        hint = f"; did you mean experiment={argument}?" if argument in choices("experiment") else ""
-        raise BadInput(f"cannot read {argument!r}: options are given as key=value, see deconv --help{hint}")
-    if argument.startswith("hydra.run.dir="):
-        argument = argument.replace("hydra.run.dir", "folder", 1)
-    override = _override(argument)
-    foreign = override.is_hydra_override() and not _is_launcher(argument)
-    if foreign or override.is_delete() or override.package:
-        raise BadInput(
-            f"cannot use {argument!r}: of Hydra's own settings only hydra.run.dir and, with -m, hydra/launcher and "
-            "hydra.launcher.KEY are known; to unset, use null"
-        )
-    return override
-
-
-def _is_launcher(argument: str) -> bool:
-    return argument.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
-
-
-def _override(argument: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException as error:
-        key, _, value = argument.partition("=")
-        quoted = shlex.quote(f'{key}="{value}"')
-        raise BadInput(f"cannot read {argument!r}: {_first_line(error)}; if it is a text, write {quoted}") from error
-    override.config_loader = GlobalHydra.instance().config_loader()
-    return override
-
-
-def _expand(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]:
-    said: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if key in said:
-            raise BadInput(
-                f"{key} is given twice, the second time as {override.input_line}: give it once, and quote braces, "
-                "which a shell takes apart"
-            )
-        if not override.is_sweep_override():
-            said[key] = [str(override.input_line)]
-        elif override.is_hydra_override():
-            raise BadInput(f"{override.input_line} gives several values: all runs of a sweep are started in one way")
-        elif not sweep:
-            as_list = f"{key}=[{override.get_value_string()}]"
-            raise BadInput(
-                f"{override.input_line} gives several values: add -m to run each, or write {as_list} for a list"
-            )
-        elif not override.is_discrete_sweep():
-            raise BadInput(f"{override.input_line} cannot be counted through: list values, as {key}=1,2 or range(1,5)")
-        else:
-            said[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return itertools.product(*said.values())
-
-
 def _compose_job(said: tuple[str, ...]) -> Job:
-    overrides = [_override(argument) for argument in said]
-    among = groups()
-    chosen = [override for override in overrides if override.key_or_group in among]
-    for override in chosen:
-        _check_choice(override.key_or_group, override.value())
-    before = _flat(_compose([override.input_line or "" for override in chosen], resolve=False))
+    overrides = [override_of(argument) for argument in said]
+    chosen = {override.key_or_group: override for override in overrides if override.key_or_group in groups()}
+    for group, override in chosen.items():
+        _check_choice(group, override.value())
+    defaults = default_choices()
+    experiment = str(chosen["experiment"].value() if "experiment" in chosen else defaults["experiment"])
+    shape = _shape(experiment)
     for override in overrides:
-        if override.type is OverrideType.CHANGE and override.key_or_group not in among:
-            _check_key(override.key_or_group, before)
-    settings = _compose(said, resolve=True)
-    after = _flat(settings)
-    for key in before.keys() & after.keys():
-        _check_kind(key, before[key], after[key])
-    _check_values(after)
-    folder = settings.pop("folder")
-    settings.pop(LAUNCHER, None)
-    config = OmegaConf.create(settings, flags={"struct": True, "readonly": True})
-    launcher = tuple(filter(_is_launcher, said))
-    own = tuple(word for word in said if word not in launcher)
-    return Job(settings["experiment"], own, config, None if folder is None else Path(str(folder)), launcher)
+        _check_used(override.key_or_group, experiment, shape)
+    unused = [
+        f"~{group}"
+        for group in defaults
+        if group in groups() and group not in (*shape.__dataclass_fields__, "experiment")
+    ]
+    known = _flat(_compose(shape, [*(str(override.input_line) for override in chosen.values()), *unused]))
+    for override in overrides:
+        _check_key(override, known)
+    settings = _compose(shape, [*said, *unused])
+    _check_like_files(known, _flat(settings))
+    settings.pop(LAUNCHER, None)  # which is composed again where the runs are started
+    try:
+        options = _built(shape, settings)
+    except DeconvError as error:
+        raise in_words_of_the_command(error, known) from error
+    _check_limits(options)
+    del settings["folder"]
+    return Job(
+        experiment,
+        tuple(word for word in said if not is_launcher(word)),
+        options,
+        OmegaConf.create(settings, flags={"struct": True, "readonly": True}),
+        None if options.folder is None else Path(options.folder),
+        tuple(filter(is_launcher, said)),
+    )
 
 
-def _compose(said: Sequence[str], resolve: bool) -> dict[str, Any]:
+def _shape(experiment: str) -> type[Options]:
+    if experiment not in EXPERIMENTS:
+        raise UnknownName(f"experiment {experiment!r} has no options: add its class to deconv.command.options")
+    return EXPERIMENTS[experiment]
+
+
+def _compose(shape: type[Options], said: Sequence[str]) -> dict[str, Any]:
+    """Return the settings as plain values, a launcher's among them."""
+    name = next(name for name, known in EXPERIMENTS.items() if known is shape)
+    ConfigStore.instance().store(group="options", name=name, node=shape, package="_global_", provider="deconv")
     try:
         config = compose("config", overrides=list(said), return_hydra_config=True)
-        experiment = config.hydra.runtime.choices["experiment"]
-        launcher = OmegaConf.to_container(config.hydra.launcher)
+        launcher: Any = OmegaConf.to_container(config.hydra.launcher)
         with open_dict(config):
             del config["hydra"]
-        settings = OmegaConf.to_container(config, resolve=resolve)
+        settings: Any = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
-        raise BadInput(
-            f"cannot use {' '.join(said)}: {_first_line(cause)}; deconv --help shows what can be given"
-        ) from error
-    assert isinstance(launcher, dict) and isinstance(settings, dict)
+        raise _unusable(said, error, shape) from error
     del launcher["_target_"]  # a launcher is chosen by its name
-    return {"experiment": experiment, **settings, **({LAUNCHER: launcher} if launcher else {})}
+    return {**settings, **({LAUNCHER: launcher} if launcher else {})}
+
+
+def _built(shape: Any, settings: Mapping[str, Any]) -> Any:
+    """Return a dataclass of plain values, with dataclasses and tuples in it where it has such."""
+    made = {}
+    for name, hint in get_type_hints(shape).items():
+        value = settings[name]
+        made[name] = _built(hint, value) if is_dataclass(hint) else tuple(value) if get_origin(hint) is tuple else value
+    return shape(**made)
+
+
+def _unusable(said: Sequence[str], error: Exception, shape: type[Options]) -> BadInput:
+    message = first_line(error)
+    if message.startswith(MERGING):
+        key, _, value = message.removeprefix(MERGING).lstrip("+").partition("=")
+        if option := option_of(shape, key):
+            return BadInput(f"{key}={value}: expected {expected(option.type)} ({option.help})")
+    cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
+    return BadInput(f"cannot use {' '.join(said)}: {short(cause)}; deconv --help shows what can be given")
 
 
 def _check_choice(group: str, name: Any) -> None:
     possible = launchers.NEEDS if group == launchers.GROUP else choices(group)
     if name not in list(possible):
-        raise UnknownName(
-            f"unknown {group} {_shown(name)!r}; there are {', '.join(possible)}{nearest(str(name), possible)}"
-        )
+        raise unknown(group, shown(name), possible)
     if group == launchers.GROUP:
         launchers.check_installed(str(name))
 
 
-def _check_key(key: str, known: Mapping[str, Any]) -> None:
-    if key in known:
+def _check_used(key: str, experiment: str, shape: type[Options]) -> None:
+    """Refuse what only other experiments can be told, naming what this one has of that name, or nearly, or at all."""
+    first, own = key.split(".")[0], shape.__dataclass_fields__
+    if first in own or all(first not in other.__dataclass_fields__ for other in EXPERIMENTS.values()):
         return
+    nested = [option.name for option in described(shape)] + list(_choice_keys("experiment", experiment))
+    has = sorted({_with_any_name(name) for name in nested if name.endswith(f".{first}")})
+    has = has or get_close_matches(first, own, cutoff=0.8) or sorted(own)
+    raise UnknownName(f"experiment={experiment} has no {first}; it has {', '.join(has)}")
+
+
+def _check_key(override: Override, known: Mapping[str, Any]) -> None:
+    key = override.key_or_group
+    if key in known or key in groups():
+        return
+    if override.type is not OverrideType.CHANGE and "." in key and isinstance(known.get(key.split(".")[0]), dict):
+        return  # one more alias, network or variant
     group, _, rest = key.partition(".")
     owners = [name for name in choices(group) if rest in _choice_keys(group, name)] if group in groups() else []
     if owners:
         raise UnknownName(f"{key} belongs to {' or '.join(f'{group}={name}' for name in owners)}: add that")
     if key.startswith(f"{LAUNCHER}.") and LAUNCHER not in known:
         raise UnknownName(f"{key} belongs to {launchers.GROUP}=NAME: add that, with {' or '.join(launchers.NEEDS)}")
-    possible = sorted({*known, *groups()} - set(choices("experiment")))
-    raise UnknownName(f"unknown option {key!r}{nearest(key, possible)}; deconv --help lists all")
+    raise UnknownName(f"unknown option {key!r}{nearest(key, sorted({*known, *groups()}))}; deconv --help lists all")
+
+
+def _with_any_name(key: str) -> str:
+    """Return networks.zfnet64.model as networks.NAME.model."""
+    first, *_, last = key.split(".")
+    return f"{first}.NAME.{last}" if key.count(".") == 2 else key
 
 
 def _choice_keys(group: str, name: str) -> dict[str, Any]:
     return _flat(OmegaConf.to_container(OmegaConf.load(shipped("configs") / group / f"{name}.yaml")))
 
 
-def _check_kind(key: str, before: Any, after: Any) -> None:
-    if before == MISSING and after is None:
-        raise BadInput(f"{key} is not given: add {key}=...")
-    if before is None or before == MISSING or (isinstance(before, str) and "${" in before):
-        return
-    if key == "rule" and isinstance(before, dict) and isinstance(after, str):
-        return  # a rule's name stands for its options
-    kinds, wanted = EXPECTED[type(before)]
-    unset = (
-        after is None and "." in key
-    )  # a choice's own keys may be unset; what reads them says whether it can do without
-    if not unset and (not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds)):
-        raise BadInput(f"{key}={_shown(after)}: expected {wanted}, as in {key}={_shown(before)}")
+def _check_like_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse what the dataclasses cannot check: values in a choice's own keys that are not like those in its file."""
+    for key, value in after.items():
+        if value == MISSING or (before.get(key) == MISSING and value is None):
+            raise BadInput(f"{key} is not given: add {key}=...")
+        if key.partition(".")[0] in groups() or key.startswith(f"{LAUNCHER}."):
+            _check_like(key, before.get(key), value)
+    if after.get(f"{LAUNCHER}.n_jobs") == 0:
+        raise BadInput(f"{LAUNCHER}.n_jobs=0: expected how many runs go at once, or -1 for one on each core")
+    if after.get(f"{LAUNCHER}.timeout_min", 1) < 1:
+        raise BadInput(f"{LAUNCHER}.timeout_min={after[f'{LAUNCHER}.timeout_min']}: expected 1 or more")
+
+
+def _check_like(key: str, before: Any, after: Any) -> None:
+    if before is None or before == MISSING or (after is None and "." in key):
+        return  # what reads it says whether it can do without
+    kinds, wanted = LIKE[type(before)]
+    if not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds):
+        raise BadInput(f"{key}={shown(after)}: expected {wanted}, as in {key}={shown(before)}")
     if isinstance(before, list) and before and isinstance(after, list):
         kinds = (int, float) if isinstance(before[0], (int, float)) else (type(before[0]),)
         if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in after):
-            raise BadInput(f"{key}={_shown(after)}: expected values like those in {key}={_shown(before)}")
+            raise BadInput(f"{key}={shown(after)}: expected values like those in {key}={shown(before)}")
 
 
-def _check_values(settings: Mapping[str, Any]) -> None:
-    for key, value in settings.items():
-        if value == MISSING:
-            raise BadInput(f"{key} is not given: add {key}=...")
-        if key in LEAST and isinstance(value, int) and value < LEAST[key]:
-            raise BadInput(f"{key}={value}: expected {LEAST[key]} or more")
-        if key in MOST and isinstance(value, int) and value > MOST[key]:
-            raise BadInput(f"{key}={value}: expected {MOST[key]} or less")
-    if settings["folder"] is not None and not (isinstance(settings["folder"], (str, int)) and str(settings["folder"])):
-        raise BadInput(f"folder={_shown(settings['folder'])}: expected the path of a folder, or null")
-    if not isinstance(settings.get("cache"), (str, type(None))):
-        raise BadInput(f"cache={_shown(settings['cache'])}: expected the path of a folder, or null")
-    if settings.get(f"{LAUNCHER}.n_jobs") == 0:
-        raise BadInput(f"{LAUNCHER}.n_jobs=0: expected how many runs go at once, or -1 for one on each core")
-    _check_list("layers", settings.get("layers"), str, "names, as layers=[fire5,fire9]")
-    _check_list("units", settings.get("units"), int, "numbers from 0 up, as units=[3,17]")
+def _check_limits(options: Any, prefix: str = "") -> None:
+    for entry in fields(options):
+        key, value, about = f"{prefix}{entry.name}", getattr(options, entry.name), entry.metadata
+        least, most = about.get("least"), about.get("most")
+        numbers = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int | float)]
+        if is_dataclass(value):
+            _check_limits(value, f"{key}.")
+        if value == "" or (value == [] and about.get("filled")):
+            raise BadInput(f"{key}={shown(value)}: expected a value, or null ({about['help']})")
+        if numbers and least is not None and min(numbers) < least:
+            raise BadInput(f"{key}={shown(value)}: expected {least} or more ({about['help']})")
+        if numbers and most is not None and max(numbers) > most:
+            raise BadInput(f"{key}={shown(value)}: expected {most} or less ({about['help']})")
 
 
-def _check_list(key: str, value: Any, kind: type, wanted: str) -> None:
-    if value is None:
-        return
-    fits = isinstance(value, list) and value and all(type(item) is kind for item in value)
-    if not fits or (kind is int and min(value) < 0):
-        raise BadInput(f"{key}={_shown(value)}: expected a list of {wanted}, or null")
+def in_words_of_the_command(error: DeconvError, known: Iterable[str]) -> DeconvError:
+    """Return the library's error about an argument with the option that sets it: `size: ...` as `model.size: ...`."""
+    argument = error.argument
+    owners = [key for key in known if key.endswith(f".{argument}")]
+    if argument is None or argument in known or len(owners) != 1 or not str(error).startswith(f"{argument}: "):
+        return error
+    return type(error)(f"{owners[0]}{str(error).removeprefix(argument)}")
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
@@ -240,11 +254,3 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
         flat[f"{prefix}{key}"] = value
         flat.update(_flat(value, f"{prefix}{key}."))
     return flat
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).replace("'", "").replace(", ", ",")
-
-
-def _first_line(error: Exception) -> str:
-    return first_line(error).partition(" expecting ")[0]  # antlr goes on with all the tokens that it would have taken

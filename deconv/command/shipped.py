@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -34,3 +37,9 @@ def headline(path: Path) -> str:
         if line.startswith("#") and not line.startswith("# @package"):
             return line.lstrip("# ")
     return ""
+
+
+def default_choices() -> dict[str, str]:
+    """Return {group: choice} of the defaults list of config.yaml."""
+    listed: Any = OmegaConf.to_container(OmegaConf.load(shipped("configs") / "config.yaml"))
+    return {group: choice for entry in listed["defaults"] if entry != "_self_" for group, choice in entry.items()}

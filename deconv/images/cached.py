@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from deconv.errors import BadInput, UnreadableImage, first_line
 from deconv.files import write_json, write_whole
-from deconv.images import Source, open_source
+from deconv.images import Source
 from deconv.images.batches import Unreadable, batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
@@ -89,12 +88,6 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
         preprocessing=preprocessing,
         content=source.content_hash,
     )
-
-
-def open_frames(source: Mapping[str, Any], preprocessing: Preprocessing, cache: str | Path | None) -> Source:
-    """Return the source that these options of `open_source` name, `cached` in the folder `cache` if that is given."""
-    images = open_source(**source)
-    return images if cache is None else cached(images, preprocessing, cache)
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]]:

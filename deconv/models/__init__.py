@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
 from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights
 
-from deconv.errors import BadInput, UnknownName, nearest
-from deconv.images.preprocessing import Preprocessing
+from deconv.errors import bad_value, check_count, check_list, unknown
 from deconv.models import shipped, squeezenet, torchvision
-from deconv.network import Network
 
-PREPROCESSING_KEYS = ("size", "resize", "mean", "std")
-"""Of a file of configs/model/, what Preprocessing takes, in its order."""
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its weights and seed
     **dict.fromkeys(shipped.NETWORKS, ("classes", "trunk", "maps", "widths")),
     "squeezenet": (),
@@ -24,7 +20,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its we
 
 
 def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any) -> nn.Module:
-    """The network `name` with its weights, in eval mode.
+    """Return the network `name` with its weights, in eval mode.
 
     "zfnet64", "krizhevsky64", "zfnet", "krizhevsky": the paper's Figure 3 and its comparison network, for 64 and 224
     pixels; weights "shipped" (zfnet64), "random" or a file; options `classes`, the number of outputs; `maps`, those of
@@ -36,53 +32,28 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
     A file is .safetensors, or .pth read with weights_only. An option that is None is the network's own. `seed` decides
     the random weights and leaves torch's own generator alone.
     Raises UnknownName, BadInput for a file or an option that does not fit, DeconvError if a download fails.
+
+    >>> build("zfnet64", "random", classes=7, trunk=True).features[0]
+    Conv2d(3, 96, kernel_size=(7, 7), stride=(2, 2), padding=(1, 1))
     """
     _check_name(name)
-    given = {option: value for option, value in options.items() if value is not None and value is not False}
-    _check_options(name, given)
+    options = {option: value for option, value in options.items() if value is not None and value is not False}
+    _check_options(name, options)
     if name == "torchvision":
-        return torchvision.build(_check_arch(given.pop("arch", None)), weights, seed, **given)
+        return torchvision.build(_check_arch(options.pop("arch", None)), weights, seed, **options)
     if name == "squeezenet":
         return squeezenet.build(weights, seed)
-    return shipped.build(name, weights, seed, **given)
-
-
-def of_build(settings: Mapping[Any, Any]) -> dict[str, Any]:
-    """Of what a file of configs/model/ says, what `build` takes: all but preprocessing and aliases."""
-    return {str(key): value for key, value in settings.items() if key not in (*PREPROCESSING_KEYS, "aliases")}
-
-
-def load_network(
-    name: str,
-    weights: str | PathLike[str],
-    size: Sequence[int] | None,
-    resize: int | None,
-    mean: Sequence[float],
-    std: Sequence[float],
-    aliases: Mapping[str, str] | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> Network:
-    """A network with its weights, preprocessing and layer aliases: what a file of configs/model/ says.
-
-    `options` are those of `build`. With `trunk`, aliases of layers in the classifier are left away with it.
-    Raises what `build`, Preprocessing and Network raise, and BadInput without a `size`.
-    """
-    if size is None:
-        raise BadInput(
-            f"model {name} was given no size; expected the input image's height and width: add size=[224,224]"
-        )
-    preprocessing = Preprocessing(tuple(size), resize, tuple(mean), tuple(std))
-    left_away = ("classifier.",) if options.get("trunk") else ()
-    kept = {alias: layer for alias, layer in (aliases or {}).items() if not layer.startswith(left_away)}
-    return Network(build(name, weights, seed, **options), (3, size[0], size[1]), kept, preprocessing)
+    return shipped.build(name, weights, seed, **options)
 
 
 def class_names(name: str) -> list[str]:
-    """What the outputs of a network with the weights it is known for stand for, in order.
+    """Return what the outputs of a network with the weights it is known for stand for, in order.
 
     zfnet64 and krizhevsky64: the 200 classes of Tiny ImageNet; the others: the 1000 ImageNet classes as torchvision
     words them. Raises UnknownName for a `name` that build does not know.
+
+    >>> class_names("squeezenet")[285]
+    'Egyptian cat'
     """
     _check_name(name)
     if name in ("zfnet64", "krizhevsky64"):
@@ -93,22 +64,27 @@ def class_names(name: str) -> list[str]:
 
 def _check_name(name: str) -> None:
     if name not in OPTIONS:
-        hint = f"; use name=torchvision, arch={name}" if name in torchvision.architectures() else nearest(name, OPTIONS)
-        raise UnknownName(f"unknown model {name!r}; expected one of {', '.join(OPTIONS)}{hint}")
+        theirs = (
+            f"it is torchvision's: name='torchvision', arch={name!r}" if name in torchvision.architectures() else ""
+        )
+        raise unknown("model", name, OPTIONS, theirs)
 
 
-def _check_options(name: str, given: Mapping[str, Any]) -> None:
-    for option, value in given.items():
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
         if option not in OPTIONS[name]:
-            able = " or ".join(f"name={other}" for other in OPTIONS if option in OPTIONS[other])
-            raise BadInput(f"model {name} was given {option}={value}; expected none: {able or 'no model'} takes one")
-    counts = [given.get("classes", 1), *given.get("maps", (1, 1)), *given.get("widths", ())]
-    if min(counts) < 1 or len(given.get("maps", (1, 1))) < 2:
-        said = ", ".join(f"{option}={given[option]}" for option in ("classes", "maps", "widths") if option in given)
-        raise BadInput(f"model {name} was given {said}; expected 1 or more of each, and two maps or more")
+            able = " or ".join(other for other in OPTIONS if option in OPTIONS[other])
+            raise bad_value(option, value, f"none for {name}", f"{able or 'no model'} takes one")
+    if "classes" in options:
+        check_count("classes", options["classes"])
+    for option in ("maps", "widths"):
+        for count in check_list(option, options.get(option, ()), "whole numbers"):
+            check_count(option, count)
+    if len(options.get("maps", (1, 1))) < 2:
+        raise bad_value("maps", options["maps"], "a number for each of two convolutional layers or more")
 
 
 def _check_arch(arch: str | None) -> str:
     if arch is None:
-        raise BadInput("model torchvision was given no arch; expected the name of a network: add arch=resnet18")
+        raise bad_value("arch", arch, "the name of a network of torchvision", "arch='resnet18', for one")
     return arch

@@ -4,57 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from deconv.errors import BadInput, nearest
+from deconv.errors import bad_value, check_choice
 
 SCHEDULES = ("trapezoid", "one_cycle", "plateau")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The recipe of the shipped zfnet64 by default; configs/experiment/train.yaml explains every number.
+def _number(default: Any, text: str) -> Any:
+    """Return a field of the recipe with the line that `deconv --help experiment=train` shows of it."""
+    return field(default=default, metadata={"help": text})
 
-    schedule: "trapezoid" (rises for `warmup_epochs`, holds, falls to 0 over the last `decay_epochs`), "one_cycle"
-    (the same rise, then a cosine to 0) or "plateau" (the paper's way: a tenth whenever validation top-1 has not
-    improved for `patience` epochs). dropout: the rate of every nn.Dropout, reached linearly over `dropout_epochs`
-    (arXiv 1703.06229: at 0.5 from the start the loss stays near that of chance for epochs). rms_limit: None leaves the
-    filters alone. crop_range, crop_size: as shares of the input image's side, what is cut and the side that it is
-    resized to;
-    the last `whole_epochs` see whole input images instead. snapshots: the epochs whose weights are kept.
-    Raises BadInput for values that cannot be used.
+
+@dataclass
+class Settings:
+    """The recipe of the shipped zfnet64 by default; the one place where its numbers stand.
+
+    Dropout rises from 0 because at 0.5 from the start the loss stays near that of chance for epochs (arXiv 1703.06229).
+    The shares of crops are of the input image's side. Not frozen, since a configuration replaces what it differs in.
+    Raises BadInput for values that cannot be used, UnknownName for an unknown schedule.
+
+    >>> Settings(epochs=4).lr
+    0.03
     """
 
-    epochs: int = 30
-    batch_size: int = 128
-    lr: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    rms_limit: float | None = 0.1
-    dropout: float = 0.5
-    dropout_epochs: int = 10
-    schedule: str = "trapezoid"
-    warmup_epochs: float = 0.3
-    decay_epochs: float = 10.0
-    patience: int = 3
-    crop_range: Sequence[float] = (0.75, 1.0)
-    crop_size: float = 0.875
-    whole_epochs: int = 4
-    bfloat16: bool = True
-    snapshots: Sequence[int] = (1, 2, 5, 10, 20, 30, 40, 64)
-    seed: int = 0
+    epochs: int = _number(30, "passes over the training images; paper: 70")
+    batch_size: int = _number(128, "images in one step, as in the paper")
+    lr: float = _number(0.03, "the highest learning rate; paper: 0.01")
+    momentum: float = _number(0.9, "as in the paper")
+    weight_decay: float = _number(5e-4, "added to each gradient, times the weight")
+    label_smoothing: float = _number(0.1, "the share of each label spread over all classes; paper: 0")
+    rms_limit: float | None = _number(0.1, "a filter's largest root mean square, as in the paper; null: no limit")
+    dropout: float = _number(0.5, "before each hidden fully connected layer, as in the paper")
+    dropout_epochs: int = _number(10, "epochs over which dropout rises to that, from 0 in the first; paper: 0")
+    schedule: str = _number(
+        "trapezoid", "the rate rises, holds and falls to 0; or one_cycle; or plateau, the paper's: see patience"
+    )
+    warmup_epochs: float = _number(0.3, "over which the rate rises; paper: 0")
+    decay_epochs: float = _number(10.0, "the last of them, over which a trapezoid falls")
+    patience: int = _number(3, "plateau: epochs without a better top-1, after which the rate falls to a tenth")
+    crop_range: tuple[float, ...] = _number((0.75, 1.0), "sides of the crops as shares of the input image's side")
+    crop_size: float = _number(0.875, "the side that crops are resized to, a share too; the paper cuts 224 of 256")
+    whole_epochs: int = _number(4, "the last of them, which see whole input images, as validation does; paper: 0")
+    bfloat16: bool = _number(True, "both passes in bfloat16 where torch holds it safe; weights stay float32")
+    snapshots: tuple[int, ...] = _number((1, 2, 5, 10, 20, 30, 40, 64), "epochs whose weights are kept, for Figure 4")
+    seed: int = _number(0, "decides the order of the images, the crops and dropout")
 
     def __post_init__(self) -> None:
-        # A configuration hands lists over; tuples keep the record hashable.
-        object.__setattr__(self, "crop_range", tuple(self.crop_range))
-        object.__setattr__(self, "snapshots", tuple(self.snapshots))
-        if self.schedule not in SCHEDULES:
-            hint = nearest(self.schedule, SCHEDULES)
-            raise BadInput(f"schedule {self.schedule!r}: expected one of {', '.join(SCHEDULES)}{hint}")
-        for name, (fits, wanted) in _LIMITS.items():
+        self.crop_range, self.snapshots = tuple(self.crop_range), tuple(self.snapshots)  # a configuration has lists
+        check_choice("schedule", self.schedule, SCHEDULES)
+        for name, (fits, expected) in _LIMITS.items():
             if not fits(getattr(self, name)):
-                raise BadInput(f"training.{name} is {getattr(self, name)}; expected {wanted}")
+                raise bad_value(name, getattr(self, name), expected)
 
 
 _LIMITS = {
@@ -67,11 +69,11 @@ _LIMITS = {
         ("momentum", "label_smoothing", "dropout"), (lambda value: 0 <= value < 1, "a number from 0 up to, but not, 1")
     ),
     "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
-    "rms_limit": (lambda value: value is None or value > 0, "a number above 0, or null for no limit"),
+    "rms_limit": (lambda value: value is None or value > 0, "a number above 0, or None for no limit"),
     "crop_size": (lambda value: 0 < value <= 2, "a share of the input image's side, above 0 and at most 2"),
     "crop_range": (
         lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
-        "the smallest and the largest share of the input image's side, as [0.75,1.0]",
+        "the smallest and the largest share of the input image's side, as (0.75, 1.0)",
     ),
 }
 

@@ -45,12 +45,12 @@ def opened(name: str, option: str, value: object, home: Path) -> object:
 
 SAID: dict[str, str] = {
     "k=-1": "k=-1: expected 1 or more",
-    "k=nine": "k=nine: expected a whole number, as in k=9",
+    "k=nine": "k=nine: expected a whole number .strongest peaks of each unit",
     "k=1000000": "k: given 1000000 for 192 units; expected at most 174762, .*take a smaller k, or fewer layers",
     "kk=3": "unknown option 'kk'; did you mean 'k'",
     "batchsize=3": "unknown option 'batchsize'; did you mean 'batch_size'",
     "model.sise=[8,8]": "unknown option 'model.sise'; did you mean 'model.size'",
-    "experiment=fig2_feature": "unknown experiment 'fig2_feature'; there are .*did you mean 'fig2_features'",
+    "experiment=fig2_feature": "unknown experiment 'fig2_feature'; expected one of .*did you mean 'fig2_features'",
     "seed=99999999999999999999": "seed=9+: expected 4294967295 or less",
     "model.mean=[0.5,0.5]": "mean is .*; expected three finite numbers",
     "model.mean=[a,b,c]": r"model\.mean=\[a,b,c\]: expected values like those in model.mean=\[0.485",
@@ -58,7 +58,7 @@ SAID: dict[str, str] = {
     "model.size=[100000,100000]": "size is .*; expected at most 33554432 pixels",
     "model.size=[1,2,3]": "size is .*; expected two positive whole numbers",
     "model.size=[x,y]": r"model\.size=\[x,y\]: expected values like those in model.size=\[227,227\]",
-    "cache=3": "cache=3: expected the path of a folder, or null",
+    "cache=[3]": r"cache=\[3\]: expected a text, or null .a folder in which",
 }
 SETTINGS: Rows = {
     **{said: (home, command(said), line(expected)) for said, expected in SAID.items()},

@@ -1,0 +1,80 @@
+"""The command's `key=value` arguments, read and multiplied out by Hydra's parser; every mistake is one line."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterator
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from deconv.command.shipped import choices
+from deconv.errors import BadInput, first_line
+
+
+def parsed(argument: str) -> Override:
+    """Return an argument of the command as Hydra reads it. Raises BadInput for what is no option."""
+    if "=" not in argument:
+        hint = f"; did you mean experiment={argument}?" if argument in choices("experiment") else ""
+        raise BadInput(f"cannot read {argument!r}: options are given as key=value, see deconv --help{hint}")
+    if argument.startswith("hydra.run.dir="):
+        argument = argument.replace("hydra.run.dir", "folder", 1)
+    override = override_of(argument)
+    foreign = override.is_hydra_override() and not is_launcher(argument)
+    if foreign or override.is_delete() or override.package:
+        raise BadInput(
+            f"cannot use {argument!r}: of Hydra's own settings only hydra.run.dir and, with -m, hydra/launcher and "
+            "hydra.launcher.KEY are known; to unset, use null"
+        )
+    return override
+
+
+def is_launcher(argument: str) -> bool:
+    """Return whether an argument chooses or sets the launcher of a sweep."""
+    return argument.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def override_of(argument: str) -> Override:
+    """Return one `key=value` as Hydra reads it. Raises BadInput for what it cannot read."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        key, _, value = argument.partition("=")
+        quoted = shlex.quote(f'{key}="{value}"')
+        raise BadInput(f"cannot read {argument!r}: {short(error)}; if it is a text, write {quoted}") from error
+    override.config_loader = GlobalHydra.instance().config_loader()
+    return override
+
+
+def expanded(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]:
+    """Yield the arguments of each run: all combinations of the values in a sweep. Raises BadInput for a mistake."""
+    said: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if key in said:
+            raise BadInput(
+                f"{key} is given twice, the second time as {override.input_line}: give it once, and quote braces, "
+                "which a shell takes apart"
+            )
+        if not override.is_sweep_override():
+            said[key] = [str(override.input_line)]
+        elif override.is_hydra_override():
+            raise BadInput(f"{override.input_line} gives several values: all runs of a sweep are started in one way")
+        elif not sweep:
+            as_list = f"{key}=[{override.get_value_string()}]"
+            raise BadInput(
+                f"{override.input_line} gives several values: add -m to run each, or write {as_list} for a list"
+            )
+        elif not override.is_discrete_sweep():
+            raise BadInput(f"{override.input_line} cannot be counted through: list values, as {key}=1,2 or range(1,5)")
+        else:
+            said[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return itertools.product(*said.values())
+
+
+def short(error: Exception) -> str:
+    """Return what Hydra says of an error, without the tokens that its parser would have taken."""
+    return first_line(error).partition(" expecting ")[0]

@@ -1,0 +1,130 @@
+"""From an experiment's options to what it works with: a network, images, an engine, a rule.
+
+The library takes plain arguments; what files of configs/ say in their own words is translated into them here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from deconv.analyses.choosing import check_units
+from deconv.command import shared
+from deconv.command.shipped import choices, shipped
+from deconv.engines import Engine, open_engine
+from deconv.errors import BadInput, UnknownName, nearest
+from deconv.images import Source, open_source
+from deconv.images.cached import cached
+from deconv.images.preprocessing import Preprocessing
+from deconv.mining import mine_into
+from deconv.models import build
+from deconv.network import Network
+from deconv.projection import check_rules
+from deconv.projection.rules import Rule, as_rule
+from deconv.records import Peaks
+
+PREPROCESSING = ("size", "resize", "mean", "std")
+"""The keys of a file of configs/model/ that are the preprocessing's; `aliases` is the network's, the rest `build`'s."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network and the images to mine it over; `layers` are in forward order."""
+
+    network: Network
+    images: Source
+    layers: list[str]
+    engine: Engine
+    batch_size: int
+    precision: str
+
+    def mine(self, record: Path, k: int, per_image: int = 1) -> Peaks:
+        """Return the peaks of all layers, which `record` keeps; raises as `deconv.mining.mine_into`."""
+        counts: dict[str, Any] = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
+        how: dict[str, Any] = {"precision": self.precision, "engine": self.engine}
+        return mine_into(record, self.network, self.images, self.layers, **counts, **how)
+
+
+def prepare(
+    options: shared.Scanning,
+    network: Network,
+    layers: Sequence[str] | None,
+    rules: Iterable[str | Rule],
+    units: Sequence[int] | None = None,
+) -> Prepared:
+    """Return the network with the images to mine it over, everything that can be checked before that being checked.
+
+    layers: names, or None for all with an alias, or simply all.
+    Raises UnknownName for a layer, unit or rule, UnsupportedOperation for a rule that cannot serve, and BadInput.
+    """
+    ordered = sorted(layers or network.aliases or network.layers, key=network.node)
+    check_rules(network, ordered, rules)
+    check_units(network, ordered, units)
+    images, engine = open_images(options, network), open_engine(**options.engine)
+    return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
+
+
+def open_images(options: shared.WithCache, network: Network) -> Source:
+    """Return the images of `source`, as the network sees them in the folder `cache` if there is one."""
+    images = open_source(**options.source)
+    return images if options.cache is None else cached(images, network.needed_preprocessing(), options.cache)
+
+
+def open_rule(rule: str | shared.Rule) -> Rule:
+    """Return the rule of a name or of options. Raises UnknownName for what does not exist, BadInput for other switches.
+
+    Those are of other images, which only compare_rules has.
+    """
+    opened = as_rule(rule if isinstance(rule, str) else asdict(rule))
+    if opened.switches == "other":
+        raise BadInput("rule.switches=other: only compare_rules has other images with switches; use another choice")
+    return opened
+
+
+def open_network(model: Mapping[str, Any], seed: int, **replaced: Any) -> Network:
+    """Return the network that a file of configs/model/ describes, some of its settings replaced.
+
+    With `trunk`, aliases of layers in the classifier are left away with it.
+    Raises what `deconv.models.build`, Preprocessing and Network raise, and BadInput without a `size`.
+    """
+    settings = {**model, **replaced}
+    preprocessing = preprocessing_of(settings)
+    if preprocessing.size is None:
+        raise BadInput("model.size is null; expected the input image's height and width, as model.size=[224,224]")
+    height, width = preprocessing.size
+    left_away = ("classifier.",) if settings.get("trunk") else ()
+    aliases = settings.get("aliases") or {}
+    kept = {alias: layer for alias, layer in aliases.items() if not layer.startswith(left_away)}
+    return Network(build_model(settings, seed), (3, height, width), kept, preprocessing)
+
+
+def preprocessing_of(model: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that a file of configs/model/ describes."""
+    return Preprocessing(*(model[key] for key in PREPROCESSING))
+
+
+def build_model(model: Mapping[str, Any], seed: int, **replaced: Any) -> nn.Module:
+    """Return the module that a file of configs/model/ describes, some of its settings replaced."""
+    settings = {key: value for key, value in model.items() if key not in (*PREPROCESSING, "aliases")}
+    return build(**{**settings, **replaced}, seed=seed)
+
+
+def model_file(option: str, settings: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what configs/model/<settings.model>.yaml says, replaced by what else the settings say unless it is None.
+
+    option: what holds the settings, for messages. own: keys of the settings that are not the model's.
+    Raises UnknownName for a model or a key that does not exist.
+    """
+    name, known = settings.get("model"), choices("model")
+    if name not in known:
+        raise UnknownName(f"{option}.model={name}: there are {', '.join(known)}{nearest(str(name), known)}")
+    filed: Any = OmegaConf.to_container(OmegaConf.load(shipped("configs") / "model" / f"{name}.yaml"))
+    replaced = {key: value for key, value in settings.items() if key not in ("model", *own)}
+    for key in replaced.keys() - filed.keys():
+        raise UnknownName(f"{option}.{key}: model {name} has no such setting{nearest(key, filed)}")
+    return {**filed, **{key: value for key, value in replaced.items() if value is not None}}

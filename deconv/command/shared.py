@@ -1,0 +1,115 @@
+"""The options that several experiments have, each in the smallest class that says what such an experiment does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MOST_SEED = 2**32 - 1
+"""The libraries agree on no larger seed."""
+
+
+def option(default: Any, text: str, least: int | None = None, most: int | None = None, filled: bool = False) -> Any:
+    """Return a field with its default, the line that help shows of it, and its limits (of a list: its items').
+
+    filled: whether a list must have an item.
+    """
+    metadata = {"help": text, "least": least, "most": most, "filled": filled}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def group(text: str) -> Any:
+    """Return what a file of configs/ says, chosen by its name and changed key by key."""
+    return option({}, text)
+
+
+@dataclass
+class Rule:
+    """The way back to pixels, as `deconv.projection.rules.Rule` has it; configs/rule/ has the named ones."""
+
+    relu: str = option("backward", "what passes a rectifier: backward, forward (the mask), both or none")
+    switches: str = option(
+        "recorded", "where unpooling puts a signal: recorded, random, centre; compare_rules takes other as well"
+    )
+    bias: str = option("none", "none, or subtract it before the transposed filters")
+    lrn: str = option("identity", "local response normalisation: identity, or its derivative")
+    batch_norm: str = option("scale", "batch normalisation: its scale, or identity")
+    seed: int = option(0, "decides random switches", 0, MOST_SEED)
+
+
+@dataclass
+class Options:
+    """What every experiment has."""
+
+    source: dict[str, Any] = group("the images")
+    seed: int = option(0, "decides all that is drawn at random, random weights among it", 0, MOST_SEED)
+    folder: str | None = option(
+        None, "where the run goes; one that exists is taken up; null is outputs/<experiment>/<time>"
+    )
+
+
+@dataclass
+class WithModel(Options):
+    """An experiment that looks into one network."""
+
+    model: dict[str, Any] = group("the network")
+
+
+@dataclass
+class WithCache(Options):
+    """An experiment that reads many images, as the network sees them."""
+
+    cache: str | None = option(None, "a folder in which decoded input images are kept, for runs over the same images")
+
+
+@dataclass
+class Scanning(WithCache):
+    """An experiment that runs a network over all images to find each unit's strongest peaks."""
+
+    engine: dict[str, Any] = group("where the work is done")
+    batch_size: int = option(16, "images in one forward pass", 1)
+    precision: str = option(
+        "float32", "of mining's first pass: float32, or bfloat16 (faster on some processors, checked in float32)"
+    )
+
+
+@dataclass
+class WithLayers(Options):
+    """An experiment that looks at some layers, or at all."""
+
+    layers: list[str] | None = option(
+        None,
+        "layers to look at, as [fire5,fire9]; null takes every layer the model has an alias for",
+        filled=True,
+    )
+
+
+@dataclass
+class Mining(Scanning, WithModel, WithLayers):
+    """An experiment that mines one network's peaks."""
+
+    k: int = option(9, "strongest peaks of each unit", 1)
+    per_image: int = option(1, "peaks that one image may give to a unit", 1)
+
+
+@dataclass
+class WithDraw(Options):
+    """An experiment that draws units at random."""
+
+    n_units: int = option(16, "units of each layer, drawn by the seed among those that fire on most images", 1)
+
+
+@dataclass
+class WithUnits(WithDraw):
+    """An experiment that shows some units of each layer."""
+
+    units: list[int] | None = option(None, "units of each layer, as [3,17]; null draws n_units of them", 0, filled=True)
+
+
+@dataclass
+class WithRule(Options):
+    """An experiment that sends signals back to pixels by one rule."""
+
+    rule: Rule = field(default_factory=Rule, metadata={"help": "the way back to pixels"})
