@@ -83,9 +83,9 @@ def test_splits_are_balanced_apart_and_drawn_by_the_seed() -> None:
     [
         (LABELS, (1, 12, 5), "class 3 has 12 readable images; expected more than train_per_class=12"),
         (LABELS[:12], (1, 5, 5), "the images are of 1 class; expected two or more"),
-        (LABELS, (0, 5, 5), "splits=0: expected 1 or more"),
-        (LABELS, (1, 1, 5), "train_per_class=1: expected 2 or more"),
-        (LABELS, (1, 5, 0), "test_per_class=0: expected 1 or more"),
+        (LABELS, (0, 5, 5), "splits: given 0; expected a whole number, 1 or more"),
+        (LABELS, (1, 1, 5), "train_per_class: given 1; expected a whole number, 2 or more"),
+        (LABELS, (1, 5, 0), "test_per_class: given 0; expected a whole number, 1 or more"),
     ],
 )
 def test_splits_that_cannot_be_drawn_are_refused(
@@ -100,7 +100,7 @@ def test_mistakes_in_probing_are_named() -> None:
     train, test = compress(clusters(1.0)[split.train], clusters(1.0)[split.test])
     with pytest.raises(UnknownName, match="unknown classifier 'smv'; .* did you mean 'svm'"):
         probe(train, test, LABELS, split, "smv")
-    with pytest.raises(BadInput, match="penalties="):
+    with pytest.raises(BadInput, match="penalties: given"):
         probe(train, test, LABELS, split, "svm", (0.0, 1.0))
     with pytest.raises(BadInput, match="the same for all training images"):
         compress(np.ones((4, 3), np.float32), np.ones((2, 3), np.float32))
