@@ -18,6 +18,7 @@ from deconv.analyses.layers import LEFT_OUT, PAPER, Score, compress, draw_splits
 from deconv.errors import BadInput, UnknownName
 from deconv.figures.layers import layers_figure
 from tests import samples
+from tests.disks import mounted
 from tests.drawn import axes_of
 
 LABELS = np.repeat([3, 5, 9], 12)
@@ -146,6 +147,23 @@ def test_a_failed_extraction_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="layer 1 has nan or infinite activations on 0.png"):
         extract(broken, source, ["1"], tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_a_killed_extraction_left_is_removed(tmp_path: Path) -> None:
+    network, source = samples.with_preprocessing(), samples.photographs(tmp_path / "photographs")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".0123.npy.4567.part").write_bytes(b"half")
+    extract(network, source, ["one"], tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
+    assert path.suffix == ".npy"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    network, source = samples.with_preprocessing(), samples.photographs(tmp_path / "photographs")
+    with mounted(tmp_path / "disk", "size=8k"):
+        with pytest.raises(BadInput, match="cannot write the features of one .*No space left on device; expected"):
+            extract(network, source, ["one", "two"], tmp_path / "disk" / "cache", grid=20)
+        assert not list((tmp_path / "disk" / "cache").iterdir())
 
 
 def test_the_chart_has_a_line_for_each_classifier_with_its_numbers() -> None:

@@ -26,6 +26,7 @@ from sklearn.svm import LinearSVC
 from torch.nn import functional
 
 from deconv.errors import BadInput, bad_value, check_count, unknown
+from deconv.files import claimed, remove_parts
 from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.network import Network
@@ -54,14 +55,17 @@ def extract(
     numbers. At 6 that is the size of the paper's layer 5 after its pooling. The row of an unreadable image is nan.
     All missing layers are computed in one pass and streamed to disk; the arrays are memory-mapped. A file is named
     after all that decides its content: weights, preprocessing, images, layer, grid and the versions of the libraries.
-    Raises BadInput for a grid or batch size below 1, for activations that are nan or infinite, and if more than half
-    of the images are unreadable; UnknownName for a layer.
+    Raises BadInput for a grid or batch size below 1, for activations that are nan or infinite, if more than half of the
+    images are unreadable, if the disk has no room, and while another process computes into `folder`; UnknownName for a
+    layer.
     """
     check_count("grid", grid)
     files = {layer: Path(folder) / f"{_name(network, images, layer, grid)}.npy" for layer in dict.fromkeys(layers)}
-    missing = {layer: path for layer, path in files.items() if not path.exists()}
-    if missing:
-        _compute(network, images, missing, grid, batch_size)
+    if not all(path.exists() for path in files.values()):
+        with claimed(folder):
+            remove_parts(Path(folder))
+            missing = {layer: path for layer, path in files.items() if not path.exists()}
+            _compute(network, images, missing, grid, batch_size)
     return {layer: np.load(path, mmap_mode="r") for layer, path in files.items()}
 
 
@@ -94,10 +98,19 @@ def _compute(network: Network, images: Source, files: Mapping[str, Path], grid: 
 
 
 def _new_array(network: Network, layer: str, grid: int, images: int, path: Path) -> np.memmap:
-    path.parent.mkdir(parents=True, exist_ok=True)
     height, width = network.map_size(layer)
     columns = network.channels(layer) * min(grid, height) * min(grid, width)
-    return np.lib.format.open_memmap(path, "w+", np.float32, (images, columns))
+    try:
+        array = np.lib.format.open_memmap(path, "w+", np.float32, (images, columns))
+        if hasattr(os, "posix_fallocate"):  # else a disk that is full later kills the process that writes into the map
+            with open(path, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+    except OSError as error:
+        raise BadInput(
+            f"cannot write the features of {layer} into {path.parent}: {error.strerror}; expected "
+            f"{4e-6 * images * columns:.3g} MB free: make room, or give another folder"
+        ) from error
+    return array
 
 
 def _stream(network: Network, images: Source, arrays: Mapping[str, np.ndarray], grid: int, batch_size: int) -> None:
