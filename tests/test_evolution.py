@@ -101,7 +101,7 @@ def test_snapshots_are_found_in_the_order_of_their_epochs(trained: Path) -> None
 
 
 def test_snapshots_that_are_not_there_are_named(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"epochs \[3, 64\]: .* has no snapshot of them; expected some of 1, 2, 10, 120"):
+    with pytest.raises(BadInput, match=r"epochs: given \[3, 64\]; expected some of 1, 2, 10, 120"):
         find_snapshots(trained, [1, 3, 64])
     with pytest.raises(BadInput, match="one snapshot shows no change"):
         find_snapshots(trained, [2])

@@ -85,7 +85,7 @@ def test_amounts() -> None:
     assert invariance.amounts("translation", [-60, 60, 50]) == [-60, -10, 40]
     assert invariance.amounts("rotation", [7, 7, 1]) == [7]
     for kind, wrong in (("rotation", [0, 10]), ("rotation", [0, 10, 0]), ("scale", [0, 1, 0.1]), ("scale", [2, 1, 1])):
-        with pytest.raises(BadInput, match=f"{kind}=.*expected \\[first, last, step\\]"):
+        with pytest.raises(BadInput, match=f"{kind}: given .*expected \\[first, last, step\\]"):
             invariance.amounts(kind, wrong)
 
 

@@ -18,6 +18,7 @@ from deconv.analyses.layers import LEFT_OUT, PAPER, Score, compress, draw_splits
 from deconv.errors import BadInput, UnknownName
 from deconv.figures.layers import layers_figure
 from tests import samples
+from tests.disks import mounted
 from tests.drawn import axes_of
 
 LABELS = np.repeat([3, 5, 9], 12)
@@ -83,9 +84,9 @@ def test_splits_are_balanced_apart_and_drawn_by_the_seed() -> None:
     [
         (LABELS, (1, 12, 5), "class 3 has 12 readable images; expected more than train_per_class=12"),
         (LABELS[:12], (1, 5, 5), "the images are of 1 class; expected two or more"),
-        (LABELS, (0, 5, 5), "splits=0: expected 1 or more"),
-        (LABELS, (1, 1, 5), "train_per_class=1: expected 2 or more"),
-        (LABELS, (1, 5, 0), "test_per_class=0: expected 1 or more"),
+        (LABELS, (0, 5, 5), "splits: given 0; expected a whole number, 1 or more"),
+        (LABELS, (1, 1, 5), "train_per_class: given 1; expected a whole number, 2 or more"),
+        (LABELS, (1, 5, 0), "test_per_class: given 0; expected a whole number, 1 or more"),
     ],
 )
 def test_splits_that_cannot_be_drawn_are_refused(
@@ -100,7 +101,7 @@ def test_mistakes_in_probing_are_named() -> None:
     train, test = compress(clusters(1.0)[split.train], clusters(1.0)[split.test])
     with pytest.raises(UnknownName, match="unknown classifier 'smv'; .* did you mean 'svm'"):
         probe(train, test, LABELS, split, "smv")
-    with pytest.raises(BadInput, match="penalties="):
+    with pytest.raises(BadInput, match="penalties: given"):
         probe(train, test, LABELS, split, "svm", (0.0, 1.0))
     with pytest.raises(BadInput, match="the same for all training images"):
         compress(np.ones((4, 3), np.float32), np.ones((2, 3), np.float32))
@@ -146,6 +147,23 @@ def test_a_failed_extraction_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="layer 1 has nan or infinite activations on 0.png"):
         extract(broken, source, ["1"], tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_a_killed_extraction_left_is_removed(tmp_path: Path) -> None:
+    network, source = samples.with_preprocessing(), samples.photographs(tmp_path / "photographs")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".0123.npy.4567.part").write_bytes(b"half")
+    extract(network, source, ["one"], tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
+    assert path.suffix == ".npy"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    network, source = samples.with_preprocessing(), samples.photographs(tmp_path / "photographs")
+    with mounted(tmp_path / "disk", "size=8k"):
+        with pytest.raises(BadInput, match="cannot write the features of one .*No space left on device; expected"):
+            extract(network, source, ["one", "two"], tmp_path / "disk" / "cache", grid=20)
+        assert not list((tmp_path / "disk" / "cache").iterdir())
 
 
 def test_the_chart_has_a_line_for_each_classifier_with_its_numbers() -> None:

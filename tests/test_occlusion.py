@@ -98,7 +98,11 @@ def test_places_are_even_within_and_share_what_is_left() -> None:
 
 @pytest.mark.parametrize(
     ("square", "stride", "expected"),
-    [(41, 1, "square=41: the image has only 40 pixels"), (0, 1, "expected 1 or more"), (5, 0, "stride=0")],
+    [
+        (41, 1, "square: given 41; expected a square that fits into the image of 40 pixels"),
+        (0, 1, "square: given 0; expected a whole number, 1 or more"),
+        (5, 0, "stride: given 0"),
+    ],
 )
 def test_a_square_that_does_not_fit_is_refused(square: int, stride: int, expected: str) -> None:
     with pytest.raises(BadInput, match=expected):

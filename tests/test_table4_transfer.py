@@ -59,7 +59,7 @@ def test_a_run_started_again_trains_nothing_and_gives_the_same_bytes(finished: P
         (["ways=[frozn]"], "unknown way 'frozn'; expected one of frozen, finetuned, scratch; did you mean 'frozen'?"),
         (["ways=[]"], "ways=[]: expected some of frozen, finetuned, scratch"),
         (["trained_splits=3"], "trained_splits=3: expected 1 to splits=2"),
-        (["penalties=[-1.0]"], "penalties=[-1.0]: expected one or more numbers above 0"),
+        (["penalties=[-1.0]"], "penalties: given [-1.0]; expected one or more numbers above 0"),
         (["layer=fire99"], "unknown layer 'fire99'"),
         (["training.epochs=0"], "training.epochs: given 0; expected 1 or more"),
         (["train_per_class=8"], "class 0 has 8 readable images"),

@@ -36,7 +36,7 @@ def test_a_convolution_can_be_the_head_and_nothing_else() -> None:
         with_new_head(nn.Sequential(nn.ReLU()), 5)
     with pytest.raises(BadInput, match="a single layer"):
         with_new_head(nn.Linear(3, 2), 5)
-    with pytest.raises(BadInput, match="classes=1"):
+    with pytest.raises(BadInput, match="classes: given 1"):
         with_new_head(model, 1)
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from deconv.errors import BadInput
+from deconv.errors import bad_value, check_count
 from deconv.training import evaluate
 from deconv.training.data import Labelled
 
@@ -30,8 +30,7 @@ def error_rates(model: nn.Module, data: Labelled, validation: Labelled, most: in
 
     Raises BadInput if `most` is below 1.
     """
-    if most < 1:
-        raise BadInput(f"train_sample={most}: expected 1 or more training images to tell the training error of")
+    check_count("most", most)
     spaced = torch.linspace(0, len(data) - 1, min(most, len(data))).long()
     sample = Labelled(data.images[spaced], data.labels[spaced], data.preprocessing)
     train_top1 = evaluate(model, sample, bfloat16=False)[1]
@@ -50,7 +49,7 @@ def rank_agreement(ours: Sequence[float], theirs: Sequence[float]) -> float | No
     Raises BadInput for columns of different lengths.
     """
     if len(ours) != len(theirs):
-        raise BadInput(f"{len(ours)} errors beside {len(theirs)}; expected one for each variant in both columns")
+        raise bad_value("theirs", theirs, f"{len(ours)} errors, one for each of ours")
     if len(set(ours)) < 2 or len(set(theirs)) < 2:
         return None
     return float(kendalltau(ours, theirs).statistic)

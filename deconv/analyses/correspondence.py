@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Int8
 from torch import Tensor
 
 from deconv.errors import BadInput
@@ -45,17 +46,17 @@ def read_annotations(path: str | PathLike[str]) -> dict[str, dict[str, Box]]:
     boxes: dict[str, dict[str, Box]] = {}
     for place, row in _rows(Path(path)):
         if not row["file"] or not row["part"]:
-            raise BadInput(f"{place}: no file or no part is named; expected both: complete the row, or remove it.")
+            raise BadInput(f"{place}: no file or no part is named; expected both: complete the row")
         parts = boxes.setdefault(row["file"], {})
         if row["part"] in parts:
-            raise BadInput(f"{place}: {row['file']} has two boxes for {row['part']!r}; expected one, remove the other.")
+            raise BadInput(f"{place}: {row['file']} has two boxes for {row['part']!r}; expected one: remove the other")
         parts[row["part"]] = _box(place, row)
     if len(boxes) < 2:
-        raise BadInput(f"{path} names {len(boxes)} images; expected at least two, to compare them with each other.")
+        raise BadInput(f"{path} names {len(boxes)} images; expected two or more, to compare them with each other")
     known = {part: file for file, parts in boxes.items() for part in parts}
     for file, parts in boxes.items():
         for part in known.keys() - parts:
-            raise BadInput(f"{path} has no box for {part!r} in {file}, but has one in {known[part]}; add it.")
+            raise BadInput(f"{path} has no box for {part!r} in {file}, but has one in {known[part]}: add it")
     return boxes
 
 
@@ -66,26 +67,26 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise BadInput(
-            f"cannot read the annotations {path}: {reason}; expected a CSV file with the columns {', '.join(COLUMNS)}."
+            f"cannot read the annotations {path}: {reason}; expected a CSV file with the columns {', '.join(COLUMNS)}"
         ) from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-            raise BadInput(f"{path} has no column {missing[0]!r}; expected {','.join(COLUMNS)} in its first line.")
+            raise BadInput(f"{path} has no column {missing[0]!r}; expected {','.join(COLUMNS)} in its first line")
         for row in reader:
             yield f"{path}, line {reader.line_num}", row
     except csv.Error as error:
-        raise BadInput(f"{path}, line {reader.line_num}: {error}; expected rows of a CSV file: repair it.") from error
+        raise BadInput(f"{path}, line {reader.line_num}: {error}; expected rows of a CSV file") from error
 
 
 def _box(place: str, row: Mapping[str, str | None]) -> Box:
-    given = [row[name] for name in ("y0", "x0", "y1", "x1")]
+    corners = [row[name] for name in ("y0", "x0", "y1", "x1")]
     try:
-        y0, x0, y1, x1 = (int(value or "") for value in given)
+        y0, x0, y1, x1 = (int(value or "") for value in corners)
     except ValueError as error:
-        raise BadInput(f"{place}: the box {given} is not four whole numbers y0, x0, y1, x1; correct it.") from error
+        raise BadInput(f"{place}: the box {corners} is not four whole numbers y0, x0, y1, x1") from error
     if not (0 <= y0 < y1 and 0 <= x0 < x1):
-        raise BadInput(f"{place}: given the box {y0, x0, y1, x1}; expected 0 <= y0 < y1 and 0 <= x0 < x1.")
+        raise BadInput(f"{place}: given the box {y0, x0, y1, x1}; expected 0 <= y0 < y1 and 0 <= x0 < x1")
     return y0, x0, y1, x1
 
 
@@ -99,7 +100,7 @@ def box_in_frame(box: Box, shape: Sequence[int], preprocessing: Preprocessing) -
     y0, x0, y1, x1 = box
     height, width = int(shape[0]), int(shape[1])
     if y1 > height or x1 > width:
-        raise BadInput(f"the box {box} reaches outside its image of {height} x {width} pixels; correct it.")
+        raise BadInput(f"the box {box} reaches outside its image of {height} x {width} pixels")
     drawn = np.zeros((height, width, 3), np.uint8)
     drawn[y0:y1, x0:x1] = 255
     inside = preprocessing.input_image(drawn)[0] >= 128
@@ -107,7 +108,7 @@ def box_in_frame(box: Box, shape: Sequence[int], preprocessing: Preprocessing) -
     if not len(rows):
         raise BadInput(
             f"nothing of the box {box} is left in the {inside.shape[0]} x {inside.shape[1]} pixels that the network "
-            f"sees of its image of {height} x {width}; choose another image, or another size or resize of the model."
+            f"sees of its image of {height} x {width}; choose another image, or another preprocessing"
         )
     return int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1
 
@@ -123,7 +124,7 @@ def random_boxes(sizes: Sequence[Box], regions: Sequence[Box], generator: torch.
         if y1 - y0 < height or x1 - x0 < width:
             raise BadInput(
                 f"no random box of {height} x {width} pixels fits into the region {y0, x0, y1, x1}; "
-                "annotate smaller parts or a larger region."
+                "annotate smaller parts or a larger region"
             )
         y = y0 + int(torch.randint(y1 - y0 - height + 1, (), generator=generator))
         x = x0 + int(torch.randint(x1 - x0 - width + 1, (), generator=generator))
@@ -131,8 +132,8 @@ def random_boxes(sizes: Sequence[Box], regions: Sequence[Box], generator: torch.
     return drawn
 
 
-def masked(images: Tensor, boxes: Sequence[Box]) -> Tensor:
-    """Preprocessed images (N, 3, H, W) with one box each filled with zero, which is the mean that was subtracted."""
+def masked(images: Float[Tensor, "N C H W"], boxes: Sequence[Box]) -> Float[Tensor, "N C H W"]:
+    """Return preprocessed images with one box each filled with zero, which is the mean that was subtracted."""
     hidden = images.clone()
     for image, (y0, x0, y1, x1) in zip(hidden, boxes, strict=True):
         image[:, y0:y1, x0:x1] = 0
@@ -150,9 +151,9 @@ class Disagreement:
     (1, 2), ...; lower means that hiding the part does the same in both images. moved: (N,), the share that moves.
     """
 
-    of_all: np.ndarray
-    of_moved: np.ndarray
-    moved: np.ndarray
+    of_all: Float[np.ndarray, " pairs"]
+    of_moved: Float[np.ndarray, " pairs"]
+    moved: Float[np.ndarray, " N"]
 
 
 Result = Mapping[str, Disagreement]
@@ -168,27 +169,29 @@ def disagreement(
     UnknownName for a layer.
     """
     if len(images) < 2 or len(boxes) != len(images):
-        raise BadInput(f"given {len(images)} images and {len(boxes)} boxes; expected two images or more, a box each.")
+        raise BadInput(
+            f"given {len(images)} images and {len(boxes)} boxes; expected two images or more, and a box for each"
+        )
     names = list(layers)
     seen, hidden = network.forward(images, names), network.forward(masked(images, boxes), names)
     return {name: compare_signs(change_signs(seen[name], hidden[name])) for name in names}
 
 
-def change_signs(seen: Tensor, hidden: Tensor) -> np.ndarray:
-    """int8 (N, C * H * W) of -1, 0, 1: the sign of seen - hidden (N, C, H, W); what rounding moves does not count."""
+def change_signs(seen: Float[Tensor, "N C H W"], hidden: Float[Tensor, "N C H W"]) -> Int8[np.ndarray, "N features"]:
+    """Return -1, 0 or 1, the sign of seen - hidden, for each of the C * H * W features; rounding does not count."""
     change = (seen - hidden).flatten(1)
     change[change.abs() <= ROUNDING * seen.abs().amax()] = 0
     return change.sign().to("cpu", torch.int8).numpy()
 
 
-def compare_signs(signs: np.ndarray) -> Disagreement:
-    """The Disagreement of sign vectors (N, features) of -1, 0 and 1."""
+def compare_signs(signs: Int[np.ndarray, "N features"]) -> Disagreement:
+    """Return the Disagreement of vectors of signs -1, 0 and 1."""
     pairs = list(combinations(signs, 2))
     differ = np.array([np.count_nonzero(a != b) for a, b in pairs])
     either = np.array([np.count_nonzero((a != 0) | (b != 0)) for a, b in pairs])
     return Disagreement(differ / signs.shape[1], differ / np.maximum(either, 1), (signs != 0).mean(axis=1))
 
 
-def means(layer: str, measure: str, random: Sequence[Result]) -> np.ndarray:
-    """(draws,): the mean over the pairs of images, for each draw."""
+def means(layer: str, measure: str, random: Sequence[Result]) -> Float[np.ndarray, " draws"]:
+    """Return the mean of one of MEASURES over the pairs of images, for each draw of random places."""
     return np.array([getattr(result[layer], measure).mean() for result in random])

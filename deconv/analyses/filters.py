@@ -6,6 +6,7 @@ Frequencies are in cycles per pixel, along a direction of the plane: at most 0.5
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from deconv.errors import BadInput
@@ -15,15 +16,17 @@ BIN = 0.05
 BINS = 15
 """Bins of `spectra`: [0, 0.05), [0.05, 0.1), ... [0.7, 0.75) cycles per pixel."""
 PADDED = 64
+"""Least pixels a side to which a filter is padded, so that a bin holds several frequencies of the transform."""
 FINE = 0.3
 """Cycles per pixel above which a filter looks like noise: its period is hardly more than three pixels."""
 WEAK = 0.1
+"""Share of the median filter's root mean square below which a filter is weak."""
 BESIDE = 3
 """Width, in frequencies of the transform, of a line at the stride's frequency and of what it is measured against."""
 
 
-def spectra(filters: Tensor) -> Tensor:
-    """(N, BINS) float32: each filter's energy by spatial frequency; filters (N, C, h, w), each channel's mean removed.
+def spectra(filters: Tensor) -> Float[Tensor, "N bins"]:
+    """Return the energy of filters (N, C, h, w) in each of the BINS of spatial frequency, each channel's mean removed.
 
     The mean goes because it says which colour a filter likes and nothing about its pattern; the filter is then padded
     with zeros to at least 64 pixels, and channels are added up. Raises BadInput for another shape.
@@ -34,32 +37,32 @@ def spectra(filters: Tensor) -> Tensor:
 
 
 def fine_share(filters: Tensor) -> float:
-    """The share of all the filters' energy above 0.3 cycles per pixel, means removed; 0 where there is no energy.
+    """Return the share of all energy of filters (N, C, h, w) above 0.3 cycles per pixel, means removed.
 
-    White noise has 0.72. Strong filters count more than weak ones.
+    White noise has 0.72, filters without energy 0. Strong filters count more than weak ones.
     """
     return share_above(spectra(filters).sum(0))
 
 
-def share_above(energy: Tensor, frequency: float = FINE) -> float:
-    """The share of energy (BINS,), as `spectra` gives it, in the bins from `frequency` on."""
+def share_above(energy: Float[Tensor, " bins"], frequency: float = FINE) -> float:
+    """Return the share of energy, as `spectra` gives it, in the bins from `frequency` on."""
     return float(energy[round(frequency / BIN) :].sum() / energy.sum()) if bool(energy.sum() > 0) else 0.0
 
 
-def white_spectrum() -> Tensor:
-    """(BINS,): the share of each bin in the spectrum of white noise, which is how many frequencies lie in it."""
+def white_spectrum() -> Float[Tensor, " bins"]:
+    """Return the share of each bin in the spectrum of white noise, which is how many frequencies lie in it."""
     flat = torch.fft.fftfreq(PADDED)
     radius = (flat[:, None].square() + flat[None].square()).sqrt()
     return torch.bincount((radius / BIN).long().flatten(), minlength=BINS) / PADDED**2
 
 
-def rms(filters: Tensor) -> Tensor:
-    """(N,) the root mean square of each filter (N, C, h, w): what the paper's training limits to 0.1."""
+def rms(filters: Tensor) -> Float[Tensor, " N"]:
+    """Return the root mean square of each filter (N, C, h, w): what the paper's training limits to 0.1."""
     return _checked(filters).square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def dead(peaks: LayerPeaks) -> Tensor:
-    """(N,) bool: dead filters in the strict sense, units that fire on no image of the source.
+def dead(peaks: LayerPeaks) -> Bool[Tensor, " N"]:
+    """Return which filters are dead in the strict sense: units that fire on no image of the source.
 
     Dead for the network: nothing above can ever learn of them. It depends on the source and on the bias as well as on
     the filter, so that a filter can look healthy and be dead.
@@ -67,8 +70,8 @@ def dead(peaks: LayerPeaks) -> Tensor:
     return ~peaks.found.any(dim=1)
 
 
-def weak(filters: Tensor) -> Tensor:
-    """(N,) bool: filters (N, C, h, w) whose root mean square is under a tenth of the median filter's.
+def weak(filters: Tensor) -> Bool[Tensor, " N"]:
+    """Return which filters (N, C, h, w) have a root mean square under a tenth of the median filter's.
 
     Dead for the eye: on the scale of the others they are grey. They may fire, on a bias or on little, so the two kinds
     are counted apart. The median, not the largest: without the paper's limit one filter may dwarf all the others.
@@ -77,8 +80,8 @@ def weak(filters: Tensor) -> Tensor:
     return size < WEAK * size.median()
 
 
-def aliasing(pictures: Tensor, stride: int) -> Tensor:
-    """(N,): how far the energy of each picture (N, C, H, W) stands out at the frequencies of a stride, in pixels.
+def aliasing(pictures: Tensor, stride: int) -> Float[Tensor, " N"]:
+    """Return how far the energy of each picture (N, C, H, W) stands out at the frequencies of a stride, in pixels.
 
     A layer that looks only every `stride` pixels paints only every `stride` pixels on the way down; what it cannot tell
     apart appears as a lattice, at 1/stride cycles per pixel and its multiples up to 1/2, along rows or columns. The
@@ -98,7 +101,7 @@ def aliasing(pictures: Tensor, stride: int) -> Tensor:
     if stride < 2 or side < 6 * stride:
         raise BadInput(
             f"aliasing: given stride {stride} and pictures of {tuple(pictures.shape[2:])} pixels; "
-            "expected a stride of 2 or more and pictures at least six strides wide."
+            "expected a stride of 2 or more and pictures at least six strides wide"
         )
     power = _windowed_power(pictures, side)
     level = _levelled(_levelled(power, stride).mT, stride).mT
@@ -125,8 +128,8 @@ def _levelled(power: Tensor, stride: int) -> Tensor:
     level = power.clone()
     for centre in range(size // stride, size, size // stride):
         low, high = (
-            power[:, [(centre + way * step) % size for step in range(half + 1, half + 1 + BESIDE)]].mean(dim=1)
-            for way in (-1, 1)
+            power[:, [(centre + sign * step) % size for step in range(half + 1, half + 1 + BESIDE)]].mean(dim=1)
+            for sign in (-1, 1)
         )
         level[:, centre - half : centre + half + 1] = (low * high).sqrt()[:, None]
     return level

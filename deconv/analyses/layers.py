@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -24,7 +25,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch.nn import functional
 
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.errors import BadInput, bad_value, check_count, unknown
+from deconv.files import claimed, remove_parts
 from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.network import Network
@@ -35,7 +37,7 @@ CLASSIFIERS = ("svm", "softmax")
 LEFT_OUT = -1
 """The label of an image that takes no part, as one that cannot be read."""
 LEAST_SHARE = 1e-7
-"""Of the largest variance: directions below it are the rounding of float32."""
+"""Share of the largest variance below which a direction is the rounding of float32."""
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
     "svm": {"1": (44.8, 0.7), "2": (66.2, 0.5), "3": (72.3, 0.4), "4": (76.6, 0.4), "5": (86.2, 0.8), "7": (85.5, 0.4)},
     "softmax": {"5": (82.9, 0.4), "7": (85.4, 0.4)},
@@ -46,22 +48,24 @@ PAPER: dict[str, dict[str, tuple[float, float]]] = {
 def extract(
     network: Network, images: Source, layers: Iterable[str], folder: str | Path, grid: int = 6, batch_size: int = 16
 ) -> dict[str, np.ndarray]:
-    """{layer: features} of every image, float32 (images, C * h * w), read from `folder` or computed into it.
+    """Return {layer: features} of every image, float32 (images, C * h * w), read from `folder` or computed into it.
 
     A layer's maps are averaged over a grid of at most `grid` x `grid` places, by adaptive average pooling, so that the
     layers are described at one resolution and the first of them, with tens of thousands of places, in some thousand
     numbers. At 6 that is the size of the paper's layer 5 after its pooling. The row of an unreadable image is nan.
     All missing layers are computed in one pass and streamed to disk; the arrays are memory-mapped. A file is named
     after all that decides its content: weights, preprocessing, images, layer, grid and the versions of the libraries.
-    Raises BadInput for a grid or batch size below 1, for activations that are nan or infinite, and if more than half
-    of the images are unreadable; UnknownName for a layer.
+    Raises BadInput for a grid or batch size below 1, for activations that are nan or infinite, if more than half of the
+    images are unreadable, if the disk has no room, and while another process computes into `folder`; UnknownName for a
+    layer.
     """
-    if grid < 1:
-        raise BadInput(f"grid={grid}: expected 1 or more places along a side.")
+    check_count("grid", grid)
     files = {layer: Path(folder) / f"{_name(network, images, layer, grid)}.npy" for layer in dict.fromkeys(layers)}
-    missing = {layer: path for layer, path in files.items() if not path.exists()}
-    if missing:
-        _compute(network, images, missing, grid, batch_size)
+    if not all(path.exists() for path in files.values()):
+        with claimed(folder):
+            remove_parts(Path(folder))
+            missing = {layer: path for layer, path in files.items() if not path.exists()}
+            _compute(network, images, missing, grid, batch_size)
     return {layer: np.load(path, mmap_mode="r") for layer, path in files.items()}
 
 
@@ -94,10 +98,19 @@ def _compute(network: Network, images: Source, files: Mapping[str, Path], grid: 
 
 
 def _new_array(network: Network, layer: str, grid: int, images: int, path: Path) -> np.memmap:
-    path.parent.mkdir(parents=True, exist_ok=True)
     height, width = network.map_size(layer)
     columns = network.channels(layer) * min(grid, height) * min(grid, width)
-    return np.lib.format.open_memmap(path, "w+", np.float32, (images, columns))
+    try:
+        array = np.lib.format.open_memmap(path, "w+", np.float32, (images, columns))
+        if hasattr(os, "posix_fallocate"):  # else a disk that is full later kills the process that writes into the map
+            with open(path, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+    except OSError as error:
+        raise BadInput(
+            f"cannot write the features of {layer} into {path.parent}: {error.strerror}; expected "
+            f"{4e-6 * images * columns:.3g} MB free: make room, or give another folder"
+        ) from error
+    return array
 
 
 def _stream(network: Network, images: Source, arrays: Mapping[str, np.ndarray], grid: int, batch_size: int) -> None:
@@ -116,7 +129,7 @@ def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor,
     features = functional.adaptive_avg_pool2d(maps.float(), size).flatten(1).cpu()
     if not bool(features.isfinite().all()):
         bad = int(index[~features.isfinite().all(dim=1)][0])
-        raise BadInput(f"layer {layer} has nan or infinite activations on {images.key(bad)}; check the weights.")
+        raise BadInput(f"layer {layer} has nan or infinite activations on {images.key(bad)}; check the weights")
     return features.numpy()
 
 
@@ -136,10 +149,10 @@ def features_provenance(
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of images (n,) int64: `train_per_class` of each class, class by class; and those to test on."""
+    """The images to train on, `train_per_class` of each class, class by class, and those to test on, by their place."""
 
-    train: np.ndarray
-    test: np.ndarray
+    train: Int[np.ndarray, " n"]
+    test: Int[np.ndarray, " m"]
     train_per_class: int
 
 
@@ -151,19 +164,18 @@ def draw_splits(
     labels: a class number for each image, LEFT_OUT for none.
     Raises BadInput if a class has no image left to test on, for fewer than two classes, and for counts too small.
     """
-    least = {"splits": (splits, 1), "train_per_class": (train_per_class, 2), "test_per_class": (test_per_class, 1)}
-    for name, (given, wanted) in least.items():
-        if given < wanted:
-            raise BadInput(f"{name}={given}: expected {wanted} or more.")
-    numbers = np.asarray(labels)
-    classes = [np.flatnonzero(numbers == label) for label in np.unique(numbers[numbers != LEFT_OUT])]
+    check_count("splits", splits)
+    check_count("train_per_class", train_per_class, 2)
+    check_count("test_per_class", test_per_class)
+    class_of = np.asarray(labels)
+    classes = [np.flatnonzero(class_of == label) for label in np.unique(class_of[class_of != LEFT_OUT])]
     if len(classes) < 2:
-        raise BadInput(f"the images are of {len(classes)} class; expected two or more to tell apart.")
+        raise BadInput(f"the images are of {len(classes)} class; expected two or more to tell apart")
     smallest = min(classes, key=len)
     if len(smallest) <= train_per_class:
         raise BadInput(
-            f"class {numbers[smallest[0]]} has {len(smallest)} readable images; expected more than "
-            f"train_per_class={train_per_class}, so that some are left to test on: lower it, or add images."
+            f"class {class_of[smallest[0]]} has {len(smallest)} readable images; expected more than "
+            f"train_per_class={train_per_class}, so that some are left to test on: lower it, or add images"
         )
     generator = np.random.default_rng(seed)
     return [_draw(classes, train_per_class, test_per_class, generator) for _ in range(splits)]
@@ -175,8 +187,10 @@ def _draw(classes: list[np.ndarray], train: int, test: int, generator: np.random
     return Split(np.concatenate(parts[0]), np.concatenate(parts[1]), train)
 
 
-def compress(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D) and (m, D), standardised by the training part, in at most n columns: (n, r) and (m, r) float32.
+def compress(
+    train: Float[np.ndarray, "n D"], test: Float[np.ndarray, "m D"]
+) -> tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "m r"]]:
+    """Return features standardised by the training part, in at most n columns, as float32.
 
     The columns are an orthonormal basis of what the n training rows span. A linear classifier with a squared penalty
     has its weights in that span, so it gives the same answers on these as on all D columns, and D may be large.
@@ -184,14 +198,14 @@ def compress(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Raises BadInput if all training rows are equal.
     """
     scaler = StandardScaler().fit(train)
-    here, there = scaler.transform(train), scaler.transform(test)
-    products = here @ here.T
+    train_rows, test_rows = scaler.transform(train), scaler.transform(test)
+    products = train_rows @ train_rows.T
     if not np.trace(products) > 0:
-        raise BadInput("these features are the same for all training images, so nothing tells them apart.")
+        raise BadInput("the features are the same for all training images; expected some that tell them apart")
     variances, vectors = np.linalg.eigh(products.astype(np.float64))
     kept = variances > LEAST_SHARE * variances[-1]
-    basis = vectors[:, kept] / np.sqrt(variances[kept] * np.trace(products) / len(here))
-    return (products @ basis).astype(np.float32), (there @ here.T @ basis).astype(np.float32)
+    basis = vectors[:, kept] / np.sqrt(variances[kept] * np.trace(products) / len(train_rows))
+    return (products @ basis).astype(np.float32), (test_rows @ train_rows.T @ basis).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -203,9 +217,9 @@ class Score:
 
 
 def probe(
-    train: np.ndarray,
-    test: np.ndarray,
-    labels: np.ndarray,
+    train: Float[np.ndarray, "n r"],
+    test: Float[np.ndarray, "m r"],
+    labels: Int[np.ndarray, " images"],
     split: Split,
     classifier: str = "svm",
     penalties: Sequence[float] = (0.1, 1.0, 10.0),
@@ -219,9 +233,9 @@ def probe(
     """
     model = _classifier(classifier)
     check_penalties(penalties)
-    place = np.arange(len(split.train)) % split.train_per_class
-    held = place >= split.train_per_class - max(split.train_per_class // 3, 1)
-    folds = [(np.flatnonzero(~held), np.flatnonzero(held))]
+    rank_in_class = np.arange(len(split.train)) % split.train_per_class
+    held_out = rank_in_class >= split.train_per_class - max(split.train_per_class // 3, 1)
+    folds = [(np.flatnonzero(~held_out), np.flatnonzero(held_out))]
     search = GridSearchCV(model, {"C": [float(value) for value in penalties]}, scoring="balanced_accuracy", cv=folds)
     search.fit(train, labels[split.train])
     accuracy = balanced_accuracy_score(labels[split.test], search.predict(test))
@@ -231,7 +245,7 @@ def probe(
 def check_penalties(penalties: Sequence[float]) -> None:
     """Raise BadInput unless there is one or more, all above 0."""
     if not penalties or not all(isinstance(value, (int, float)) and value > 0 for value in penalties):
-        raise BadInput(f"penalties={list(penalties)}: expected one or more numbers above 0.")
+        raise bad_value("penalties", list(penalties), "one or more numbers above 0")
 
 
 def _classifier(name: str) -> BaseEstimator:
@@ -240,6 +254,4 @@ def _classifier(name: str) -> BaseEstimator:
         return LinearSVC(dual=True, tol=1e-2, max_iter=10_000, random_state=0)
     if name == "softmax":
         return LogisticRegression(max_iter=1000)
-    raise UnknownName(
-        f"unknown classifier {name!r}; expected one of {', '.join(CLASSIFIERS)}{nearest(name, CLASSIFIERS)}"
-    )
+    raise unknown("classifier", name, CLASSIFIERS)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.errors import BadInput
+from deconv.errors import bad_value, check_count
 from deconv.network import Network, as_map
 from deconv.network.classes import class_layer, probabilities
 from deconv.network.graph import evaluate
@@ -22,58 +23,57 @@ from deconv.progress import track
 class Occlusion:
     """What a square of `square` pixels does to one image, wherever it lies.
 
-    rows (R,), cols (C,) int64: the square's first row and column at each place.
-    activity (R, C) float32: the unit's activations summed over its map; activity_before: without the square.
-    probability (R, C, classes) float32; probability_before (classes,).
+    rows, cols: the square's first row and column at each position. activity: the unit's activations summed over its
+    map. probability: of the classes. activity_before, probability_before: without the square.
     """
 
     layer: str
     unit: int
     square: int
-    rows: Tensor
-    cols: Tensor
-    activity: Tensor
+    rows: Int[Tensor, " R"]
+    cols: Int[Tensor, " C"]
+    activity: Float[Tensor, "R C"]
     activity_before: float
-    probability: Tensor
-    probability_before: Tensor
+    probability: Float[Tensor, "R C classes"]
+    probability_before: Float[Tensor, " classes"]
 
     @property
-    def drop(self) -> Tensor:
-        """(R, C) how much less active the map is; negative where it is more active."""
+    def drop(self) -> Float[Tensor, "R C"]:
+        """How much less active the map is; negative where it is more active."""
         return self.activity_before - self.activity
 
 
-def places(size: int, square: int, stride: int) -> Tensor:
-    """First pixels (n,) int64 of a square that slides by `stride` within `size` pixels; what is left is shared evenly.
+def places(size: int, square: int, stride: int) -> Int[Tensor, " n"]:
+    """Return the first pixels of a square that slides by `stride` within `size` pixels; what is left is shared evenly.
 
     Raises BadInput if the square does not fit, or for a square or a stride below 1.
     """
-    if square < 1 or stride < 1:
-        raise BadInput(f"square={square}, stride={stride}: expected 1 or more pixels each.")
+    check_count("square", square)
+    check_count("stride", stride)
     if square > size:
-        raise BadInput(f"square={square}: the image has only {size} pixels a side; expected a square that fits.")
+        raise bad_value("square", square, f"a square that fits into the image of {size} pixels a side")
     return torch.arange((size - square) % stride // 2, size - square + 1, stride)
 
 
-def strongest_unit(network: Network, image: Tensor, layer: str) -> int:
-    """The unit of `layer` whose activations on one preprocessed image (3, H, W) have the largest sum over its map."""
+def strongest_unit(network: Network, image: Float[Tensor, "C H W"], layer: str) -> int:
+    """Return the unit of `layer` whose activations on one preprocessed image have the largest sum over its map."""
     return int(network.forward(image[None], [layer])[layer].sum(dim=(2, 3))[0].argmax())
 
 
 def occlude(
     network: Network,
-    image: Tensor,
+    image: Float[Tensor, "C H W"],
     layer: str,
     unit: int,
     square: int = 50,
     stride: int = 3,
-    colour: Tensor | None = None,
+    colour: Float[Tensor, " C"] | None = None,
     batch_size: int = 64,
     incremental: bool = True,
 ) -> Occlusion:
-    """Lay the square over every place of one preprocessed image (3, H, W) and run the network on each.
+    """Lay the square over every position of one preprocessed image and run the network on each.
 
-    colour (3,): of the square, preprocessed; None is zero, the mean colour that preprocessing takes away.
+    colour: of the square, preprocessed; None is zero, the mean colour that preprocessing takes away.
     incremental: compute again only what the square reaches; the answer is the same to the rounding of sums.
     Raises BadInput for a square that does not fit and a network without class outputs, UnknownName for a layer.
     """
@@ -97,7 +97,7 @@ def _tracked(starts: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _measure(network: Network, unit: int, maps: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) sums over the unit's map and (N, classes) probabilities."""
+    """Return (N,) sums over the unit's map and (N, classes) probabilities."""
     return maps[:, unit].float().sum(dim=(1, 2)).cpu(), probabilities(network, scores)
 
 
@@ -108,15 +108,15 @@ def _forward_whole(
     square = patch.shape[-1]
     for start in starts:
         images = image.repeat(len(start), 1, 1, 1)
-        for one, (row, col) in zip(images, start.tolist(), strict=True):
-            one[:, row : row + square, col : col + square] = patch[0]
+        for occluded, (row, col) in zip(images, start.tolist(), strict=True):
+            occluded[:, row : row + square, col : col + square] = patch[0]
         yield list(network.forward(images, layers).values())
 
 
 def _forward_changed(
     network: Network, image: Tensor, layers: Sequence[str], patch: Tensor, starts: Iterable[Tensor]
 ) -> Iterator[list[Tensor]]:
-    """As `_forward_whole`, computing only what the patch reaches."""
+    """The layers' values for each batch of places, computing only what the patch reaches."""
     size = (image.shape[2], image.shape[3])
     graph, targets = network.graph_at(size), [network.node(layer, size) for layer in layers]
     with torch.no_grad():
@@ -126,8 +126,8 @@ def _forward_changed(
             yield [as_map(values[target]) for target in targets]
 
 
-def energy_under(pixels: Tensor, occlusion: Occlusion) -> Tensor:
-    """(R, C): the sum of squares of a reconstruction (3, H, W) under the square, at each place of it."""
+def energy_under(pixels: Float[Tensor, "channels H W"], occlusion: Occlusion) -> Float[Tensor, "R C"]:
+    """Return the sum of squares of a reconstruction under the square, at each position of it."""
     sums = F.pad(pixels.double().square().sum(0).cumsum(0).cumsum(1), (1, 0, 1, 0))
     top, left = occlusion.rows[:, None], occlusion.cols
     bottom, right = top + occlusion.square, left + occlusion.square
@@ -135,26 +135,30 @@ def energy_under(pixels: Tensor, occlusion: Occlusion) -> Tensor:
 
 
 def correlation(one: Tensor, other: Tensor) -> float | None:
-    """Pearson's, over all entries of two maps of one shape; None where a map is flat."""
+    """Return Pearson's correlation over all entries of two maps of one shape; None where a map is flat."""
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (one, other))
     flat = bool(np.ptp(a) == 0 or np.ptp(b) == 0)
     return None if flat else float(np.corrcoef(a, b)[0, 1])
 
 
-def agreement(seen: Occlusion, label: int, own: Tensor, controls: Tensor) -> dict[str, object]:
-    """Correlation, over places, of what the square takes away with the energy of projections that it covers.
+def agreement(
+    seen: Occlusion, label: int, own: Float[Tensor, "1 C H W"], controls: Float[Tensor, "n C H W"]
+) -> dict[str, object]:
+    """Return how what the square takes away correlates, over its positions, with the energy of what it covers.
 
-    own (1, 3, H, W): the map's projection on the whole image; controls (n, 3, H, W): those of other units there.
-    activity, probability: of the fall of the map, and of the class `label`, with its own projection. controls: of the
-    map's fall with the others; only their number where fewer than two, or the own one, have a correlation.
+    own: the map's projection on the whole image; controls: those of other units there. In the result "activity" and
+    "probability" are the correlations of the fall of the map, and of the class `label`, with the map's own projection;
+    "controls" sums up those of the map's fall with the other projections, and has only their number where fewer than
+    two of them, or the map's own one, have a correlation.
     """
     fall = seen.probability_before[label] - seen.probability[..., label]
     energy = energy_under(own[0], seen)
-    ours = correlation(seen.drop, energy)
-    found = [correlation(seen.drop, energy_under(pixels, seen)) for pixels in controls]
-    others = torch.tensor([value for value in found if value is not None], dtype=torch.float64)
-    told: dict[str, object] = {"activity": ours, "probability": correlation(fall, energy)}
-    if ours is None or len(others) < 2:
-        return told | {"controls": {"units": len(others)}}
-    spread = {"mean": others.mean(), "deviation": others.std(), "highest": others.max()}
-    return told | {"controls": {"units": len(others), "share_below": (others < ours).double().mean(), **spread}}
+    with_own = correlation(seen.drop, energy)
+    with_each = [correlation(seen.drop, energy_under(pixels, seen)) for pixels in controls]
+    with_others = torch.tensor([value for value in with_each if value is not None], dtype=torch.float64)
+    result: dict[str, object] = {"activity": with_own, "probability": correlation(fall, energy)}
+    if with_own is None or len(with_others) < 2:
+        return result | {"controls": {"units": len(with_others)}}
+    spread = {"mean": with_others.mean(), "deviation": with_others.std(), "highest": with_others.max()}
+    share_below = (with_others < with_own).double().mean()
+    return result | {"controls": {"units": len(with_others), "share_below": share_below, **spread}}

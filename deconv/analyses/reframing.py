@@ -1,5 +1,7 @@
-"""The network's input image cut from a moved, enlarged or turned photograph, by one resampling of the photograph
-itself."""
+"""The network's input image cut from a moved, enlarged or turned photograph, by one resampling of the photograph.
+
+These are the pictures that `invariance` measures; how one is cut is a subject of its own, so it has its own module.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from deconv.errors import BadInput
+from deconv.errors import bad_value, check_choice
 from deconv.images.preprocessing import Preprocessing
 
-FILLS = ("reflect", "mean")
+OUTSIDE_FILLS = ("reflect", "mean")
 Number = float | int
 
 
 @dataclass(frozen=True)
 class Move:
-    """What happens to the picture: moved down by `down` pixels of the input image, then enlarged `scale` times and
-    turned
-    `degrees` counter-clockwise, both about the input image's centre."""
+    """What happens to the picture: it is moved down, then enlarged and turned, both about the input image's centre.
+
+    down: pixels of the input image. scale: times larger. degrees: counter-clockwise.
+    """
 
     down: Number = 0.0
     scale: Number = 1.0
@@ -32,26 +36,24 @@ class Move:
 
 @dataclass(frozen=True, eq=False)
 class Reframing:
-    """Input images of one photograph.
+    """How input images are cut from one photograph, 0..255.
 
-    photograph: (3, h, w) float32, 0..255. size: (H, W) of the input image. step: photograph pixels for each input
-    image pixel, rows
-    and columns. start: the photograph's place (row, column) under the input image's first pixel.
-    fill: what stands where an input image leaves the photograph, "reflect" (its mirror image) or "mean" (`mean`,
-    0..255).
-    room: how many times larger than usual the photograph lies under the input image.
+    size: (H, W) of the input image. step: photograph pixels for each input image pixel, along rows and columns.
+    start: the position (row, column) in the photograph under the input image's first pixel. fill: what is shown where
+    an input image leaves the photograph, "reflect" (its mirror image) or "mean" (`mean`, 0..255). room: how many times
+    larger than usual the photograph lies under the input image.
     """
 
-    photograph: Tensor
+    photograph: Float[Tensor, "3 h w"]
     size: tuple[int, int]
     step: tuple[float, float]
     start: tuple[float, float]
     fill: str
-    mean: Tensor
+    mean: Float[Tensor, " 3"]
     room: float
 
-    def input_image(self, move: Move) -> tuple[Tensor, float]:
-        """The input image, uint8 (3, H, W), and the share of its pixels that lie outside the photograph."""
+    def input_image(self, move: Move) -> tuple[UInt8[Tensor, "3 H W"], float]:
+        """Return the input image, and the share of its pixels that lie outside the photograph."""
         rows, cols = self._places(move)
         reach = tuple(max(1.0, step / move.scale) for step in self.step)
         pixels = sample(self.photograph, rows, cols, (reach[0], reach[1]))
@@ -74,8 +76,7 @@ class Reframing:
 
 
 def _before(rows: Tensor, cols: Tensor, size: tuple[int, int], move: Move) -> tuple[Tensor, Tensor]:
-    """Where what an input image shows at (rows, cols) was before the move: pixels of the input image from its
-    centre."""
+    """Where what an input image shows at (rows, cols) was before the move, in pixels from the input image's centre."""
     y, x = (rows - (size[0] - 1) / 2) / move.scale, (cols - (size[1] - 1) / 2) / move.scale
     cos, sin = _cos_sin(move.degrees)
     return y * cos + x * sin - move.down, x * cos - y * sin
@@ -88,27 +89,24 @@ def _cos_sin(degrees: Number) -> tuple[float, float]:
 
 
 def reframing(
-    image: np.ndarray,
+    image: UInt8[np.ndarray, "h w 3"],
     preprocessing: Preprocessing,
     moves: Sequence[Move],
     fill: str = "reflect",
     room: Number | None = None,
 ) -> Reframing:
-    """How input images are cut from a photograph, uint8 RGB (h, w, 3), for some moves of it.
+    """Return how input images are cut from a photograph in RGB, for some moves of it.
 
     room: how many times larger the photograph is laid under the input image than `preprocessing` lays it; None is as
-    much as keeps
-    every move within the photograph; with 1 the unmoved input image is that of `preprocessing`.
+    much as keeps every move within the photograph; with 1 the unmoved input image is that of `preprocessing`.
     A photograph finer than the largest scale needs is reduced to that first, antialiased.
-    Raises BadInput for another fill, a `room` below 1, and a preprocessing without a size.
+    Raises UnknownName for another fill, BadInput for a `room` below 1 and a preprocessing without a size.
     """
-    if fill not in FILLS:
-        raise BadInput(f"fill={fill}: expected {' or '.join(FILLS)}.")
-    if preprocessing.size is None or (room is not None and room < 1):
-        raise BadInput(
-            f"room={room}, input image size {preprocessing.size}: expected a room of 1 or more, or none, and an "
-            f"input image size."
-        )
+    check_choice("fill", fill, OUTSIDE_FILLS)
+    if room is not None and room < 1:
+        raise bad_value("room", room, "1 or more, or None")
+    if preprocessing.size is None:
+        raise bad_value("preprocessing.size", None, "the size of the input image")
     size = (preprocessing.size[0], preprocessing.size[1])
     usual = _laid(image.shape[:2], size, preprocessing.resize)
     enlarged = _room_needed(usual, size, moves) if room is None else float(room)
@@ -125,8 +123,7 @@ def reframing(
 
 
 def _room_needed(usual: Sequence[int], size: tuple[int, int], moves: Sequence[Move]) -> float:
-    """The least room, 1 or more, with which no input image leaves a photograph usually laid at `usual` (height,
-    width)."""
+    """The least room, 1 or more, with which no input image leaves a photograph laid at `usual` (height, width)."""
     rows, cols = torch.tensor([0.0, size[0] - 1.0])[:, None], torch.tensor([0.0, size[1] - 1.0])
     furthest = [0.0, 0.0]
     for move in moves:
@@ -136,24 +133,28 @@ def _room_needed(usual: Sequence[int], size: tuple[int, int], moves: Sequence[Mo
     return max(1.0, *(2 * (most + half_pixel) / side for most, side in zip(furthest, usual, strict=True)))
 
 
-def _reduced(image: np.ndarray, wanted: Sequence[int]) -> Tensor:
-    """The photograph as (3, h, w) float32, antialiased down to `wanted` (height, width) if it is larger than that."""
+def _reduced(image: np.ndarray, size: Sequence[int]) -> Tensor:
+    """The photograph as (3, h, w) float32, antialiased down to `size` (height, width) if it is larger than that."""
     picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
-    if wanted[0] < image.shape[0] and wanted[1] < image.shape[1]:
-        picture = transforms.resize(picture, list(wanted), antialias=True)
+    if size[0] < image.shape[0] and size[1] < image.shape[1]:
+        picture = transforms.resize(picture, list(size), antialias=True)
     return picture
 
 
 def _laid(shape: tuple[int, int], size: Sequence[int], resize: int | None) -> list[int]:
-    """Height and width, in pixels of the input image, to which preprocessing resizes a photograph; see
-    Preprocessing."""
+    """Height and width, in pixels of the input image, to which preprocessing resizes a photograph."""
     cover = size if resize is None else (resize, resize)
     ratio = max(side / have for side, have in zip(cover, shape, strict=True))
     return [math.floor(have * ratio + 1e-6) for have in shape]
 
 
-def sample(photograph: Tensor, rows: Tensor, cols: Tensor, reach: tuple[float, float]) -> Tensor:
-    """The photograph (3, h, w) at places (H, W): weighted by triangles that fall to zero `reach` pixels away.
+def sample(
+    photograph: Float[Tensor, "C h w"],
+    rows: Float[Tensor, "H W"],
+    cols: Float[Tensor, "H W"],
+    reach: tuple[float, float],
+) -> Float[Tensor, "C H W"]:
+    """Return the photograph at some positions, weighted by triangles that fall to zero `reach` pixels away.
 
     With reach 1 that is bilinear interpolation; with the factor by which a picture is reduced it is the antialiased
     bilinear resize of torchvision. Outside, the photograph is mirrored about its border pixels' outer edges.

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from deconv.errors import BadInput
+from deconv.errors import BadInput, check_count
 from deconv.training.data import Labelled
 
 IMAGES_AT_ONCE = 100
@@ -23,15 +23,14 @@ def with_new_head(model: nn.Module, classes: int, seed: int = 0) -> nn.Module:
     scores. `seed` decides the new weights, by torch's default for the layer; torch's own generator is left alone.
     Raises BadInput for a module without such a layer, and for fewer than two classes.
     """
-    if classes < 2:
-        raise BadInput(f"classes={classes}: expected two or more to tell apart.")
+    check_count("classes", classes, 2)
     copied = copy.deepcopy(model)
     weighted = [name for name, module in copied.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     if not weighted:
-        raise BadInput("this model has no linear or convolutional layer to replace; expected a classifier.")
+        raise BadInput("this model has no linear or convolutional layer to replace; expected a classifier")
     parent, _, name = weighted[-1].rpartition(".")
     if not name:
-        raise BadInput("this model is a single layer; expected a classifier with features before its last layer.")
+        raise BadInput("this model is a single layer; expected a classifier with features before its last layer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         setattr(copied.get_submodule(parent), name, _resized(copied.get_submodule(weighted[-1]), classes))
@@ -48,7 +47,10 @@ def _resized(layer: nn.Module, outputs: int) -> nn.Module:
 
 @torch.no_grad()
 def class_accuracy(model: nn.Module, data: Labelled) -> float:
-    """The mean over the classes of the share of their images that the model names right; leaves it in eval mode."""
+    """Return the mean over the classes of the share of their images that the model names right.
+
+    It leaves the model in eval mode.
+    """
     model.eval()
     named = [
         model(data.preprocessing.normalize(images.permute(0, 3, 1, 2))).argmax(dim=1)

@@ -63,8 +63,8 @@ def rule_lines(rules: Sequence[str]) -> list[Line2D]:
 
 
 def legend_above(figure: Figure, lines: Sequence[Line2D]) -> None:
-    """Put a legend above the charts, in as many columns as fit; the longest label is some 2.8 inches wide."""
-    columns = min(max(int(figure.get_figwidth() / 2.8), 1), 6)
+    """Put a legend above the charts, in as many columns as fit; the longest label is 2.5 inches wide."""
+    columns = min(max(int(figure.get_figwidth() / 2.5), 1), 6)
     figure.legend(handles=list(lines), loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
 
 

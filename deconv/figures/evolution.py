@@ -28,8 +28,8 @@ UNIT_NAME = 58
 BLOCKS_ABREAST = 2
 NARROWEST_BLOCK = 490
 """Least pixels of a block across: 75 characters of NOTE, which its longest line of numbers has, and a margin."""
-ABOVE_CELLS = text_height("conv1", PART_TITLE) + text_height("settled\nnot settled\nepoch", NOTE)
-"""Pixels of a block's title, its two lines of numbers, and the names of its columns."""
+ABOVE_CELLS = text_height("conv1", PART_TITLE) + text_height("settled\nnot settled\nepoch", NOTE) + MARGIN // 2
+"""Pixels of a block's title, its two lines of numbers, and the names of its columns, with a gap above these."""
 EVOLUTION_CAPTION = (
     "Rows are units, columns epochs: the strongest peak over all images, sent back with the weights of that epoch,\n"
     "each cell on its own scale, zero at mid-grey. A blue bar joins epochs at which the same image wins;\n"
