@@ -122,7 +122,7 @@ class Network:
         graph = self.graph if size is None else self.graph_at(size)
         name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
         if not isinstance(name, str) or name not in graph.layers:
-            raise unknown("layer", layer, [*self.aliases, *self.layers], "network.layers names them all")
+            raise unknown("layer", layer, [*self.aliases, *self.layers])
         return graph.layers[name]
 
     def channels(self, layer: str) -> int:
