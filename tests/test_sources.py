@@ -146,7 +146,7 @@ def call(function: Any, *arguments: Any) -> Any:
         (lambda source: call(folder, 3), "root: given 3; expected the path of a folder of images"),
         (lambda source: call(webdataset, 3), "urls: given 3; expected a list of paths or URLs of tar shards"),
         (lambda source: call(webdataset, None), "urls: given None"),
-        (lambda source: open_source("folder", root=3), "root of the source folder: given 3; expected a text"),
+        (lambda source: open_source("folder", root=3), "source folder: root is 3; expected a text"),
     ],
 )
 def test_mistakes_in_python_are_one_line(tmp_path: Path, mistake: Callable[[Source], object], said: str) -> None:

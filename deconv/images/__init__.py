@@ -255,5 +255,5 @@ def open_source(name: str, **options: Any) -> Source:
     check_choice("source", name, known)
     for option, value in options.items():
         if not isinstance(value, (str, PathLike, type(None), *([Sequence] if option == "urls" else []))):
-            raise bad_value(f"{option} of the source {name}", value, "a text")
+            raise BadInput(f"source {name}: {option} is {value}; expected a text: write {option}='\"{value}\"'")
     return known[name](**options)
