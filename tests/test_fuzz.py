@@ -58,7 +58,7 @@ def use_patches(path: Path) -> None:
 
 
 def use_shard(path: Path) -> None:
-    source = deconv.webdataset(str(path), cache=path.parent / "copies")
+    source = deconv.webdataset(str(path), copies=path.parent / "copies")
     for index in range(len(source)):
         with suppress(DeconvError):
             source.image(index)

@@ -215,12 +215,13 @@ def _check_like_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> No
 def _check_like(key: str, before: Any, after: Any) -> None:
     if before is None or before == MISSING or (after is None and "." in key):
         return  # what reads it says whether it can do without
+    items: Any = after
     kinds, wanted = LIKE[type(before)]
     if not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds):
         raise BadInput(f"{key}={shown(after)}: expected {wanted}, as in {key}={shown(before)}")
     if isinstance(before, list) and before:
         kinds = (int, float) if isinstance(before[0], (int, float)) else (type(before[0]),)
-        if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in after):
+        if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in items):
             raise BadInput(f"{key}={shown(after)}: expected values like those in {key}={shown(before)}")
 
 
