@@ -163,6 +163,8 @@ def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFix
         (["folder="], ["folder=: expected a value, or null (where the run goes"]),
         (["folder=[a]"], ["folder=[a]: expected a text, or null", "where the run goes"]),
         (["+k.a=1"], ["unknown option 'k.a'"]),
+        (["+rule.sees=1"], ["unknown option 'rule.sees'"]),
+        (["+source.rot=x"], ["unknown option 'source.rot'"]),
         (["=3"], ["unknown option ''"]),
         (["draws=3"], ["experiment=echo has no draws; it has batch_size, "]),
         (["layer=a"], ["experiment=echo has no layer; it has layers"]),

@@ -117,7 +117,7 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
         ({"rule.relu": "forwards"}, "rule.relu 'forwards' is unknown; expected one of backward, forward, both, none"),
         ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, gradient, guided"),
         ({"layers": "[conv9]"}, "'conv9' is no layer"),
-        ({"units": "[99999]"}, "unit 99999: layer conv1 has units 0 to 63"),
+        ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
         ({"rule": "[a]"}, "unknown rule '[a]'"),
     ],
 )

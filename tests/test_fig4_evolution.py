@@ -128,7 +128,7 @@ def test_cells_stand_in_their_columns_and_bars_join_the_same_image() -> None:
         (["epochs=[1,3]"], "epochs: given [3]; expected some of 1, 2, 5"),
         (["epochs=[2]"], "one snapshot shows no change"),
         (["layers=[conv9]"], "unknown layer 'conv9'"),
-        (["units=[96]"], "unit 96: layer conv1 has units 0 to 95"),
+        (["units=[96]"], "units: given 96; expected a whole number, 0 to 95"),
         (["rule=guidd"], "unknown rule 'guidd'"),
         (["model=krizhevsky64"], "epoch-001.safetensors do not fit"),
     ],

@@ -74,9 +74,9 @@ def test_without_room_what_is_filled_is_said(said: list[str], tmp_path: Path) ->
     [
         (["images=[4.png]"], "image '4.png' is not in the source folder"),
         (["images=[0.png]"], "expected two or more"),
-        (["labels=[tench]"], "labels: given 1 for 3 images"),
+        (["labels=[tench]"], "expected one for each of 3 images"),
         (["labels=[tench,goldfish,tigre cat]"], "did you mean 'tiger cat'"),
-        (["labels=[0,1,1000]"], "label 1000: this network has classes 0 to 999"),
+        (["labels=[0,1,1000]"], "labels: given 1000; expected a whole number, 0 to 999"),
         (["layers=[conv1]"], "layers: given 1; expected two"),
         (["layers=[conv1,conv9]"], "unknown layer 'conv9'"),
         (["scale=[1,2]"], "scale: given [1.0, 2.0]; expected [first, last, step]"),

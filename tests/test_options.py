@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -166,3 +168,25 @@ def test_the_shipped_recipe_is_the_default_and_the_others_differ_where_they_say(
 )
 def test_what_a_type_is_called(hint: object, words: str) -> None:
     assert expected(hint) == words
+
+
+# --- commands that are written down -----------------------------------------------------------------------------------
+
+
+def commands_in(text: str) -> list[str]:
+    """The commands of a README's shell blocks, or of the header of an experiment's file, each on one line."""
+    text = re.sub(r"\n#   +(?!deconv)", " ", text)
+    return re.findall(r"^(?:\.venv/bin/|#   |# Command: )(deconv .*=.*)$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "configs/experiment").glob("*.yaml"))], ids=lambda path: path.stem
+)
+def test_commands_that_are_written_down_are_taken(path: Path) -> None:
+    commands = commands_in(path.read_text(encoding="utf-8"))
+    assert commands
+    for command in commands:
+        words = shlex.split(command.partition(" (")[0])[1:]
+        said = [word for word in words if "..." not in word and "launcher" not in word]
+        if "--help" not in said:
+            compose_jobs([word for word in said if word != "-m"], sweep="-m" in said)

@@ -75,7 +75,7 @@ def test_records_of_something_else_are_refused(finished: Path, capsys: pytest.Ca
     [
         ({"rules": "[guidd]"}, "unknown rule 'guidd'; expected one of deconvnet, guided, gradient"),
         ({"layers": "[conv1,conv1]"}, "expected each once, in forward order"),
-        ({"units": "[99999]"}, "unit 99999: layer conv1 has units 0 to 63"),
+        ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

@@ -61,5 +61,5 @@ def test_layers_are_prepared_in_forward_order() -> None:
     prepared = setup.prepare(job.options, network, job.options.layers, ["deconvnet"], [63])
     assert prepared.layers == ["conv1", "conv3"] and prepared.batch_size == 5 and prepared.images.name == "bundled"
     assert setup.prepare(job.options, network, None, []).layers == list(network.aliases)
-    with pytest.raises(UnknownName, match="unit 64"):
+    with pytest.raises(BadInput, match="units: given 64; expected a whole number, 0 to 63"):
         setup.prepare(job.options, network, job.options.layers, [], [64])

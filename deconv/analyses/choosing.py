@@ -6,18 +6,16 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.errors import BadInput, UnknownName, bad_value, check_indices, nearest
 from deconv.images import Source
 from deconv.network import Network
 from deconv.records import LayerPeaks
 
 
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:
-    """Raise UnknownName for a unit that a layer does not have; None stands for no unit in particular."""
+    """Raise BadInput for a unit that a layer does not have; None stands for no unit in particular."""
     for layer in layers:
-        for unit in units or []:
-            if not 0 <= unit < network.channels(layer):
-                raise UnknownName(f"unit {unit}: layer {layer} has units 0 to {network.channels(layer) - 1}.")
+        check_indices("units", units or [], network.channels(layer), f"units of {layer}")
 
 
 def choose_units(peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:
@@ -43,25 +41,23 @@ def firing_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_u
     return chosen
 
 
-def pick_images(source: Source, wanted: Sequence[str | int] | None, first: int) -> list[int]:
-    """Numbers of the images that `wanted` names by key or number; None takes the `first` of the source.
+def pick_images(source: Source, images: Sequence[str | int] | None, first: int) -> list[int]:
+    """Return the numbers of images that are named by key or number; None takes the `first` of the source.
 
     Raises UnknownName for a key that is not there, BadInput for a number that is not, for none or for one named twice.
     """
-    names: Sequence[str | int] = list(range(min(first, len(source)))) if wanted is None else wanted
-    chosen = [_image_number(source, name) for name in names]
-    if not chosen:
-        raise BadInput("images=[]: expected keys or numbers of images, or null for the first of the source.")
-    if twice := [source.keys[number] for number in chosen if chosen.count(number) > 1]:
-        raise BadInput(f"images: {twice[0]} is named twice; name each image once.")
-    return chosen
+    names: Sequence[str | int] = list(range(min(first, len(source)))) if images is None else images
+    numbers = [_image_number(source, name) for name in names]
+    if not numbers:
+        raise bad_value("images", [], "keys or numbers of images, or None for the first of the source")
+    if twice := [source.keys[number] for number in numbers if numbers.count(number) > 1]:
+        raise bad_value("images", twice[0], "each image once", "it is named twice")
+    return numbers
 
 
 def _image_number(source: Source, name: str | int) -> int:
     if isinstance(name, int):
-        if not 0 <= name < len(source):
-            raise BadInput(f"images: given {name}; the source {source.name} has images 0 to {len(source) - 1}.")
-        return name
+        return check_indices("images", [name], len(source), f"images of the source {source.name}")[0]
     if name not in source.keys:
         raise UnknownName(
             f"image {name!r} is not in the source {source.name}, which has {len(source)} images; expected one of their "
@@ -71,26 +67,24 @@ def _image_number(source: Source, name: str | int) -> int:
 
 
 def number_labels(labels: Sequence[str | int] | None, images: int, names: Sequence[str]) -> list[int] | None:
-    """The class of each of `images` images, given by name or number; None stays None. `names`: of all classes.
+    """Return the class of each of `images` images, given by name or number; None stays None. `names`: of all classes.
 
     Raises BadInput for another number of labels, a number that is no class or a name that several have; UnknownName.
     """
     if labels is None:
         return None
     if len(labels) != images:
-        raise BadInput(f"labels: given {len(labels)} for {images} images; expected one for each, or null.")
+        raise bad_value("labels", list(labels), f"one for each of {images} images, or None")
     return [_class_number(label, names) for label in labels]
 
 
 def _class_number(label: str | int, names: Sequence[str]) -> int:
     if isinstance(label, int):
-        if not 0 <= label < len(names):
-            raise BadInput(f"label {label}: this network has classes 0 to {len(names) - 1}.")
-        return label
-    meant = label.replace("_", " ").casefold()
-    found = [number for number, name in enumerate(names) if name.casefold() == meant]
-    if len(found) > 1:
-        raise BadInput(f"label {label!r} is the name of classes {' and '.join(map(str, found))}; give the number.")
-    if not found:
+        return check_indices("labels", [label], len(names), "classes of this network")[0]
+    spoken = label.replace("_", " ").casefold()
+    classes = [number for number, name in enumerate(names) if name.casefold() == spoken]
+    if len(classes) > 1:
+        raise BadInput(f"label {label!r} is the name of classes {' and '.join(map(str, classes))}; give the number")
+    if not classes:
         raise UnknownName(f"label {label!r} is none of this network's {len(names)} classes{nearest(label, names)}")
-    return found[0]
+    return classes[0]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.callbacks import Callbacks  # no public name has what a HydraContext needs
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 
 from deconv.command.shipped import shipped
@@ -71,9 +71,10 @@ def launch(
     into = f"hydra.sweep.dir={QuotedString(str(home), Quote.double).with_quotes()}"
     with initialize_config_dir(str(shipped("configs")), job_name="deconv", version_base="1.3"):
         config = compose("config", overrides=[*words, *QUIET, into], return_hydra_config=True)
-        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+        none: Any = Callback()  # does nothing; Hydra's own list of callbacks, which it stands for, is private
+        context = HydraContext(GlobalHydra.instance().config_loader(), none)
         launcher = Plugins.instance().instantiate_launcher(context, partial(_end, run, len(overrides)), config)
-        with _told(config.hydra.runtime.choices[GROUP], home):
+        with _in_one_line(config.hydra.runtime.choices[GROUP], home):
             done = launcher.launch(overrides, initial_job_idx=0)
     endings = [job.return_value for job in done]
     if all(ending.status != 1 for ending in endings):
@@ -82,7 +83,7 @@ def launch(
 
 
 @contextmanager
-def _told(name: str, home: Path) -> Iterator[None]:
+def _in_one_line(name: str, home: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -100,7 +101,7 @@ def _end(run: Callable[[int], Path], of: int, _: Any) -> Ending:
             return Ending(0, str(run(number)))
         except DeconvError as error:
             return Ending(2, str(error))
-        except Exception as error:  # told, not raised: Hydra would raise it again in place of the other runs' endings
+        except Exception as error:  # returned: Hydra would raise it again in place of the other runs' endings
             traceback.print_exc()
             return Ending(1, f"{type(error).__name__}: {first_line(error)}; the traceback is in its run.log")
 

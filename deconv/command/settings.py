@@ -94,7 +94,7 @@ def _compose_job(said: tuple[str, ...]) -> Job:
     ]
     known = _flat(_compose(shape, [*(str(override.input_line) for override in chosen.values()), *unused]))
     for override in overrides:
-        _check_key(override, known)
+        _check_key(override, shape, known)
     settings = _compose(shape, [*said, *unused])
     _check_like_files(known, _flat(settings))
     settings.pop(LAUNCHER, None)  # which is composed again where the runs are started
@@ -174,19 +174,25 @@ def _check_used(key: str, experiment: str, shape: type[Options]) -> None:
     raise UnknownName(f"experiment={experiment} has no {first}; it has {', '.join(has)}")
 
 
-def _check_key(override: Override, known: Mapping[str, Any]) -> None:
+def _check_key(override: Override, shape: type[Options], known: Mapping[str, Any]) -> None:
     key = override.key_or_group
     if key in known or key in groups():
         return
-    if override.type is not OverrideType.CHANGE and "." in key and isinstance(known.get(key.split(".")[0]), dict):
-        return  # one more alias, network or variant
     group, _, rest = key.partition(".")
-    owners = [name for name in choices(group) if rest in _choice_keys(group, name)] if group in groups() else []
-    if owners:
+    owners = [name for name in choices(group) if rest.split(".")[0] in _choice_keys(group, name)]
+    if override.type is not OverrideType.CHANGE and rest and _grows(shape, group) and (owners or group not in groups()):
+        return
+    if owners and group in groups():
         raise UnknownName(f"{key} belongs to {' or '.join(f'{group}={name}' for name in owners)}: add that")
     if key.startswith(f"{LAUNCHER}.") and LAUNCHER not in known:
         raise UnknownName(f"{key} belongs to {launchers.GROUP}=NAME: add that, with {' or '.join(launchers.NEEDS)}")
     raise UnknownName(f"unknown option {key!r}{nearest(key, sorted({*known, *groups()}))}; deconv --help lists all")
+
+
+def _grows(shape: type[Options], name: str) -> bool:
+    """Whether an option is a mapping to which a key can be added: one more alias, network or variant."""
+    option = option_of(shape, name)
+    return option is not None and not is_dataclass(option.type) and "dict" in str(option.type)
 
 
 def _with_any_name(key: str) -> str:
@@ -215,12 +221,13 @@ def _check_like_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> No
 def _check_like(key: str, before: Any, after: Any) -> None:
     if before is None or before == MISSING or (after is None and "." in key):
         return  # what reads it says whether it can do without
+    items: Any = after
     kinds, wanted = LIKE[type(before)]
     if not isinstance(after, kinds) or (isinstance(after, bool) and bool not in kinds):
         raise BadInput(f"{key}={shown(after)}: expected {wanted}, as in {key}={shown(before)}")
     if isinstance(before, list) and before and isinstance(after, list):
         kinds = (int, float) if isinstance(before[0], (int, float)) else (type(before[0]),)
-        if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in after):
+        if not all(isinstance(item, kinds) and not isinstance(item, bool) for item in items):
             raise BadInput(f"{key}={shown(after)}: expected values like those in {key}={shown(before)}")
 
 
