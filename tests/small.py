@@ -50,7 +50,7 @@ def networks(home: Path) -> list[str]:
 
 SMALL: dict[str, Callable[[Path], list[str]]] = {
     "atlas": lambda home: [*MINED, "layers=[conv1]"],
-    "compare_rules": lambda home: [*MINED, "layers=[conv1]", "k=1", "n_units=2", "against=[gradient,centre]"],
+    "compare_rules": lambda home: [*MINED, "layers=[conv2]", "n_units=2", "against=[gradient,centre]"],
     "fig2_features": lambda home: [*MINED, "n_units=2"],
     "fig4_evolution": snapshots,
     "fig5_invariance": lambda home: [*SQUEEZENET, "translation=[-8,8,8]", "scale=[1,1.2,0.2]", "rotation=[0,90,90]"],
