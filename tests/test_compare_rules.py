@@ -114,9 +114,9 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({"against": "[guidd]"}, "unknown rule or control in against 'guidd'; expected one of deconvnet, guided"),
-        ({"rule.relu": "forwards"}, "rule.relu 'forwards' is unknown; expected one of backward, forward, both, none"),
+        ({"rule.relu": "forwards"}, "'forwards'; expected one of backward, forward, both, none"),
         ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, gradient, guided"),
-        ({"layers": "[conv9]"}, "'conv9' is no layer"),
+        ({"layers": "[conv9]"}, "unknown layer 'conv9'"),
         ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
         ({"rule": "[a]"}, "unknown rule '[a]'"),
     ],

@@ -70,7 +70,7 @@ def test_units_layers_and_colour_can_be_chosen(said: list[str], tmp_path: Path) 
     [
         (["square=73"], "0.png has 72 x 96 pixels, fewer than square=73"),
         (["square=70"], "square: given 70; expected a square that fits into the image of 67 pixels a side"),
-        (["stride=0"], "stride: given 0; expected a whole number, 1 or more"),
+        (["stride=0"], "stride=0: expected 1 or more"),
         (["images=[5.png]"], "image '5.png' is not in the source folder"),
         (["labels=[tench]"], "expected one for each of 3 images"),
         (["labels=[tench,goldfish,tigre cat]"], "did you mean 'tiger cat'"),

@@ -59,7 +59,7 @@ def test_a_run_started_again_reads_its_features_and_gives_the_same_bytes(finishe
         (["softmax_layers=[fire9]"], "softmax_layers names 'fire9'; expected some of the layers conv1, fire5, flatten"),
         (["train_per_class=8"], "class 0 has 8 readable images; expected more than train_per_class=8"),
         (["penalties=[]"], "penalties: given []; expected one or more numbers above 0"),
-        (["grid=0"], "grid: given 0; expected a whole number, 1 or more"),
+        (["grid=0"], "grid=0: expected 1 or more"),
     ],
 )
 def test_a_mistake_is_one_line_and_computes_nothing(

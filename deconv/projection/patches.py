@@ -76,8 +76,9 @@ def patches_of(network: Network, images: Source, recon: Reconstructions, content
     (torch.Size([2, 3, 7, 7]), True)
     """
     preprocessing = network.needed_preprocessing()
-    pixels = torch.zeros(recon.pixels.shape, dtype=torch.uint8)
-    inside = torch.zeros((len(recon), *recon.pixels.shape[2:]), dtype=torch.bool)
+    height, width = (recon.box[0, 2:] - recon.box[0, :2]).tolist() if len(recon) else recon.pixels.shape[2:]
+    pixels = torch.zeros((len(recon), recon.pixels.shape[1], height, width), dtype=torch.uint8)
+    inside = torch.zeros((len(recon), height, width), dtype=torch.bool)
     used = recon.image.unique().tolist()
     for image_ids, input_images in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used):
         peaks = torch.isin(recon.image, image_ids).nonzero().flatten()

@@ -82,7 +82,7 @@ IMAGES: Rows = {
     "too small for a pool": (
         file("a.png", lambda: encoded("PNG", picture(2, 3))),
         mined_whole,
-        line(r"cannot be traced for an input of \(3, 2, 3\): .*Expected a module"),
+        line(r"cannot be traced for an input of \(3, 2, 3\): .*expected a module"),
     ),
     "a sliver": (
         file("a.png", lambda: encoded("PNG", picture(1, 60_000))),

@@ -11,9 +11,9 @@ GOOD = HEADER + b"a.png,eye,1,2,5,8\na.png,nose,0,0,3,3\nb.png,nose,2,2,4,4\nb.p
 BOXES: dict[str, tuple[bytes, str]] = {
     "a column is missing": (b"file,part,y0,x0,y1\n", "has no column 'x1'; expected file,part,y0,x0,y1,x1 in its first"),
     "nothing": (b"", "has no column 'file'"),
-    "no rows": (HEADER, "names 0 images; expected at least two"),
-    "one image": (HEADER + b"a.png,eye,1,2,5,8\n", "names 1 images; expected at least two"),
-    "a part is missing": (GOOD + b"c.png,eye,1,1,2,2\n", "has no box for 'nose' in c.png, but has one in .*; add it"),
+    "no rows": (HEADER, "names 0 images; expected two or more"),
+    "one image": (HEADER + b"a.png,eye,1,2,5,8\n", "names 1 images; expected two or more"),
+    "a part is missing": (GOOD + b"c.png,eye,1,1,2,2\n", "has no box for 'nose' in c.png, but has one in .*: add it"),
     "a part is there twice": (GOOD + b"a.png,eye,1,1,2,2\n", "line 6: a.png has two boxes for 'eye'; expected one"),
     "a word in a box": (GOOD + b"c.png,eye,1,1,x,2\n", r"line 6: the box \['1', '1', 'x', '2'\] is not four whole num"),
     "half a box": (GOOD + b"c.png,eye,1,1\n", "is not four whole numbers"),
