@@ -29,6 +29,13 @@ class DeconvError(Exception):
     """Base of every error that deconv raises on purpose; its message is one line, whatever names of files it holds.
 
     argument: the name of the argument that cannot be used, where the message begins with it.
+
+    >>> import deconv
+    >>> try:
+    ...     deconv.folder("/nowhere")
+    ... except deconv.DeconvError as error:
+    ...     print(error)
+    there is no folder /nowhere; expected a folder of images...
     """
 
     argument: str | None = None
