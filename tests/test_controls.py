@@ -166,7 +166,7 @@ def test_switches_of_other_images_are_those_images_own() -> None:
 
 
 def test_unknown_controls_and_missing_networks_are_named() -> None:
-    with pytest.raises(UnknownName, match="rule 'edge' is unknown"):
+    with pytest.raises(UnknownName, match="unknown rule 'edge'"):
         peak_set().reconstruct("edge")
     with pytest.raises(UnknownName, match="'random_weights' needs a network with shuffled weights"):
         peak_set(random=False).reconstruct("random_weights")

@@ -114,7 +114,16 @@ def recon_of(channels: list[int], size: int, input_size: int = 8) -> Reconstruct
     zeros, box = torch.zeros(n, dtype=torch.int64), torch.tensor([[0, 0, size, size]]).expand(n, 4)
     pixels = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(n))
     return Reconstructions(
-        "conv1", "deconvnet", pixels, torch.ones(n), box, zeros, torch.tensor(channels), zeros, zeros, (input_size,) * 2
+        "conv1",
+        "deconvnet",
+        pixels,
+        torch.ones(n),
+        box,
+        zeros,
+        torch.tensor(channels, dtype=torch.int64),
+        zeros,
+        zeros,
+        (input_size,) * 2,
     )
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +127,25 @@ files._fill = half
     assert (folder / "peaks.parquet").read_bytes() == undisturbed and names_in(folder) == ["peaks.parquet"]
 
 
+@pytest.fixture(scope="module")
+def orphans() -> Iterator[dict[int, str]]:
+    """{process: its name} of what killed drivers had started; by the end of the module all of them have ended.
+
+    Ray's agents look only now and then whether they are still needed, so they are waited for here, after other tests.
+    """
+    processes: dict[int, str] = {}
+    yield processes
+    patience = time.monotonic() + 60
+    while any(map(is_running, processes)):
+        assert time.monotonic() < patience, [name for process, name in processes.items() if is_running(process)]
+        time.sleep(0.1)
+
+
 @GOES_ON
 @fault("SIGKILL of Ray's driver")
-def test_the_driver_of_ray_is_killed(tmp_path: Path, pictures: Path, undisturbed: bytes) -> None:
+def test_the_driver_of_ray_is_killed(
+    tmp_path: Path, pictures: Path, undisturbed: bytes, orphans: dict[int, str]
+) -> None:
     """With two shards of ten done or more; started again at once, it mines the others. What Ray had started ends."""
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     folder = tmp_path / "run"
@@ -154,10 +170,7 @@ engine = open_engine("ray", shard_size={BATCH}, num_workers=2)
     assert found is not None and int(found[1]) >= done, said
     assert names_in(folder) == ["peaks.parquet"] and (folder / "peaks.parquet").read_bytes() == undisturbed
     assert any("raylet" in name for name in started.values())
-    patience = time.monotonic() + 60  # agents of Ray look only now and then whether they are still needed
-    while any(map(is_running, started)):
-        assert time.monotonic() < patience, [name for process, name in started.items() if is_running(process)]
-        time.sleep(0.1)
+    orphans |= started
 
 
 def is_running(process: int) -> bool:
