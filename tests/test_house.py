@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,3 +191,16 @@ def test_every_experiment_has_a_header_and_a_script(path: Path) -> None:
     }
     assert functions.get("run") == ["options", "folder"]
     assert ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")}), ids=label
+)
+def test_every_file_that_a_page_names_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = set(
+        re.findall(
+            r"\b(?:deconv|tests|experiments|configs|docs|benchmarks)/[\w./-]+\.(?:py|yaml|md|jpg|png|pyi)\b", text
+        )
+    )
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
