@@ -36,13 +36,13 @@ def run(options: Atlas, folder: Path) -> Path:
     peaks = prepared.mine(record, options.k, options.per_image)
     metrics = {} if options.compared is None else compared(Path(options.compared), peaks, rules[0])
     shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
-    about: dict[str, Any] = {
+    site: dict[str, Any] = {
         "rules": rules,
         "metrics": metrics,
         "records": folder / "records",
         "batch_size": options.batch_size,
     }
-    page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **about, engine=prepared.engine)
+    page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks) for layer in prepared.layers}
     provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
     write_json(folder / "summary.json", {"layers": numbers, **provenance})

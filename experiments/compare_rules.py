@@ -78,10 +78,10 @@ def run(options: CompareRules, folder: Path) -> Path:
         peaks, seed = prepared.mine(folder / "peaks.parquet", options.k, options.per_image), options.seed
         units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
         study = Study(network, prepared.images, peaks, units, rules, random, seed, prepared.engine, folder / "records")
-        found = measured(study)
-    summary = summarise(study, found)
+        measurements = measured(study)
+    summary = summarise(study, measurements)
     write_json(folder / "summary.json", summary)
-    return draw(study, found, summary, folder)
+    return draw(study, measurements, summary, folder)
 
 
 def compared_rules(options: CompareRules) -> dict[str, str | Rule]:

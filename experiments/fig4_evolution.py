@@ -39,7 +39,7 @@ def run(options: Fig4Evolution, folder: Path) -> Path:
         numbers[layer] = {"shown": units} | summarise(settling_epochs(winners(peaks, layer), epochs), epochs)
         rows = draw_units(networks, images, layer, peaks, units, rule, folder)
         blocks.append(EvolutionBlock(title(last, layer), note(numbers[layer]), rows))
-    shares = {layer: about["settled_share"] for layer, about in numbers.items()}
+    shares = {layer: entry["settled_share"] for layer, entry in numbers.items()}
     heading = f"Figure 4: units of {options.model['name']} while it learns; {len(images)} images, {rule.name}"
     picture = figures.save_figure(evolution_figure(blocks, epochs, shares, heading), folder / "fig4.png")
     provenance = peaks[epochs[-1]].provenance | {

@@ -25,7 +25,7 @@ from deconv.models import class_names
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer, name_classes, probabilities, top_layer
 from deconv.progress import track
-from deconv.records.provenance import versions
+from deconv.records.provenance import build
 
 AXES = {"translation": "pixels down", "scale": "times larger", "rotation": "degrees counter-clockwise"}
 TITLES = {"translation": "(a) vertical translation", "scale": "(b) scale", "rotation": "(c) rotation"}
@@ -39,7 +39,7 @@ class Subject:
 
     key: str
     label: int
-    given: bool
+    label_known: bool
     cut: Reframing
 
 
@@ -61,26 +61,20 @@ def run(options: Fig5Invariance, folder: Path) -> Path:
         rows.append(row)
         summary[kind] = numbers
     most_filled = max(numbers["most_filled"] for numbers in summary.values())
-    labels = [names[subject.label] + ("" if subject.given else " (as the network finds)") for subject in subjects]
+    labels = [names[subject.label] + ("" if subject.label_known else " (as the network finds)") for subject in subjects]
     heading = f"{options.model['name']}: features of moved, enlarged and turned photographs"
     figure = invariance_figure(rows, labels, heading, caption(subjects, most_filled))
     picture = save_figure(figure, folder / "fig5.png")
-    about = {
-        "weights": network.weights_hash,
-        "source": {"name": images.name, "content": images.content_hash},
-        "preprocessing": preprocessing.as_dict(),
-        "fill": options.fill,
-        "versions": versions(),
-    }
+    provenance = build(network.provenance(), images.provenance(), fill=options.fill)
     said = [describe(*both, names) for both in zip(subjects, predict(network, still), strict=True)]
-    found = {"layers": layers, "between_images": units, "images": said, "moves": summary, "provenance": about}
-    write_json(folder / "summary.json", found)
+    numbers = {"layers": layers, "between_images": units, "images": said, "moves": summary}
+    write_json(folder / "summary.json", numbers | {"provenance": provenance})
     return picture
 
 
 def describe(subject: Subject, probability: Tensor, names: Sequence[str]) -> dict[str, object]:
     """What a photograph is, and what the network makes of it unmoved."""
-    label = {"class": subject.label, "name": names[subject.label], "given": subject.given}
+    label = {"class": subject.label, "name": names[subject.label], "given": subject.label_known}
     return {
         "key": subject.key,
         "label": label,
@@ -89,9 +83,9 @@ def describe(subject: Subject, probability: Tensor, names: Sequence[str]) -> dic
     }
 
 
-def two_layers(network: Network, wanted: Sequence[str] | None) -> list[str]:
+def two_layers(network: Network, names: Sequence[str] | None) -> list[str]:
     """The low and the top layer: the two asked for, or the first of the network and the last before its classes."""
-    layers = list(wanted) if wanted is not None else [alias_of(network, network.layers[0]), top_layer(network)]
+    layers = list(names) if names is not None else [alias_of(network, network.layers[0]), top_layer(network)]
     if len(layers) != 2:
         raise BadInput(f"layers: given {len(layers)}; expected two, as layers=[conv1,fire9]: a low one and a top one.")
     for layer in layers:
@@ -104,7 +98,7 @@ def choose(
 ) -> list[Subject]:
     """The photographs, each with its label: the one given, or what the network finds most probable."""
     chosen = pick_images(images, options.images, first=5)
-    given = number_labels(options.labels, len(chosen), names)
+    known = number_labels(options.labels, len(chosen), names)
     if len(chosen) < 2:
         raise BadInput(
             f"images: given {len(chosen)}; expected two or more: distances are told in those between images."
@@ -112,9 +106,9 @@ def choose(
     preprocessing = network.needed_preprocessing()
     cuts = [reframing(images.image(number), preprocessing, moves, options.fill, options.room) for number in chosen]
     input_images = torch.stack([cut.input_image(Move())[0] for cut in cuts])
-    labels = predict(network, preprocessing.normalize(input_images)).argmax(dim=1).tolist() if given is None else given
-    about = zip(chosen, labels, cuts, strict=True)
-    return [Subject(images.keys[number], label, given is not None, cut) for number, label, cut in about]
+    labels = known or predict(network, preprocessing.normalize(input_images)).argmax(dim=1).tolist()
+    subjects = zip(chosen, labels, cuts, strict=True)
+    return [Subject(images.keys[number], label, known is not None, cut) for number, label, cut in subjects]
 
 
 def predict(network: Network, pictures: Tensor) -> Tensor:
@@ -163,15 +157,17 @@ def summarise(
     """The lines, and the distance at the smallest move and over all of them, low against top."""
     least = invariance.smallest(kind, amounts)
     means = {"smallest_move": least, "all_moves": list(range(len(amounts)))}
-    told = {name: {layer: _mean(values[layer][:, some]) for layer in layers} for name, some in means.items()}
-    low, top = (told["smallest_move"][layer] for layer in layers)
+    means_of_layers = {
+        name: {layer: _mean(values[layer][:, indices]) for layer in layers} for name, indices in means.items()
+    }
+    low, top = (means_of_layers["smallest_move"][layer] for layer in layers)
     return {
         "amounts": list(amounts),
         "distance": {layer: values[layer].round(6) for layer in layers},
         "probability": values["probability"].round(6),
         "filled_share": filled.round(6),
         "most_filled": float(filled.max().round(6)),
-        "mean_distance": told,
+        "mean_distance": means_of_layers,
         "smallest_move_amounts": [amounts[number] for number in least],
         "low_over_top_at_the_smallest_move": round(low / top, 4) if low is not None and top else None,
         "mean_probability": _mean(values["probability"]),

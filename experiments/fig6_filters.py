@@ -45,19 +45,19 @@ def run(options: Fig6Filters, folder: Path) -> Path:
     upper, lower, numbers = [], [], {}
     for subject in subjects:
         peaks = prepared[subject.name].mine(folder / f"{safe_name(subject.name)}.peaks.parquet", k=1)
-        numbers[subject.name] = about = measure_filters(subject, peaks, first)
-        upper.append(charts.filter_panel(subject.name, subject.filters, about))
+        numbers[subject.name] = entry = measure_filters(subject, peaks, first)
+        upper.append(charts.filter_panel(subject.name, subject.filters, entry))
         if subject.name in options.projected:
             units = list(range(subject.network.channels(second)))
             images = prepared[subject.name].images
             recon = project_peaks(subject.network, images, second, peaks[second], units, rule)
             recon.save(folder / f"{safe_name(subject.name)}.reconstructions.safetensors")
-            about["aliasing"] = measure_aliasing(recon, strides)
+            entry["aliasing"] = measure_aliasing(recon, strides)
             units = choose_units(peaks[second], None, options.n_units, options.seed)
             drawn = torch.isin(recon.channel, torch.tensor(units))
-            lower.append(charts.projection_panel(subject.name, recon.pixels[drawn], len(recon), about["aliasing"]))
-        about["provenance"] = peaks.provenance
-    curves = [charts.Curve(name, about["spectrum"]) for name, about in numbers.items()]
+            lower.append(charts.projection_panel(subject.name, recon.pixels[drawn], len(recon), entry["aliasing"]))
+        entry["provenance"] = peaks.provenance
+    curves = [charts.Curve(name, entry["spectrum"]) for name, entry in numbers.items()]
     figure = charts.filters_figure(upper, lower, curves, filters.white_spectrum().tolist(), filters.BIN)
     picture = figures.save_figure(figure, folder / "fig6.png")
     write_json(folder / "summary.json", {"networks": numbers, "rule": rule.options()})

@@ -26,7 +26,7 @@ from deconv.network.classes import name_classes, top_layer
 from deconv.projection import project
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Reconstructions
-from deconv.records.provenance import versions
+from deconv.records.provenance import Provenance, build
 
 OTHERS = 3
 """Images beside the occluded one whose projections of the same map are shown."""
@@ -97,8 +97,8 @@ def choose(scene: Scene, options: Fig7Occlusion) -> list[Subject]:
     """The images to occlude, their labels and units, checked."""
     preprocessing = scene.network.needed_preprocessing()
     chosen = pick_images(scene.images, options.images, first=3)
-    given = number_labels(options.labels, len(chosen), scene.names)
-    labels: Sequence[int | None] = [None] * len(chosen) if given is None else given
+    numbered = number_labels(options.labels, len(chosen), scene.names)
+    labels: Sequence[int | None] = [None] * len(chosen) if numbered is None else numbered
     units = units_of(scene, options.units, len(chosen))
     subjects = []
     for number, label, unit in zip(chosen, labels, units, strict=True):
@@ -147,15 +147,15 @@ def project_units(
     scene: Scene, subject: Subject, unit: int, options: Fig7Occlusion
 ) -> tuple[Reconstructions, Reconstructions]:
     """The strongest peak of the unit in this image, and those of `controls` other units that fire here, projected."""
-    found = scene.network.forward(subject.picture[None], [scene.layer])[scene.layer][0].flatten(1).cpu()
-    strongest, place = found.max(dim=1)
+    maps = scene.network.forward(subject.picture[None], [scene.layer])[scene.layer][0].flatten(1).cpu()
+    strongest, position = maps.max(dim=1)
     firing = [other for other in (strongest > 0).nonzero()[:, 0].tolist() if other != unit]
     shuffled = torch.randperm(len(firing), generator=torch.Generator().manual_seed(options.seed))
     drawn = sorted(firing[number] for number in shuffled[: options.controls].tolist())
     width = scene.network.map_size(scene.layer)[1]
 
     def sent(units: list[int]) -> Reconstructions:
-        rows, cols = place[units] // width, place[units] % width
+        rows, cols = position[units] // width, position[units] % width
         pictures = subject.picture[None]
         return project(scene.network, pictures, scene.layer, [0] * len(units), units, rows, cols, scene.rule)
 
@@ -208,20 +208,18 @@ def least(seen: Occlusion, values: Tensor) -> dict[str, object]:
     return {"least": float(values.min()), "square_at": [float(seen.rows[row]) + half, float(seen.cols[col]) + half]}
 
 
-def provenance(scene: Scene, options: Fig7Occlusion) -> dict[str, object]:
-    """What decides the numbers."""
-    return {
-        "weights": scene.network.weights_hash,
-        "source": {"name": scene.images.name, "content": scene.images.content_hash},
-        "preprocessing": scene.network.needed_preprocessing().as_dict(),
-        "square": options.square,
-        "stride": options.stride,
-        "colour": scene.colour,
-        "rule": scene.rule.options(),
-        "controls": options.controls,
-        "seed": options.seed,
-        "versions": versions(),
-    }
+def provenance(scene: Scene, options: Fig7Occlusion) -> Provenance:
+    """Return what decides the numbers."""
+    return build(
+        scene.network.provenance(),
+        scene.images.provenance(),
+        square=options.square,
+        stride=options.stride,
+        colour=scene.colour.tolist(),
+        rule=scene.rule.options(),
+        controls=options.controls,
+        seed=options.seed,
+    )
 
 
 def heading(scene: Scene, options: Fig7Occlusion) -> tuple[str, str]:

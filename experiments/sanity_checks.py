@@ -38,9 +38,9 @@ def run(options: SanityChecks, folder: Path) -> Path:
     blocks(network, prepared.layers)  # refuses layers between which nothing could be shuffled
     peaks, seed = prepared.mine(folder / "peaks.parquet", k=1), options.seed
     units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
-    found = checked(Checks(network, prepared.images, peaks, units, options), folder / "records")
+    measurements = checked(Checks(network, prepared.images, peaks, units, options), folder / "records")
     summary = {
-        "layers": summarise(found, options.seed),
+        "layers": summarise(measurements, options.seed),
         "rules": {rule: as_rule(rule).options() for rule in options.rules},
         "units": units,
         "provenance": peaks.provenance,

@@ -31,7 +31,7 @@ from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
 from deconv.network.classes import class_layer, top_layer
 from deconv.progress import track
-from deconv.records.provenance import versions
+from deconv.records.provenance import build
 
 DOGS = Path(__file__).with_name("table1_dogs.csv")
 
@@ -41,25 +41,23 @@ def run(options: Table1Correspondence, folder: Path) -> Path:
     network, images = open_network(options.model, options.seed), open_source(**options.source)
     layers = check_layers(network, options.layers)
     annotated = read_annotations(options.annotations or DOGS)
-    input_images, boxes = place(images, annotated, network.needed_preprocessing())
+    input_images, boxes = place_boxes(images, annotated, network.needed_preprocessing())
     regions = take_region(boxes, options.region, input_images)
     pixels = network.needed_preprocessing().normalize(input_images)
     drawn = draw_boxes(boxes, regions, options.draws, options.seed)
     parts = {part: disagreement(network, pixels, boxes[part], layers) for part in boxes}
     progress = track(drawn, "masking random places", len(drawn), unit="draws")
-    random = [disagreement(network, pixels, places, layers) for places in progress]
+    random = [disagreement(network, pixels, random_boxes_drawn, layers) for random_boxes_drawn in progress]
     summary = {
         "layers": {layer: summarise(layer, parts, random) for layer in layers},
         "paper": {"layer 5": PAPER[0], "layer 7": PAPER[1]},
         "boxes_in_frame": {part: dict(zip(annotated, boxes[part], strict=True)) for part in boxes},
-        "provenance": {
-            "weights": network.weights_hash,
-            "source": {"name": images.name, "content": images.content_hash, "images": len(images)},
-            "preprocessing": network.needed_preprocessing().as_dict(),
-            "annotations": annotated,
-            "settings": {"region": options.region, "draws": options.draws, "seed": options.seed},
-            "versions": versions(),
-        },
+        "provenance": build(
+            network.provenance(),
+            images.provenance(),
+            annotations=annotated,
+            settings={"region": options.region, "draws": options.draws, "seed": options.seed},
+        ),
     }
     write_json(folder / "summary.json", summary)
     heading = (
@@ -80,7 +78,7 @@ def check_layers(network: Network, layers: Sequence[str] | None) -> list[str]:
     return list(layers)
 
 
-def place(
+def place_boxes(
     images: Source, annotated: Mapping[str, Mapping[str, Box]], preprocessing: Preprocessing
 ) -> tuple[Tensor, dict[str, list[Box]]]:
     """The input images uint8 (N, 3, H, W) of the annotated photographs, and {part: a box in each input image}."""

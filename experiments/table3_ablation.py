@@ -18,7 +18,8 @@ from deconv.figures.train import save_curves
 from deconv.files import write_json
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
-from deconv.records.provenance import versions, weights_hash
+from deconv.records.provenance import build as build_provenance
+from deconv.records.provenance import weights_hash
 from deconv.training import train
 from deconv.training.images import open_images
 
@@ -34,26 +35,21 @@ def run(options: Table3Ablation, folder: Path) -> Path:
     images = open_images(options.source, options.validation, options.held_out)
     models = {name: untrained(described[name], images.classes, options.seed) for name in variants}
     data, validation = images.decoded(preprocessing, options.cache)
-    found, summary = {}, {}
+    rates, summary = {}, {}
     for name in track(models, "training variants", len(models), unit="variants"):
         provenance = {"first_weights": weights_hash(models[name].state_dict()), **images.provenance()}
-        place = Path(options.trained or folder / "trained") / name
-        train(models[name], data, validation, settings, place, provenance, after_epoch=save_curves)
-        found[name] = ablation.error_rates(models[name], data, validation, options.train_sample)
-        summary[name] = about(models[name], found[name], variants[name].get("paper"))
+        trained_in = Path(options.trained or folder / "trained") / name
+        train(models[name], data, validation, settings, trained_in, provenance, after_epoch=save_curves)
+        rates[name] = ablation.error_rates(models[name], data, validation, options.train_sample)
+        summary[name] = summarise(models[name], rates[name], variants[name].get("paper"))
     tau = agreement(summary)
     heading = f"Tables 2 and 3: {len(data)} images, {settings.epochs} epochs; " + (
         "no order to compare" if tau is None else f"Kendall's tau of the top-1 errors with the paper's: {tau:.2f}"
     )
-    papers = {name: variants[name].get("paper") for name in found}
-    titles = {name: variants[name].get("title") or name for name in found}
-    picture = save_figure(ablation_figure(found, papers, titles, heading), folder / "table3.png")
-    provenance = {
-        **images.provenance(),
-        "preprocessing": preprocessing.as_dict(),
-        "settings": asdict(settings),
-        "versions": versions(),
-    }
+    papers = {name: variants[name].get("paper") for name in rates}
+    titles = {name: variants[name].get("title") or name for name in rates}
+    picture = save_figure(ablation_figure(rates, papers, titles, heading), folder / "table3.png")
+    provenance = build_provenance(images.provenance(), preprocessing=preprocessing.as_dict(), settings=asdict(settings))
     write_json(folder / "summary.json", {"variants": summary, "kendall_tau": tau, "provenance": provenance})
     return picture
 
@@ -81,7 +77,7 @@ def untrained(variant: dict[str, Any], classes: int, seed: int) -> nn.Module:
     return build_model(variant, seed, classes=variant.get("classes") or classes)
 
 
-def about(model: nn.Module, errors: ablation.ErrorRates, paper: Any) -> dict[str, Any]:
+def summarise(model: nn.Module, errors: ablation.ErrorRates, paper: Any) -> dict[str, Any]:
     """The numbers of a variant."""
     return {
         "parameters": ablation.parameters(model),

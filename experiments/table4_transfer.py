@@ -38,7 +38,7 @@ from deconv.training import train
 from deconv.training.data import load
 from deconv.training.recipe import Settings
 
-WAYS = {
+REGIMES = {
     "frozen": "trained elsewhere,\nnew softmax",
     "finetuned": "trained elsewhere,\nthen here",
     "scratch": "from scratch",
@@ -47,14 +47,14 @@ WAYS = {
 
 def run(options: Table4Transfer, folder: Path) -> Path:
     """Classify frozen features, train networks, draw; returns the chart."""
-    check_ways(options)
+    check_regimes(options)
     network, images = open_network(options.model, options.seed), open_source(**options.source)
     layer = options.layer or top_layer(network)
     labels = np.array(require_labels(images))
     drawing = (options.splits, options.train_per_class, options.test_per_class, options.seed)
     splits, classes = draw_splits(labels, *drawing), int(labels.max()) + 1
     recipes = recipes_of(options, len(splits[0].train))
-    starts = {way: first_model(options, way, classes) for way in recipes}
+    starts = {regime: first_model(options, regime, classes) for regime in recipes}
     features = extract(
         network, images, [layer], options.features or folder / "features", options.grid, options.batch_size
     )
@@ -63,47 +63,49 @@ def run(options: Table4Transfer, folder: Path) -> Path:
         labels[unreadable] = LEFT_OUT
         splits = draw_splits(labels, *drawing)
     accuracies: dict[str, list[float]] = {}
-    if "frozen" in options.ways:
+    if "frozen" in options.regimes:
         accuracies["frozen"] = classify(features[layer], labels, splits, options.penalties)
-    for way, settings in recipes.items():
-        places = [(split, folder / f"{way}-{number}") for number, split in enumerate(splits[: options.trained_splits])]
-        accuracies[way] = [train_on(starts[way], network, images, split, settings, place) for split, place in places]
+    for regime, settings in recipes.items():
+        accuracies[regime] = [
+            train_on(starts[regime], network, images, split, settings, folder / f"{regime}-{number}")
+            for number, split in enumerate(splits[: options.trained_splits])
+        ]
     summary = {
-        "accuracy": {way: summarise(values) for way, values in accuracies.items()},
+        "accuracy": {regime: summarise(values) for regime, values in accuracies.items()},
         "layer": layer,
         "chance": round(1 / len(np.unique(labels[labels != LEFT_OUT])), 6),
         "paper_percent": PAPER,
-        "training": {way: asdict(settings) for way, settings in recipes.items()},
+        "training": {regime: asdict(settings) for regime, settings in recipes.items()},
         "provenance": features_provenance(network, images, asdict(options), options.penalties),
     }
     write_json(folder / "summary.json", summary)
     heading = f"{options.model['name']}, {options.train_per_class} training images a class"
-    bars = {WAYS[way]: values for way, values in accuracies.items()}
+    bars = {REGIMES[regime]: values for regime, values in accuracies.items()}
     return save_figure(transfer_figure(bars, heading), folder / "table4.png")
 
 
-def check_ways(options: Table4Transfer) -> None:
+def check_regimes(options: Table4Transfer) -> None:
     """Raise UnknownName or BadInput for settings that cannot be used."""
-    for way in options.ways:
-        check_choice("way", way, WAYS)
-    if not options.ways:
-        raise BadInput(f"ways=[]: expected some of {', '.join(WAYS)}.")
+    for regime in options.regimes:
+        check_choice("regime", regime, REGIMES)
+    if not options.regimes:
+        raise BadInput(f"regimes=[]: expected some of {', '.join(REGIMES)}.")
     if not 1 <= options.trained_splits <= options.splits:
         raise BadInput(f"trained_splits={options.trained_splits}: expected 1 to splits={options.splits}.")
     check_penalties(options.penalties)
 
 
 def recipes_of(options: Table4Transfer, images: int) -> dict[str, Settings]:
-    """How the ways that train are trained, on so many images."""
+    """How the regimes that train are run, on so many images."""
     scratch = replace(options.training, batch_size=min(options.training.batch_size, images))
     finetuned = replace(scratch, epochs=options.finetune_epochs, lr=options.finetune_lr, dropout_epochs=0)
     recipes = {"finetuned": finetuned, "scratch": scratch}
-    return {way: settings for way, settings in recipes.items() if way in options.ways}
+    return {regime: settings for regime, settings in recipes.items() if regime in options.regimes}
 
 
-def first_model(options: Table4Transfer, way: str, classes: int) -> nn.Module:
+def first_model(options: Table4Transfer, regime: str, classes: int) -> nn.Module:
     """The network before training: with a new last layer, and from scratch with all weights random."""
-    replaced = {"weights": "random"} if way == "scratch" else {}
+    replaced = {"weights": "random"} if regime == "scratch" else {}
     return with_new_head(build_model(options.model, options.seed, **replaced), classes, options.seed)
 
 

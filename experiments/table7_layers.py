@@ -100,7 +100,8 @@ def choose_classifiers(layers: list[str], softmax_layers: Sequence[str] | None) 
 def by_classifier(scores: Mapping[tuple[str, str], list[Score]]) -> dict[str, dict[str, Any]]:
     """{classifier: {layer: numbers}}."""
     return {
-        name: {layer: summarise(found) for (way, layer), found in scores.items() if way == name} for name in CLASSIFIERS
+        name: {layer: summarise(of_splits) for (classifier, layer), of_splits in scores.items() if classifier == name}
+        for name in CLASSIFIERS
     }
 
 

@@ -62,7 +62,7 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
         *TINY, "only=[zfnet]", "held_out=0.25", "+variants.zfnet.maps=[4,4,4,4,4]", "+variants.zfnet.widths=[8,8]"
     ],
     "table4_transfer": lambda home: [
-        *TINY, *SQUEEZENET, "ways=[frozen,scratch]", "splits=1", "train_per_class=4", "test_per_class=3", "grid=1"
+        *TINY, *SQUEEZENET, "regimes=[frozen,scratch]", "splits=1", "train_per_class=4", "test_per_class=3", "grid=1"
     ],
     "table7_layers": lambda home: [
         *SQUEEZENET, "layers=[conv1,flatten]", "splits=1", "train_per_class=4", "test_per_class=3", "grid=1"

@@ -32,7 +32,7 @@ def finished(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_way_is_taken_and_leaves_its_numbers(finished: Path) -> None:
+def test_every_regime_is_run_and_leaves_its_numbers(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert {way: len(numbers["splits"]) for way, numbers in summary["accuracy"].items()} == {
         "frozen": 2,
@@ -56,8 +56,11 @@ def test_a_run_started_again_trains_nothing_and_gives_the_same_bytes(finished: P
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["ways=[frozn]"], "unknown way 'frozn'; expected one of frozen, finetuned, scratch; did you mean 'frozen'?"),
-        (["ways=[]"], "ways=[]: expected some of frozen, finetuned, scratch"),
+        (
+            ["regimes=[frozn]"],
+            "unknown regime 'frozn'; expected one of frozen, finetuned, scratch; did you mean 'frozen'?",
+        ),
+        (["regimes=[]"], "regimes=[]: expected some of frozen, finetuned, scratch"),
         (["trained_splits=3"], "trained_splits=3: expected 1 to splits=2"),
         (["penalties=[-1.0]"], "penalties: given [-1.0]; expected one or more numbers above 0"),
         (["layer=fire99"], "unknown layer 'fire99'"),

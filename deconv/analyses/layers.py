@@ -5,8 +5,6 @@ The features of every image are computed once and kept on disk.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +29,7 @@ from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.network import Network
 from deconv.progress import track
-from deconv.records.provenance import versions
+from deconv.records.provenance import build, digest
 
 CLASSIFIERS = ("svm", "softmax")
 LEFT_OUT = -1
@@ -71,15 +69,8 @@ def extract(
 
 def _name(network: Network, images: Source, layer: str, grid: int) -> str:
     network.node(layer)
-    provenance = {
-        "weights": network.weights_hash,
-        "preprocessing": network.needed_preprocessing().as_dict(),
-        "images": images.content_hash,
-        "layer": network.aliases.get(layer, layer),
-        "grid": grid,
-        "versions": versions(),
-    }
-    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
+    name = network.aliases.get(layer, layer)
+    return digest(build(network.provenance(), images.provenance(), layer=name, grid=grid))
 
 
 def _compute(network: Network, images: Source, files: Mapping[str, Path], grid: int, batch_size: int) -> None:
@@ -137,14 +128,8 @@ def features_provenance(
     network: Network, images: Source, settings: Mapping[str, Any], penalties: Iterable[float]
 ) -> dict[str, Any]:
     """All that decides the numbers of classifiers on features: `settings` of the run, penalties to choose from."""
-    return {
-        "weights": network.weights_hash,
-        "source": {"name": images.name, "content": images.content_hash, "images": len(images)},
-        "preprocessing": network.needed_preprocessing().as_dict(),
-        "settings": {key: settings[key] for key in ("splits", "train_per_class", "test_per_class", "seed", "grid")},
-        "penalties": list(penalties),
-        "versions": versions(),
-    }
+    decisive = {key: settings[key] for key in ("splits", "train_per_class", "test_per_class", "seed", "grid")}
+    return build(network.provenance(), images.provenance(), settings=decisive, penalties=list(penalties))
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class Table7Layers(Probing):
 class Table4Transfer(Probing):
     """The options of experiments/table4_transfer.py."""
 
-    ways: list[str] = option(
+    regimes: list[str] = option(
         ["frozen", "finetuned", "scratch"],
         "a softmax on frozen features; all layers trained on; all trained from random",
     )
