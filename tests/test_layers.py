@@ -161,9 +161,7 @@ def test_what_a_killed_extraction_left_is_removed(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     network, source = samples.with_preprocessing(), samples.photographs(tmp_path / "photographs")
     with mounted(tmp_path / "disk", "size=8k"):
-        with pytest.raises(
-            BadInput, match=r"cannot write .*/disk/cache: No space left on device for [\d.]+ MB; nothing"
-        ):
+        with pytest.raises(BadInput, match=r"cannot write .*/cache: No space left on device for [\d.]+ MB; nothing"):
             extract(network, source, ["one", "two"], tmp_path / "disk" / "cache", grid=20)
         assert not (tmp_path / "disk" / "cache").exists()
 
