@@ -9,13 +9,14 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from deconv.errors import BadInput
 
+LOCK = ".lock"
 DISK_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -38,19 +39,48 @@ def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) ->
     was, and nothing beside it.
     """
     path = Path(path)
-    with _disk_errors_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        try:
-            with open(part, "xb") as file:
-                _fill(file, content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+    with whole_files([path]) as (file,):
+        _fill(file, content)
     return path
+
+
+@contextmanager
+def whole_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """Give open files in one folder, which all appear under their names when the block ends, or none if it fails.
+
+    As `write_whole`, for files that are written little by little. Raises BadInput if the disk is full or may not be
+    written to.
+    """
+    folder = paths[0].parent
+    parts = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.part") for path in paths}
+    with _disk_errors_named(paths[0] if len(paths) == 1 else folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with ExitStack() as opened:
+                files: list[BinaryIO] = [opened.enter_context(open(part, "xb")) for part in parts.values()]
+                yield files
+                for file in files:
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path, part in parts.items():
+                os.replace(part, path)
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+        _sync_folder(folder)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Take room for so many bytes on the disk, where it can be taken, so that a full disk shows before the work.
+
+    Raises OSError, which says how much is needed.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in DISK_ERRORS:
+                raise OSError(error.errno, f"{error.strerror} for {size / 1e6:.3g} MB") from error
 
 
 def remove_parts(folder: Path, name: str = "") -> None:
@@ -63,21 +93,44 @@ def remove_parts(folder: Path, name: str = "") -> None:
             part.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder and below it, but for folders that a process holds."""
+    if any(_is_leftover(path) for path in folder.rglob(".*")):
+        with suppress(BadInput), claimed(folder):
+            remove_parts(folder)
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    remove_leftovers(path)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Return whether there is no such folder, or nothing in it but what a killed process left."""
+    return not folder.exists() or (folder.is_dir() and all(_is_leftover(path) for path in folder.iterdir()))
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(".part"))
+
+
 @contextmanager
-def claimed(folder: str | Path) -> Iterator[None]:
+def claimed(folder: str | Path, name: str = LOCK) -> Iterator[None]:
     """Hold a folder, made if it is missing, for this process alone; the claim ends with the process, however it ends.
 
-    Raises BadInput at once, naming the process, if another one holds it.
+    A folder that was made for the claim and is empty at its end is removed again.
+
+    name: the file that is locked. Raises BadInput at once, naming the process, if another one holds it.
     """
     folder = Path(folder)
-    path = folder / ".lock"
+    path, is_new = folder / name, not folder.exists()
     with _disk_errors_named(path):
-        folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(path)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)  # before the lock ends: whoever opened it meanwhile sees that it is not there
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
         os.close(lock)
 
 
@@ -111,7 +164,11 @@ def _locked(path: Path) -> int:
     Not by filelock, which empties the file before it tries: the refusal could not name the holder.
     """
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # its last holder removed the folder
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -121,8 +178,9 @@ def _locked(path: Path) -> int:
                 f"another run works in {path.parent} ({holder}); wait until it has ended, or give another folder"
             ) from None
         if _is_open_at(path, lock):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+            with suppress(OSError):  # on a full disk the holder has no name
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
             return lock
         os.close(lock)  # its last holder removed it between our opening and locking
 

@@ -16,8 +16,10 @@ def words(*said: Iterable[str]) -> list[str]:
 
 
 def refusal(said: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a run into the folder ends with, status 2, and nothing but settings and log in the folder."""
+    """The one line that a run into a new folder ends with, status 2; the folder is not there any more."""
+    before = set(folder.parent.iterdir())
+    assert folder not in before
     assert main([*said, f"folder={folder}"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert {path.name for path in folder.glob("*")} <= {"config.yaml", "run.log"}
+    assert set(folder.parent.iterdir()) == before
     return line

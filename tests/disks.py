@@ -20,4 +20,5 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # lazily: what failed may still have a file open there
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

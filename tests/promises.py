@@ -30,8 +30,12 @@ SAME_BYTES = mark.promise(
 )
 REFUSED = mark.promise(
     "Broken, foreign and hostile input is read as a person would expect, or refused in one line that says what was "
-    "given and what to do. A refusal leaves nothing behind. No code in a file is run, and a small file does not fill "
-    "the memory."
+    "given and what to do. No code in a file is run, and a small file does not fill the memory."
+)
+NOTHING_BEHIND = mark.promise(
+    "A refusal (status 2) leaves nothing behind: what was half-written is removed, and so is the folder that was made "
+    "for the run, unless something was finished in it. A folder that was there before is left as it is, with a line in "
+    "its run.log."
 )
 ANY_BYTES = mark.promise(
     "Whatever bytes stand in a file that deconv reads, there is one line, or something that can be used."

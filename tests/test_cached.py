@@ -66,7 +66,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
         member.path.write_bytes(b"no picture")
     with pytest.raises(BadInput, match="cannot be read"):
         deconv.cached(source, LOOK, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_frames_of_no_one_size_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import shutil
 import signal
@@ -19,13 +20,14 @@ from omegaconf import OmegaConf
 
 from deconv import progress
 from deconv.command import help
-from deconv.command.cli import main
+from deconv.command.cli import CLAIM, main
 from deconv.command.options import EXPERIMENTS
 from deconv.command.settings import compose_jobs
 from deconv.command.shared import Options, option
 from deconv.errors import BadInput
+from deconv.files import claimed
 from tests.disks import mounted
-from tests.promises import LOG, fault
+from tests.promises import GOES_ON, LOG, NOTHING_BEHIND, ONE_RUN, fault
 from tests.workshop import start
 
 
@@ -206,6 +208,69 @@ def test_a_folder_that_cannot_be_made(workshop: Path, capsys: pytest.CaptureFixt
 def test_settings_without_a_script(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workshop / "experiments/echo.py").unlink()
     assert "experiment 'echo'" in fails(capsys, "experiment=echo")
+
+
+@NOTHING_BEHIND
+@pytest.mark.parametrize("words", [["folder=x/y"], [], ["-m"], ["-m", "folder=x"]])
+def test_a_refusal_removes_the_folders_that_were_made_for_it(
+    words: list[str], workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for how in ("mismatch", "part"):
+        assert main([*words, f"how={how}"]) == 2
+        assert "k=9" in capsys.readouterr().err
+        assert list(Path.cwd().iterdir()) == []
+
+
+@NOTHING_BEHIND
+def test_a_refusal_leaves_a_folder_that_was_there_and_what_is_finished(workshop: Path) -> None:
+    Path("x").mkdir()
+    assert main(["how=mismatch", "folder=x"]) == 2
+    assert "RecordMismatch" in Path("x/run.log").read_text()
+    assert main(["how=record", "folder=y"]) == 2
+    assert {path.name for path in Path("y").iterdir()} == {"config.yaml", "run.log", "record"}
+    assert main(["-m", "how=write,mismatch", "folder=z"]) == 2
+    assert [path.name for path in Path("z").iterdir()] == ["0"]
+
+
+@NOTHING_BEHIND
+def test_bugs_and_interruptions_keep_their_log(workshop: Path) -> None:
+    with pytest.raises(Exception, match="not_there"):
+        main(["how=bug", "folder=x"])
+    assert main(["how=interrupt", "folder=y"]) == 130
+    assert all(Path(name, "run.log").is_file() for name in "xy")
+
+
+@ONE_RUN
+@fault("a second run in a folder")
+def test_the_second_of_two_runs_of_any_experiment_ends_at_once(
+    workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["folder=x"]) == 0
+    before = {path.name: path.read_bytes() for path in Path("x").iterdir()}
+    capsys.readouterr()
+    with claimed("x", CLAIM):
+        assert f"another run works in x (process {os.getpid()} on " in fails(capsys, "folder=x", "k=7")
+        assert {path.name: path.read_bytes() for path in Path("x").iterdir() if path.name != CLAIM} == before
+    assert main(["folder=x"]) == 0
+
+
+@GOES_ON
+def test_what_a_killed_run_left_is_removed(workshop: Path) -> None:
+    for left in (
+        "x/.fig.png.0123.part",
+        "x/records/.one.parquet.0123.part",
+        "x/records/.lock",
+        "x/records/one.parquet",
+    ):
+        Path(left).parent.mkdir(parents=True, exist_ok=True)
+        Path(left).write_bytes(b"half")
+    Path("x/.held").mkdir()
+    Path("x/.held/.fig.png.0123.part").write_bytes(b"of another process")
+    with claimed("x/.held"):
+        assert main(["folder=x"]) == 0
+        assert Path("x/.held/.fig.png.0123.part").is_file()
+    assert [path.name for path in Path("x/records").iterdir()] == ["one.parquet"]
+    assert {path.name for path in Path("x").iterdir()} == {".held", "config.yaml", "records", "run.log", "said.txt"}
 
 
 @LOG

@@ -35,8 +35,7 @@ KINDS: dict[str, Rows] = {
 
 
 def below(home: Path) -> set[str]:
-    """All that is there, but for what a run says of itself."""
-    return {str(path.relative_to(home)) for path in home.rglob("*")} - {"run", "run/config.yaml", "run/run.log"}
+    return {str(path.relative_to(home)) for path in home.rglob("*")}
 
 
 @REFUSED

@@ -33,6 +33,12 @@ def run(options, folder):
     log.debug("in detail")
     if options.how == "mismatch":
         raise RecordMismatch("the record has k=9, this run k=4")
+    if options.how == "part":
+        (folder / "records").mkdir()
+        raise RecordMismatch("the record has k=9, this run k=4")
+    if options.how == "record":
+        (folder / "record").write_text("finished")
+        raise RecordMismatch("the record has k=9, this run k=4")
     if options.how == "bug":
         options.not_there
     if options.how == "interrupt":

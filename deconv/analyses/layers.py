@@ -5,12 +5,10 @@ The features of every image are computed once and kept on disk.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ from sklearn.svm import LinearSVC
 from torch.nn import functional
 
 from deconv.errors import BadInput, bad_value, check_count, unknown
-from deconv.files import claimed, remove_parts
+from deconv.files import claimed, remove_leftovers, reserve, whole_files
 from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.network import Network
@@ -59,11 +57,12 @@ def extract(
     """
     check_count("grid", grid)
     files = {layer: Path(folder) / f"{_name(network, images, layer, grid)}.npy" for layer in dict.fromkeys(layers)}
+    remove_leftovers(Path(folder))
     if not all(path.exists() for path in files.values()):
         with claimed(folder):
-            remove_parts(Path(folder))
             missing = {layer: path for layer, path in files.items() if not path.exists()}
-            _compute(network, images, missing, grid, batch_size)
+            if missing:  # else whoever held the folder has computed them
+                _compute(network, images, missing, grid, batch_size)
     return {layer: np.load(path, mmap_mode="r") for layer, path in files.items()}
 
 
@@ -74,45 +73,45 @@ def _name(network: Network, images: Source, layer: str, grid: int) -> str:
 
 
 def _compute(network: Network, images: Source, files: Mapping[str, Path], grid: int, batch_size: int) -> None:
-    """Whole files or none: they are written beside their places and renamed when all are done."""
-    parts = {layer: path.with_name(f".{path.name}.{uuid.uuid4().hex}.part") for layer, path in files.items()}
-    try:
-        arrays = {layer: _new_array(network, layer, grid, len(images), part) for layer, part in parts.items()}
-        _stream(network, images, arrays, grid, batch_size)
-        for array in arrays.values():
-            array.flush()
-        for layer, part in parts.items():
-            os.replace(part, files[layer])
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    """Whole files or none; written as files, since a full disk kills whoever writes into a memory-mapped one."""
+    with whole_files(list(files.values())) as opened:
+        tables = {
+            layer: _Table(file, len(images), _columns(network, layer, grid))
+            for layer, file in zip(files, opened, strict=True)
+        }
+        _stream(network, images, tables, grid, batch_size)
 
 
-def _new_array(network: Network, layer: str, grid: int, images: int, path: Path) -> np.memmap:
+def _columns(network: Network, layer: str, grid: int) -> int:
     height, width = network.map_size(layer)
-    columns = network.channels(layer) * min(grid, height) * min(grid, width)
-    try:
-        array = np.lib.format.open_memmap(path, "w+", np.float32, (images, columns))
-        if hasattr(os, "posix_fallocate"):  # else a disk that is full later kills the process that writes into the map
-            with open(path, "rb+") as file:
-                os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
-    except OSError as error:
-        raise BadInput(
-            f"cannot write the features of {layer} into {path.parent}: {error.strerror}; expected "
-            f"{4e-6 * images * columns:.3g} MB free: make room, or give another folder"
-        ) from error
-    return array
+    return network.channels(layer) * min(grid, height) * min(grid, width)
 
 
-def _stream(network: Network, images: Source, arrays: Mapping[str, np.ndarray], grid: int, batch_size: int) -> None:
+class _Table:
+    """A file of numpy's, float32 (rows, columns), whose rows are written in any order."""
+
+    def __init__(self, file: BinaryIO, rows: int, columns: int):
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
+        np.lib.format.write_array_header_1_0(file, header)
+        self.file, self.columns, self.start = file, columns, file.tell()
+        reserve(file, self.start + 4 * rows * columns)
+
+    def write(self, row: int, values: Float[np.ndarray, " columns"]) -> None:
+        self.file.seek(self.start + 4 * row * self.columns)
+        self.file.write(values.astype("<f4").tobytes())
+
+
+def _stream(network: Network, images: Source, tables: Mapping[str, _Table], grid: int, batch_size: int) -> None:
     preprocessing, skipped = network.needed_preprocessing(), list[tuple[int, str, str]]()
     input_images = batches(images, preprocessing, batch_size, skipped=skipped)
     for index, batch in track(input_images, "extracting features", len(images), size=lambda part: len(part[0])):
-        for layer, maps in network.forward(preprocessing.normalize(batch), arrays).items():
-            rows = [images.position(image_id) for image_id in index.tolist()]
-            arrays[layer][rows] = _pooled(images, index, layer, maps, grid)
-    for array in arrays.values():
-        array[[images.position(image_id) for image_id, _, _ in skipped]] = np.nan
+        for layer, maps in network.forward(preprocessing.normalize(batch), tables).items():
+            pooled = _pooled(images, index, layer, maps, grid)
+            for image_id, features in zip(index.tolist(), pooled, strict=True):
+                tables[layer].write(images.position(image_id), features)
+    for table in tables.values():
+        for image_id, _, _ in skipped:
+            table.write(images.position(image_id), np.full(table.columns, np.nan, dtype=np.float32))
 
 
 def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor, grid: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from deconv.atlas import contents, pages, sprites
 from deconv.atlas.blocks import Block
 from deconv.atlas.contents import Atlas, Layer
 from deconv.atlas.records import UnitRecords
-from deconv.atlas.site import Site
+from deconv.atlas.site import Site, open_site
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_count, check_list
@@ -72,7 +72,8 @@ def write_atlas(
 
     Raises RecordMismatch, naming the difference, for peaks of other weights or images and for records of other peaks;
     UnknownName and UnsupportedOperation for a rule; BadInput for metrics of another length, a folder with other things
-    in it, workers without `records`, and another process that works in these folders.
+    in it, workers without `records`, a disk that is full or may not be written to, and another process that works in
+    these folders.
 
     >>> import tempfile, deconv, torch
     >>> _ = torch.manual_seed(0)
@@ -89,11 +90,14 @@ def write_atlas(
     metrics, engine, batch_size = metrics or {}, engine or Local(), check_count("batch_size", batch_size)
     if records is None and not isinstance(engine, Local):
         raise bad_value("records", records, "the folder that an engine of other processes writes to")
+    if records is not None and Path(records).resolve() == Path(folder).resolve():
+        raise bad_value("records", records, "another folder than that of the site")
     _check(network, peaks, images, chosen, metrics)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
-    with Site(Path(folder)) as site:
+    with open_site(Path(folder)) as site:
         atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size)
         missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
+        site.expect(_files(atlas))
         _draw(site, unit_records, missing, engine)
         _write_photographs(site, unit_records, atlas)
         _write_pages(site, atlas)
@@ -202,6 +206,18 @@ def _picture_files(layer: Layer, units: list[int], rule: int) -> list[str]:
         sheets = sorted({unit // sprites.SHEET for unit in units})
         files += [sprites.sheet_file(kind, sheet) for kind in sprites.KINDS for sheet in sheets]
     return [f"{layer.folder}/{file}" for file in files]
+
+
+def _files(atlas: Atlas) -> Iterator[str]:
+    """Yield all files of an atlas, whether they are there or not."""
+    yield from (f"assets/{name}" for name in pages.ASSETS)
+    yield from map(contents.image_file, atlas.keys)
+    yield "index.html"
+    for layer in atlas.layers:
+        yield f"{layer.folder}/index.html"
+        yield from (f"{layer.folder}/{contents.unit_page(unit)}" for unit in layer.firing_units)
+        for rule in range(len(atlas.rules)):
+            yield from _picture_files(layer, layer.firing_units, rule)
 
 
 def _draw(site: Site, records: UnitRecords, missing: Sequence[_MissingPictures], engine: Engine) -> None:

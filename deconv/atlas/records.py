@@ -11,7 +11,7 @@ from typing import Any
 from deconv.atlas.blocks import Block, keep
 from deconv.atlas.contents import safe_name
 from deconv.engines import Engine
-from deconv.files import claimed, remove_parts, write_json
+from deconv.files import claimed, remove_leftovers, remove_parts, write_json
 from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.mining.firing import Firing, Tally
@@ -83,7 +83,8 @@ class UnitRecords:
     def firing(self, batch_size: int) -> dict[str, Firing]:
         """Return how every unit fires over all images: one more pass over them, unless it is in the folder.
 
-        Raises RecordMismatch, naming the difference, if what is there was made of other peaks.
+        Raises RecordMismatch, naming the difference, if what is there was made of other peaks, and BadInput if another
+        process works in the folder.
         """
         which_peaks = digest({layer: _rows(layer_peaks) for layer, layer_peaks in self.peaks.items()})
         provenance = plain(self.peaks.provenance | {"which_peaks": which_peaks})
@@ -95,8 +96,11 @@ class UnitRecords:
                     raise ValueError("it does not say what it was made of; an older deconv wrote it")
                 check_same(path, saved["provenance"], provenance, "Choose another folder, or delete it to count again.")
                 return {layer: Firing(**saved["layers"][layer]) for layer in self.peaks}
-        firing = self._count(batch_size)
-        if path is not None:
+        if path is None:
+            return self._count(batch_size)
+        remove_leftovers(path.parent)
+        with claimed(path.parent):
+            firing = self._count(batch_size)
             layers = {layer: of_layer.as_dict() for layer, of_layer in firing.items()}
             write_json(path, {"provenance": provenance, "layers": layers})
         return firing

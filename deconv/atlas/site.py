@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 from deconv.errors import BadInput
-from deconv.files import write_json, write_whole
+from deconv.files import claimed, holds_nothing, remove_leftovers, write_json, write_whole
 
 MANIFEST = "atlas.json"
 FORMAT = 1
@@ -22,8 +22,7 @@ class Site:
     """A folder that holds an atlas, or will.
 
     Its manifest lists its files, so that those that belong to it no more can be removed, and holds for each group of
-    pictures the hash of what they were made of, so that they need not be made again. Raises BadInput for a folder with
-    other things in it.
+    pictures the hash of what they were made of, so that they need not be made again. `open_site` makes one.
     """
 
     def __init__(self, folder: Path):
@@ -38,13 +37,15 @@ class Site:
         self._pool = ThreadPoolExecutor(THREADS)
         self._writing: list[Future[None]] = []
 
-    def __enter__(self) -> Site:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the threads; what they have not begun is not written."""
         self._pool.shutdown(cancel_futures=True)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """List files in the manifest before they are written, so that those of a killed run belong to the site."""
+        if not self._files_before.issuperset(expected := set(names)):
+            self._files_before |= expected
+            self._save(self._files_before, self._provenance_before)
 
     def put(self, name: str, content: bytes | Callable[[], bytes]) -> None:
         """Write `content`, or what it returns, into a file, in a thread; a file that holds it already is left alone."""
@@ -92,6 +93,22 @@ class Site:
         write_json(self.folder / MANIFEST, content)
 
 
+@contextmanager
+def open_site(folder: Path) -> Iterator[Site]:
+    """Give the site in a folder, which this process alone holds meanwhile.
+
+    Raises BadInput for a folder with other things in it, and if another process holds it.
+    """
+    _read_manifest(folder)  # a folder with other things in it is refused as it is
+    remove_leftovers(folder)
+    with claimed(folder):
+        site = Site(folder)
+        try:
+            yield site
+        finally:
+            site.close()
+
+
 def _write(path: Path, content: bytes | Callable[[], bytes]) -> None:
     data = content if isinstance(content, bytes) else content()
     if not (path.is_file() and path.read_bytes() == data):
@@ -101,7 +118,7 @@ def _write(path: Path, content: bytes | Callable[[], bytes]) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not holds_nothing(folder):
             raise BadInput(f"{folder} is there and holds no atlas: give an empty folder, or one that an atlas is in")
         return {"files": [], "provenance": {}}
     try:

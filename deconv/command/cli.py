@@ -1,6 +1,7 @@
 """The command `deconv`: compose the settings, run the experiment in a folder of its own, say where the result is.
 
 Exit status: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C, 1 after a bug (a traceback).
+A run that ends with 2 before it has made anything leaves nothing: the folder that was made for it is removed again.
 Of a sweep, the first run that fails is the last in this process; where a launcher starts them, all others are finished.
 """
 
@@ -14,19 +15,24 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from omegaconf import OmegaConf
 
-from deconv import progress
+from deconv import files, progress
 from deconv.command import help, launchers
 from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.command.shipped import shipped
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
 
 FLAGS = ("-h", "--help", "-m", "--multirun", "--version")
+ABOUT_THE_RUN = ("config.yaml", "run.log")
+"""What a run says of itself: where a refused run has left nothing else, its folder is removed again."""
+CLAIM = ".running"
+"""The file that a run holds in its folder as long as it goes on; what it calls claims the folder in its own name."""
 log = logging.getLogger("deconv")
 warned = logging.getLogger("py.warnings")
 
@@ -81,7 +87,7 @@ def _run_all(words: list[str], sweep: bool) -> int:
         except DeconvError as error:
             raise type(error)(_of_run(jobs, number, str(error))) from error
         except KeyboardInterrupt:
-            again = folder.parent if sweep else folder
+            again = folder.path.parent if sweep else folder.path
             raise KeyboardInterrupt(f": go on with folder={again} and the same options") from None
     return 0
 
@@ -89,7 +95,7 @@ def _run_all(words: list[str], sweep: bool) -> int:
 def _launch_all(jobs: list[Job], scripts: list[Path]) -> int:
     """Run the jobs by their launcher: one that fails does not end the others, and all that failed are named."""
     folders = list(_folders(jobs, sweep=True))
-    home = folders[0].parent
+    home = folders[0].path.parent
     run = partial(_run_number, jobs, scripts, folders)
     endings = launchers.launch(jobs[0].launcher, [job.said for job in jobs], run, home)
     for number, ending in enumerate(endings):
@@ -100,7 +106,7 @@ def _launch_all(jobs: list[Job], scripts: list[Path]) -> int:
     return next(status for status in (1, 2, 0) if status in {ending.status for ending in endings})
 
 
-def _run_number(jobs: list[Job], scripts: list[Path], folders: list[Path], number: int) -> Path:
+def _run_number(jobs: list[Job], scripts: list[Path], folders: list[_Folder], number: int) -> Path:
     return _run(jobs[number], _load(scripts[number]), folders[number])
 
 
@@ -131,37 +137,70 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _folders(jobs: list[Job], sweep: bool) -> Iterator[Path]:
+@dataclass(frozen=True)
+class _Folder:
+    """A run's folder. made: of it and those above it, the ones that were made for the run, the innermost first."""
+
+    path: Path
+    made: tuple[Path, ...]
+
+    def remove_if_unused(self) -> None:
+        """Remove what was made for the run, unless more is in it than the run says of itself."""
+        files = [path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()]
+        if not self.made or not {self.path / name for name in ABOUT_THE_RUN}.issuperset(files):
+            return
+        for file in files:
+            file.unlink()
+        below = [path for path in self.path.rglob("*") if path.is_dir()]
+        with suppress(OSError):  # another run of a sweep has its folder beside this one
+            for folder in (*sorted(below, reverse=True), *self.made):
+                folder.rmdir()
+
+
+def _folders(jobs: list[Job], sweep: bool) -> Iterator[_Folder]:
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     unplaced = sorted({job.experiment for job in jobs if job.folder is None})
     roots = {name: _new_folder(Path("outputs") / name / stamp) for name in unplaced}
     for number, job in enumerate(jobs):
-        folder = job.folder or roots[job.experiment]
-        yield _make(folder / str(number) if sweep else folder, may_exist=True)
+        root = roots[job.experiment] if job.folder is None else _Folder(job.folder, ())
+        path = root.path / str(number) if sweep else root.path
+        yield _Folder(path, (*_make(path, may_exist=True), *root.made))
 
 
-def _new_folder(path: Path) -> Path:
+def _new_folder(path: Path) -> _Folder:
     """Make a folder that no other run has, also when two start within one second."""
     free, number = path, 1
     while True:
         try:
-            return _make(free, may_exist=False)
+            return _Folder(free, _make(free, may_exist=False))
         except FileExistsError:
             number += 1
             free = path.with_name(f"{path.name}_{number}")
 
 
-def _make(folder: Path, may_exist: bool) -> Path:
+def _make(folder: Path, may_exist: bool) -> tuple[Path, ...]:
+    """Make a folder, and return what was made: it and those above it that were missing, the innermost first."""
+    missing = tuple(path for path in (folder, *folder.parents) if not path.exists())
     try:
         folder.mkdir(parents=True, exist_ok=may_exist)
     except OSError as error:
         if isinstance(error, FileExistsError) and not may_exist:
             raise
         raise BadInput(f"cannot make the folder {folder}: {error.strerror}; give another as folder=...") from error
-    return folder
+    return missing
 
 
-def _run(job: Job, program: ModuleType, folder: Path) -> Path:
+def _run(job: Job, program: ModuleType, folder: _Folder) -> Path:
+    try:
+        with files.claimed(folder.path, CLAIM):
+            files.remove_leftovers(folder.path)
+            return _run_logged(job, program, folder.path)
+    except DeconvError:
+        folder.remove_if_unused()
+        raise
+
+
+def _run_logged(job: Job, program: ModuleType, folder: Path) -> Path:
     with _logging_to(folder):
         log.debug("deconv %s", shlex.join(job.said))
         try:
@@ -175,8 +214,6 @@ def _run(job: Job, program: ModuleType, folder: Path) -> Path:
 
 
 def _run_in(job: Job, program: ModuleType, folder: Path) -> Path:
-    from deconv import files
-
     saved = folder / "config.yaml"
     written = {"experiment": job.experiment, **job.config, "versions": _versions()}
     config = OmegaConf.to_yaml(OmegaConf.create(written)).encode()

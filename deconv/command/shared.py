@@ -71,7 +71,8 @@ class Scanning(WithCache):
     engine: dict[str, Any] = group("where the work is done")
     batch_size: int = option(16, "images in one forward pass", 1)
     precision: str = option(
-        "float32", "of mining's first pass: float32, or bfloat16 (faster on some processors, checked in float32)"
+        "float32",
+        "of mining's first pass: float32, or bfloat16 (faster on some; checked in float32, not proven)",
     )
 
 

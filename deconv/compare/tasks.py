@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from deconv.compare.grouping import thumbnails
 from deconv.compare.measuring import group, measure
 from deconv.compare.peak_set import PeakSet
-from deconv.files import safe_name
+from deconv.files import claimed, remove_leftovers, safe_name
 from deconv.progress import track
 from deconv.projection.rules import Rule
 from deconv.records.formats import Columns, load_columns, save_columns
@@ -98,21 +99,25 @@ def keep_or_measure(
     provenances: {layer: {rule: what its record is made of}}, which decides what is measured, and the order.
     measure_layer: takes a layer and the rules that have no record. title: names the work in the progress.
     All records are read before any work, so that one of something else is refused at once.
-    Raises RecordMismatch, naming the difference, for such a record, BadInput for one that cannot be read.
+    Raises RecordMismatch, naming the difference, for such a record, BadInput for one that cannot be read, and if the
+    disk is full or may not be written to or another process measures into the folder.
     """
     kept = {
         layer: {rule: load_columns(record_path(records, layer, rule), expected) for rule, expected in by_rule.items()}
         for layer, by_rule in provenances.items()
     }
     complete: dict[str, dict[str, Columns]] = {}
-    for layer in track(kept, title, len(kept), unit="layers"):
-        missing = [rule for rule, columns in kept[layer].items() if columns is None]
-        measured = measure_layer(layer, missing) if missing else {}
-        for rule in missing:
-            save_columns(record_path(records, layer, rule), measured[rule], provenances[layer][rule])
-        complete[layer] = {
-            rule: measured[rule] if columns is None else columns for rule, columns in kept[layer].items()
-        }
+    remove_leftovers(records)
+    is_complete = all(columns is not None for by_rule in kept.values() for columns in by_rule.values())
+    with nullcontext() if is_complete else claimed(records):
+        for layer in track(kept, title, len(kept), unit="layers"):
+            missing = [rule for rule, columns in kept[layer].items() if columns is None]
+            measured = measure_layer(layer, missing) if missing else {}
+            for rule in missing:
+                save_columns(record_path(records, layer, rule), measured[rule], provenances[layer][rule])
+            complete[layer] = {
+                rule: measured[rule] if columns is None else columns for rule, columns in kept[layer].items()
+            }
     return complete
 
 

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from deconv.errors import BadInput, UnreadableImage, first_line
-from deconv.files import write_json, write_whole
+from deconv.files import claimed, remove_leftovers, reserve, write_json, write_whole
 from deconv.images import Source
 from deconv.images.batches import Unreadable, batches
 from deconv.images.preprocessing import Preprocessing
@@ -62,8 +62,8 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
     """Return the source with its input images in `folder`, decoded now if they are not there yet.
 
     A file in the folder belongs to the content of a source and a preprocessing: anything else makes another file. One
-    image takes H x W x 3 bytes. Raises BadInput if the preprocessing has no size, or more than half of the images are
-    unreadable.
+    image takes H x W x 3 bytes. Raises BadInput if the preprocessing has no size, more than half of the images are
+    unreadable, the disk is full or may not be written to, or another process decodes into the folder.
 
     >>> import deconv
     >>> from tempfile import mkdtemp
@@ -78,8 +78,11 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
         )
     path = Path(folder) / f"{digest([source.content_hash, preprocessing.as_dict()])}.npy"
     shape = (len(source), *preprocessing.size, 3)
+    remove_leftovers(path.parent)
     if not path.exists():
-        _fill(source, preprocessing, path, shape)
+        with claimed(path.parent):
+            if not path.exists():  # else whoever held the folder has decoded them
+                _fill(source, preprocessing, path, shape)
     input_images, reasons = _load(path, shape)
     return CachedSource(
         **{part.name: getattr(source, part.name) for part in fields(Source)},
@@ -111,6 +114,7 @@ def _fill(source: Source, preprocessing: Preprocessing, path: Path, shape: tuple
     def write(file: BinaryIO) -> None:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         start, size = file.tell(), int(np.prod(shape[1:]))
+        reserve(file, start + len(source) * size)
         decoded = batches(source, preprocessing, BATCH, skipped=skipped)
         for image_ids, batch in track(decoded, "decoding", len(source), size=lambda step: len(step[0])):
             for image_id, pixels in zip(image_ids.tolist(), batch.permute(0, 2, 3, 1), strict=True):

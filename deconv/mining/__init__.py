@@ -50,8 +50,9 @@ def mine(
     - layers: names or aliases of layers, see `Network.layers`.
     - per_image: how many peaks of one image may count for one unit; peaks whose boxes overlap by more than half count
       as one.
-    - precision: "float32"; or "bfloat16" to find candidates faster, whose answer is computed in float32 and checked,
-      within a limit that `deconv.mining.bfloat16` states.
+    - precision: "float32"; or "bfloat16" to find candidates faster. Their scores are then computed in float32, and that
+      no other image scores more is checked by measured errors, not proven (`deconv.mining.bfloat16`). The provenance
+      has in "mined_again", by layer, for how many units the check failed; if for any, all images were seen in float32.
 
     Raises UnknownName for a layer or a precision that does not exist. Raises BadInput for k, batch_size or per_image
     below 1, for no images, for NaN or infinite activations, naming the image, if more than half of a source's images

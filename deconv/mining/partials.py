@@ -25,14 +25,17 @@ class Partial:
     - tables: by layer.
     - input_size: (H, W) of the input images; None if none could be read.
     - unreadable: (image id, key, reason), by id.
-    - errors: by layer, how far each unit's candidates were off (C,) float64, see `deconv.mining.bfloat16`; empty if
-      that was not measured.
+    - errors: by layer, how far each unit's scores in bfloat16 were off (C,) float64, see `deconv.mining.bfloat16`;
+      empty if that was not measured.
+    - extremes: of a scan in bfloat16 the images with the largest pixels, in the first row, and with the strongest
+      activation at each layer, in the others.
     """
 
     tables: dict[str, TopK]
     input_size: tuple[int, int] | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
     errors: dict[str, np.ndarray] = field(default_factory=dict)
+    extremes: TopK | None = None
 
     def check_size(self, input_size: tuple[int, int]) -> None:
         """Keep the size of the first input image. Raises BadInput for another one."""
@@ -50,6 +53,8 @@ class Partial:
         for layer, table in self.tables.items():
             table.merge(other.tables[layer])
         self.unreadable = sorted(self.unreadable + other.unreadable)
+        if self.extremes and other.extremes:
+            self.extremes.merge(other.extremes)
         zero = np.zeros(1)
         layers = self.errors.keys() | other.errors.keys()
         self.errors = {
@@ -73,6 +78,7 @@ class Partial:
             "input_size": self.input_size,
             "unreadable": self.unreadable,
             "errors": {layer: values.tolist() for layer, values in self.errors.items()},
+            "extremes": None if self.extremes is None else [self.extremes.score.tolist(), self.extremes.image.tolist()],
         }
         Peaks(self.peaks(network), keys, provenance | {"found": rest}).save(path)
 
@@ -90,6 +96,7 @@ class Partial:
                 None if rest["input_size"] is None else (rest["input_size"][0], rest["input_size"][1]),
                 [(image_id, key, reason) for image_id, key, reason in rest["unreadable"]],
                 {layer: np.array(values) for layer, values in rest["errors"].items()},
+                None if rest["extremes"] is None else _extremes(*rest["extremes"]),
             )
         return partial, provenance
 
@@ -114,6 +121,12 @@ def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
 
 def _loaded(part: Path | Partial) -> Partial:
     return Partial.load(part)[0] if isinstance(part, Path) else part
+
+
+def _extremes(scores: list[list[float]], image_ids: list[list[int]]) -> TopK:
+    table = TopK(len(scores), len(scores[0]))
+    table.score, table.image = np.array(scores, dtype=np.float32), np.array(image_ids, dtype=np.int64)
+    return table
 
 
 def _table(peaks: LayerPeaks) -> TopK:

@@ -18,6 +18,9 @@ from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
 from deconv.progress import track
 
+EXTREMES = 8
+"""Images that a scan in bfloat16 remembers for the largest pixels, and for the strongest activation at each layer."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:
@@ -25,7 +28,7 @@ class Scan:
 
     - layers, k, per_image, batch_size: as in `deconv.mine`.
     - precision: the type that activations are computed in.
-    - candidates: by layer, what a scan in bfloat16 found; how far its scores are off is measured on the way.
+    - candidates: by layer, scores that a scan in bfloat16 found; how far they are off is measured on the way.
     """
 
     network: Network
@@ -40,7 +43,8 @@ class Scan:
         """Return what is found in no image at all: where `run` starts."""
         tables = {layer: TopK(self.network.channels(layer), self.k) for layer in self.layers}
         errors = {layer: np.zeros(len(table.score)) for layer, table in (self.candidates or {}).items()}
-        return Partial(tables, errors=errors)
+        extremes = TopK(1 + len(tables), EXTREMES) if self.precision != torch.float32 else None
+        return Partial(tables, errors=errors, extremes=extremes)
 
     def run(
         self, images: Source | Tensor, image_ids: np.ndarray, partial: Partial, most_skipped: int | None = None
@@ -63,15 +67,19 @@ class Scan:
             partial.check_size((batch.shape[2], batch.shape[3]))
             if not fields:
                 fields = {layer: self.network.receptive_field(layer, partial.input_size) for layer in self.layers}
+            largest = {"": batch.abs().amax(dim=(1, 2, 3)).float().cpu().numpy()}
             for layer, maps, maxima in self.network.forward_with_maxima(batch, self.layers, self.precision):
                 scores = maxima.float().cpu().numpy()
                 _check_finite(images, batch_ids, scores, layer)
+                largest[layer] = np.abs(scores).max(axis=1)
                 if self.candidates:
                     errors = score_errors(self.candidates[layer], batch_ids, scores)
                     partial.errors[layer] = np.maximum(partial.errors[layer], errors)
                 least = 0.0 if rectified[layer] else -np.inf
                 _offer(partial.tables[layer], maps, scores, batch_ids, self.per_image, fields[layer], least)
                 del maps  # its memory is free before the next layer is computed
+            if partial.extremes is not None:
+                offer_images(partial.extremes, batch_ids, np.stack([largest[name] for name in ("", *self.layers)]))
             yield len(batch_ids)
 
     def _batches(
@@ -114,8 +122,15 @@ def key_of(images: Source | Tensor, image_id: int) -> str:
     return str(image_id) if isinstance(images, Tensor) else images.key(image_id)
 
 
+def offer_images(table: TopK, image_ids: np.ndarray, values: np.ndarray) -> None:
+    """Offer images to a table that ranks them, not peaks, by several values: (rows of the table, n)."""
+    rows, count = values.shape
+    images, nowhere = np.tile(image_ids, rows), np.zeros(rows * count, dtype=np.int64)
+    table.offer(np.repeat(np.arange(rows), count), values.ravel(), images, nowhere, nowhere)
+
+
 def score_errors(candidates: TopK, image_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return how far candidates of each unit (C,) are off, at most: those that lie in these images.
+    """Return how far scores of each unit (C,) are off, at most: those of candidates that lie in these images.
 
     image_ids: (n,).  scores: (n, C) of these images, in float32.
     """

@@ -25,7 +25,7 @@ from deconv.records.provenance import Provenance, check_same, digest
 
 log = logging.getLogger("deconv")
 
-RECORD = re.compile(r"(float32|bfloat16|candidates|rest)-\d{5,}\.parquet")
+RECORD = re.compile(r"(float32|bfloat16|witnesses|candidates|rest)-\d{5,}\.parquet")
 REMEDY = "Choose another folder, or delete {} to mine again."
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconv.errors import BadInput, DeconvError, bad_value, first_line
+from deconv.files import claimed, remove_leftovers
 from deconv.progress import track
 from deconv.training import state as training_state
 from deconv.training.data import Labelled, shuffled_crops
@@ -49,8 +50,9 @@ def train(
     - provenance: what else the run depends on, in plain values; a state of another is refused.
     - after_epoch: called with the rows of all epochs so far and the folder, before the state is saved.
 
-    Raises BadInput if model and data do not fit, DeconvError at a loss that is not a number (the last epoch's state
-    stays), RecordMismatch, naming the difference, if `folder` holds a run of other settings or of something else.
+    Raises BadInput if model and data do not fit, if the disk is full or may not be written to, and at once if another
+    process trains into `folder`; DeconvError at a loss that is not a number (the last epoch's state stays);
+    RecordMismatch, naming the difference, if `folder` holds a run of other settings or of something else.
 
     A linear classifier learns whether images are bright or dark:
 
@@ -70,17 +72,19 @@ def train(
     check_fit(model, data, validation, settings)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
-    rows = training_state.restore(folder / "state.pt", model, optimizer, settings, provenance)
-    model.eval()
-    for epoch in range(len(rows) + 1, settings.epochs + 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_epoch_seed(settings, epoch))  # restarts need no state of the generator
-            rows.append(_epoch(model, optimizer, data, validation, settings, rows))
-        if after_epoch is not None:
-            after_epoch(rows, folder)  # before the state is saved: what stands beside it is never older than it
-        training_state.save(folder, model, optimizer, rows, settings, provenance)
-        seconds_left = (settings.epochs - epoch) * sum(row.seconds for row in rows) / epoch
-        log.info("%s", rows[-1].line(settings.epochs, seconds_left))
+    remove_leftovers(folder)
+    with claimed(folder):
+        rows = training_state.restore(folder / "state.pt", model, optimizer, settings, provenance)
+        model.eval()
+        for epoch in range(len(rows) + 1, settings.epochs + 1):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_epoch_seed(settings, epoch))  # restarts need no state of the generator
+                rows.append(_epoch(model, optimizer, data, validation, settings, rows))
+            if after_epoch is not None:
+                after_epoch(rows, folder)  # before the state is saved: what stands beside it is never older than it
+            training_state.save(folder, model, optimizer, rows, settings, provenance)
+            seconds_left = (settings.epochs - epoch) * sum(row.seconds for row in rows) / epoch
+            log.info("%s", rows[-1].line(settings.epochs, seconds_left))
     return rows
 
 
