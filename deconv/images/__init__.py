@@ -96,7 +96,7 @@ class Source:
         """
         return decode(self.members[self.position(image_id)])
 
-    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "3 H W"]:
+    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "C H W"]:
         """Return an image as the network sees it. Raises UnreadableImage, and BadInput for an id that is not there."""
         return preprocessing.input_image(self.image(image_id))
 
