@@ -22,7 +22,7 @@ from deconv.errors import DeconvError
 from deconv.images.class_names import read_class_names
 from deconv.images.decoding import decode
 from deconv.images.members import Member
-from deconv.models.loading import load_into, read_tensors
+from deconv.models.loading import load_file
 from deconv.records import Patches, Peaks, Reconstructions
 from tests.hostile import making
 from tests.promises import ANY_BYTES
@@ -48,7 +48,7 @@ def use_peaks(path: Path) -> None:
 
 def use_weights(path: Path) -> None:
     module = net()
-    load_into(module, read_tensors(path), str(path))
+    load_file(module, path)
     assert all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
 
 

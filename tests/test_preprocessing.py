@@ -142,7 +142,7 @@ def test_settings_from_lists_survive_json() -> None:
         ({"resize": 200}, "resize: given 200; expected 224 or more, to fill a crop of 224 x 224"),
         ({"std": (1.0, 0.0, 1.0)}, "std: given .* positive finite"),
         ({"mean": (0.5, 0.5)}, "mean: given .* three"),
-        ({"mean": 0.5}, "mean: given 0.5; expected a list of three numbers"),
+        ({"mean": 0.5}, "mean: given 0.5; expected a list of one number, or three"),
         ({"mean": ("a", "b", "c")}, "mean: given .* three finite"),
         ({"mean": (0.5, 0.5, float("nan"))}, "mean: given .* finite"),
     ],

@@ -146,7 +146,7 @@ def call(function: Any, *arguments: Any) -> Any:
         (lambda source: call(folder, 3), "root: given 3; expected the path of a folder of images"),
         (lambda source: call(webdataset, 3), "urls: given 3; expected a list of paths or URLs of tar shards"),
         (lambda source: call(webdataset, None), "urls: given None"),
-        (lambda source: open_source("folder", root=3), "source folder: root is 3; expected a text"),
+        (lambda source: open_source("folder", root=3), "root: given 3; expected a text, as the source folder takes it"),
     ],
 )
 def test_mistakes_in_python_are_one_line(tmp_path: Path, mistake: Callable[[Source], object], said: str) -> None:
@@ -189,6 +189,26 @@ def test_sources_open_by_name(tmp_path: Path) -> None:
     assert open_source("webdataset", urls=[shards], copies=None) == webdataset(shards)
     with pytest.raises(UnknownName, match="expected one of bundled, folder, webdataset"):
         open_source("fodler")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("bundled", {"root": "x"}, "the source bundled has no option root; it has none"),
+        ("folder", {"root": "x", "urls": "y"}, "the source folder has no option urls; it has root"),
+        (
+            "webdataset",
+            {"urls": "x", "root": "y"},
+            "the source webdataset has no option root; it has urls, copies, class",
+        ),
+        ("folder", {}, "root: given None; expected a text: the source folder needs one"),
+        ("webdataset", {"copies": "x"}, "urls: given None; expected a text: the source webdataset needs one"),
+        ("folder", {"root": 100.0}, "root: given 100.0; expected a text, as the source folder takes it"),
+    ],
+)
+def test_options_that_a_source_lacks_are_one_line(name: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises((UnknownName, BadInput), match=said):
+        open_source(name, **given)
 
 
 # --- bundled --------------------------------------------------------------------------------------------------------

@@ -41,8 +41,8 @@ BLOCK = 16
 class Pixels(NamedTuple):
     """Reconstructions and patches of n peaks of one unit, strongest first; inside: which pixels lie in the image."""
 
-    recon: Float[Tensor, "n 3 h w"]
-    patch: UInt8[Tensor, "n 3 h w"]
+    recon: Float[Tensor, "n C h w"]
+    patch: UInt8[Tensor, "n C h w"]
     inside: Bool[Tensor, "n h w"]
 
 
@@ -129,9 +129,10 @@ def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
     return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
 
 
-def photograph(input_image: UInt8[Tensor, "3 H W"]) -> bytes:
-    """Return a whole image as JPEG."""
-    return _encode(input_image.permute(1, 2, 0).contiguous().numpy(), "JPEG", quality=80)
+def photograph(input_image: UInt8[Tensor, "C H W"]) -> bytes:
+    """Return a whole image, of one channel or three, as JPEG."""
+    pixels = input_image.permute(1, 2, 0).contiguous().numpy()
+    return _encode(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, "JPEG", quality=80)
 
 
 def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -42,11 +43,30 @@ def override_of(argument: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException as error:
-        key, _, value = argument.partition("=")
-        quoted = shlex.quote(f'{key}="{value}"')
-        raise BadInput(f"cannot read {argument!r}: {short(error)}; if it is a text, write {quoted}") from error
+        raise BadInput(
+            f"cannot read {argument!r}: {short(error)}; if it is a text, write {as_text(*split(argument))}"
+        ) from error
     override.config_loader = GlobalHydra.instance().config_loader()
     return override
+
+
+def split(argument: str) -> tuple[str, str]:
+    """Return the key and the value of an argument, as they were said."""
+    key, _, value = argument.partition("=")
+    return key, value
+
+
+def as_text(key: str, value: str) -> str:
+    """Return the argument by which a shell and Hydra give an option this very text, whatever signs it has.
+
+    >>> as_text("source.root", "100"), as_text("source.root", 'a, "b"')
+    ('\'source.root="100"\'', '\'source.root="a, \\\\"b\\\\""\'')
+    """
+    # Hydra takes a backslash for one of its own before a quote and at the end, OmegaConf before an interpolation.
+    value = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    value = re.sub(r"(\\+)$", r"\1\1", value)
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return shlex.quote(f'{key}="{value}"')
 
 
 def expanded(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]]:
@@ -64,9 +84,10 @@ def expanded(overrides: list[Override], sweep: bool) -> Iterator[tuple[str, ...]
         elif override.is_hydra_override():
             raise BadInput(f"{override.input_line} gives several values: all runs of a sweep are started in one way")
         elif not sweep:
-            as_list = f"{key}=[{override.get_value_string()}]"
+            as_list = shlex.quote(f"{key}=[{override.get_value_string()}]")
             raise BadInput(
-                f"{override.input_line} gives several values: add -m to run each, or write {as_list} for a list"
+                f"{override.input_line} gives several values: add -m to run each, write {as_list} for a list, or for a "
+                f"text write {as_text(*split(str(override.input_line)))}"
             )
         elif not override.is_discrete_sweep():
             raise BadInput(f"{override.input_line} cannot be counted through: list values, as {key}=1,2 or range(1,5)")

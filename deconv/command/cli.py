@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(message: str, status: int) -> int:
-    print(f"deconv: {' '.join(message.split())}", file=sys.stderr)
+    print(f"deconv: {' '.join(message.splitlines())}", file=sys.stderr)  # spaces in names stay as they are
     return status
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from deconv.command import launchers
-from deconv.command.arguments import expanded, is_launcher, override_of, parsed, short
+from deconv.command.arguments import as_text, expanded, is_launcher, override_of, parsed, short, split
 from deconv.command.describing import described, expected, option_of, shown
 from deconv.command.options import EXPERIMENTS, Options
 from deconv.command.shipped import choices, default_choices, groups, shipped
@@ -30,6 +30,8 @@ MISSING = "???"
 LAUNCHER = "hydra.launcher"
 MERGING = "Error merging override "
 """How Hydra begins to say that a value is not of its option's type."""
+TEXTS = ("source.urls",)
+"""Options whose file leaves them open that take a list of texts as well as one."""
 LIKE: dict[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
@@ -95,6 +97,7 @@ def _compose_job(said: tuple[str, ...]) -> Job:
     known = _flat(_compose(shape, [*(str(override.input_line) for override in chosen.values()), *unused]))
     for override in overrides:
         _check_key(override, shape, known)
+        _check_text(override, shape, known)
     settings = _compose(shape, [*said, *unused])
     _check_like_files(known, _flat(settings))
     settings.pop(LAUNCHER, None)  # which is composed again where the runs are started
@@ -152,6 +155,8 @@ def _unusable(said: Sequence[str], error: Exception, shape: type[Options]) -> Ba
         if option := option_of(shape, key):
             return BadInput(f"{key}={value}: expected {expected(option.type)} ({option.help})")
     cause = error.__cause__ if isinstance(error.__cause__, ValidationError) else error  # Hydra says only where
+    if texts := [as_text(*split(word)) for word in said if "${" in word]:
+        return BadInput(f"cannot use {' '.join(said)}: {short(cause)}; if it is a text, write {' '.join(texts)}")
     return BadInput(f"cannot use {' '.join(said)}: {short(cause)}; deconv --help shows what can be given")
 
 
@@ -187,6 +192,23 @@ def _check_key(override: Override, shape: type[Options], known: Mapping[str, Any
     if key.startswith(f"{LAUNCHER}.") and LAUNCHER not in known:
         raise UnknownName(f"{key} belongs to {launchers.GROUP}=NAME: add that, with {' or '.join(launchers.NEEDS)}")
     raise UnknownName(f"unknown option {key!r}{nearest(key, sorted({*known, *groups()}))}; deconv --help lists all")
+
+
+def _check_text(override: Override, shape: type[Options], known: Mapping[str, Any]) -> None:
+    """Refuse what Hydra reads as a number, a list or nothing where a text is expected, with what gives that text."""
+    key, said = split(str(override.input_line))
+    option, value = option_of(shape, override.key_or_group), override.value()
+    in_file = known.get(override.key_or_group)
+    typed = option is not None and option.type in (str, str | None)
+    if isinstance(value, str) or not (typed or isinstance(in_file, str)):
+        return
+    if value is None and in_file == MISSING:
+        raise BadInput(f"{key} is not given: add {key}=...; for the text {said} write {as_text(key, said)}")
+    several = override.key_or_group in TEXTS and isinstance(value, list)
+    if value is None or several or (typed and str(value) == said):
+        return
+    wanted = f"{expected(option.type)} ({option.help})" if typed and option else "a text"
+    raise BadInput(f"{override.key_or_group}={said}: expected {wanted}; for the text {said} write {as_text(key, said)}")
 
 
 def _grows(shape: type[Options], name: str) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from deconv.errors import BadInput, bad_value, check_choice, check_list
+from deconv.errors import BadInput, UnknownName, bad_value, check_choice, check_list
 from deconv.images import folders
 from deconv.images.ahead import WORKERS
 from deconv.images.class_names import check_class_names, read_class_names
@@ -96,7 +96,7 @@ class Source:
         """
         return decode(self.members[self.position(image_id)])
 
-    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "3 H W"]:
+    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "C H W"]:
         """Return an image as the network sees it. Raises UnreadableImage, and BadInput for an id that is not there."""
         return preprocessing.input_image(self.image(image_id))
 
@@ -247,13 +247,22 @@ def require_labels(source: Source) -> tuple[int, ...]:
 
 
 def open_source(name: str, **options: Any) -> Source:
-    """Return the source that a name and its options say, as configs/source/ has them: "folder" with `root`, for one.
+    """Return the source that a name and its options say: "bundled", "folder" with `root`, or "webdataset" with `urls`.
 
-    Raises UnknownName for another name, BadInput as the source itself does.
+    Raises UnknownName for another name or option, BadInput as the source itself does and for an option of another type.
     """
-    known: dict[str, Callable[..., Source]] = {"bundled": bundled, "folder": folder, "webdataset": webdataset}
-    check_choice("source", name, known)
+    known: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {
+        "bundled": (bundled, ()),
+        "folder": (folder, ("root",)),
+        "webdataset": (webdataset, ("urls", "copies", "classes")),
+    }
+    opened, names = known[check_choice("source", name, known)]
     for option, value in options.items():
+        if option not in names:
+            raise UnknownName(f"the source {name} has no option {option}; it has {', '.join(names) or 'none'}")
         if not isinstance(value, (str, PathLike, type(None), *([Sequence] if option == "urls" else []))):
-            raise BadInput(f"source {name}: {option} is {value}; expected a text: write {option}='\"{value}\"'")
-    return known[name](**options)
+            raise bad_value(option, value, f"a text, as the source {name} takes it")
+    for option in names[:1]:
+        if options.get(option) is None:
+            raise bad_value(option, None, f"a text: the source {name} needs one")
+    return opened(**options)

@@ -30,7 +30,7 @@ def batches(
     image_ids: Iterable[int] | np.ndarray | Tensor | None = None,
     skipped: list[Unreadable] | None = None,
     most_skipped: int | None = None,
-) -> Generator[tuple[Int64[Tensor, " n"], UInt8[Tensor, "n 3 H W"]], None, None]:
+) -> Generator[tuple[Int64[Tensor, " n"], UInt8[Tensor, "n C H W"]], None, None]:
     """Yield (image ids, input images), n at most `batch_size`, in order.
 
     A pool of threads decodes a few batches ahead. A batch holds those that can be read of `batch_size` images that
@@ -53,7 +53,7 @@ def batches(
 
 def whole_batches(
     source: Source, preprocessing: Preprocessing, batch_size: int, image_ids: Iterable[int]
-) -> Iterator[tuple[Int64[Tensor, " n"], UInt8[Tensor, "n 3 H W"]]]:
+) -> Iterator[tuple[Int64[Tensor, " n"], UInt8[Tensor, "n C H W"]]]:
     """Yield `batches` of images that must all be there. Raises BadInput at the first that can no longer be read."""
     skipped: list[Unreadable] = []
     for batch in batches(source, preprocessing, batch_size, image_ids, skipped):

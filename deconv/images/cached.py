@@ -33,7 +33,7 @@ class CachedSource(Source):
     - content: the content hash of the source that was cached.
     """
 
-    input_images: UInt8[np.ndarray, "n H W 3"] = field(compare=False)
+    input_images: UInt8[np.ndarray, "n H W C"] = field(compare=False)
     reasons: dict[int, str] = field(compare=False)
     preprocessing: Preprocessing
     content: str
@@ -48,7 +48,7 @@ class CachedSource(Source):
         """The content hash of the source that was cached, whose files are not read again."""
         return self.content
 
-    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "3 H W"]:
+    def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "C H W"]:
         """Return a cached input image. Raises UnreadableImage, and BadInput for another preprocessing."""
         if preprocessing != self.preprocessing:
             raise BadInput("these cached input images are of another preprocessing; cache the source with this one")
@@ -62,7 +62,7 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
     """Return the source with its input images in `folder`, decoded now if they are not there yet.
 
     A file in the folder belongs to the content of a source and a preprocessing: anything else makes another file. One
-    image takes H x W x 3 bytes. Raises BadInput if the preprocessing has no size, more than half of the images are
+    image takes H x W bytes a channel. Raises BadInput if the preprocessing has no size, more than half of the images are
     unreadable, the disk is full or may not be written to, or another process decodes into the folder.
 
     >>> import deconv
@@ -77,7 +77,7 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
             "the cache of input images needs input images of one size; give the preprocessing a size, or use no cache"
         )
     path = Path(folder) / f"{digest([source.content_hash, preprocessing.as_dict()])}.npy"
-    shape = (len(source), *preprocessing.size, 3)
+    shape = (len(source), *preprocessing.size, preprocessing.channels)
     remove_leftovers(path.parent)
     if not path.exists():
         with claimed(path.parent):

@@ -7,7 +7,8 @@ What a person would expect of each kind of file:
 - 16-bit grey is scaled by the range that its samples can hold (65535 becomes 255), not by the darkest and brightest
   pixel; 16-bit colour keeps the high byte of each sample, which is the same to within one step;
 - 32-bit samples have no agreed range and are refused; of animations and multi-page files the first picture counts;
-- the EXIF orientation is obeyed.
+- the EXIF orientation is obeyed, where it can be read;
+- a file whose texts, colour profile or EXIF are broken or large is read without them: its pixels are good.
 
 Plain JPEG goes through torchvision's decoder where torchvision has one, everything else through Pillow; both give the
 same pixels.
@@ -25,6 +26,7 @@ from torchvision.io import ImageReadMode
 
 from deconv.errors import UnreadableImage
 from deconv.images.members import Member
+from deconv.images.metadata import without_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
@@ -51,13 +53,33 @@ def decode(member: Member) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _decode_bytes(data: np.ndarray) -> np.ndarray:
+    try:
+        return _upright_pixels(data)
+    except Exception as error:
+        cause = error
+    for bare in without_metadata(data.tobytes()):
+        try:
+            return _upright_pixels(np.frombuffer(bytearray(bare), np.uint8))
+        except Exception as error:  # what is wrong with the pixels is the truer reason
+            cause = error
+    raise cause
+
+
+def _upright_pixels(data: np.ndarray) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _refuse_bomb(image)
         # 8-bit YCbCr JPEG, the usual kind, and its multi-picture relative: Pillow calls both RGB.
         plain_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
         pixels = _torchvision_pixels(data) if plain_jpeg and _HAS_FAST_JPEG else _pillow_pixels(image)
         # Read after decoding: Pillow itself turns TIFFs upright while it loads them and then drops the tag.
-        return _upright(pixels, image.getexif().get(_EXIF_ORIENTATION, 1))
+        return _upright(pixels, _orientation(image))
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # on damaged EXIF Pillow raises nearly every type there is
+        return 1
 
 
 def _refuse_bomb(image: Image.Image) -> None:
@@ -96,7 +118,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return page.convert("RGB")
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
     """Undoes the eight EXIF orientations; other values are taken as upright."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)

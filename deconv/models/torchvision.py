@@ -21,7 +21,7 @@ from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest
-from deconv.models.loading import is_file_name, load_into, randomly, read_tensors, unknown_weights
+from deconv.models.loading import is_file_name, load_file, randomly, unknown_weights
 
 _OFFLINE_CHOICES = (
     'weights="random", the path of a .safetensors or .pth file, or the model squeezenet, whose weights need none'
@@ -60,7 +60,7 @@ def build(arch: str, weights: str | PathLike[str], seed: int = 0, classes: int |
     options = {**_initialisation(arch), **({} if classes is None else {"num_classes": classes})}
     module = randomly(lambda: get_model(arch, weights=None, **options), seed)
     if weights != "random":
-        load_into(module, read_tensors(weights), str(weights))
+        load_file(module, weights, takes_classes=True)
     return module
 
 

@@ -200,12 +200,21 @@ class Network:
         return graph, images, targets
 
     def needed_preprocessing(self) -> Preprocessing:
-        """Return the preprocessing. Raises BadInput where there is none, so that photographs cannot become inputs."""
-        if self.preprocessing is None:
+        """Return the preprocessing. Raises BadInput where none makes inputs of photographs, saying what to do."""
+        channels, given = self.input_shape[0], self.preprocessing
+        if channels not in (1, 3):
+            raise BadInput(
+                f"this network takes inputs of {channels} channels, which photographs do not have; expected "
+                f"preprocessed images, a float tensor (N, {channels}, H, W), in place of a Source"
+            )
+        if given is None:
             raise BadInput(
                 "this network has no preprocessing, so it cannot read a Source: give Network(..., preprocessing=...)"
             )
-        return self.preprocessing
+        if given.channels != channels:
+            means = "one number, for grey" if channels == 1 else "three numbers, for red, green and blue"
+            raise bad_value("mean", list(given.mean), f"{means}, as many as the network has input channels")
+        return given
 
     def check_images(self, images: Tensor) -> Float[Tensor, "N C H W"]:
         """Return the batch on the network's device, in its precision, channels last.

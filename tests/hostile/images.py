@@ -97,6 +97,17 @@ IMAGES: Rows = {
         ["a.jpg"],
     ),
     "50 megapixels of 16 bits": (file("a.png", lambda: making.deep_grey(50)), within(700, colour), [1, 1, 1]),
+    "texts of 4 GB": (file("a.png", lambda: making.deep_grey(1, texts=1000)), within(64, colour), [1, 1, 1]),
+    "50 megapixels beside texts of 4 GB": (
+        file("a.png", lambda: making.deep_grey(50, texts=1000)),
+        within(700, colour),
+        [1, 1, 1],
+    ),
+    "10^8 pixels beside texts": (
+        file("a.png", lambda: making.png(10_000, 10_000, 8, 2, b"", texts=3)),
+        within(64, first_image),
+        BOMB,
+    ),
     "16 bits": (file("a.png", lambda: making.deep_grey(1)), colour, [1, 1, 1]),
     "CMYK": (file("a.tif", lambda: encoded("TIFF", Image.new("CMYK", (8, 8), (0, 255, 255, 0)))), colour, [255, 0, 0]),
     "transparent": (file("a.png", lambda: encoded("PNG", Image.new("RGBA", (8, 8)))), colour, [255, 255, 255]),

@@ -63,14 +63,15 @@ def turned() -> bytes:
     return encoded("PNG", picture(60, 40), exif=exif)
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG written out by hand, for what Pillow cannot or would not write."""
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, texts: int = 0) -> bytes:
+    """A PNG written out by hand, for what Pillow cannot or would not write; each text unpacks to 4 MiB."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+    text = chunk(b"zTXt", b"text\0\0" + zlib.compress(bytes(4 * MIB))) * texts if texts else b""
+    return b"\x89PNG\r\n\x1a\n" + header + text + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 
 
 def jpeg_bomb(side: int) -> bytes:
@@ -81,10 +82,10 @@ def jpeg_bomb(side: int) -> bytes:
     return bytes(content)
 
 
-def deep_grey(megapixels: int) -> bytes:
+def deep_grey(megapixels: int, texts: int = 0) -> bytes:
     """16-bit grey, all of it 257."""
     width = 1000 * megapixels
-    return png(width, 1000, 16, 0, (b"\0" + b"\1\1" * width) * 1000)
+    return png(width, 1000, 16, 0, (b"\0" + b"\1\1" * width) * 1000, texts)
 
 
 # --- shards -----------------------------------------------------------------------------------------------------------

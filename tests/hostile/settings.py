@@ -71,7 +71,7 @@ SETTINGS: Rows = {
         f"source={name} {option}={value}": (
             home,
             partial(opened, name, option, value),
-            line(f"source {name}: {option} is .*; expected a text: write {option}="),
+            line(f"{option}: given .*; expected a text, as the source {name} takes it"),
         )
         for name, option, value in [("folder", "root", ["a"]), ("folder", "root", 2024), ("webdataset", "urls", 3)]
     },

@@ -31,7 +31,7 @@ def unfit(suffix: str, change: dict[str, torch.Tensor | None]) -> bytes:
     return weights(suffix, changed(**change))
 
 
-UNREADABLE = line(r"the weights file .*w\.\w+ cannot be read \(\w+\); expected a whole .* copy or save it again")
+UNREADABLE = line(r"the weights file .*w\.\w+ cannot be read \(.+\); expected a whole .* copy or save it again")
 FAULTS: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
     "a tensor is missing": ({"classifier__1__bias": None}, r"1 missing \(classifier\.1\.bias\)"),
     "one too many": ({"head__weight": torch.zeros(2)}, r"1 not in the network \(head\.weight\)"),
@@ -76,7 +76,7 @@ WEIGHTS: Rows = {
     "a checkpoint that is no state dict": (
         file("w.pth", pth({"epoch": 3, "model": {}})),
         load,
-        line(r"holds a dict that is not just named tensors; .*save it with torch\.save\(network\.state_dict"),
+        line(r"holds no named tensors; .*save it with torch\.save\(network\.state_dict"),
     ),
     "weights that are not there": (
         lambda home: home / "absent.pth",
