@@ -30,7 +30,7 @@ def check_rules(network: Network, layers: Iterable[str], rules: Iterable[str | R
     """Raise UnknownName for a layer or rule that is not there, UnsupportedOperation for a rule that a layer lacks."""
     wanted = list(rules)
     for layer in layers:
-        nodes = [network.graph.nodes[place] for place in network.graph.ancestors([network.node(layer)])]
+        nodes = [network.graph.nodes[position] for position in network.graph.carrying(network.node(layer))]
         for rule in wanted:
             check_supported(nodes, rule)
 

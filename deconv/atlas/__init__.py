@@ -85,9 +85,9 @@ def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, R
         raise RecordMismatch(f"these peaks are not of the source {images.name} as its images are now; mine again.")
     network.needed_preprocessing()
     for layer in peaks:
-        ancestors = network.graph.ancestors([network.node(layer)])
+        carrying = network.graph.carrying(network.node(layer))
         for rule in rules.values():
-            check_supported((network.graph.nodes[position] for position in ancestors), rule)
+            check_supported((network.graph.nodes[position] for position in carrying), rule)
     for layer, named in metrics.items():
         _check_metrics(layer, len(peaks[layer].score), named)
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.errors import BadInput, UnknownName, UnsupportedOperation, nearest
 from deconv.images.preprocessing import Preprocessing
+from deconv.network.checks import checked_module, checked_shape
 from deconv.network.graph import Graph, covering_pool, evaluate, stream
 from deconv.network.operations import Concatenate, Rectifier
 from deconv.network.receptive_field import ReceptiveField, receptive_field
-from deconv.network.tracing import trace
+from deconv.network.tracing import private_copy, trace
 from deconv.records.provenance import weights_hash
 
 
@@ -37,10 +37,10 @@ class Network:
         aliases: Mapping[str, str] | None = None,
         preprocessing: Preprocessing | None = None,
     ):
-        self.input_shape = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
+        self.input_shape = checked_shape(input_shape)
         self.preprocessing = preprocessing
-        self._module = module
-        self._weights = {name: _snapshot(value) for name, value in _states(module).items()}
+        self._module = private_copy(checked_module(module))
+        self._weights = _states(self._module)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self.aliases: dict[str, str] = {}
         self.graph_at(self.input_shape[1:])  # now, so that a module that cannot be traced is refused here
@@ -58,9 +58,8 @@ class Network:
         """The traced graph for images of (H, W) pixels. Raises UnsupportedOperation if the module takes none such."""
         height, width = int(size[0]), int(size[1])
         if (height, width) not in self._graphs:
-            with _eval_mode(self._module), torch.no_grad():
-                graph = trace(self._module, self._weights, (self.input_shape[0], height, width))
-            self._graphs[height, width] = graph
+            shape = (self.input_shape[0], height, width)
+            self._graphs[height, width] = trace(self._module, self.precision, shape, shape == self.input_shape)
         return self._graphs[height, width]
 
     @property
@@ -88,9 +87,16 @@ class Network:
         """The position of a layer (name or alias) in the graph at `size`. Raises UnknownName."""
         graph = self.graph if size is None else self.graph_at(size)
         name = self.aliases.get(layer, layer)
-        if name not in graph.layers:
-            raise UnknownName(f"{layer!r} is no layer of this network; {self._layer_help(layer)}")
-        return graph.layers[name]
+        if name in graph.layers:
+            return graph.layers[name]
+        reason = graph.refusals.get(name, graph.refusals.get("") if name in self.graph.layers else None)
+        if reason is not None:
+            shape = graph.nodes[0].shape
+            raise UnsupportedOperation(
+                f"{layer!r} cannot be traced for an input of {shape}: {reason}; layers that remain: "
+                f"{', '.join(graph.layers)}"
+            )
+        raise UnknownName(f"{layer!r} is no layer of this network; {self._layer_help(layer)}")
 
     def _layer_help(self, layer: str) -> str:
         names = [*self.aliases, *self.layers]
@@ -208,20 +214,3 @@ def _states(module: nn.Module) -> dict[str, Tensor]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
-
-
-def _snapshot(value: Tensor) -> Tensor:
-    copy = value.detach().clone()
-    return copy.to(memory_format=torch.channels_last) if copy.dim() == 4 else copy
-
-
-@contextmanager
-def _eval_mode(module: nn.Module):  # type: ignore[no-untyped-def]
-    """The module in eval mode for a moment; each submodule gets its own mode back."""
-    modes = [(submodule, submodule.training) for submodule in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode

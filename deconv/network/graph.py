@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deconv.network.operations import Add, ChannelScale, Concatenate, Operation, Rectifier
+from deconv.network.operations import Add, ChannelScale, Concatenate, Detached, Operation, Rectifier
 from deconv.network.spatial import Convolution, MaxPool
 
 
@@ -35,10 +35,14 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in running order, the image first; `layers` maps the name of each mineable layer to its node's position."""
+    """Nodes in running order, the image first; `layers` maps the name of each mineable layer to its node's position.
+
+    refusals: why what the module computes beyond these layers cannot be carried, by the name it would have.
+    """
 
     nodes: tuple[Node, ...]
     layers: dict[str, int]
+    refusals: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
@@ -52,8 +56,8 @@ class Graph:
     def cast(self, dtype: torch.dtype) -> Graph:
         """The same graph with its constants in another floating-point type."""
         if dtype not in self._casts:
-            nodes = (replace(node, operation=_cast(node.operation, dtype)) for node in self.nodes)
-            self._casts[dtype] = Graph(tuple(nodes), self.layers)
+            nodes = (replace(node, operation=cast_operation(node.operation, dtype)) for node in self.nodes)
+            self._casts[dtype] = Graph(tuple(nodes), self.layers, self.refusals)
         return self._casts[dtype]
 
     @cached_property
@@ -79,6 +83,17 @@ class Graph:
             if position not in wanted:
                 wanted.add(position)
                 pending.extend(self.nodes[position].inputs)
+        return sorted(wanted)
+
+    def carrying(self, target: int) -> list[int]:
+        """The target and every node that a signal sent down from it can reach, in running order."""
+        wanted, pending = set(), [target]
+        while pending:
+            position = pending.pop()
+            if position not in wanted:
+                wanted.add(position)
+                node = self.nodes[position]
+                pending.extend(() if isinstance(node.operation, Detached) else node.inputs)
         return sorted(wanted)
 
 
@@ -128,17 +143,30 @@ def covering_pool(graph: Graph, position: int, order: Iterable[int]) -> int:
     return position
 
 
-def _cast(operation: Operation, dtype: torch.dtype) -> Operation:
-    changed = {field.name: _cast_value(getattr(operation, field.name), dtype) for field in fields(operation)}
+def cast_operation(operation: Any, dtype: torch.dtype, device: str | None = None) -> Any:
+    """The same operation with its constants, and the types it casts to, in another floating-point type.
+
+    device: where its constants are to be; on "cpu" those without values ("meta") become random ones.
+    """
+    changed = {each.name: _cast_value(getattr(operation, each.name), dtype, device) for each in fields(operation)}
     return replace(operation, **changed)
 
 
-def _cast_value(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(dtype)
+def _cast_value(value: Any, dtype: torch.dtype, device: str | None) -> Any:
+    if isinstance(value, Tensor):
+        if value.is_meta and device == "cpu":
+            value = torch.randn(value.shape).to(value.dtype)
+        value = value.to(dtype) if value.is_floating_point() else value
+        return value if device is None else value.to(device)
+    if isinstance(value, torch.dtype) and value.is_floating_point:
+        return dtype
+    if is_dataclass(value) and not isinstance(value, type):
+        return cast_operation(value, dtype, device)
     if isinstance(value, list | tuple):
-        return type(value)(_cast_value(item, dtype) for item in value)
-    return {name: _cast_value(item, dtype) for name, item in value.items()} if isinstance(value, dict) else value
+        return type(value)(_cast_value(item, dtype, device) for item in value)
+    if isinstance(value, dict):
+        return {name: _cast_value(item, dtype, device) for name, item in value.items()}
+    return value
 
 
 def is_layer(node: Node, nodes: list[Node], layer_positions: set[int]) -> bool:

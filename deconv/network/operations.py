@@ -100,15 +100,26 @@ class Slot:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Stands in the arguments of a `Call` for the number of images."""
+    """Stands in the arguments of a `Call` for the number of images, or a multiple of it."""
+
+    times: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PerImage:
+    """Stands in the arguments of a `Call` for a constant (1, ...) that is repeated for each image."""
+
+    value: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Any other ATen operation, run as traced.
+    """Any other ATen operation or autograd.Function, run as traced.
 
-    linear: affine in its inputs, so that every rule sends it back by its transpose.
+    linear: affine in its inputs of floating point, so that every rule sends it back by its transpose.
     pointwise: each place of the last two axes depends on that place alone.
+    pick: which of several tensors that the function gives is this operation's value; None where it gives one.
+    chooses: it reads whole numbers (or complex ones), so that the way back needs its inputs even where it is linear.
     """
 
     function: Callable[..., Any]
@@ -116,26 +127,126 @@ class Call:
     keywords: dict[str, Any]
     linear: bool
     pointwise: bool
+    pick: int | None = None
+    chooses: bool = False
 
     def forward(self, *xs: Tensor) -> Tensor:
         def fill(value: Any) -> Any:
             if isinstance(value, Slot):
                 return xs[value.number]
             if isinstance(value, BatchSize):
-                return xs[0].shape[0]
+                return xs[0].shape[0] * value.times
+            if isinstance(value, PerImage):
+                return value.value.expand(xs[0].shape[0], *value.value.shape[1:])
             return type(value)(map(fill, value)) if isinstance(value, list | tuple) else value
 
-        return self.function(*map(fill, self.arguments), **{name: fill(value) for name, value in self.keywords.items()})
+        keywords = {name: fill(value) for name, value in self.keywords.items()}
+        try:
+            result = self.function(*map(fill, self.arguments), **keywords)
+        except RuntimeError as error:
+            if "view" not in str(error) or all(x.is_contiguous() for x in xs):
+                raise
+            return self.forward(*(x.contiguous() for x in xs))  # maps are kept channels last, the user's were not
+        return result if self.pick is None else result[self.pick]
 
 
-Operation = Input | Spatial | Rectifier | ChannelScale | LocalResponseNorm | Concatenate | Add | Reshape | Call
+def copied(below: Tensor, above: Tensor, non_blocking: bool = False) -> Tensor:
+    """What `below.copy_(above)` leaves in `below`, as a new tensor that has a derivative."""
+    return above.to(below.dtype).expand_as(below)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Another floating-point type; `source` is the type that its input has."""
+
+    dtype: torch.dtype
+    source: torch.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Overwrite:
+    """One value laid over another that shares its memory: elements `targets` of `below` become `sources` of `above`.
+
+    Both number the elements of one image, flat. Where all of `below` is covered, it is no input.
+    """
+
+    targets: Tensor
+    sources: Tensor
+    shape: tuple[int, ...]
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        laid = xs[-1].flatten(1)[:, self.sources.to(xs[-1].device)]
+        if len(xs) == 1:
+            return laid.reshape(-1, *self.shape)
+        below = xs[0].reshape(len(xs[0]), -1)
+        return below.index_copy(1, self.targets.to(below.device), laid).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Detached:
+    """An operation through which no derivative passes, so that no rule sends a signal through it either.
+
+    What is computed with gradients off, `detach` itself, and what gives whole numbers or truth values.
+    """
+
+    operation: Any
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        value: Tensor = self.operation.forward(*xs)
+        return value.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class SpelledRectifier(Rectifier):
+    """A rectifier written as other operations, as x * (x > 0) or x.clip(min=0).
+
+    steps: those operations in running order, each with its inputs: 0 is x, n the result of the n-th. Where x is zero or
+    at the ceiling, their derivative may be another than a ReLU's.
+    """
+
+    steps: tuple[tuple[Any, tuple[int, ...]], ...] = ()
+
+    def spelled(self, x: Tensor) -> Tensor:
+        """The rectified map, computed as the user computes it, for autograd."""
+        return run_steps(self.steps, x)
+
+
+def run_steps(steps: tuple[tuple[Any, tuple[int, ...]], ...], x: Tensor) -> Tensor:
+    """The result of the last of some operations, of which 0 names x and n the n-th's result as inputs."""
+    values = [x]
+    for operation, inputs in steps:
+        values.append(operation.forward(*(values[number] for number in inputs)))
+    return values[-1]
+
+
+Operation = (
+    Input
+    | Spatial
+    | Rectifier
+    | ChannelScale
+    | LocalResponseNorm
+    | Concatenate
+    | Add
+    | Reshape
+    | Call
+    | Cast
+    | Overwrite
+    | Detached
+)
 
 
 def keeps_places(operation: Operation) -> bool:
     """Whether the operation is spatial or works place by place, so that receptive fields pass through it."""
+    if isinstance(operation, Detached):
+        return not isinstance(operation.operation, Spatial) and keeps_places(operation.operation)
     if isinstance(operation, Call):
         return operation.pointwise
-    return operation.spatial if isinstance(operation, Reshape) else True
+    if isinstance(operation, Reshape):
+        return operation.spatial
+    return not isinstance(operation, Overwrite)
 
 
 def windowable(operation: Operation) -> bool:

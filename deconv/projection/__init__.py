@@ -88,7 +88,7 @@ def project_together(
     graph, target = network.graph_at(size), network.node(layer, size)
     _check_ranges(graph.nodes[target].shape, peaks.flatten(0, 1))
     for rule in rules_asked:
-        table.check_supported((graph.nodes[p] for p in graph.ancestors([target])), rule)
+        table.check_supported((graph.nodes[p] for p in graph.carrying(target)), rule)
     cone_of_layer, field = cone(graph, target), network.receptive_field(layer, size)
     chosen = choose(way, graph, cone_of_layer, places[:, 0])
     box = torch.tensor([field.box(int(r), int(c)) for r, c in places[:, 1:]], dtype=torch.int64).view(-1, 4)

@@ -13,7 +13,7 @@ from deconv.network.operations import Input
 from deconv.network.spatial import MaxPool
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.switches import chosen_switches
-from deconv.projection.table import Memory, way_back, way_up
+from deconv.projection.table import FORWARD_ONLY, Memory, way_back, way_up
 from deconv.projection.windows import WholeMaps, Windows
 
 
@@ -43,7 +43,7 @@ def up(
 ) -> tuple[Tensor, Record]:
     """The target's value for images (or windows of them), and one record for `down` by any of the rules."""
     record = Record()
-    order = graph.ancestors([target])
+    order, carrying = graph.ancestors([target]), set(graph.carrying(target))
     last_reader = {source: position for position in order for source in graph.nodes[position].inputs}
     values = {0: images}
     for position in order:
@@ -51,7 +51,7 @@ def up(
         if isinstance(node.operation, Input):
             continue
         inputs = [maps.read(position, source, values[source]) for source in node.inputs]
-        way = way_up(node, rules)
+        way = way_up(node, rules) if position in carrying else FORWARD_ONLY
         step = way.up_in_place if way.up_in_place and position in graph.overwriting else way.up
         values[position], record.memory[position] = step(maps.operation(node.operation), *inputs)
         record.shapes[position] = [value.shape for value in inputs]
@@ -74,5 +74,6 @@ def down(
         memory, shapes = record.memory[position], record.shapes[position]
         back = way_back(node, rule).down(maps.operation(node.operation), signals.pop(position), memory, shapes)
         for source, part in zip(node.inputs, back, strict=True):
-            signals[source] = maps.returned(position, source, part, signals.get(source))
-    return signals[0]
+            if part is not None:
+                signals[source] = maps.returned(position, source, part, signals.get(source))
+    return signals[0] if 0 in signals else signal.new_zeros(maps.image_shape(graph, len(signal)))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deconv.errors import UnsupportedOperation
+from deconv.errors import UnsupportedOperation, first_line
 from deconv.network import operations as ops
 from deconv.network.graph import Node
 from deconv.network.spatial import AveragePool, Convolution, MaxPool, Pad
@@ -37,11 +37,12 @@ class Way:
 
     up(operation, *inputs) -> (output, memory): the forward step, and the maps it must remember to come back.
     up_in_place: `up` where it may write over its input.
-    down(operation, signal, memory, input_shapes) -> one signal for each input; may write over `signal`.
+    down(operation, signal, memory, input_shapes) -> one signal for each input, None where none passes; may write over
+        `signal`.
     """
 
     up: Callable[..., tuple[Tensor, Memory]]
-    down: Callable[[Any, Tensor, Memory, Shapes], tuple[Tensor, ...]]
+    down: Callable[[Any, Tensor, Memory, Shapes], tuple[Any, ...]]
     up_in_place: Callable[..., tuple[Tensor, Memory]] | None = None
 
 
@@ -51,12 +52,16 @@ def way_back(node: Node, rule: str | Rule) -> Way:
     if isinstance(operation, ops.Call) and not operation.linear:
         _check_derivative(node, rule)
         return DERIVED
-    way = LINEAR_CALL if isinstance(operation, ops.Call) else TABLE[type(operation)]
+    way = _linear_call(operation) if isinstance(operation, ops.Call) else TABLE[type(operation)]
     if not isinstance(way, Way):
         option, ways = way
         way = ways[getattr(rule, option)]
     left_out = isinstance(operation, ops.ChannelScale) and rule.batch_norm == "identity"
     return _without_bias(way) if rule.bias == "subtract" and not left_out else way
+
+
+def _linear_call(operation: ops.Call) -> Way:
+    return DERIVED if operation.chooses else LINEAR_CALL
 
 
 def way_up(node: Node, rules: Sequence[str | Rule]) -> Way:
@@ -163,14 +168,65 @@ def _reshaped(operation: ops.Reshape, signal: Tensor, memory: Memory, shapes: Sh
     return (signal.reshape(shapes[0]),)
 
 
-def _derived(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
-    """The vector-Jacobian product; for a linear operation it is the same at any point, so zeros serve."""
+def _derived(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor | None, ...]:
+    """The vector-Jacobian product; for a linear operation it is the same at any point, so zeros serve.
+
+    None for inputs of whole numbers, which have no derivative.
+    """
     points = memory or tuple(signal.new_zeros(shape) for shape in shapes)
-    with torch.enable_grad():
-        points = tuple(point.detach().requires_grad_() for point in points)
-        output = operation.forward(*points)
-    derived = torch.autograd.grad(output, points, signal)
-    return tuple(part.clone() for part in derived)  # autograd may give one tensor for two inputs
+    if isinstance(operation, ops.Call) and not operation.pointwise:
+        # channels last, torch's derivative of instance_norm is another (2.14); and the user's own maps were not
+        signal, points = signal.contiguous(), tuple(point.contiguous() for point in points)
+    with torch.inference_mode(False), torch.enable_grad():
+        points = tuple(_differentiable(point) for point in points)
+        inputs = [point for point in points if point.requires_grad]
+        # what writes in place must not write on a leaf
+        output = operation.forward(*(point.view_as(point) if point.requires_grad else point for point in points))
+        if not output.requires_grad:
+            return tuple(None for _ in points)
+        signal = signal.to(output.dtype)
+        try:
+            derived = iter(
+                torch.autograd.grad(output, inputs, _normal(signal), allow_unused=True, materialize_grads=True)
+            )
+        except (RuntimeError, NotImplementedError) as error:
+            if "derivative" not in str(error):
+                raise
+            raise UnsupportedOperation(f"autograd has no derivative here: {first_line(error)}") from error
+    return tuple(next(derived).clone() if point.requires_grad else None for point in points)  # one may serve two inputs
+
+
+def _differentiable(point: Tensor) -> Tensor:
+    """The same values as a leaf of autograd's, if they are of floating point."""
+    point = _normal(point).detach()
+    return point.requires_grad_() if point.is_floating_point() or point.is_complex() else point
+
+
+def _normal(value: Tensor) -> Tensor:
+    """A tensor that autograd takes, which one made in inference mode is not."""
+    return value.clone() if value.is_inference() else value
+
+
+def _spelled(operation: ops.SpelledRectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Any, ...]:
+    return _derived(_Spelling(operation), signal, memory, shapes)
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """A rectifier's operation that runs as the user wrote it."""
+
+    operation: ops.SpelledRectifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation.spelled(x)
+
+
+def _stopped(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[None, ...]:
+    return tuple(None for _ in shapes)
+
+
+def _cast_back(operation: ops.Cast, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
+    return (signal.to(operation.source),)
 
 
 def offset(operation: Any, shapes: Shapes, like: Tensor) -> Tensor | None:
@@ -191,12 +247,14 @@ def without_bias(signal: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _without_bias(way: Way) -> Way:
-    def down(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
+    def down(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Any, ...]:
         return way.down(operation, without_bias(signal, offset(operation, shapes, signal)), memory, shapes)
 
     return replace(way, down=down)
 
 
+FORWARD_ONLY = Way(_forward, _stopped)
+"""For what lies behind a detached value."""
 DERIVED = Way(_forward_keeping_inputs, _derived)
 LINEAR_CALL = Way(_forward, _derived)
 RECORDED = Way(_pool_keeping_switches, _unpooled)
@@ -211,9 +269,21 @@ TABLE: dict[type, Way | tuple[str, dict[str, Way]]] = {
             "none": Way(_forward, _unchanged, _rectify_in_place),
         },
     ),
+    ops.SpelledRectifier: (
+        "relu",
+        {
+            "backward": Way(_forward, _rectified),
+            "both": Way(_rectify_keeping_mask, _masked_rectified),
+            "forward": Way(_forward_keeping_inputs, _spelled),
+            "none": Way(_forward, _unchanged),
+        },
+    ),
     MaxPool: ("switches", {"recorded": RECORDED, "other": RECORDED, "random": CHOSEN, "centre": CHOSEN}),
     ops.ChannelScale: ("batch_norm", {"scale": Way(_forward, _scaled), "identity": Way(_forward, _unchanged)}),
     ops.LocalResponseNorm: ("lrn", {"identity": Way(_forward, _unchanged), "derivative": DERIVED}),
+    ops.Cast: Way(_forward, _cast_back),
+    ops.Overwrite: Way(_forward, _derived),
+    ops.Detached: Way(_forward, _stopped),
     Convolution: Way(_forward, _transposed_filters),
     AveragePool: Way(_forward, _derived),
     Pad: Way(_forward, _cropped),

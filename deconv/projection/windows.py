@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deconv.network.graph import Graph
-from deconv.network.operations import Call, LocalResponseNorm, Operation
+from deconv.network.operations import Call, Detached, LocalResponseNorm, Operation, SpelledRectifier
 from deconv.network.receptive_field import Cone, Span
 from deconv.network.spatial import Spatial, outside_value
 
@@ -36,6 +36,10 @@ def cut(maps: Tensor, image: Tensor, start: Tensor, size: tuple[int, int]) -> Te
     return windows.permute(0, 3, 1, 2)
 
 
+INFINITE = LocalResponseNorm | Call | Detached | SpelledRectifier
+"""What may give infinite values or derivatives of values that mean nothing."""
+
+
 def _inside(places: Tensor, size: int) -> Tensor:
     return (places >= 0) & (places < size)
 
@@ -46,6 +50,10 @@ class WholeMaps:
 
     def operation(self, operation: Operation) -> Operation:
         return operation
+
+    def image_shape(self, graph: Graph, count: int) -> tuple[int, ...]:
+        """Of the pixels that come back for `count` peaks."""
+        return (count, *graph.nodes[0].shape)
 
     def read(self, position: int, source: int, value: Tensor) -> Tensor:
         return value
@@ -72,6 +80,10 @@ class Windows:
         """(N, 2) first row and column of each peak's window."""
         stride, start = (torch.tensor(pair, device=self.places.device) for pair in (span.stride, span.start))
         return self.places * stride + start
+
+    def image_shape(self, graph: Graph, count: int) -> tuple[int, ...]:
+        """Of the windows of pixels that come back for `count` peaks."""
+        return (count, graph.nodes[0].shape[0], *self.span(0).size)
 
     def operation(self, operation: Operation) -> Operation:
         return operation.unpadded() if isinstance(operation, Spatial) else operation
@@ -107,7 +119,7 @@ class Windows:
     def _finite(self) -> bool:
         """Whether all values stay finite outside the maps too, where no promise is made of them."""
         operations = (self.graph.nodes[position].operation for position in self.cone.order)
-        return not any(isinstance(operation, LocalResponseNorm | Call) for operation in operations)
+        return not any(isinstance(operation, INFINITE) for operation in operations)
 
     @cached_property
     def _known(self) -> dict[tuple[int, Span], Tensor | None]:
@@ -136,7 +148,7 @@ class Windows:
         needed, whole = self.needed(position), self.span(source)
         operation = self.graph.nodes[position].operation
         # outside the map even operations that work place by place may have infinite derivatives
-        outside = self._outside(source, needed) if isinstance(operation, Spatial | LocalResponseNorm | Call) else None
+        outside = self._outside(source, needed) if isinstance(operation, INFINITE | Spatial) else None
         if outside is not None:
             signal = self._fill(signal, outside, 0.0)
         if needed != whole:

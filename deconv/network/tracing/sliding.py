@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deconv.network import spatial
 from deconv.network.spatial import Window
-from deconv.network.tracing.exported import Lowered, Request
+from deconv.network.tracing.requests import Lowered, Request
 
 
-def convolution(request: Request) -> Lowered:
+def convolution(request: Request) -> Lowered | None:
     a = request.arguments
     weight, bias = a["weight"], a["bias"]
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, Tensor)):
         return None  # weights that depend on the image: not a linear operation of it
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    bias = None if bias is None else bias.detach()
     dilation = _pair(a["dilation"])
     if a["padding"] == "valid":
         before = after = (0, 0)
@@ -30,6 +33,8 @@ def convolution(request: Request) -> Lowered:
 
 
 def max_pool(request: Request) -> Lowered:
+    if request.pick == 1:  # the indices of what won
+        return request.as_call(linear=False, pointwise=False)
     a = request.arguments
     kernel = _pair(a["kernel_size"])
     window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), _pair(a["dilation"]))
@@ -58,6 +63,8 @@ def _every_window_counts_the_same(window: Window, a: dict[str, Any], request: Re
 
 def adaptive_pool(request: Request) -> Lowered:
     size, wanted = request.input_shape()[-2:], request.shape[-2:]
+    if request.pick == 1:  # the indices of what won
+        return request.as_call(linear=False, pointwise=False)
     if size == wanted:
         return request.inputs[0]
     is_mean = request.name == "adaptive_avg_pool2d"
