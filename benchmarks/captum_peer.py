@@ -47,9 +47,9 @@ def cut_at(subject: Subject, layer: str, layout: torch.memory_format) -> nn.Sequ
     features = subject.module.get_submodule("features")
     assert isinstance(features, nn.Sequential)
     trunk = copy.deepcopy(features[: int(layer.removeprefix("features.")) + 1]).to(memory_format=layout)
-    for part in trunk.modules():
-        if isinstance(part, nn.ReLU):
-            part.inplace = False
+    for submodule in trunk.modules():
+        if isinstance(submodule, nn.ReLU):
+            submodule.inplace = False
     return trunk
 
 
@@ -66,7 +66,7 @@ def best_peer(subject: Subject, layer: str, images: Tensor, peaks: Tensor) -> tu
     return choices[name], name
 
 
-def worst_difference(found: Tensor, expected: Tensor) -> float:
-    """The largest ||found - expected|| / ||expected|| of all peaks."""
-    apart = (found.double() - expected.double()).flatten(1).norm(dim=1)
+def worst_difference(actual: Tensor, expected: Tensor) -> float:
+    """The largest ||actual - expected|| / ||expected|| of all peaks."""
+    apart = (actual.double() - expected.double()).flatten(1).norm(dim=1)
     return float((apart / expected.double().flatten(1).norm(dim=1).clamp_min(1e-30)).max())

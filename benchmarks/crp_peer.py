@@ -21,7 +21,7 @@ BATCH = 32
 
 
 def is_installed() -> bool:
-    """Whether zennit and zennit-crp are there."""
+    """Whether zennit and zennit-crp are installed."""
     return all(importlib.util.find_spec(name) for name in ("crp", "zennit"))
 
 
@@ -65,8 +65,8 @@ class CrpPeer:
             attribution = CondAttribution(self.model)
             run = FeatureVisualization(attribution, data, concepts, max_target="max", abs_norm=False, path=home)
             run.run(self.composite, 0, len(data), BATCH)
-            found = {name: load_maximization(run.ActMax.PATH, path) for name, path in self.layers.items()}
-        return {name: (_by_unit(score), _by_unit(image)) for name, (image, score, _) in found.items()}
+            maxima = {name: load_maximization(run.ActMax.PATH, path) for name, path in self.layers.items()}
+        return {name: (_by_unit(score), _by_unit(image)) for name, (image, score, _) in maxima.items()}
 
 
 def _by_unit(values: Any) -> Tensor:
@@ -90,7 +90,7 @@ def as_documented(subject: Subject) -> CrpPeer:
 def _out_of_place(module: nn.Module) -> nn.Module:
     """A copy whose rectifiers do not overwrite what its hooks look at."""
     module = copy.deepcopy(module)
-    for part in module.modules():
-        if isinstance(part, nn.ReLU):
-            part.inplace = False
+    for submodule in module.modules():
+        if isinstance(submodule, nn.ReLU):
+            submodule.inplace = False
     return module

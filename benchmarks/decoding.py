@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from benchmarks.rows import Row, faster
-from benchmarks.scene import CROP, LOOK, SIZE, Scene
+from benchmarks.scene import CROP, PREPROCESSING, SIZE, Scene
 from benchmarks.timing import compare
 from deconv.images import Source
 from deconv.images.ahead import WORKERS
@@ -24,8 +24,8 @@ CLOSE = 2.0
 """Grey levels that a pixel may differ by, and on average half of one: the two round their bilinear sums differently."""
 
 BY_PIL = transforms.Compose(
-    [transforms.Resize(LOOK.resize), transforms.CenterCrop(SIZE), transforms.ToTensor(),
-     transforms.Normalize(LOOK.mean, LOOK.std)]
+    [transforms.Resize(PREPROCESSING.resize), transforms.CenterCrop(SIZE), transforms.ToTensor(),
+     transforms.Normalize(PREPROCESSING.mean, PREPROCESSING.std)]
 )  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def over_pil(scene: Scene, source: Source, name: str) -> Row:
 
 def by_deconv(source: Source) -> Tensor:
     """The last batch; the others were thrown away."""
-    for _, input_images in batches(source, LOOK, BATCH):
-        made = LOOK.normalize(input_images)
+    for _, input_images in batches(source, PREPROCESSING, BATCH):
+        made = PREPROCESSING.normalize(input_images)
     return made
 
 
@@ -68,7 +68,7 @@ def _read(member: Member) -> Tensor:
 
 def check_against_pil(source: Source) -> float:
     """Mean difference in grey levels on the last batch; raises if it is above a half, or a pixel's above CLOSE."""
-    levels = 255 * torch.tensor(LOOK.std)[:, None, None]
+    levels = 255 * torch.tensor(PREPROCESSING.std)[:, None, None]
     apart = (by_deconv(source) - by_pil(source)).abs() * levels
     if float(apart.mean()) > 0.5 or float(apart.max()) > CLOSE:
         raise AssertionError(

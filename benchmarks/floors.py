@@ -27,7 +27,7 @@ def bare_pass(trunk: nn.Module, images: Tensor, batch: int) -> None:
 
 
 def plain_loop(trunk: nn.Module, hooked: Mapping[str, str], images: Tensor, batch: int, k: int = K) -> Best:
-    """{layer: (score, image)}, each (C, k): hooks, amax, and a running topk. It does not know the places."""
+    """{layer: (score, image)}, each (C, k): hooks, amax, and a running topk. It does not know the positions."""
     seen: dict[str, Tensor] = {}
     hooks = [trunk.get_submodule(path).register_forward_hook(_keeps(seen, name)) for name, path in hooked.items()]
     best: Best = {}
@@ -44,7 +44,7 @@ def plain_loop(trunk: nn.Module, hooked: Mapping[str, str], images: Tensor, batc
 
 
 def _keeps(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
-    def hook(module: nn.Module, given: object, output: Tensor) -> None:
+    def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
         seen[name] = output.amax(dim=(2, 3))
 
     return hook
@@ -60,11 +60,11 @@ def _better(best: tuple[Tensor, Tensor] | None, scores: Tensor, start: int, k: i
 
 @dataclass(frozen=True)
 class Difference:
-    """How two rankings differ: worst score, relative to its layer's strongest; places where near-equals changed."""
+    """How two rankings differ: worst score, relative to its layer's strongest; ranks where near-equals changed."""
 
     score: float
     swapped: int
-    places: int
+    ranks: int
 
 
 def check_same(peaks: Peaks, best: Best) -> Difference:
@@ -72,7 +72,7 @@ def check_same(peaks: Peaks, best: Best) -> Difference:
 
     best: (C, more than k) from another implementation, in any precision of summation; a score of zero is no peak.
     """
-    worst, swapped, places = 0.0, 0, 0
+    worst, swapped, ranks = 0.0, 0, 0
     for layer, (score, image) in best.items():
         ours = peaks[layer]
         k = ours.score.shape[1]
@@ -85,12 +85,12 @@ def check_same(peaks: Peaks, best: Best) -> Difference:
                 "other images; nothing is timed unless both do the same work."
             )
         worst, swapped = max(worst, float(apart.max())), swapped + int(other.sum())
-        places += other.numel()
-    return Difference(worst, swapped, places)
+        ranks += other.numel()
+    return Difference(worst, swapped, ranks)
 
 
 def _near_equal(score: Tensor) -> Tensor:
-    """(C, K) bool: places whose neighbour in the ranking has nearly the same score."""
+    """(C, K) bool: ranks whose neighbour in the ranking has nearly the same score."""
     close = (score[:, :-1] - score[:, 1:]) <= CLOSE * score[:, :-1]
     edge = torch.zeros_like(close[:, :1])
     return torch.cat([close, edge], dim=1) | torch.cat([edge, close], dim=1)

@@ -127,7 +127,7 @@ def check_against_plain(subject: Subject, images: Tensor, precision: str = "floa
     apart = check_same(found, best)
     if precision != "float32":
         _check_places(found, mining(subject, images)())
-    near = f", {apart.swapped} of {apart.places} places swapped among near-equals" if apart.swapped else ""
+    near = f", {apart.swapped} of {apart.ranks} ranks swapped among near-equals" if apart.swapped else ""
     return f"same answer (scores to {apart.score:.0e}{near}), {len(images)} images"
 
 

@@ -39,9 +39,9 @@ def rows(scene: Scene) -> Iterator[Row]:
     """A row a layer, and one over all of them."""
     alexnet, images = subject("alexnet"), scene.images(scene.many)
     pairs: dict[str, Pair] = {}
-    found = mine(alexnet.network, images, alexnet.layers, k=K, batch_size=BATCH["alexnet"])
+    peaks = mine(alexnet.network, images, alexnet.layers, k=K, batch_size=BATCH["alexnet"])
     for n, layer in enumerate(alexnet.layers):
-        work = work_of(layer, found[layer], 16 if scene.quick else 48)
+        work = work_of(layer, peaks[layer], 16 if scene.quick else 48)
         row, pairs[layer] = over_captum(alexnet, scene, images, work, f"conv{n + 1}", AT_LEAST[n])
         yield row
     yield all_units(pairs, len(images))
@@ -100,8 +100,8 @@ def all_units(pairs: dict[str, Pair], images: int) -> Row:
     peaks = sum(pair.ours_items for pair in pairs.values())
     what = f"projection over captum, all {peaks} peaks of 1,152 units, {images} photographs"
     note = "ours without mining; captum's total extrapolated from its samples"
-    told = {layer: details_of(pair) for layer, pair in pairs.items()}
-    return Row(what, reached, "x", None, ALL_AT_LEAST, by_cpu, f"{ours:.3g} s", f"{peer:.4g} s", note, told)
+    details = {layer: details_of(pair) for layer, pair in pairs.items()}
+    return Row(what, reached, "x", None, ALL_AT_LEAST, by_cpu, f"{ours:.3g} s", f"{peer:.4g} s", note, details)
 
 
 def _ours_total(pairs: dict[str, Pair], kind: str, lap: int) -> float:

@@ -22,7 +22,7 @@ from deconv.network import Network
 K = 9
 SEED = 0
 SIZE = (224, 224)
-LOOK = Preprocessing(SIZE, 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PREPROCESSING = Preprocessing(SIZE, 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CROP = (500, 375)
 """Width and height in pixels of the crops that stand in for photographs: the usual size in ImageNet."""
 
@@ -62,7 +62,7 @@ class Subject:
 def subject(arch: str, device: str = "cpu") -> Subject:
     """A network of LAYERS with random weights, always the same ones."""
     module = models.build("torchvision", "random", SEED, arch=arch).requires_grad_(False).to(device)
-    return Subject(arch, module, Network(module, (3, *SIZE), preprocessing=LOOK))
+    return Subject(arch, module, Network(module, (3, *SIZE), preprocessing=PREPROCESSING))
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Scene:
 
     def source(self, count: int) -> Source:
         """`count` photographs as files: the folder's own, or, if it has too few, JPEG crops of them."""
-        given = folder(self.photographs) if self.photographs else bundled()
-        if self.photographs and len(given) >= count:
-            return Source(given.name, given.keys[:count], given.members[:count])
+        photographs = folder(self.photographs) if self.photographs else bundled()
+        if self.photographs and len(photographs) >= count:
+            return Source(photographs.name, photographs.keys[:count], photographs.members[:count])
         return self.crops(count)
 
     def crops(self, count: int) -> Source:
@@ -94,8 +94,8 @@ class Scene:
         home = self.scratch / f"crops-{count}"
         if not home.exists():
             home.mkdir(parents=True)
-            given = folder(self.photographs) if self.photographs else bundled()
-            for n, crop in enumerate(_crops(given, count)):
+            photographs = folder(self.photographs) if self.photographs else bundled()
+            for n, crop in enumerate(_crops(photographs, count)):
                 crop.save(home / f"{n:05}.jpg", quality=90)
         return folder(home)
 
@@ -110,14 +110,16 @@ class Scene:
 
 @cache
 def _images(scene: Scene, count: int) -> Tensor:
-    parts = [LOOK.normalize(input_images) for _, input_images in batches(scene.source(count), LOOK, 64)]
+    parts = [
+        PREPROCESSING.normalize(input_images) for _, input_images in batches(scene.source(count), PREPROCESSING, 64)
+    ]
     return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 
-def _crops(given: Source, count: int) -> Iterator[Image.Image]:
+def _crops(photographs: Source, count: int) -> Iterator[Image.Image]:
     """Seeded crops of half to all of each photograph's size, one photograph after the other."""
     random = np.random.default_rng(SEED)
-    pictures = [Image.fromarray(given.image(n)) for n in range(min(len(given), count))]
+    pictures = [Image.fromarray(photographs.image(n)) for n in range(min(len(photographs), count))]
     for n in range(count):
         picture = pictures[n % len(pictures)]
         scale = min(picture.width / CROP[0], picture.height / CROP[1]) * random.uniform(0.5, 1)

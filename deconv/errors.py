@@ -45,7 +45,15 @@ class UnreadableImage(BadInput):
 
 
 class UnsupportedOperation(DeconvError):
-    """An operation of the network that the asked rule cannot send backwards."""
+    """An operation of the network that the asked rule cannot send backwards, or that cannot be traced.
+
+    >>> import deconv, torch
+    >>> smooth = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.SiLU())
+    >>> network = deconv.Network(smooth, (3, 8, 8))
+    >>> deconv.project(network, torch.rand(1, 3, 8, 8), "1", [0], [2], [0], [0], rule="deconvnet")
+    Traceback (most recent call last):
+    deconv.errors.UnsupportedOperation: 'deconvnet' has no way back through 'silu' in 1: ...
+    """
 
 
 class RecordMismatch(DeconvError):

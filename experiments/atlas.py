@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from deconv.analyses.choosing import check_rules, chosen_rule
+from deconv.analyses.choosing import chosen_rule
 from deconv.atlas import write_atlas
 from deconv.engines import open_engine
 from deconv.errors import BadInput, RecordMismatch
@@ -19,6 +19,7 @@ from deconv.images.cached import open_frames
 from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
+from deconv.projection import check_rules
 from deconv.projection.rules import Rule
 from deconv.records import Peaks, table
 from deconv.records.formats import reading

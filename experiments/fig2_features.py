@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
-from deconv.analyses.choosing import check_rules, check_units, chosen_rule
+from deconv.analyses.choosing import check_units, chosen_rule
 from deconv.engines import open_engine
 from deconv.errors import BadInput
 from deconv.figures import features
@@ -21,7 +21,7 @@ from deconv.models import load_network
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
-from deconv.projection import project_peaks
+from deconv.projection import check_rules, project_peaks
 from deconv.projection.patches import patches_of
 from deconv.records import LayerPeaks, Peaks
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import figures
-from deconv.analyses.choosing import check_rules, check_units, chosen_rule
+from deconv.analyses.choosing import check_units, chosen_rule
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.engines import open_engine
 from deconv.figures import evolution as charts
@@ -22,7 +22,7 @@ from deconv.images.cached import open_frames
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import project_peaks
+from deconv.projection import check_rules, project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Peaks, Reconstructions

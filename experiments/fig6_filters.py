@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deconv import figures
 from deconv.analyses import filters
-from deconv.analyses.choosing import check_rules, chosen_rule
+from deconv.analyses.choosing import chosen_rule
 from deconv.command.shipped import choices, shipped
 from deconv.engines import open_engine
 from deconv.errors import BadInput, UnknownName, nearest
@@ -26,7 +26,7 @@ from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
-from deconv.projection import project_peaks
+from deconv.projection import check_rules, project_peaks
 from deconv.records import Peaks, Reconstructions
 
 FILTER_SIDE, PROJECTION_SIDE = 44, 54

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from deconv.analyses import occlusion
-from deconv.analyses.choosing import check_rules, check_units, chosen_rule, number_labels, pick_images
+from deconv.analyses.choosing import check_units, chosen_rule, number_labels, pick_images
 from deconv.analyses.occlusion import Occlusion
 from deconv.engines import open_engine
 from deconv.errors import BadInput
@@ -24,7 +24,7 @@ from deconv.mining import mine_into
 from deconv.models import class_names, load_network
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
-from deconv.projection import project
+from deconv.projection import check_rules, project
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import versions

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from deconv import models
-from deconv.analyses.choosing import check_rules, check_units, draw_units
+from deconv.analyses.choosing import check_units, draw_units
 from deconv.compare.measuring import mean_interval
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.scene import Scene
@@ -26,6 +26,7 @@ from deconv.mining import mine_into
 from deconv.models import load_network
 from deconv.network import Network
 from deconv.progress import track
+from deconv.projection import check_rules
 from deconv.projection.rules import as_rule
 from deconv.records import Peaks, table
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the tests themselves run one process a core
 
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
-install_import_hook("deconv", "beartype.beartype")
+jaxtyping.install_import_hook("deconv", "beartype.beartype")
 # A busy machine is no failure, and a failure must come back: the examples are the same each time.
 settings.register_profile("deconv", deadline=None, derandomize=True)
 settings.load_profile("deconv")
@@ -23,6 +23,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """What `tests.promises` marks goes into the report of a test, which `tests.reliability` reads."""
     item.user_properties += [("promise", mark.args[0]) for mark in item.iter_markers("promise")]
     item.user_properties += [(f"injected: {mark.args[0]}", 1) for mark in item.iter_markers("fault")]
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Leave annotations unchecked, as they are for users, so that a test sees what the library says of a mistake."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class _Rectify(torch.autograd.Function):
         return positive * mask if ctx.rule == "guided" else positive, None, None, None
 
 
-class _LeaveOutOnTheWayDown(torch.autograd.Function):
+class _LeftOutBackwards(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: float) -> Tensor:
         return F.local_response_norm(x, *parameters)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ class RuleMode(TorchFunctionMode):
         if func in (F.relu6, F.hardtanh):
             return self._rectify(args[0], 6.0, kwargs.get("inplace", args[-1] is True))
         if func is F.local_response_norm and self.rule == "deconvnet":
-            return _LeaveOutOnTheWayDown.apply(*args, *kwargs.values())
+            return _LeftOutBackwards.apply(*args, *kwargs.values())
         return func(*args, **kwargs)
 
     def _rectify(self, x: Tensor, ceiling: float, in_place: bool) -> Any:
@@ -72,7 +72,7 @@ def project_by_autograd(
 ) -> tuple[Tensor, Tensor]:
     """(scores (N,), pixels (N, C, H, W)) of peaks (N, 4) = (image, channel, row, col) of `activations(images)`.
 
-    seed: (N,) what to send down in place of the scores, whose own rounding would hide how well the ways down agree.
+    seed: (N,) what to send back instead of the scores, whose rounding would hide how well two backward passes agree.
     """
     image, channel, row, col = peaks.T
     with torch.enable_grad():
@@ -90,7 +90,7 @@ def project_by_autograd(
     return score.detach(), back
 
 
-def relative_error(found: Tensor, expected: Tensor) -> Tensor:
-    """(N,) ||found - expected|| / ||expected|| of each peak; where both are zero, zero."""
-    difference = (found.double() - expected.double()).flatten(1).norm(dim=1)
+def relative_error(actual: Tensor, expected: Tensor) -> Tensor:
+    """(N,) ||actual - expected|| / ||expected|| of each peak; where both are zero, zero."""
+    difference = (actual.double() - expected.double()).flatten(1).norm(dim=1)
     return difference / expected.double().flatten(1).norm(dim=1).clamp_min(1e-30)

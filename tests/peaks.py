@@ -19,7 +19,7 @@ def project_at(network: Network, images: Tensor, layer: str, peaks: Tensor, **op
     return project(network, images, layer, image, channel, row, col, **options)
 
 
-def random_places(maps: Tensor, count: int, seed: int = 0) -> Tensor:
+def random_positions(maps: Tensor, count: int, seed: int = 0) -> Tensor:
     """(count, 4): the strongest, the four corners, then anywhere, firing or not."""
     maps = as_map(maps)
     generator = torch.Generator().manual_seed(seed)
@@ -30,7 +30,7 @@ def random_places(maps: Tensor, count: int, seed: int = 0) -> Tensor:
     return peaks
 
 
-def ways_of(network: Network, layer: str, size: tuple[int, int]) -> list[str]:
-    """All ways that serve a layer for images of some size."""
+def strategies_of(network: Network, layer: str, size: tuple[int, int]) -> list[str]:
+    """All strategies that serve a layer for images of some size."""
     windowable = cone(network.graph_at(size), network.node(layer, size)).windowable
     return ["window", "shared", "whole"] if windowable else ["whole"]

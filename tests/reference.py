@@ -11,16 +11,16 @@ Peak = tuple[float, int, int, int]
 
 
 def unpool_adding(signal: Tensor, switches: Tensor, size: torch.Size) -> Tensor:
-    """Put each value (1, C, h, w) where its switch says in a map of `size`; values on one place add."""
+    """Put each value (1, C, h, w) where its switch says in a map of `size`; values at one position add."""
     unpooled = signal.new_zeros(size).flatten(2)
     for channel in range(signal.shape[1]):
-        for value, place in zip(signal[0, channel].flatten(), switches[0, channel].flatten(), strict=True):
-            unpooled[0, channel, place] += value
+        for value, position in zip(signal[0, channel].flatten(), switches[0, channel].flatten(), strict=True):
+            unpooled[0, channel, position] += value
     return unpooled.view(size)
 
 
 def unpool_overwriting(signal: Tensor, switches: Tensor, size: torch.Size) -> Tensor:
-    """The same by torch's own unpooling (that of nn.MaxUnpool2d), where one of the values on a place wins."""
+    """The same by torch's own unpooling (that of nn.MaxUnpool2d), where one of the values at a position wins."""
     return torch.ops.aten.max_unpool2d(signal, switches, size[2:])
 
 
@@ -79,18 +79,18 @@ def strongest_apart(
     ranked = []
     for channel in range(maps.shape[1]):
         kept: list[Peak] = []
-        for place in _sorted_places(maps[:, channel]):
-            of_image = [peak for peak in kept if peak[1] == place[1]]
-            if len(of_image) < per_image and all(not _mostly_same(place, peak, stride, size) for peak in of_image):
-                kept.append(place)
+        for position in _sorted_positions(maps[:, channel]):
+            of_image = [peak for peak in kept if peak[1] == position[1]]
+            if len(of_image) < per_image and all(not _mostly_same(position, peak, stride, size) for peak in of_image):
+                kept.append(position)
         ranked.append(kept[:k])
     return ranked
 
 
-def _sorted_places(maps: Tensor) -> list[Peak]:
-    """All places of (M, H, W) that fire, by (-score, image, row, col)."""
-    places = [(-float(maps[tuple(place)]), *place.tolist()) for place in (maps > 0).nonzero()]
-    return [(-score, image, row, col) for score, image, row, col in sorted(places)]
+def _sorted_positions(maps: Tensor) -> list[Peak]:
+    """All positions of (M, H, W) that fire, by (-score, image, row, col)."""
+    positions = [(-float(maps[tuple(position)]), *position.tolist()) for position in (maps > 0).nonzero()]
+    return [(-score, image, row, col) for score, image, row, col in sorted(positions)]
 
 
 def _mostly_same(a: Peak, b: Peak, stride: tuple[int, int], size: tuple[int, int]) -> bool:

@@ -77,7 +77,7 @@ def test_a_comparison_of_other_peaks_is_refused(
     ("arguments", "expected"),
     [
         (["units=[3]"], "an atlas shows all"),
-        (["other_rules=[guidd]"], "'guidd' is unknown"),
+        (["other_rules=[guidd]"], "unknown rule 'guidd'"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
     ],
 )

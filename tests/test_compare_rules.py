@@ -95,9 +95,9 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({"against": "[guidd]"}, "against 'guidd' is unknown; expected some of deconvnet, guided"),
-        ({"rule.relu": "forwards"}, "rule.relu 'forwards' is unknown; expected one of backward, forward, both, none"),
-        ({"rule": "guidd"}, "rule 'guidd' is unknown; expected one of deconvnet, guided, gradient"),
-        ({"layers": "[conv9]"}, "'conv9' is no layer"),
+        ({"rule.relu": "forwards"}, "the rule's relu 'forwards'; expected one of backward, forward, both, none"),
+        ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, guided, gradient"),
+        ({"layers": "[conv9]"}, "unknown layer 'conv9'"),
         ({"units": "[99999]"}, "unit 99999: layer conv1 has units 0 to 63"),
         ({"rule": "[a]"}, "rule=[a]"),
     ],

@@ -14,7 +14,7 @@ from deconv.compare.tasks import PATCHES, Contest, joined, measure_units
 from deconv.engines import Engine, open_engine
 from deconv.projection.rules import RULES, Rule
 from deconv.records.table import Columns
-from tests.test_controls import FRAMES, LOOK, module, network
+from tests.test_controls import FRAMES, PREPROCESSING, module, network
 
 TASKS = [[4, 7], [2], [0, 1]]
 NAMES = ["deconvnet", "other_switches", "random_weights", "edges", PATCHES]
@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 def contest() -> Contest:
     net = network()
-    peaks = deconv.mine(net, LOOK.normalize(FRAMES), ["b"], k=2)["b"]
+    peaks = deconv.mine(net, PREPROCESSING.normalize(FRAMES), ["b"], k=2)["b"]
     rules: dict[str, str | Rule] = {"deconvnet": RULES["deconvnet"]} | {name: name for name in NAMES[1:-1]}
     random = renewed(net, shuffled(module(), ["0", "3", "6"], 0))
     return Contest(net, random, "b", peaks, FRAMES, torch.arange(3), rules, NAMES, seed=0)

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from deconv.compare import controls
 from deconv.compare.controls import CONTROLS
 from deconv.compare.randomising import blocks, renewed, shuffled
-from deconv.compare.responses import layer_responses, unit_responses
 from deconv.compare.scene import Scene
 from deconv.errors import BadInput, UnknownName
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
+from deconv.projection.responses import layer_responses, unit_responses
 from deconv.projection.rules import Rule
 
 SIZE = 30
-LOOK = Preprocessing((SIZE, SIZE), None, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+PREPROCESSING = Preprocessing((SIZE, SIZE), None, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
 
 def module() -> nn.Sequential:
@@ -28,7 +28,7 @@ def module() -> nn.Sequential:
 
 
 def network(of: nn.Module | None = None) -> Network:
-    return Network(of or module(), (3, SIZE, SIZE), {"a": "1", "b": "4", "c": "7"}, LOOK)
+    return Network(of or module(), (3, SIZE, SIZE), {"a": "1", "b": "4", "c": "7"}, PREPROCESSING)
 
 
 FRAMES = torch.randint(0, 256, (3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -37,7 +37,7 @@ NUMBERS = torch.tensor([2, 5, 11])
 
 def scene(layer: str = "b", random: bool = True) -> Scene:
     net = network()
-    maps = net.forward(LOOK.normalize(FRAMES), [layer])[layer]
+    maps = net.forward(PREPROCESSING.normalize(FRAMES), [layer])[layer]
     firing = (maps > 0).nonzero()
     chosen = firing[torch.randperm(len(firing), generator=torch.Generator().manual_seed(1))[:6]]
     corners = (maps[:, :, :1, :1] > 0).nonzero()[:2]  # fields that reach outside the image
@@ -50,12 +50,12 @@ def scene(layer: str = "b", random: bool = True) -> Scene:
 @pytest.mark.parametrize("layer", ["a", "b", "c"])
 def test_windows_give_what_their_photographs_give(layer: str) -> None:
     found = scene(layer)
-    maps = found.network.forward(LOOK.normalize(FRAMES), [layer])[layer]
+    maps = found.network.forward(PREPROCESSING.normalize(FRAMES), [layer])[layer]
     image, _, row, col = found.peaks.T.contiguous()
     expected = maps[torch.searchsorted(NUMBERS, image), :, row, col]
     torch.testing.assert_close(layer_responses(found.network, layer, found.windows, found.places), expected)
-    own = unit_responses(found.network, layer, found.windows, found.places, found.channel)
-    torch.testing.assert_close(own, expected[torch.arange(len(own)), found.channel])
+    responses = unit_responses(found.network, layer, found.windows, found.places, found.channel)
+    torch.testing.assert_close(responses, expected[torch.arange(len(responses)), found.channel])
     none = (tensor[:0] for tensor in (found.windows, found.places, found.channel))
     assert len(unit_responses(found.network, layer, *none)) == 0
 
@@ -63,12 +63,12 @@ def test_windows_give_what_their_photographs_give(layer: str) -> None:
 def test_units_that_see_the_whole_image_are_asked_too() -> None:
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 28 * 28, 7), nn.ReLU())
-    net = Network(trunk, (3, SIZE, SIZE), preprocessing=LOOK)
-    images, places = LOOK.normalize(FRAMES), torch.zeros((3, 2), dtype=torch.int64)
+    net = Network(trunk, (3, SIZE, SIZE), preprocessing=PREPROCESSING)
+    images, positions = PREPROCESSING.normalize(FRAMES), torch.zeros((3, 2), dtype=torch.int64)
     expected = trunk(images).detach()
-    torch.testing.assert_close(layer_responses(net, "4", images, places), expected)
+    torch.testing.assert_close(layer_responses(net, "4", images, positions), expected)
     torch.testing.assert_close(
-        unit_responses(net, "4", images, places, torch.tensor([2, 0, 6])), expected[range(3), [2, 0, 6]]
+        unit_responses(net, "4", images, positions, torch.tensor([2, 0, 6])), expected[range(3), [2, 0, 6]]
     )
 
 
@@ -166,7 +166,7 @@ def test_switches_of_other_images_are_those_images_own() -> None:
 
 
 def test_unknown_controls_and_missing_networks_are_named() -> None:
-    with pytest.raises(UnknownName, match="rule 'edge' is unknown"):
+    with pytest.raises(UnknownName, match="unknown rule 'edge'"):
         scene().reconstruct("edge")
     with pytest.raises(UnknownName, match="'random_weights' needs a network with shuffled weights"):
         scene(random=False).reconstruct("random_weights")

@@ -128,5 +128,5 @@ def test_one_image_cannot_be_compared_and_layers_are_checked() -> None:
     images, boxes = planted()
     with pytest.raises(BadInput, match="given 1 images and 1 boxes"):
         disagreement(colour_network(), images[:1], boxes[:1], ["top"])
-    with pytest.raises(UnknownName, match="'tip' is no layer"):
+    with pytest.raises(UnknownName, match="unknown layer 'tip'"):
         disagreement(colour_network(), images, boxes, ["tip"])

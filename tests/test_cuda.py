@@ -22,6 +22,6 @@ def test_mining_and_projection_are_the_same_as_on_the_cpu() -> None:
     for layer in LAYERS:
         torch.testing.assert_close(peaks[layer].score, on_device[layer].score, rtol=1e-4, atol=1e-4, equal_nan=True)
         places = peaks[layer].of([0, 5, 9])
-        for way in ("window", "shared", "whole"):
-            pixels = [deconv.project(net, images, layer, *places, way=way).pixels for net in (here, there)]
+        for strategy in ("window", "shared", "whole"):
+            pixels = [deconv.project(net, images, layer, *places, strategy=strategy).pixels for net in (here, there)]
             assert (pixels[0] - pixels[1]).norm() <= 1e-4 * pixels[0].norm()

@@ -85,10 +85,10 @@ def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["layers=[conv9]"], "'conv9' is no layer of this network; expected one of conv1"),
+        (["layers=[conv9]"], "unknown layer 'conv9'; expected one of conv1"),
         (["units=[99999]"], "unit 99999: layer conv1 has units 0 to 63"),
-        (["rule=guidd"], "rule 'guidd' is unknown; expected one of deconvnet, guided, gradient"),
-        (["rule.relu=forwards"], "rule.relu 'forwards' is unknown; expected one of backward, forward, both, none"),
+        (["rule=guidd"], "unknown rule 'guidd'; expected one of deconvnet, guided, gradient"),
+        (["rule.relu=forwards"], "the rule's relu 'forwards'; expected one of backward, forward, both, none"),
         (["rule.switches=other"], "rule.switches=other: this experiment has no images to lend them"),
         (["source=folder", "source.root=/nowhere"], "/nowhere"),
     ],

@@ -123,9 +123,9 @@ def test_cells_stand_in_their_columns_and_bars_join_the_same_image() -> None:
         (["trained=/nowhere"], "there are no snapshots epoch-001.safetensors, ... in /nowhere/snapshots"),
         (["epochs=[1,3]"], "epochs [3]: "),
         (["epochs=[2]"], "one snapshot shows no change"),
-        (["layers=[conv9]"], "'conv9' is no layer of this network"),
+        (["layers=[conv9]"], "unknown layer 'conv9'"),
         (["units=[96]"], "unit 96: layer conv1 has units 0 to 95"),
-        (["rule=guidd"], "rule 'guidd' is unknown"),
+        (["rule=guidd"], "unknown rule 'guidd'"),
         (["model=krizhevsky64"], "epoch-001.safetensors do not fit"),
     ],
 )

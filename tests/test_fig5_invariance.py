@@ -83,7 +83,7 @@ def test_without_room_what_is_filled_is_said(said: list[str], tmp_path: Path) ->
         (["labels=[tench,goldfish,tigre cat]"], "did you mean 'tiger cat'"),
         (["labels=[0,1,1000]"], "label 1000: this network has classes 0 to 999"),
         (["layers=[conv1]"], "layers: given 1; expected two"),
-        (["layers=[conv1,conv9]"], "'conv9' is no layer"),
+        (["layers=[conv1,conv9]"], "unknown layer 'conv9'"),
         (["scale=[1,2]"], "scale=[1, 2]: expected [first, last, step]"),
         (["fill=wrap"], "fill=wrap: expected reflect or mean"),
         (["room=0.5"], "room=0.5"),

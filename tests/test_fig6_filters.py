@@ -98,7 +98,7 @@ def test_networks_can_be_left_out_and_added(said: list[str], tmp_path: Path) -> 
         (["projected=[zfnet46]"], "projected: 'zfnet46' is none of networks unlimited, krizhevsky64, zfnet64"),
         (["layers=[conv1]"], "expected two, the first for its filters"),
         (["layers=[conv2,conv3]"], "conv2 is not the rectified output of a convolution of the image"),
-        (["rule=guidd"], "rule 'guidd' is unknown"),
+        (["rule=guidd"], "unknown rule 'guidd'"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_mined(

@@ -87,7 +87,7 @@ def test_units_layers_and_colour_can_be_chosen(said: list[str], tmp_path: Path) 
         (["layers=[fire2,fire3]"], "expected one layer of maps"),
         (["colour=[1,2]"], "expected red, green and blue"),
         (["colour=[0,0,256]"], "expected red, green and blue"),
-        (["rule=deconvnt"], "rule 'deconvnt' is unknown"),
+        (["rule=deconvnt"], "unknown rule 'deconvnt'"),
         (["model=zfnet64_trunk"], "no class outputs"),
     ],
 )

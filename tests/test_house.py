@@ -39,9 +39,7 @@ HOUSE = {
     "network": Room("errors images records", doors="classes graph incremental operations receptive_field spatial"),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="firing"),
-    "projection": Room(
-        "errors progress records images network", doors="passes patches rules seed strategies table windows"
-    ),
+    "projection": Room("errors progress records images network", doors="patches responses rules"),
     "models": Room("errors images network", doors="loading"),
     "compare": Room(
         "errors records images network projection",

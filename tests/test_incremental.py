@@ -23,7 +23,7 @@ SIZE = 18
 def both(
     graph: Graph, image: Tensor, size: tuple[int, int], stride: int
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """All nodes' values for a patch at every place, by changes and whole."""
+    """All nodes' values for a patch at every position, by changes and whole."""
     height, width = image.shape[2:]
     rows, cols = torch.arange(0, height - size[0] + 1, stride), torch.arange(0, width - size[1] + 1, stride)
     start = torch.cartesian_prod(rows, cols)
@@ -39,11 +39,9 @@ def both(
 
 def assert_same(changed: dict[int, Tensor], whole: dict[int, Tensor]) -> None:
     assert changed.keys() == whole.keys()
-    for position, value in whole.items():
-        assert changed[position].shape == value.shape
-        assert float((changed[position] - value).abs().max()) <= 1e-5 * float(value.abs().max().clamp_min(1e-30)), (
-            position
-        )
+    for index, value in whole.items():
+        assert changed[index].shape == value.shape
+        assert float((changed[index] - value).abs().max()) <= 1e-5 * float(value.abs().max().clamp_min(1e-30)), index
 
 
 @SETTINGS

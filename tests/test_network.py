@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,13 +14,14 @@ from torchvision.ops import Conv2dNormActivation
 
 from deconv import network as network_module
 from deconv.errors import BadInput, UnknownName, UnsupportedOperation
+from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
 
 IMAGES = torch.randn(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 
 
 class Block(nn.Module):
-    """One rectifier for several places, a functional one, and a branch."""
+    """One rectifier for several calls, a functional one, and a branch."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -33,7 +37,7 @@ class Block(nn.Module):
 
 
 class Named(nn.Module):
-    """Places of every kind that names are made from."""
+    """Calls of every kind that names are made from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,23 +96,33 @@ def test_asking_for_a_layer_in_the_middle_does_not_change_it(network: Network) -
     assert torch.equal(images, IMAGES)
 
 
-def test_rectified_tells_whether_zero_means_silent(network: Network) -> None:
+def test_rectified_says_whether_a_unit_at_zero_does_not_fire(network: Network) -> None:
     assert [layer for layer in network.layers if not network.rectified(layer)] == ["head.3"]
     mixed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1), nn.ReLU())
     assert [Network(mixed, (3, 8, 8)).rectified(layer) for layer in ("1", "3")] == [False, True]
 
 
-def test_fully_connected_layers_are_maps_of_one_place(network: Network) -> None:
+def test_fully_connected_layers_are_maps_of_one_position(network: Network) -> None:
     assert network.forward(IMAGES, ["head.3"])["head.3"].shape == (3, 5, 1, 1)
     assert network.map_size("fc") == (1, 1) and network.receptive_field("fc").size == (20, 24)
 
 
 def test_maxima_are_those_of_the_maps(network: Network) -> None:
-    whole, told = network.forward(IMAGES, LAYERS), []
+    whole, yielded = network.forward(IMAGES, LAYERS), []
     for layer, maps, maxima in network.forward_with_maxima(IMAGES, LAYERS):
         assert torch.equal(maps, whole[layer]) and torch.equal(maxima, maps.amax((2, 3))), layer
-        told.append(layer)
-    assert sorted(told) == sorted(LAYERS)
+        yielded.append(layer)
+    assert sorted(yielded) == sorted(LAYERS)
+
+
+def test_maps_that_were_let_go_of_are_freed_while_the_network_runs() -> None:
+    blocks = [module for _ in range(4) for module in (nn.Conv2d(3, 3, 3), nn.ReLU())]
+    network = Network(nn.Sequential(*blocks), (3, 20, 24))
+    freed: list[weakref.ref[Tensor]] = []
+    for _, maps, _ in network.forward_with_maxima(IMAGES, network.layers):
+        assert all(reference() is None for reference in freed)
+        freed.append(weakref.ref(maps))
+    assert len(freed) == 4
 
 
 POOLS = [
@@ -118,8 +132,8 @@ POOLS = [
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_maxima_do_not_trust_pools_that_leave_places_out(pool: nn.Module) -> None:
-    """The largest value stands in turn at every place."""
+def test_maxima_do_not_trust_pools_that_leave_positions_out(pool: nn.Module) -> None:
+    """The largest value stands in turn at every position."""
     trunk = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), pool, nn.Conv2d(1, 1, 1), nn.ReLU())
     nn.init.ones_(trunk[0].weight)  # type: ignore[arg-type]
     images = torch.eye(56).view(56, 1, 7, 8) + 1
@@ -131,9 +145,7 @@ def test_maxima_do_not_trust_pools_that_leave_places_out(pool: nn.Module) -> Non
 @pytest.mark.parametrize("name", ["stem.2", "Head.1", "blocks.0", ""])
 def test_an_unknown_layer_is_named_with_what_there_is(network: Network, name: str) -> None:
     for ask in (network.channels, network.map_size, network.receptive_field, lambda n: network.forward(IMAGES, [n])):
-        with pytest.raises(
-            UnknownName, match=f"'{name}' is no layer of this network; expected one of stem out, fc, stem,"
-        ):
+        with pytest.raises(UnknownName, match=f"unknown layer '{name}'; expected one of stem out, fc, stem,"):
             ask(name)
 
 
@@ -143,7 +155,7 @@ def test_a_near_name_is_offered(network: Network) -> None:
 
 
 def test_an_alias_to_no_layer_is_refused(module: nn.Module) -> None:
-    with pytest.raises(UnknownName, match="alias 'conv1' names 'features.0', which is no layer; expected one of stem,"):
+    with pytest.raises(UnknownName, match="unknown layer of the alias 'conv1' 'features.0'; expected one of stem,"):
         Network(module, (3, 20, 24), {"conv1": "features.0"})
 
 
@@ -165,9 +177,71 @@ def test_an_output_that_is_no_map_is_no_layer() -> None:
     "images",
     [torch.zeros(3, 20, 24), torch.zeros(1, 4, 20, 24), torch.zeros(1, 3, 20, 24).byte(), torch.zeros(1, 20, 24, 3)],
 )
-def test_images_of_another_kind_are_refused(network: Network, images: Tensor) -> None:
-    with pytest.raises(BadInput, match=r"images: given \(.*expected preprocessed images \(N, 3, H, W\) of floating"):
+def test_images_of_another_kind_are_refused(network: Network, images: Tensor, unchecked: None) -> None:
+    with pytest.raises(BadInput, match=r"images: given Tensor .*expected preprocessed images \(N, 3, H, W\) of"):
         network.forward(images, ["stem"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"module": "alexnet"}, "module: given alexnet; expected a torch.nn.Module"),
+        ({"input_shape": (28, 28)}, r"input_shape: given \(28, 28\); expected \(C, H, W\), 3 whole numbers"),
+        ({"input_shape": (1, 3, 16, 16)}, r"input_shape: given \(1, 3, 16, 16\); expected \(C, H, W\)"),
+        ({"input_shape": 224}, r"input_shape: given 224; expected \(C, H, W\)"),
+        ({"input_shape": (3, 0, 8)}, "input_shape: given 0; expected a whole number, 1 or more"),
+        ({"input_shape": (3, "8", 8)}, "input_shape: given 8; expected a whole number"),
+        ({"input_shape": (3, 8.5, 8)}, "input_shape: given 8.5; expected a whole number"),
+    ],
+)
+def test_mistakes_in_making_a_network_are_named(change: dict, message: str, unchecked: None) -> None:
+    with pytest.raises(BadInput, match=message):
+        Network(**{"module": nn.Conv2d(3, 4, 1), "input_shape": (3, 8, 8)} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layers": "stem"}, BadInput, r"layers: given stem; expected a list of layer names: \['stem'\] for one"),
+        ({"layers": 3}, BadInput, "layers: given 3; expected a list of layer names"),
+        ({"layers": [3]}, UnknownName, "unknown layer 3; expected one of stem out"),
+        ({"images": IMAGES.numpy()}, BadInput, r"images: given ndarray of shape \(3, 3, 20, 24\) and float32"),
+        ({"images": "photo.jpg"}, BadInput, "images: given photo.jpg; expected preprocessed images"),
+        ({"precision": "bfloat16"}, BadInput, "precision: given bfloat16; expected torch.float32 or torch.bfloat16"),
+    ],
+)
+def test_mistakes_in_a_forward_pass_are_named(
+    network: Network, change: dict, error: type[Exception], message: str, unchecked: None
+) -> None:
+    arguments = {"images": IMAGES, "layers": ["stem"]} | change
+    with pytest.raises(error, match=message):
+        network.forward(**arguments)
+    with pytest.raises(error, match=message):
+        list(network.forward_with_maxima(**arguments))
+
+
+@pytest.mark.parametrize("size", [224, (224,), (0, 8), ("20", 24)])
+def test_an_image_size_that_is_none_is_named(network: Network, size: Any, unchecked: None) -> None:
+    for ask in (network.map_size, network.receptive_field):
+        with pytest.raises(BadInput, match="size: given "):
+            ask("stem", size)
+
+
+def test_a_network_shows_itself_in_a_line(network: Network) -> None:
+    assert repr(network) == f"Network(10 layers, input_shape=(3, 20, 24), weights {network.weights_hash[:8]})"
+    with torch.device("meta"):
+        assert "without values" in repr(Network(nn.Conv2d(3, 4, 1), (3, 8, 8)))
+
+
+def test_map_sizes_of_other_images(network: Network) -> None:
+    assert network.map_size("stem", (40, 24)) == (20, 12) and network.map_size("fc", (40, 24)) == (1, 1)
+
+
+def test_provenance_names_the_weights_and_the_preprocessing(network: Network, module: nn.Module) -> None:
+    assert network.provenance() == {"weights": network.weights_hash, "preprocessing": None}
+    preprocessing = Preprocessing((20, 24), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    shown = Network(module, (3, 20, 24), preprocessing=preprocessing).provenance()
+    assert shown["preprocessing"] == preprocessing.as_dict()
 
 
 def test_images_of_another_precision_become_the_networks(network: Network, module: nn.Module) -> None:

@@ -102,7 +102,7 @@ def test_a_square_that_does_not_fit_is_refused(square: int, stride: int, expecte
 
 
 def test_what_the_network_does_not_have_is_refused() -> None:
-    with pytest.raises(UnknownName, match="no layer"):
+    with pytest.raises(UnknownName, match="unknown layer '7'"):
         occlusion.occlude(blob_finder(), blobs(), "7", 0, 8, 8)
     trunk = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, SIDE, SIDE))
     with pytest.raises(BadInput, match="no class outputs"):

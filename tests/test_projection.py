@@ -1,10 +1,12 @@
-"""deconv/projection: against captum, against the paper word by word, and the three ways against each other."""
+"""deconv/projection: against captum, against the paper word by word, and the three strategies against each other."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
@@ -12,10 +14,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from deconv.errors import BadInput, RecordMismatch, UnknownName
+from deconv.errors import BadInput, RecordMismatch, UnknownName, UnsupportedOperation
+from deconv.mining import mine
 from deconv.network import Network
-from deconv.projection import project
-from deconv.projection.passes import down, up
+from deconv.projection import check_rules, project, project_peaks
+from deconv.projection.passes import backward, forward
 from deconv.projection.rules import RULES
 from deconv.projection.windows import WholeMaps
 from tests import reference
@@ -146,11 +149,12 @@ IMAGES = torch.randn(4, 3, 41, 45, generator=torch.Generator().manual_seed(3))
 def test_a_zero_seed_gives_zero_and_a_scaled_seed_the_scaled_result(small: Network, rule: str) -> None:
     target = small.node("8")
     with torch.no_grad():
-        value, record = up(small.graph, target, small.check_images(IMAGES), [rule], WholeMaps())
+        maps = WholeMaps(small.graph, torch.zeros((len(IMAGES), 2), dtype=torch.int64))
+        value, tape = forward(small.graph, target, small.check_images(IMAGES), [rule], maps)
         seed = torch.where(torch.rand(value.shape) < 0.05, value, 0)
 
         def send(signal: Tensor) -> Tensor:
-            return down(small.graph, target, signal.clone(), record, rule, WholeMaps())
+            return backward(small.graph, target, signal.clone(), tape, rule, maps)
 
         once = send(seed)
         assert once.abs().max() > 0
@@ -165,15 +169,15 @@ def test_a_unit_that_does_not_fire_gives_zero(small: Network, rule: str) -> None
     assert not recon.score.any() and not recon.pixels.any()
 
 
-@pytest.mark.parametrize("way", ["window", "shared", "whole"])
-def test_nothing_comes_back_outside_the_receptive_field_or_the_image(small: Network, way: str) -> None:
+@pytest.mark.parametrize("strategy", ["window", "shared", "whole"])
+def test_nothing_comes_back_outside_the_receptive_field_or_the_image(small: Network, strategy: str) -> None:
     height, width = small.map_size("8")
-    places = torch.tensor([(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (1, 2)])
-    peaks = torch.cat([torch.tensor([[0, 3]]).expand(5, 2), places], 1)
-    recon = project_at(small, IMAGES, "8", peaks, rule="gradient", way=way)
+    positions = torch.tensor([(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (1, 2)])
+    peaks = torch.cat([torch.tensor([[0, 3]]).expand(5, 2), positions], 1)
+    recon = project_at(small, IMAGES, "8", peaks, rule="gradient", strategy=strategy)
     field = small.receptive_field("8")
     assert recon.pixels.shape == (5, 3, *field.size)
-    assert [tuple(box) for box in recon.box.tolist()] == [field.box(row, col) for row, col in places.tolist()]
+    assert [tuple(box) for box in recon.box.tolist()] == [field.box(row, col) for row, col in positions.tolist()]
     for pixels, (y0, x0, _, _) in zip(recon.pixels, recon.box.tolist(), strict=True):
         rows, cols = torch.arange(field.size[0]) + y0, torch.arange(field.size[1]) + x0
         inside = ((rows >= 0) & (rows < 41))[:, None] & ((cols >= 0) & (cols < 45))
@@ -223,20 +227,67 @@ def test_scores_are_checked_against_those_mined(small: Network) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"layer": "55"}, UnknownName, "'55' is no layer"),
-        ({"rule": "lrp"}, UnknownName, "rule 'lrp' is unknown; expected one of deconvnet, guided, gradient"),
-        ({"way": "fast"}, UnknownName, "way 'fast' is unknown"),
+        ({"layer": "55"}, UnknownName, "unknown layer '55'; expected one of 1, 5, 8"),
+        ({"rule": "lrp"}, UnknownName, "unknown rule 'lrp'; expected one of deconvnet, guided, gradient"),
+        ({"strategy": "fast"}, UnknownName, "unknown strategy 'fast'; expected one of auto"),
         ({"image": [4]}, BadInput, "image: given 4; expected 0 to 3"),
-        ({"image": [-1]}, BadInput, r"image: given -1; expected 0 to 3 \(-1 marks a missing peak"),
+        ({"image": [-1]}, BadInput, "image: given -1; expected 0 to 3: -1 marks a missing peak"),
         ({"channel": [8]}, BadInput, "channel: given 8; expected 0 to 7"),
         ({"row": [10]}, BadInput, "row: given 10; expected 0 to 9"),
-        ({"col": [0, 1]}, BadInput, "given lengths"),
-        ({"layer": "11", "way": "window"}, BadInput, "needs the whole image"),
-        ({"images": torch.zeros(4, 1, 41, 45)}, BadInput, r"given \(\d, 1, 41, 45\)"),
+        (
+            {"col": [0, 1]},
+            BadInput,
+            r"image, row, col, channel: given lengths \[1, 1, 2, 1\]; expected one entry",
+        ),
+        ({"layer": "11", "strategy": "window"}, BadInput, "expected 'auto' or 'whole' for a layer .* whole image"),
+        ({"images": torch.zeros(4, 1, 41, 45)}, BadInput, r"images: given Tensor of shape \(\d, 1, 41, 45\)"),
         ({"images": torch.zeros(4, 3, 41, 45, dtype=torch.uint8)}, BadInput, "preprocessed images"),
+        ({"images": np.zeros((4, 3, 41, 45))}, BadInput, "images: given ndarray .*expected a Source, or preprocessed"),
+        ({"network": nn.ReLU()}, BadInput, "network: given ReLU; expected a deconv.Network"),
+        ({"layer": ["5"]}, UnknownName, r"unknown layer \['5'\]"),
+        ({"rule": 3}, BadInput, "rule: given 3; expected one of deconvnet"),
+        ({"image": 0}, BadInput, "image: given 0; expected a list of whole numbers, one for each peak"),
+        ({"channel": [0.5]}, BadInput, r"channel: given \[0.5\]; expected a list of whole numbers"),
+        ({"row": "3"}, BadInput, "row: given 3; expected a list of whole numbers"),
+        ({"col": torch.zeros(1, 1, dtype=torch.int64)}, BadInput, "col: given Tensor of shape .* expected a list"),
+        ({"row": torch.tensor([True])}, BadInput, "row: given Tensor .*bool; expected a list of whole numbers"),
+        ({"switches_of": [0]}, BadInput, "switches_of: given images with a rule of switches 'recorded'"),
+        ({"switches_of": [9], "rule": {"switches": "other"}}, BadInput, "switches_of: given 9; expected 0 to 3"),
+        ({"score": torch.zeros(2)}, BadInput, r"score: given shape \(2,\); expected one for each of 1 peaks"),
     ],
 )
-def test_mistakes_are_named(small: Network, change: dict, error: type[Exception], message: str) -> None:
-    given = {"images": IMAGES, "layer": "5", "image": [0], "channel": [0], "row": [0], "col": [0]} | change
+def test_mistakes_are_named(
+    small: Network, change: dict, error: type[Exception], message: str, unchecked: None
+) -> None:
+    arguments: dict[str, Any] = {"network": small, "images": IMAGES, "layer": "5"}
+    arguments |= {"image": [0], "channel": [0], "row": [0], "col": [0]} | change
     with pytest.raises(error, match=message):
-        project(small, **given)
+        project(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"units": 3}, r"units: given 3; expected a list of units of 5, 0 to 7: \[3\] for one"),
+        ({"units": [500]}, "units: given 500; expected a whole number, 0 to 7"),
+        ({"units": [-1]}, "units: given -1; expected a whole number, 0 to 7"),
+        ({"units": [1.5]}, "units: given 1.5; expected a whole number, 0 to 7"),
+        ({"units": "12"}, "units: given 12; expected a list of units of 5"),
+        ({"peaks": {}}, r"peaks: given dict; expected the LayerPeaks of one layer: peaks\['5'\]"),
+        ({"images": IMAGES.numpy()}, "images: given ndarray of shape"),
+    ],
+)
+def test_mistakes_about_mined_peaks_are_named(small: Network, change: dict, message: str, unchecked: None) -> None:
+    peaks = mine(small, IMAGES, ["5"], k=1)["5"]
+    arguments = {"network": small, "images": IMAGES, "layer": "5", "peaks": peaks, "units": [3]} | change
+    with pytest.raises(BadInput, match=message):
+        project_peaks(**arguments)
+
+
+def test_rules_are_checked_for_whole_layers(small: Network) -> None:
+    check_rules(small, small.layers, RULES)
+    smooth = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.SiLU()), (3, 8, 8))
+    check_rules(smooth, ["1"], ["deconvnet"], size=(9, 12))
+    check_rules(smooth, ["3"], ["gradient"])
+    with pytest.raises(UnsupportedOperation, match="'deconvnet' has no way back through 'silu' in 3"):
+        check_rules(smooth, ["1", "3"], ["gradient", "deconvnet"])

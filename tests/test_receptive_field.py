@@ -16,7 +16,7 @@ SIZE = (37, 33)
 
 
 def measured_spans(trunk: nn.Module, size: tuple[int, int], axis: int) -> tuple[Tensor, Tensor]:
-    """For each place of an all-positive trunk's map: the first and last row (axis 0) or column (1) that changes it."""
+    """For each position of an all-positive trunk's map: the first and last row (axis 0) or column that changes it."""
     images = torch.ones((size[axis] + 1, 2, *size), dtype=torch.float64)
     for line in range(size[axis]):
         images[line].select(1 + axis, line).fill_(1e40)
@@ -28,7 +28,7 @@ def measured_spans(trunk: nn.Module, size: tuple[int, int], axis: int) -> tuple[
 
 
 def check_field(field: ReceptiveField, trunk: nn.Module, size: tuple[int, int]) -> int:
-    """Compare every place of the map; return how many boxes lay inside the image and so had to be equal."""
+    """Compare every position of the map; return how many boxes lay inside the image and so had to be equal."""
     (top, bottom), (left, right) = measured_spans(trunk, size, 0), measured_spans(trunk, size, 1)
     inside = 0
     for row, col in torch.ones_like(top).nonzero().tolist():
@@ -79,6 +79,7 @@ def test_boxes_worked_by_hand(module: nn.Module, size: object, stride: object, s
     field = network.receptive_field("1")
     assert (field.size, field.stride, field.start) == (size, stride, start)
     y0, x0, y1, x1 = field.box(2, 3)
+    assert field.boxes(torch.tensor([[0, 0], [2, 3]])).tolist() == [list(field.box(0, 0)), [y0, x0, y1, x1]]
     assert (y0, x0) == (field.start[0] + 2 * field.stride[0], field.start[1] + 3 * field.stride[1])
     assert (y1 - y0, x1 - x0) == field.size
 

@@ -17,11 +17,13 @@ from deconv.network import operations as ops
 from deconv.network.graph import Node
 from deconv.network.spatial import AveragePool, Convolution, MaxPool, Pad, Window
 from deconv.projection import project, project_together, table
+from deconv.projection.rules import RULES, Rule, as_rule
 from deconv.projection.switches import chosen_switches
 from deconv.projection.windows import WholeMaps
 from tests.oracle import relative_error
-from tests.peaks import project_at, random_places
+from tests.peaks import project_at, random_positions
 
+STRATEGIES = ("whole", "shared", "window")
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn((2, 4, 7, 8), generator=GENERATOR, dtype=torch.float64)
 
@@ -30,18 +32,16 @@ def weight(*shape: int) -> Tensor:
     return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
 
 
-def node(operation: Any, kind: str = "some", path: str = "features.3") -> Node:
+def node(operation: Any, kind: str = "any", path: str = "features.3") -> Node:
     return Node(path, path, kind, operation, (0,), (), True)
 
 
-def there_and_back(
-    operation: Any, rule: str | table.Rule, *inputs: Tensor
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+def there_and_back(operation: Any, rule: str | Rule, *inputs: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """(output, a signal shaped like it, what comes back of the signal)."""
-    way = table.way_back(node(operation), rule)
-    output, memory = way.up(operation, *(x.clone() for x in inputs))
+    cell = table.backward_of(node(operation), rule)
+    output, memory = cell.forward(operation, *(x.clone() for x in inputs))
     signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return output, signal, way.down(operation, signal.clone(), memory, [x.shape for x in inputs])
+    return output, signal, cell.backward(operation, signal.clone(), memory, [x.shape for x in inputs])
 
 
 def derivative(operation: Any, signal: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -65,12 +65,12 @@ SAME_BY_EVERY_RULE: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "reshape": (ops.Reshape((2, 2, 7, 8), True), (X,)),
     "flattening": (ops.Reshape((224,), False), (X,)),
     "linear call": (
-        ops.Call(torch.ops.aten.add.Tensor, (ops.Slot(0), ops.Slot(1)), {"alpha": -2}, True, True), (X, X + 1)
+        ops.LinearCall(torch.ops.aten.add.Tensor, (ops.Slot(0), ops.Slot(1)), {"alpha": -2}, True), (X, X + 1)
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", table.RULES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("operation", "inputs"), SAME_BY_EVERY_RULE.values(), ids=SAME_BY_EVERY_RULE)
 def test_what_is_linear_or_a_maximum_goes_back_by_its_transpose(operation: Any, inputs: Any, rule: str) -> None:
     output, signal, back = there_and_back(operation, rule, *inputs)
@@ -91,17 +91,17 @@ def test_rectifiers_differ_by_rule(ceiling: float | None) -> None:
         output, signal, (back,) = there_and_back(operation, rule, X)
         torch.testing.assert_close(output, X.clamp(0, ceiling))
         torch.testing.assert_close(back, expect(signal))
-        way = table.way_back(node(operation), rule)
-        assert way.up_in_place is not None
+        cell = table.backward_of(node(operation), rule)
+        assert cell.forward_in_place is not None
         overwritten = X.clone()
-        in_place, memory = way.up_in_place(operation, overwritten)
+        in_place, memory = cell.forward_in_place(operation, overwritten)
         assert in_place.data_ptr() == overwritten.data_ptr() and torch.equal(in_place, output)
-        torch.testing.assert_close(way.down(operation, signal.clone(), memory, [X.shape])[0], back)
+        torch.testing.assert_close(cell.backward(operation, signal.clone(), memory, [X.shape])[0], back)
 
 
 def test_local_response_norm_is_left_out_by_deconvnet_alone() -> None:
     operation = ops.LocalResponseNorm(3, 0.5, 0.75, 1.0)
-    for rule in table.RULES:
+    for rule in RULES:
         output, signal, (back,) = there_and_back(operation, rule, X)
         torch.testing.assert_close(output, F.local_response_norm(X, 3, 0.5, 0.75, 1.0))
         expected = signal if rule == "deconvnet" else derivative(operation, signal, X)[0]
@@ -109,23 +109,23 @@ def test_local_response_norm_is_left_out_by_deconvnet_alone() -> None:
 
 
 def test_values_that_share_a_switch_add() -> None:
-    """One strongest place under four windows."""
+    """One strongest position under four windows."""
     maps = torch.zeros(1, 1, 5, 5)
     maps[0, 0, 2, 2] = 1
     operation = MaxPool(Window((3, 3), (1, 1), (0, 0), (1, 1)), False)
-    way = table.way_back(node(operation), "deconvnet")
-    output, memory = way.up(operation, maps)
-    (back,) = way.down(operation, torch.ones_like(output), memory, [maps.shape])
+    cell = table.backward_of(node(operation), "deconvnet")
+    output, memory = cell.forward(operation, maps)
+    (back,) = cell.backward(operation, torch.ones_like(output), memory, [maps.shape])
     assert back[0, 0, 2, 2] == 9 and back.sum() == 9
 
 
 def test_signals_that_share_memory_are_not_written_over() -> None:
-    """A mean hands the same number to every place, by strides of zero."""
-    for rule in table.RULES:
-        way, operation = table.way_back(node(ops.Rectifier()), rule), ops.Rectifier()
-        _, memory = way.up(operation, X)
+    """A mean hands the same number to every position, by strides of zero."""
+    for rule in RULES:
+        cell, operation = table.backward_of(node(ops.Rectifier()), rule), ops.Rectifier()
+        _, memory = cell.forward(operation, X)
         signal = torch.tensor(-1.0, dtype=torch.float64).expand(X.shape)
-        (back,) = way.down(operation, signal, memory, [X.shape])
+        (back,) = cell.backward(operation, signal, memory, [X.shape])
         torch.testing.assert_close(back, -(X > 0).double() if rule == "gradient" else torch.zeros_like(X))
         assert (signal == -1).all()
 
@@ -140,7 +140,7 @@ def test_the_signals_of_several_inputs_are_memory_of_their_own(operation: Any, i
         assert all(torch.equal(back[j], before[j]) for j in range(i + 1, len(back)))
 
 
-SIGMOID = node(ops.Call(torch.ops.aten.sigmoid.default, (ops.Slot(0),), {}, False, True), "sigmoid", "features.3.gate")
+SIGMOID = node(ops.Call(torch.ops.aten.sigmoid.default, (ops.Slot(0),), {}, True), "sigmoid", "features.3.gate")
 
 
 def test_other_operations_serve_the_gradient_only() -> None:
@@ -149,7 +149,7 @@ def test_other_operations_serve_the_gradient_only() -> None:
     for rule in ("deconvnet", "guided"):
         message = f"'{rule}' has no way back through 'sigmoid' in features.3.gate: .* can serve: gradient"
         with pytest.raises(UnsupportedOperation, match=message):
-            table.way_back(SIGMOID, rule)
+            table.backward_of(SIGMOID, rule)
 
 
 def test_support_is_checked_before_anything_is_computed() -> None:
@@ -161,8 +161,8 @@ def test_support_is_checked_before_anything_is_computed() -> None:
 
 
 def test_an_unknown_rule_is_named() -> None:
-    with pytest.raises(UnknownName, match="'lrp' is unknown; expected one of deconvnet, guided, gradient"):
-        table.way_back(SIGMOID, "lrp")
+    with pytest.raises(UnknownName, match="unknown rule 'lrp'; expected one of deconvnet, guided, gradient"):
+        table.backward_of(SIGMOID, "lrp")
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -194,27 +194,27 @@ def trunk() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_the_ways_agree_on_every_variant(options: dict[str, Any]) -> None:
+def test_the_strategies_agree_on_every_variant(options: dict[str, Any]) -> None:
     network, images = Network(trunk(), (2, 31, 26)), torch.randn(3, 2, 31, 26, generator=GENERATOR, dtype=torch.float64)
-    peaks = random_places(network.forward(images, ["9"])["9"], 20)
-    found = [project_at(network, images, "9", peaks, rule=options, way=way) for way in ("whole", "shared", "window")]
-    assert found[0].pixels.any() and found[0].rule == table.as_rule(options).name
-    assert found[0].provenance["rule_options"] == table.Rule(**options).options()
+    peaks = random_positions(network.forward(images, ["9"])["9"], 20)
+    found = [project_at(network, images, "9", peaks, rule=options, strategy=strategy) for strategy in STRATEGIES]
+    assert found[0].pixels.any() and found[0].rule == as_rule(options).name
+    assert found[0].provenance["rule_options"] == Rule(**options).options()
     for other in found[1:]:
         assert relative_error(other.pixels, found[0].pixels).max() < 1e-5
 
 
-@pytest.mark.parametrize("way", ["whole", "shared", "window"])
-def test_rules_that_share_the_way_up_give_what_each_gives(way: str) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rules_that_share_the_forward_pass_give_what_each_gives(strategy: str) -> None:
     network, images = Network(trunk(), (2, 31, 26)), torch.randn(3, 2, 31, 26, generator=GENERATOR, dtype=torch.float64)
-    image, channel, row, col = random_places(network.forward(images, ["9"])["9"], 20).unbind(1)
+    image, channel, row, col = random_positions(network.forward(images, ["9"])["9"], 20).unbind(1)
     lent = (image + 1) % 3
     options = [{"switches": "other"}, *VARIANTS]
-    asked = [(rule, (channel + n) % 5) for n, rule in enumerate(options)]
-    together = project_together(network, images, "9", image, row, col, asked, way=way, switches_of=lent)
-    for (rule, units), found in zip(asked, together, strict=True):
-        lenders = lent if table.as_rule(rule).switches == "other" else None
-        alone = project(network, images, "9", image, units, row, col, rule=rule, way=way, switches_of=lenders)
+    requests = [(rule, (channel + n) % 5) for n, rule in enumerate(options)]
+    together = project_together(network, images, "9", image, row, col, requests, strategy, switches_of=lent)
+    for (rule, units), found in zip(requests, together, strict=True):
+        lenders = lent if as_rule(rule).switches == "other" else None
+        alone = project(network, images, "9", image, units, row, col, rule=rule, strategy=strategy, switches_of=lenders)
         assert torch.equal(found.pixels, alone.pixels) and torch.equal(found.score, alone.score)
         assert torch.equal(found.channel, units) and found.provenance == alone.provenance
 
@@ -225,15 +225,15 @@ def test_other_switches_come_from_the_image_that_lends_them() -> None:
         nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(3, 4, 1), nn.ReLU()), (2, 21, 21)
     )
     images = torch.randn(4, 2, 21, 21, generator=GENERATOR, dtype=torch.float64).float()
-    peaks = random_places(network.forward(images, ["4"])["4"], 16)
+    peaks = random_positions(network.forward(images, ["4"])["4"], 16)
     lent: dict[str, Any] = {"rule": {"switches": "other"}, "switches_of": (peaks[:, 0] + 1) % 4}
-    by_way = [project_at(network, images, "4", peaks, **lent, way=way) for way in ("whole", "shared", "window")]
-    for other in by_way[1:]:
-        torch.testing.assert_close(other.pixels, by_way[0].pixels)
+    first, *others = (project_at(network, images, "4", peaks, **lent, strategy=strategy) for strategy in STRATEGIES)
+    for other in others:
+        torch.testing.assert_close(other.pixels, first.pixels)
     own = project_at(network, images, "4", peaks, rule={"switches": "other"}, switches_of=peaks[:, 0])
     plain = project_at(network, images, "4", peaks)
     torch.testing.assert_close(own.pixels, plain.pixels)
-    assert torch.equal(by_way[0].score, plain.score) and not torch.allclose(by_way[0].pixels, plain.pixels)
+    assert torch.equal(first.score, plain.score) and not torch.allclose(first.pixels, plain.pixels)
 
 
 @pytest.mark.parametrize(("rule", "lenders"), [("deconvnet", [0]), ({"switches": "other"}, None)])
@@ -251,20 +251,21 @@ def test_lenders_belong_to_the_rule_that_needs_them(rule: Any, lenders: Any) -> 
 def test_chosen_switches_lie_in_their_windows_and_in_the_map(pool: nn.MaxPool2d, size: tuple[int, int]) -> None:
     """Each kind of value that a window can choose is one of its own inputs."""
     graph = Network(pool, (2, *size)).graph
-    places = torch.arange(size[0] * size[1]).double().view(1, 1, *size).expand(1, 2, *size)
-    kernel = table.way_back(graph.nodes[1], "deconvnet").up(graph.nodes[1].operation, places)[0].shape
+    positions = torch.arange(size[0] * size[1]).double().view(1, 1, *size).expand(1, 2, *size)
+    kernel = table.backward_of(graph.nodes[1], "deconvnet").forward(graph.nodes[1].operation, positions)[0].shape
     for choice in ("centre", "random"):
-        switches = chosen_switches(graph, 1, 1, choice, 0, WholeMaps())
+        switches = chosen_switches(graph, 1, choice, 0, WholeMaps(graph, torch.zeros((1, 2), dtype=torch.int64)))
         assert switches.shape == kernel and switches.min() >= 0 and switches.max() < size[0] * size[1]
         for row, col in np.ndindex(*kernel[2:]):
-            mask = torch.full_like(places, -1.0)
+            mask = torch.full_like(positions, -1.0)
             mask.view(1, 2, -1).scatter_(2, switches[:, :, row, col].unsqueeze(2), 1.0)
             assert (pool(mask)[:, :, row, col] == 1).all(), (choice, row, col)
 
 
 def test_random_switches_depend_on_their_seed_alone() -> None:
     graph = Network(nn.MaxPool2d(3, 2), (4, 33, 33)).graph
-    first, again, other = (chosen_switches(graph, 1, 2, "random", seed, WholeMaps()) for seed in (0, 0, 1))
+    two = WholeMaps(graph, torch.zeros((2, 2), dtype=torch.int64))
+    first, again, other = (chosen_switches(graph, 1, "random", seed, two) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other) and torch.equal(first[0], first[1])
     taps = MaxPool(Window((3, 3), (2, 2), (0, 0), ONE), False).taps(first, 33)
     counts = np.bincount(taps.flatten().numpy(), minlength=9) / taps.numel()
@@ -275,10 +276,10 @@ def test_the_bias_is_subtracted_from_what_is_not_zero() -> None:
     operation = Convolution(
         weight(3, 4, 1, 1), torch.tensor([1.0, -2, 3], dtype=torch.float64), ONE, (0, 0, 0, 0), ONE, 1
     )
-    way = table.way_back(node(operation), table.Rule(bias="subtract"))
+    cell = table.backward_of(node(operation), Rule(bias="subtract"))
     signal = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
     signal[0, 1, 0, 0] = 5
-    (back,) = way.down(operation, signal, (), [torch.Size((1, 4, 2, 2))])
+    (back,) = cell.backward(operation, signal, (), [torch.Size((1, 4, 2, 2))])
     expected = torch.zeros(1, 4, 2, 2, dtype=torch.float64)
     expected[0, :, 0, 0] = 7 * operation.weight[1, :, 0, 0]
     torch.testing.assert_close(back, expected)
@@ -286,29 +287,29 @@ def test_the_bias_is_subtracted_from_what_is_not_zero() -> None:
 
 def test_normalisations_are_left_out_where_the_rule_says_so() -> None:
     scale = ops.ChannelScale(weight(4), weight(4))
-    left_out = table.Rule(batch_norm="identity", bias="subtract")
-    assert table.way_back(node(scale), left_out).down(scale, X, (), [X.shape])[0] is X
-    (back,) = table.way_back(node(scale), table.Rule(bias="subtract")).down(scale, X, (), [X.shape])
+    left_out = Rule(batch_norm="identity", bias="subtract")
+    assert table.backward_of(node(scale), left_out).backward(scale, X, (), [X.shape])[0] is X
+    (back,) = table.backward_of(node(scale), Rule(bias="subtract")).backward(scale, X, (), [X.shape])
     torch.testing.assert_close(back, (X - scale.shift.view(1, 4, 1, 1)) * scale.scale.view(1, 4, 1, 1))
 
 
 def test_a_relu_that_lets_everything_pass() -> None:
-    _, signal, (back,) = there_and_back(ops.Rectifier(), table.Rule(relu="none"), X)
+    _, signal, (back,) = there_and_back(ops.Rectifier(), Rule(relu="none"), X)
     torch.testing.assert_close(back, signal)
 
 
 def test_rules_by_name_by_options_and_back() -> None:
-    assert table.as_rule("guided") == table.Rule(relu="both", lrn="derivative") == table.as_rule(table.RULES["guided"])
-    assert table.as_rule(OmegaConf.create({"relu": "both", "lrn": "derivative"})).name == "guided"
-    assert [table.as_rule(name).name for name in table.RULES] == list(table.RULES)
-    assert table.Rule(relu="none", switches="centre").name == "relu=none,switches=centre"
-    with pytest.raises(UnknownName, match="rule.relu 'forwards' is unknown; expected one of backward, forward"):
-        table.as_rule({"relu": "forwards"})
-    with pytest.raises(UnknownName, match="rule.rellu is unknown; expected some of relu, switches"):
-        table.as_rule({"rellu": "forward"})
+    assert as_rule("guided") == Rule(relu="both", lrn="derivative") == as_rule(RULES["guided"])
+    assert as_rule(OmegaConf.create({"relu": "both", "lrn": "derivative"})).name == "guided"
+    assert [as_rule(name).name for name in RULES] == list(RULES)
+    assert Rule(relu="none", switches="centre").name == "relu=none,switches=centre"
+    with pytest.raises(UnknownName, match="choice of the rule's relu 'forwards'; expected one of backward, forward"):
+        as_rule({"relu": "forwards"})
+    with pytest.raises(UnknownName, match="unknown option of a rule 'rellu'; expected one of relu, switches"):
+        as_rule({"rellu": "forward"})
 
 
 def test_only_rules_by_the_derivative_pass_what_is_no_relu() -> None:
-    table.check_supported([SIGMOID], table.Rule(relu="forward", switches="centre"))
+    table.check_supported([SIGMOID], Rule(relu="forward", switches="centre"))
     with pytest.raises(UnsupportedOperation, match="'relu=both' has no way back.* can serve: gradient"):
-        table.check_supported([SIGMOID], table.Rule(relu="both"))
+        table.check_supported([SIGMOID], Rule(relu="both"))

@@ -69,7 +69,7 @@ def test_records_of_something_else_are_refused(finished: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"rules": "[guidd]"}, "rule 'guidd' is unknown; expected one of deconvnet, guided, gradient"),
+        ({"rules": "[guidd]"}, "unknown rule 'guidd'; expected one of deconvnet, guided, gradient"),
         ({"layers": "[conv1,conv1]"}, "expected each once, in forward order"),
         ({"units": "[99999]"}, "unit 99999: layer conv1 has units 0 to 63"),
     ],

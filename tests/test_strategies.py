@@ -13,14 +13,14 @@ from deconv.network.receptive_field import cone
 from deconv.projection import strategies
 from deconv.projection.rules import RULES
 from tests.oracle import project_by_autograd, relative_error
-from tests.peaks import project_at, random_places, ways_of
+from tests.peaks import project_at, random_positions, strategies_of
 from tests.random_networks import SAME_WARNS, SETTINGS, networks, randomised
 
 
 @pytest.mark.filterwarnings(SAME_WARNS)
 @SETTINGS
 @given(module=networks(), seed=st.integers(0, 2**16), size=st.tuples(st.integers(5, 40), st.integers(5, 40)))
-def test_the_ways_agree_with_each_other_and_with_autograd(
+def test_the_strategies_agree_with_each_other_and_with_autograd(
     module: nn.Sequential, seed: int, size: tuple[int, int]
 ) -> None:
     trunk = randomised(module, seed).eval()
@@ -32,26 +32,26 @@ def test_the_ways_agree_with_each_other_and_with_autograd(
     assume(bool((maps > 0).any()))
     network = Network(trunk, (2, *size))
     layer = network.layers[-1]
-    peaks = random_places(maps, 12, seed)
+    peaks = random_positions(maps, 12, seed)
     for rule in RULES:
         score, expected = project_by_autograd(trunk, images, peaks, rule)
-        for way in ways_of(network, layer, size):
-            recon = project_at(network, images, layer, peaks, rule=rule, way=way)
+        for strategy in strategies_of(network, layer, size):
+            recon = project_at(network, images, layer, peaks, rule=rule, strategy=strategy)
             torch.testing.assert_close(recon.score, score.float())
-            assert relative_error(recon.paste(), expected).max() < 1e-5, (rule, way)
+            assert relative_error(recon.paste(), expected).max() < 1e-5, (rule, strategy)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_ways_agree_on_maps_narrower_than_a_pool(rule: str) -> None:
+def test_the_strategies_agree_on_maps_narrower_than_a_pool(rule: str) -> None:
     torch.manual_seed(6)
     pool = nn.MaxPool2d((3, 5), (1, 2), (1, 2), dilation=(1, 1))
     trunk = nn.Sequential(nn.Conv2d(2, 4, 1, 2), nn.ReLU(), pool, nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
     images = torch.randn(6, 2, 12, 4)
-    peaks = random_places(trunk(images), 40, seed=0)
+    peaks = random_positions(trunk(images), 40, seed=0)
     network = Network(trunk, (2, 12, 4))
     score, expected = project_by_autograd(trunk, images, peaks, rule)
-    for way in ("window", "shared", "whole"):
-        recon = project_at(network, images, "4", peaks, rule=rule, way=way)
+    for strategy in ("window", "shared", "whole"):
+        recon = project_at(network, images, "4", peaks, rule=rule, strategy=strategy)
         torch.testing.assert_close(recon.score, score)
         torch.testing.assert_close(recon.paste(), expected)
 
@@ -74,11 +74,11 @@ def test_infinite_derivatives_outside_the_map_do_not_come_in() -> None:
     torch.manual_seed(7)
     module = SquareRootOfBranches()
     images = torch.randn(2, 2, 14, 15)
-    peaks = random_places(module(images), 12, seed=0)
+    peaks = random_positions(module(images), 12, seed=0)
     score, expected = project_by_autograd(module, images, peaks, "gradient")
     network = Network(module, (2, 14, 15))
-    for way in ("window", "shared", "whole"):
-        recon = project_at(network, images, "relu", peaks, rule="gradient", way=way)
+    for strategy in ("window", "shared", "whole"):
+        recon = project_at(network, images, "relu", peaks, rule="gradient", strategy=strategy)
         torch.testing.assert_close(recon.paste(), expected)
 
 
@@ -88,21 +88,21 @@ def pooled() -> tuple[Network, Tensor]:
     return Network(trunk, (3, 41, 45)), torch.randn(4, 3, 41, 45)
 
 
-@pytest.mark.parametrize("way", ["window", "shared", "whole", "auto"])
-def test_chunks_and_the_order_of_peaks_change_nothing(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("strategy", ["window", "shared", "whole", "auto"])
+def test_chunks_and_the_order_of_peaks_change_nothing(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = pooled()
-    peaks = random_places(network.forward(images, ["4"])["4"], 30)
-    together = project_at(network, images, "4", peaks, way="whole")
+    peaks = random_positions(network.forward(images, ["4"])["4"], 30)
+    together = project_at(network, images, "4", peaks, strategy="whole")
     monkeypatch.setattr(strategies, "CHUNK_FLOATS", 1)
-    one_by_one = project_at(network, images, "4", peaks.flip(0), way=way)
+    one_by_one = project_at(network, images, "4", peaks.flip(0), strategy=strategy)
     columns = one_by_one.image, one_by_one.channel, one_by_one.row, one_by_one.col
     assert torch.equal(torch.stack(columns, 1), peaks.flip(0))
     torch.testing.assert_close(one_by_one.score.flip(0), together.score)
     torch.testing.assert_close(one_by_one.pixels.flip(0), together.pixels)
 
 
-def test_the_way_is_chosen_by_work() -> None:
-    """One peak in a large image is cheap by its window; a hundred in one small image share the way up."""
+def test_the_strategy_is_chosen_by_work() -> None:
+    """One peak in a large image is cheap by its window; a hundred in one small image share the forward pass."""
     network, _ = pooled()
     cone_of_layer = cone(network.graph, network.node("4"))
     one, many = torch.zeros((1, 4), dtype=torch.int64), torch.zeros((1000, 4), dtype=torch.int64)

@@ -62,7 +62,7 @@ def test_the_same_configuration_gives_the_same_bytes(said: list[str], finished: 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["layers=[conv9]"], "'conv9' is no layer"),
+        (["layers=[conv9]"], "unknown layer 'conv9'"),
         (["region=tail"], "region=tail: the annotations have the parts eye, mouth, head"),
         (["draws=1"], "draws=1: expected 2 or more"),
         (["annotations=/nowhere.csv"], "cannot read the annotations /nowhere.csv: No such file"),

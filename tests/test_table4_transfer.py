@@ -60,7 +60,7 @@ def test_a_run_started_again_trains_nothing_and_gives_the_same_bytes(finished: P
         (["trained_splits=3"], "trained_splits=3: expected 1 to splits=2"),
         (["penalties=[-1.0]"], "penalties=[-1.0]: expected one or more numbers above 0"),
         (["training.epochs=0"], "training.epochs is 0; expected 1 or more"),
-        (["layer=fire99"], "'fire99' is no layer"),
+        (["layer=fire99"], "unknown layer 'fire99'"),
         (["train_per_class=8"], "class 0 has 8 readable images"),
     ],
 )

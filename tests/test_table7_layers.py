@@ -54,7 +54,7 @@ def test_a_run_started_again_reads_its_features_and_gives_the_same_bytes(finishe
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["layers=[conv99]"], "'conv99' is no layer"),
+        (["layers=[conv99]"], "unknown layer 'conv99'"),
         (["softmax_layers=[fire9]"], "softmax_layers names 'fire9'; expected some of the layers conv1, fire5, flatten"),
         (["train_per_class=8"], "class 0 has 8 readable images; expected more than train_per_class=8"),
         (["penalties=[]"], "penalties=[]: expected one or more numbers above 0"),

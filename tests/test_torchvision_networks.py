@@ -16,6 +16,7 @@ from deconv.errors import UnsupportedOperation
 from deconv.mining import mine
 from deconv.network import Network
 from deconv.projection import project, table
+from deconv.projection.rules import RULES
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at
 
@@ -126,7 +127,7 @@ def test_every_pure_relu_network_is_carried_by_every_rule(name: str) -> None:
     module = build(name, "meta")
     network = Network(module, (3, 96, 96))
     check_names(network, module)
-    for rule in table.RULES:
+    for rule in RULES:
         table.check_supported(network.graph.nodes, rule)
 
 
@@ -150,7 +151,7 @@ def test_every_family_equals_autograd_with_replaced_rectifiers(name: str) -> Non
     for layer in network.layers:
         torch.testing.assert_close(found[layer].view_as(expected[layer]), expected[layer])
     for layer in layers:
-        check_projections(network, module, images, layer, corners_and_strongest(found[layer]), table.RULES)
+        check_projections(network, module, images, layer, corners_and_strongest(found[layer]), RULES)
 
 
 def check_projections(
@@ -166,7 +167,7 @@ def check_projections(
 
 
 def corners_and_strongest(maps: Tensor) -> Tensor:
-    """(3, 4) peaks: the strongest of two opposite corners, and of all places, at the ceiling of no ReLU6."""
+    """(3, 4) peaks: the strongest of two opposite corners, and of all positions, at the ceiling of no ReLU6."""
     maps, peaks = maps.where(maps != 6, 0), []
     for row, col in ((0, 0), (maps.shape[2] - 1, maps.shape[3] - 1)):
         corner = maps[:, :, row, col]

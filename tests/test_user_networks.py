@@ -1,4 +1,4 @@
-"""Networks as people write them: against autograd with replaced rectifiers, by all rules and ways; or refused."""
+"""Networks as people write them: against autograd with replaced rectifiers, by all rules and strategies; or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deconv.network import Network
 from deconv.projection import project_peaks
 from deconv.projection.rules import RULES
 from tests.oracle import project_by_autograd, relative_error
-from tests.peaks import project_at, random_places, ways_of
+from tests.peaks import project_at, random_positions, strategies_of
 from tests.random_networks import SAME_WARNS
 from tests.user_networks import CARRIED, Forward, conv, stack
 
@@ -40,18 +40,18 @@ def pictures(channels: int, size: tuple[int, int] = SIZE, count: int = 3) -> Ten
 
 
 def compare(network: Network, module: nn.Module, images: Tensor) -> None:
-    """The network's output, projected by every rule and way, against autograd on the module."""
+    """The network's output, projected by every rule and strategy, against autograd on the module."""
     size, layer = (images.shape[2], images.shape[3]), network.layers[-1]
     maps = module(images).detach()
-    peaks = random_places(maps, 10)
+    peaks = random_positions(maps, 10)
     torch.testing.assert_close(network.forward(images, [layer])[layer].view_as(maps), maps)
     for rule in RULES:
         score, expected = project_by_autograd(module, images, peaks, rule)
-        for way in ways_of(network, layer, size):
-            recon = project_at(network, images, layer, peaks, rule=rule, way=way)
+        for strategy in strategies_of(network, layer, size):
+            recon = project_at(network, images, layer, peaks, rule=rule, strategy=strategy)
             torch.testing.assert_close(recon.score, score.float())
             assert expected.abs().sum() > 0
-            assert relative_error(recon.paste(), expected).max() < 1e-6, (rule, way)
+            assert relative_error(recon.paste(), expected).max() < 1e-6, (rule, strategy)
 
 
 @pytest.mark.filterwarnings(SAME_WARNS)
@@ -148,10 +148,10 @@ def test_smooth_operations_serve_mining_and_gradient_and_are_refused_by_name(
     maps = module(images).detach()
     peaks = mine(network, images, [layer], k=2)[layer]
     torch.testing.assert_close(peaks.score[:, 0].nan_to_num(), maps.amax((0, 2, 3)).float())
-    chosen = random_places(maps, 10)
+    chosen = random_positions(maps, 10)
     score, expected = project_by_autograd(module, images, chosen, "gradient")
-    for way in ways_of(network, layer, SIZE):
-        recon = project_at(network, images, layer, chosen, rule="gradient", way=way)
+    for strategy in strategies_of(network, layer, SIZE):
+        recon = project_at(network, images, layer, chosen, rule="gradient", strategy=strategy)
         assert relative_error(recon.paste(), expected).max() < 1e-6
     for rule in ("deconvnet", "guided"):
         with pytest.raises(UnsupportedOperation, match=f"{rule}' has no way back through {message}.*serve: gradient"):

@@ -11,7 +11,6 @@ from deconv.errors import BadInput, UnknownName, nearest
 from deconv.images import Source
 from deconv.network import Network
 from deconv.projection.rules import Rule, as_rule
-from deconv.projection.table import check_supported
 from deconv.records import LayerPeaks
 
 
@@ -24,15 +23,6 @@ def chosen_rule(given: str | Mapping[str, Any]) -> Rule:
     if rule.switches == "other":
         raise BadInput("rule.switches=other: this experiment has no images to lend them; compare_rules does.")
     return rule
-
-
-def check_rules(network: Network, layers: Iterable[str], rules: Iterable[str | Rule]) -> None:
-    """Raise UnknownName for a layer or rule that is not there, UnsupportedOperation for a rule that a layer lacks."""
-    wanted = list(rules)
-    for layer in layers:
-        nodes = [network.graph.nodes[position] for position in network.graph.carrying(network.node(layer))]
-        for rule in wanted:
-            check_supported(nodes, rule)
 
 
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:

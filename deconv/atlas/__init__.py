@@ -22,8 +22,8 @@ from deconv.images import Source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.progress import track
+from deconv.projection import check_rules
 from deconv.projection.rules import Rule, as_rule
-from deconv.projection.table import check_supported
 from deconv.records import Peaks
 
 BLOCK_BYTES = 2**27
@@ -84,10 +84,7 @@ def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, R
     if provenance.get("source", {}).get("content") != images.content_hash:
         raise RecordMismatch(f"these peaks are not of the source {images.name} as its images are now; mine again.")
     network.needed_preprocessing()
-    for layer in peaks:
-        carrying = network.graph.carrying(network.node(layer))
-        for rule in rules.values():
-            check_supported((network.graph.nodes[position] for position in carrying), rule)
+    check_rules(network, peaks, rules.values())
     for layer, named in metrics.items():
         _check_metrics(layer, len(peaks[layer].score), named)
 
@@ -112,8 +109,7 @@ def _atlas(
     layers = []
     for number, name in enumerate(peaks, start=1):
         field = network.receptive_field(name, input_size)
-        shape = network.graph_at(input_size).nodes[network.node(name, input_size)].shape
-        maps = (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
+        maps = network.map_size(name, input_size)
         about = (name, number, maps, field.size, field.stride, input_size)
         layers.append(Layer(*about, peaks[name], firing[name], metrics.get(name, {})))
     classes = _classes(known.images, peaks)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deconv.atlas.contents import Layer
+from deconv.records import clip
 
 BoxYX = tuple[int, int, int, int]
 PAD_STEP, MOST_PAD = 5, 40
@@ -67,8 +68,8 @@ def padded_view(input_size: tuple[int, int], percent: int) -> str:
 def spotlight(box: BoxYX, input_size: tuple[int, int]) -> str:
     """The path of the input image without the box: what to make darker."""
     height, width = input_size
-    y0, x0, y1, x1 = (min(max(v, 0), s) for v, s in zip(box, (height, width, height, width), strict=True))
-    return f"M0 0H{width}V{height}H0ZM{x0} {y0}V{y1}H{x1}V{y0}Z"
+    (rows, _), (cols, _) = clip(box[0], box[2], height), clip(box[1], box[3], width)
+    return f"M0 0H{width}V{height}H0ZM{cols.start} {rows.start}V{rows.stop}H{cols.stop}V{rows.start}Z"
 
 
 def centred(field: tuple[int, int], input_size: tuple[int, int]) -> BoxYX:

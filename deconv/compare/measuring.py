@@ -13,9 +13,9 @@ from deconv.compare.concentration import concentration
 from deconv.compare.grouping import alikeness
 from deconv.compare.likeness import likeness, pearson
 from deconv.compare.reactivation import as_input, rank, reactivation
-from deconv.compare.responses import layer_responses
 from deconv.compare.scene import Scene
 from deconv.compare.sufficiency import FILLS, GAMES, SHARES, area, curves
+from deconv.projection.responses import layer_responses
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from deconv.compare import controls
-from deconv.compare.responses import layer_responses, unit_responses
 from deconv.compare.sufficiency import Board, set_up
 from deconv.errors import UnknownName
 from deconv.network import Network
 from deconv.projection import project_together
 from deconv.projection.patches import cut_patches
+from deconv.projection.responses import layer_responses, unit_responses
 from deconv.projection.rules import Rule, as_rule
 
 AnyRule = str | Rule | Mapping[str, object]

@@ -4,30 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from deconv.errors import BadInput, UnknownName, UnsupportedOperation, nearest
+from deconv.errors import BadInput, bad_value, check_count, check_list, unknown
 from deconv.images.preprocessing import Preprocessing
-from deconv.network.checks import checked_module, checked_shape
+from deconv.network.checks import checked_module, checked_shape, not_carried
 from deconv.network.graph import Graph, covering_pool, evaluate, stream
 from deconv.network.operations import Concatenate, Rectifier
 from deconv.network.receptive_field import ReceptiveField, receptive_field
 from deconv.network.tracing import private_copy, trace
-from deconv.records.provenance import weights_hash
+from deconv.records.provenance import Provenance, weights_hash
 
 
 class Network:
     """An nn.Module traced to a graph of known operations, with its weights as they are now.
 
-    module: any ConvNet that takes one (N, C, H, W) batch; traced in eval mode, left as it was. The weights are copied:
-        training the module later does not change this network.
-    input_shape: (C, H, W) at which `map_size` and `receptive_field` are told; other sizes are traced when first met.
+    module: any ConvNet that takes one (N, C, H, W) batch; it is traced in eval mode and left as it was. The weights are
+        copied: training the module later does not change this network.
+    input_shape: (C, H, W) of the images that `map_size` and `receptive_field` speak of; the graph for another size is
+        traced when an image of it is first met.
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
-    preprocessing: how a photograph becomes an input; needed to mine a Source, not for tensors.
+    preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
 
-    Raises UnsupportedOperation if the module cannot be traced, UnknownName for an alias to no layer.
+    Raises UnsupportedOperation if the module cannot be traced, UnknownName for an alias to no layer, BadInput for
+    anything but a module and three sizes.
+
+    >>> import deconv, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    >>> net.extend([torch.nn.Conv2d(4, 6, 3), torch.nn.ReLU()])
+    Sequential(...)
+    >>> network = deconv.Network(net, (3, 16, 16), aliases={"conv1": "1", "conv2": "4"})
+    >>> network
+    Network(2 layers, input_shape=(3, 16, 16), weights ...)
+    >>> network.layers, network.channels("conv2"), network.map_size("conv2")
+    (['1', '4'], 6, (5, 5))
+    >>> network.forward(torch.rand(8, 3, 16, 16), ["conv2"])["conv2"].shape
+    torch.Size([8, 6, 5, 5])
     """
 
     def __init__(
@@ -37,26 +53,35 @@ class Network:
         aliases: Mapping[str, str] | None = None,
         preprocessing: Preprocessing | None = None,
     ):
-        self.input_shape = checked_shape(input_shape)
+        channels, height, width = checked_shape(input_shape)
+        self.input_shape = (channels, height, width)
         self.preprocessing = preprocessing
         self._module = private_copy(checked_module(module))
         self._weights = _states(self._module)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self.aliases: dict[str, str] = {}
-        self.graph_at(self.input_shape[1:])  # now, so that a module that cannot be traced is refused here
+        self.graph_at((height, width))  # now, so that a module that cannot be traced is refused here
         for alias, layer in (aliases or {}).items():
             if layer not in self.graph.layers:
-                raise UnknownName(f"alias {alias!r} names {layer!r}, which is no layer; {self._layer_help(layer)}")
+                raise unknown(f"layer of the alias {alias!r}", layer, self.layers)
         self.aliases = dict(aliases or {})
+
+    def __repr__(self) -> str:
+        on_meta = self.device.type == "meta"
+        weights = "without values" if on_meta else self.weights_hash[:8]
+        return f"Network({len(self.layers)} layers, input_shape={self.input_shape}, weights {weights})"
 
     @property
     def graph(self) -> Graph:
-        """The traced graph at `input_shape`."""
+        """The traced graph for images of `input_shape`, as `graph_at` gives it."""
         return self.graph_at(self.input_shape[1:])
 
     def graph_at(self, size: tuple[int, int]) -> Graph:
-        """The traced graph for images of (H, W) pixels. Raises UnsupportedOperation if the module takes none such."""
-        height, width = int(size[0]), int(size[1])
+        """The traced graph for images of (H, W) pixels. Raises UnsupportedOperation if the module does not take them.
+
+        It is what the rooms above work on; its nodes and their indices are no promise to users.
+        """
+        height, width = _sizes("size", size, "(H, W)")
         if (height, width) not in self._graphs:
             shape = (self.input_shape[0], height, width)
             self._graphs[height, width] = trace(self._module, self.precision, shape, shape == self.input_shape)
@@ -64,7 +89,7 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are and the work is done."""
+        """The device that holds the weights and does the work."""
         return next(iter(self._weights.values()), torch.zeros(0)).device
 
     @property
@@ -78,109 +103,114 @@ class Network:
         """SHA-256 over names, types, shapes and bytes of all weights."""
         return weights_hash(self._weights)
 
+    def provenance(self) -> Provenance:
+        """Return what a record says of the network that it was made with: its weights and its preprocessing."""
+        preprocessing = None if self.preprocessing is None else self.preprocessing.as_dict()
+        return {"weights": self.weights_hash, "preprocessing": preprocessing}
+
     @property
     def layers(self) -> list[str]:
-        """Names that can be mined, in forward order: rectified maps, concatenations of such, and the output."""
+        """The names that can be mined, in forward order: rectified maps, concatenations of these, and the output."""
         return list(self.graph.layers)
 
     def node(self, layer: str, size: tuple[int, int] | None = None) -> int:
-        """The position of a layer (name or alias) in the graph at `size`. Raises UnknownName."""
+        """Return the index of a layer (name or alias) in the graph at `size`. Raises UnknownName."""
         graph = self.graph if size is None else self.graph_at(size)
-        name = self.aliases.get(layer, layer)
-        if name in graph.layers:
+        name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
+        if isinstance(name, str) and name in graph.layers:
             return graph.layers[name]
-        reason = graph.refusals.get(name, graph.refusals.get("") if name in self.graph.layers else None)
+        stopped = graph.refusals.get("") if graph is not self.graph and name in self.graph.layers else None
+        reason = graph.refusals.get(name, stopped) if isinstance(name, str) else None
         if reason is not None:
-            shape = graph.nodes[0].shape
-            raise UnsupportedOperation(
-                f"{layer!r} cannot be traced for an input of {shape}: {reason}; layers that remain: "
-                f"{', '.join(graph.layers)}"
-            )
-        raise UnknownName(f"{layer!r} is no layer of this network; {self._layer_help(layer)}")
-
-    def _layer_help(self, layer: str) -> str:
-        names = [*self.aliases, *self.layers]
-        shown = names if len(names) <= 24 else [*names[:24], f"... {len(names) - 24} more in network.layers"]
-        return f"expected one of {', '.join(shown)}{nearest(str(layer), names)}"
+            raise not_carried(str(name), reason, graph.nodes[0].shape, list(graph.layers))
+        raise unknown("layer", layer, [*self.aliases, *self.layers], "network.layers names them all")
 
     def channels(self, layer: str) -> int:
-        """The number of units of a layer."""
+        """Return the number of units of a layer."""
         return self.graph.nodes[self.node(layer)].shape[0]
 
-    def map_size(self, layer: str) -> tuple[int, int]:
-        """(H, W) of a layer's maps at `input_shape`; (1, 1) for a fully connected layer."""
-        shape = self.graph.nodes[self.node(layer)].shape
-        return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
+    def map_size(self, layer: str, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return (H, W) of a layer's maps for images of `size` (default: `input_shape`).
+
+        It is (1, 1) for a fully connected layer.
+        """
+        graph = self.graph if size is None else self.graph_at(size)
+        return graph.nodes[self.node(layer, size)].map_size
 
     def rectified(self, layer: str) -> bool:
-        """Whether the layer's activations are at least zero, so that zero means: does not fire."""
+        """Return whether the layer's activations are at least zero, so that a unit at zero does not fire."""
         return _is_rectified(self.graph, self.node(layer))
 
     def receptive_field(self, layer: str, size: tuple[int, int] | None = None) -> ReceptiveField:
-        """The layer's receptive field, for images of `size` (default: `input_shape`)."""
+        """Return the layer's receptive field in images of `size` (default: `input_shape`)."""
         graph = self.graph if size is None else self.graph_at(size)
         return receptive_field(graph, self.node(layer, size))
 
     def forward(
-        self, images: Tensor, layers: Iterable[str], precision: torch.dtype = torch.float32
-    ) -> dict[str, Tensor]:
-        """{layer: (N, C, H, W)} activations of preprocessed images (N, 3, H, W); H = W = 1 where fully connected.
+        self, images: Float[Tensor, "N C H W"], layers: Iterable[str], precision: torch.dtype = torch.float32
+    ) -> dict[str, Float[Tensor, "N units rows cols"]]:
+        """Return the activations of some layers for preprocessed images; rows = cols = 1 where fully connected.
 
-        precision: torch.bfloat16 computes in that type, of weights rounded to it; torch.float32 as the weights are.
+        precision: torch.bfloat16 computes in that type, with weights rounded to it; torch.float32 in the weights' own.
+        Raises BadInput for other images, UnknownName for a layer that does not exist.
         """
-        images = self.check_images(images)
-        size = (images.shape[2], images.shape[3])
-        graph = self.graph_at(size)
-        positions = {layer: self.node(layer, size) for layer in layers}
-        graph, images = self._in_precision(graph, images, precision)
+        graph, images, targets = self._prepare(images, layers, precision)
         with torch.no_grad():
-            values = evaluate(graph, images, positions.values())
-        return {layer: as_map(values[position]) for layer, position in positions.items()}
+            values = evaluate(graph, images, targets.values())
+        return {layer: as_map(values[target]) for layer, target in targets.items()}
 
     def forward_with_maxima(
-        self, images: Tensor, layers: Iterable[str], precision: torch.dtype = torch.float32
-    ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Of each layer its name, what `forward` gives, and the spatial maxima (N, C), as soon as they are there.
+        self, images: Float[Tensor, "N C H W"], layers: Iterable[str], precision: torch.dtype = torch.float32
+    ) -> Iterator[tuple[str, Float[Tensor, "N units rows cols"], Float[Tensor, "N units"]]]:
+        """Yield (layer, maps, spatial maxima of these) as soon as they are computed; the maps are those of `forward`.
 
-        The maximum of a map that a max-pooling covers is the maximum of what it pools, which is several times less.
+        Whoever lets go of a layer's maps before asking for the next frees their memory. The maximum of a map that a
+        max-pooling covers is taken of what it pools to, which is several times less.
         """
-        images = self.check_images(images)
-        size = (images.shape[2], images.shape[3])
-        graph = self.graph_at(size)
+        graph, images, targets = self._prepare(images, layers, precision)
         names: dict[int, list[str]] = {}
-        for layer in layers:
-            names.setdefault(self.node(layer, size), []).append(layer)
+        for layer, target in targets.items():
+            names.setdefault(target, []).append(layer)
         order = graph.ancestors(names)
-        pooled_by = {position: covering_pool(graph, position, order) for position in names}
-        layer_of = {pool: position for position, pool in pooled_by.items()}
-        graph, images = self._in_precision(graph, images, precision)
+        target_of = {covering_pool(graph, target, order): target for target in names}
         waiting: dict[int, Tensor] = {}
-        for position, value in stream(graph, images, [*names, *layer_of]):
-            if position in names:
-                waiting[position] = value
-            if position in layer_of:
-                maps, maxima = as_map(waiting.pop(layer_of[position])), as_map(value).amax(dim=(2, 3))
-                for name in names[layer_of[position]]:
+        for index, value in stream(graph, images, [*names, *target_of]):
+            if index in names:
+                waiting[index] = value
+            if index in target_of:
+                target = target_of[index]
+                maps, maxima = as_map(waiting.pop(target)), as_map(value).amax(dim=(2, 3))
+                for name in names[target]:
                     yield name, maps, maxima
                 del maps
             del value
 
-    @staticmethod
-    def _in_precision(graph: Graph, images: Tensor, precision: torch.dtype) -> tuple[Graph, Tensor]:
-        return (graph, images) if precision == torch.float32 else (graph.cast(precision), images.to(precision))
+    def _prepare(
+        self, images: Tensor, layers: Iterable[str], precision: torch.dtype
+    ) -> tuple[Graph, Tensor, dict[str, int]]:
+        """The graph and the images in the precision asked for, and the index of each layer's node."""
+        if not isinstance(precision, torch.dtype) or not precision.is_floating_point:
+            raise bad_value("precision", precision, "torch.float32 or torch.bfloat16")
+        names = check_list("layers", layers, "layer names")
+        images = self.check_images(images)
+        size = (images.shape[2], images.shape[3])
+        graph, targets = self.graph_at(size), {layer: self.node(layer, size) for layer in names}
+        if precision != torch.float32:
+            graph, images = graph.cast(precision), images.to(precision)
+        return graph, images, targets
 
     def needed_preprocessing(self) -> Preprocessing:
-        """The preprocessing. Raises BadInput where there is none, so that photographs cannot become inputs."""
+        """Return the preprocessing. Raises BadInput where there is none, so that photographs cannot become inputs."""
         if self.preprocessing is None:
             raise BadInput(
-                "this network has no preprocessing, so it cannot read a Source; give Network(..., preprocessing=...)."
+                "this network has no preprocessing, so it cannot read a Source: give Network(..., preprocessing=...)"
             )
         return self.preprocessing
 
-    def check_images(self, images: Tensor) -> Tensor:
-        """The batch on the network's device, in its precision, channels last.
+    def check_images(self, images: Tensor) -> Float[Tensor, "N C H W"]:
+        """Return the batch on the network's device, in its precision, channels last.
 
-        Raises BadInput if it is no (N, C, H, W) of floats.
+        Raises BadInput unless it is one of preprocessed images (N, C, H, W) of floating point.
         """
         channels = self.input_shape[0]
         if (
@@ -189,20 +219,29 @@ class Network:
             or images.shape[1] != channels
             or not images.is_floating_point()
         ):
-            given = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-            raise BadInput(
-                f"images: given {given}; expected preprocessed images (N, {channels}, H, W) of floating point."
-            )
+            raise bad_value("images", images, f"preprocessed images (N, {channels}, H, W) of floating point")
         return images.detach().to(self.device, self.precision, memory_format=torch.channels_last)
 
 
 def as_map(value: Tensor) -> Tensor:
-    """(N, C) as (N, C, 1, 1); maps as they are."""
+    """Return a layer's value as maps: (N, C) as a view (N, C, 1, 1), maps as they are."""
     return value[:, :, None, None] if value.dim() == 2 else value
 
 
-def _is_rectified(graph: Graph, position: int) -> bool:
-    node = graph.nodes[position]
+def _sizes(name: str, value: Any, axes: str) -> tuple[int, ...]:
+    """The entries of a shape. Raises BadInput unless it has one whole number for each of `axes`, as "(H, W)"."""
+    expected = f"{axes}, {axes.count(',') + 1} whole numbers"
+    try:
+        entries = tuple(value)
+    except TypeError:
+        raise bad_value(name, value, expected) from None
+    if len(entries) != axes.count(",") + 1:
+        raise bad_value(name, value, expected)
+    return tuple(check_count(name, entry) for entry in entries)
+
+
+def _is_rectified(graph: Graph, index: int) -> bool:
+    node = graph.nodes[index]
     if isinstance(node.operation, Rectifier):
         return True
     return isinstance(node.operation, Concatenate) and all(_is_rectified(graph, source) for source in node.inputs)

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from deconv.errors import bad_value, check_count, check_list
+from deconv.errors import MOST_NAMES, UnsupportedOperation, bad_value, check_count
 
 
 def checked_module(module: Any) -> nn.Module:
     """Return the module. Raises BadInput for anything else, and for one whose weights are still to be made."""
-    expected = "an nn.Module that takes one image batch (N, C, H, W)"
+    expected = "a torch.nn.Module"
     if isinstance(module, nn.Module):
         lazy = [name for name, value in module.named_parameters() if nn.parameter.is_lazy(value)]
         lazy += [name for name, value in module.named_buffers() if nn.parameter.is_lazy(value)]
@@ -39,15 +39,23 @@ def checked_module(module: Any) -> nn.Module:
 
 def checked_shape(input_shape: Any) -> tuple[int, int, int]:
     """Return (C, H, W) as ints. Raises BadInput for anything but three whole numbers above zero."""
-    expected = "three whole numbers (channels, height, width)"
-    if isinstance(input_shape, int):
-        raise bad_value("input_shape", input_shape, expected, f"(3, {input_shape}, {input_shape}) for colour images")
-    sizes = check_list("input_shape", input_shape, "three whole numbers (channels, height, width)")
-    if len(sizes) == 2:
-        raise bad_value("input_shape", tuple(sizes), expected, f"(3, {sizes[0]}, {sizes[1]}) for colour images")
-    if len(sizes) == 4:
-        raise bad_value("input_shape", tuple(sizes), expected, f"{tuple(sizes[1:])}, without the number of images")
+    expected = "(C, H, W), 3 whole numbers"
+    try:
+        sizes = tuple(input_shape)
+    except TypeError:
+        remedy = f"(3, {input_shape}, {input_shape}) for colour images" if isinstance(input_shape, int) else ""
+        raise bad_value("input_shape", input_shape, expected, remedy) from None
     if len(sizes) != 3:
-        raise bad_value("input_shape", tuple(sizes), expected)
+        remedies = {2: f"(3, {', '.join(map(str, sizes))}) for colour images", 4: f"{sizes[1:]}, without the batch"}
+        raise bad_value("input_shape", input_shape, expected, remedies.get(len(sizes), ""))
     channels, height, width = (check_count("input_shape", size) for size in sizes)
     return channels, height, width
+
+
+def not_carried(layer: str, reason: str, shape: tuple[int, ...], layers: list[str]) -> UnsupportedOperation:
+    """Return the error of a layer that the module has, but that cannot be computed for images of `shape`."""
+    listed = layers if len(layers) <= MOST_NAMES else [*layers[:MOST_NAMES], f"... {len(layers) - MOST_NAMES} more"]
+    return UnsupportedOperation(
+        f"layer {layer!r} cannot be traced for an input of {tuple(shape)}: {reason}; layers that remain: "
+        f"{', '.join(listed)}"
+    )

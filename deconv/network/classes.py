@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from deconv.errors import BadInput
@@ -14,44 +15,52 @@ WEIGHTED = ("conv2d", "linear")
 
 
 def class_layer(network: Network) -> str:
-    """The layer that holds the class scores: the network's output. Raises BadInput if that is none."""
+    """Return the layer that holds the class scores, the network's output. Raises BadInput if it holds no scores."""
     name = network.layers[-1]
-    places, classes = network.map_size(name), network.channels(name)
+    (height, width), classes = network.map_size(name), network.channels(name)
     read_again = bool(network.graph.consumers[network.node(name)])
-    if places != (1, 1) or classes < 2 or read_again:
-        found = f"its last layer, {name}, has {classes} maps of {places[0]} x {places[1]}"
-        raise BadInput(f"this network has no class outputs: {found}; expected two or more numbers for each image.")
+    if (height, width) != (1, 1) or classes < 2 or read_again:
+        raise BadInput(
+            f"this network has no class outputs: its last layer, {name}, has {classes} maps of {height} x {width}; "
+            "expected two or more numbers for each image"
+        )
     return name
 
 
 def name_classes(network: Network, known: Sequence[str]) -> list[str]:
-    """A name for each class of the network: the `known` ones if there are as many, else "class 0" and so on."""
+    """Return a name for each class of the network: the `known` ones if there are as many, else "class 0" and so on."""
     classes = network.channels(class_layer(network))
     return list(known) if len(known) == classes else [f"class {number}" for number in range(classes)]
 
 
 def top_layer(network: Network, maps_only: bool = False) -> str:
-    """The layer that the class scores are computed from: the last with weights after it, by its alias if it has one.
+    """Return the layer that the class scores are computed from, by its alias if it has one.
 
-    maps_only: the last of those that has more than one place. Raises BadInput if there is none.
+    It is the last layer with weights after it.  maps_only: the last of these that has more than one position.
+    Raises BadInput if there is none.
     """
     graph = network.graph
     order = graph.ancestors([network.node(class_layer(network))])
-    head = max((position for position in order if graph.nodes[position].kind in WEIGHTED), default=0)
-    names = [name for name, position in graph.layers.items() if position in order and position < head]
+    classifier = max((index for index in order if graph.nodes[index].kind in WEIGHTED), default=0)
+    names = [name for name, index in graph.layers.items() if index in order and index < classifier]
     names = [name for name in names if not maps_only or network.map_size(name) != (1, 1)]
     if not names:
-        raise BadInput("this network has no such layer before its class scores; name one as layers=[...].")
+        raise BadInput(
+            f"this network has no such layer before its class scores; expected one of {', '.join(network.layers)}: "
+            "name the layer"
+        )
     return alias_of(network, names[-1])
 
 
 def alias_of(network: Network, layer: str) -> str:
-    """The network's own name for a layer, or its short one if it has such."""
+    """Return the alias of a layer, or the layer's own name if it has none."""
     return next((alias for alias, name in network.aliases.items() if name == layer), layer)
 
 
-def probabilities(network: Network, scores: Tensor) -> Tensor:
-    """(N, classes) float32 that sum to 1, of the class scores (N, classes, 1, 1) or (N, classes)."""
+def probabilities(
+    network: Network, scores: Float[Tensor, "N classes"] | Float[Tensor, "N classes 1 1"]
+) -> Float[Tensor, "N classes"]:
+    """Return the classes' probabilities, float32, from their scores; scores that are probabilities are kept."""
     flat = scores.flatten(1).float().cpu()
-    given = network.graph.nodes[network.node(class_layer(network))].kind == "softmax"
-    return flat if given else torch.softmax(flat, dim=1)
+    are_probabilities = network.graph.nodes[network.node(class_layer(network))].kind == "softmax"
+    return flat if are_probabilities else torch.softmax(flat, dim=1)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from deconv.network.operations import Add, ChannelScale, Concatenate, Detached, Operation, Rectifier
+from deconv.network.operations import Add, ChannelScale, Concatenate, Detached, Rectifier
 from deconv.network.spatial import Convolution, MaxPool
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operation at its place.
+    """One operation of a traced network.
 
     name: as torchvision.models.feature_extraction names nodes; `_1`, `_2` for later ones of the same name.
-    path: the module that runs it ("" for the network itself).  kind: the ATen operation's name, for messages.
-    inputs: positions of the nodes it reads.  shape: of its output, without the batch, at the traced size.
-    is_map: (C, H, W) with channels first.
+    path: the module that runs it ("" for the network itself).
+    kind: the ATen operation's name, for messages.
+    inputs: the indices, in the graph, of the nodes it reads.
+    shape: the shape of its output, without the batch, at the traced size.
+    is_map: whether that is (C, H, W) with channels first.
     """
 
     name: str
@@ -32,12 +37,18 @@ class Node:
     shape: tuple[int, ...]
     is_map: bool
 
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(H, W) of the output; (1, 1) where it is no map."""
+        return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else (1, 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in running order, the image first; `layers` maps the name of each mineable layer to its node's position.
+    """Nodes in running order, the image first; `layers` maps the name of each layer to its node's index.
 
-    refusals: why what the module computes beyond these layers cannot be carried, by the name it would have.
+    refusals: why what the module computes beyond these layers cannot be carried, by the name it would have; "" stands
+        for all that comes after the point up to which the module could be followed.
     """
 
     nodes: tuple[Node, ...]
@@ -46,15 +57,15 @@ class Graph:
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
-        """For each node, the nodes that read it (a node that reads it twice stands twice)."""
-        found: list[list[int]] = [[] for _ in self.nodes]
-        for position, node in enumerate(self.nodes):
+        """For each node, the indices of those that read it; one that reads it twice stands twice."""
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
             for source in node.inputs:
-                found[source].append(position)
-        return tuple(map(tuple, found))
+                readers[source].append(index)
+        return tuple(map(tuple, readers))
 
     def cast(self, dtype: torch.dtype) -> Graph:
-        """The same graph with its constants in another floating-point type."""
+        """Return the same graph with its constants in another floating-point type."""
         if dtype not in self._casts:
             nodes = (replace(node, operation=cast_operation(node.operation, dtype)) for node in self.nodes)
             self._casts[dtype] = Graph(tuple(nodes), self.layers, self.refusals)
@@ -66,85 +77,99 @@ class Graph:
 
     @cached_property
     def overwriting(self) -> frozenset[int]:
-        """Rectifiers that may write over their input: it is memory of its own, and nothing else reads it."""
+        """The rectifiers that may write over their input, since it is memory of its own that nothing else reads."""
         return frozenset(
-            position
-            for position, node in enumerate(self.nodes)
+            index
+            for index, node in enumerate(self.nodes)
             if isinstance(node.operation, Rectifier)
             and len(self.consumers[node.inputs[0]]) == 1
             and isinstance(self.nodes[node.inputs[0]].operation, Convolution | ChannelScale | Add)
         )
 
     def ancestors(self, targets: Iterable[int]) -> list[int]:
-        """The targets and every node they depend on, in running order."""
-        wanted, pending = set(), list(targets)
+        """Return the indices of the targets and of every node they depend on, in running order."""
+        needed, pending = set(), list(targets)
         while pending:
-            position = pending.pop()
-            if position not in wanted:
-                wanted.add(position)
-                pending.extend(self.nodes[position].inputs)
-        return sorted(wanted)
+            index = pending.pop()
+            if index not in needed:
+                needed.add(index)
+                pending.extend(self.nodes[index].inputs)
+        return sorted(needed)
 
     def carrying(self, target: int) -> list[int]:
-        """The target and every node that a signal sent down from it can reach, in running order."""
-        wanted, pending = set(), [target]
+        """Return the indices of the target and of every node that a signal sent back from it can reach."""
+        reached, pending = set(), [target]
         while pending:
-            position = pending.pop()
-            if position not in wanted:
-                wanted.add(position)
-                node = self.nodes[position]
+            index = pending.pop()
+            if index not in reached:
+                reached.add(index)
+                node = self.nodes[index]
                 pending.extend(() if isinstance(node.operation, Detached) else node.inputs)
-        return sorted(wanted)
+        return sorted(reached)
 
 
-def evaluate(graph: Graph, images: Tensor, targets: Iterable[int]) -> dict[int, Tensor]:
-    """Run the graph on images (N, 3, H, W) as far as the targets need; {position: (N, *shape)} of the targets."""
+def run(
+    graph: Graph, image: Value, targets: Iterable[int], compute: Callable[[int, list[Value]], Value]
+) -> Iterator[tuple[int, Value]]:
+    """Compute the targets, and of the other nodes those they depend on; yield (index, value) of each target in turn.
+
+    image: the value of node 0. compute: gives the value of the node at an index from the values of its inputs; it is
+    called in running order. A value is let go of when the last node that reads it has been computed, that of a target
+    not before it was yielded.
+    """
+    targets = set(targets)
+    order = graph.ancestors(targets)
+    last_reader = {source: index for index in order for source in graph.nodes[index].inputs}
+    values = {0: image}
+    if 0 in targets:
+        yield 0, image
+    for index in order[1:]:
+        sources = graph.nodes[index].inputs
+        values[index] = compute(index, [values[source] for source in sources])
+        for source in set(sources):
+            if last_reader[source] == index:
+                del values[source]
+        if index in targets:
+            yield index, values[index]
+        if index not in last_reader:
+            del values[index]
+
+
+def stream(graph: Graph, images: Float[Tensor, "N C H W"], targets: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
+    """Run the graph on images and yield (index, value (N, *shape)) of each target as soon as it is computed.
+
+    Whoever lets go of a value before asking for the next frees its memory.
+    """
+    targets = set(targets)
+
+    def compute(index: int, inputs: list[Tensor]) -> Tensor:
+        node = graph.nodes[index]
+        if isinstance(node.operation, Rectifier) and index in graph.overwriting and node.inputs[0] not in targets:
+            return node.operation.forward_in_place(inputs[0])
+        return node.operation.forward(*inputs)  # type: ignore[union-attr]
+
+    return run(graph, images, targets, compute)
+
+
+def evaluate(graph: Graph, images: Float[Tensor, "N C H W"], targets: Iterable[int]) -> dict[int, Tensor]:
+    """Run the graph on images as far as the targets need; return {index: value (N, *shape)} of the targets."""
     return dict(stream(graph, images, targets))
 
 
-def stream(graph: Graph, images: Tensor, targets: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
-    """As `evaluate`, each target (position, its value) as soon as it is there: let go of it, and its memory is free."""
-    wanted = set(targets)
-    order = graph.ancestors(wanted)
-    last_reader = {source: position for position in order for source in graph.nodes[position].inputs}
-    values = {0: images}
-    if 0 in wanted:
-        yield 0, images
-    for position in order[1:]:
-        node = graph.nodes[position]
-        inputs = [values[source] for source in node.inputs]
-        overwrites = position in graph.overwriting and node.inputs[0] not in wanted
-        values[position] = _run(node.operation, inputs, overwrites)
-        del inputs
-        for source in set(node.inputs):
-            if last_reader[source] == position:
-                del values[source]
-        if position in wanted:
-            yield position, values[position]
-        if position not in last_reader:
-            del values[position]
-
-
-def _run(operation: Operation, inputs: list[Tensor], overwrites: bool) -> Tensor:
-    if overwrites and isinstance(operation, Rectifier):
-        return operation.forward_in_place(inputs[0])
-    return operation.forward(*inputs)  # type: ignore[union-attr]
-
-
-def covering_pool(graph: Graph, position: int, order: Iterable[int]) -> int:
-    """A max-pooling among `order` whose windows cover the whole map of `position`; `position` itself if none does."""
+def covering_pool(graph: Graph, index: int, order: Iterable[int]) -> int:
+    """Return a max-pooling among `order` whose windows cover the whole map of node `index`; that node if none does."""
     computed = set(order)
-    for reader in graph.consumers[position]:
+    for reader in graph.consumers[index]:
         pool = graph.nodes[reader].operation
         if reader in computed and isinstance(pool, MaxPool):
-            sizes = zip(graph.nodes[position].shape[1:], graph.nodes[reader].shape[1:], strict=True)
+            sizes = zip(graph.nodes[index].shape[1:], graph.nodes[reader].shape[1:], strict=True)
             if all(pool.covers(size, pooled, axis) for axis, (size, pooled) in enumerate(sizes)):
                 return reader
-    return position
+    return index
 
 
 def cast_operation(operation: Any, dtype: torch.dtype, device: str | None = None) -> Any:
-    """The same operation with its constants, and the types it casts to, in another floating-point type.
+    """Return the operation with its constants, and the types it casts to, in another floating-point type.
 
     device: where its constants are to be; on "cpu" those without values ("meta") become random ones.
     """
@@ -169,12 +194,12 @@ def _cast_value(value: Any, dtype: torch.dtype, device: str | None) -> Any:
     return value
 
 
-def is_layer(node: Node, nodes: list[Node], layer_positions: set[int]) -> bool:
-    """Whether a unit may be mined here: a rectified map or vector, or channels gathered from such."""
+def is_layer(node: Node, nodes: list[Node], layers: set[int]) -> bool:
+    """Return whether units may be mined here: in a rectified map or vector, or channels gathered from some."""
     if not (node.is_map or len(node.shape) == 1):
         return False
     if isinstance(node.operation, Concatenate):
-        return all(source in layer_positions for source in node.inputs)
+        return all(source in layers for source in node.inputs)
     return isinstance(node.operation, Rectifier) or node.kind in SMOOTH_ACTIVATIONS
 
 

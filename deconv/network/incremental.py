@@ -1,8 +1,8 @@
 """A forward pass over images that differ from one image in a box each: only what the box reaches is computed again.
 
-Every node's value for the unchanged image is there. Of each changed image a node has only the box of its map that may
+Every node's value for the unchanged image is given. Of each changed image a node has only the box of its map that may
 differ; it computes that from the boxes of its inputs and, around them, from the unchanged values. All boxes of a batch
-have the size of the largest: enlarging one computes some unchanged values again, which gives the same. Where a box
+have the size of the largest; the values by which a smaller box grows are computed again, to the same. Where a box
 covers most of its map, the node and all that reads it are computed whole.
 """
 
@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.network.graph import Graph
+from deconv.network.graph import Graph, Node, run
 from deconv.network.operations import Operation, windowable
 from deconv.network.spatial import Spatial, outside_value
+from deconv.records import clip
 
 Size = tuple[int, int]
 
@@ -25,10 +27,10 @@ MOST = 0.6
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Of N changed images the part of one node's value that may differ.
+class Box:
+    """The part of one node's value that may differ in N changed images.
 
-    value: (N, ..., h, w). start: (N, 2) int64, the row and column of each in the map; None where value is whole.
+    value: (N, ..., h, w).  start: (N, 2) int64, the row and column of each in the map; None where value is whole.
     """
 
     value: Tensor
@@ -40,35 +42,35 @@ class Part:
 
 
 def forward_changed(
-    graph: Graph, unchanged: Mapping[int, Tensor], patches: Tensor, start: Tensor, targets: Iterable[int]
+    graph: Graph,
+    unchanged: Mapping[int, Tensor],
+    patches: Float[Tensor, "N C h w"],
+    start: Int[Tensor, "N 2"],
+    targets: Iterable[int],
 ) -> dict[int, Tensor]:
-    """{target: (N, *shape)} for the image with patches[n] (C, h, w) laid over it at start[n] = (row, column).
+    """Return {target: (N, *shape)} for the image with patches[n] laid over it at start[n] = (row, column).
 
     unchanged: the values (1, *shape) of the image at all nodes that the targets need, as `evaluate` gives them.
-    The patches lie within the image. Equal to running each changed image whole, to the rounding of sums.
+    The patches must lie within the image. Equal to running each changed image whole, to the rounding of sums.
     """
-    wanted = set(targets)
-    order = graph.ancestors(wanted)
-    last_reader = {source: position for position in order for source in graph.nodes[position].inputs}
-    parts = {0: Part(patches, start)}
-    for position in order[1:]:
-        inputs = graph.nodes[position].inputs
-        parts[position] = _compute(graph, position, [(unchanged[source], parts[source]) for source in inputs])
-        for source in set(inputs) - wanted:
-            if last_reader[source] == position:
-                del parts[source]
-    return {position: _whole(unchanged[position], parts[position]) for position in wanted}
+
+    def compute(index: int, boxes: list[Box]) -> Box:
+        node = graph.nodes[index]
+        return _compute(node, [(unchanged[source], box) for source, box in zip(node.inputs, boxes, strict=True)])
+
+    boxes = run(graph, Box(patches, start), targets, compute)
+    return {target: _whole(unchanged[target], box) for target, box in boxes}
 
 
-def _compute(graph: Graph, position: int, inputs: list[tuple[Tensor, Part]]) -> Part:
-    node = graph.nodes[position]
+def _compute(node: Node, inputs: list[tuple[Tensor, Box]]) -> Box:
+    """The node's box, from the unchanged value and the box of each of its inputs."""
     operation = node.operation
-    box = _box(operation, [part for _, part in inputs], node.shape)
-    if box is None:
-        return Part(operation.forward(*(_whole(*given) for given in inputs)), None)  # type: ignore[union-attr]
-    start, size = box
+    reached = _reached(operation, [box for _, box in inputs], node.shape)
+    if reached is None:
+        return Box(operation.forward(*(_whole(*pair) for pair in inputs)), None)  # type: ignore[union-attr]
+    start, size = reached
     if not isinstance(operation, Spatial):
-        return Part(operation.forward(*(_read(*given, start, size, 0.0) for given in inputs)), start)  # type: ignore[union-attr]
+        return Box(operation.forward(*(_read(*pair, start, size, 0.0) for pair in inputs)), start)  # type: ignore[union-attr]
     window, (height, width) = operation.window, size
     step, before = torch.tensor(window.stride), torch.tensor(window.before)
     needed = (
@@ -76,31 +78,31 @@ def _compute(graph: Graph, position: int, inputs: list[tuple[Tensor, Part]]) -> 
         (width - 1) * window.stride[1] + window.extent[1],
     )
     read = _read(*inputs[0], start * step - before, needed, outside_value(operation))
-    return Part(operation.unpadded().forward(read), start)
+    return Box(operation.unpadded().forward(read), start)
 
 
-def _box(operation: Operation, parts: list[Part], shape: tuple[int, ...]) -> tuple[Tensor, Size] | None:
-    """The first place (N, 2) and the common size of what changes in a map of `shape`; None to compute it whole."""
-    if not windowable(operation) or any(part.start is None for part in parts):
+def _reached(operation: Operation, boxes: list[Box], shape: tuple[int, ...]) -> tuple[Tensor, Size] | None:
+    """The first position (N, 2) and the common size of what changes in a map of `shape`; None to compute it whole."""
+    if not windowable(operation) or any(box.start is None for box in boxes):
         return None
     starts, sizes = [], []
     for axis in (0, 1):
-        ends = [_reached(operation, part, axis) for part in parts]
-        places = shape[-2 + axis]
-        first = torch.stack([a for a, _ in ends]).amin(0).clamp(0, places - 1)
-        last = torch.stack([b for _, b in ends]).amax(0).clamp(0, places - 1)
+        ends = [_reached_along(operation, box, axis) for box in boxes]
+        positions = shape[-2 + axis]
+        first = torch.stack([low for low, _ in ends]).amin(0).clamp(0, positions - 1)
+        last = torch.stack([high for _, high in ends]).amax(0).clamp(0, positions - 1)
         length = max(int((last - first).max()) + 1, 1)
-        starts.append(first.clamp(max=places - length))
+        starts.append(first.clamp(max=positions - length))
         sizes.append(length)
     if sizes[0] * sizes[1] > MOST * shape[-2] * shape[-1]:
         return None
     return torch.stack(starts, dim=1), (sizes[0], sizes[1])
 
 
-def _reached(operation: Operation, part: Part, axis: int) -> tuple[Tensor, Tensor]:
-    """(N,) first and last place of the output, along an axis, that read some of the part."""
-    assert part.start is not None
-    first, last = part.start[:, axis], part.start[:, axis] + part.size[axis] - 1
+def _reached_along(operation: Operation, box: Box, axis: int) -> tuple[Tensor, Tensor]:
+    """(N,) first and last position of the output, along an axis, that read some of the box."""
+    assert box.start is not None
+    first, last = box.start[:, axis], box.start[:, axis] + box.size[axis] - 1
     if not isinstance(operation, Spatial):
         return first, last
     step, before = operation.window.stride[axis], operation.window.before[axis]
@@ -108,24 +110,23 @@ def _reached(operation: Operation, part: Part, axis: int) -> tuple[Tensor, Tenso
     return -((reach - before - first) // step), (last + before) // step  # the first is a division rounded up
 
 
-def _read(unchanged: Tensor, part: Part, start: Tensor, size: Size, outside: float) -> Tensor:
+def _read(unchanged: Tensor, box: Box, start: Tensor, size: Size, outside: float) -> Tensor:
     """The changed images' values (N, ..., *size) from start[n] on; `outside` where that leaves the map."""
-    if part.start is not None and part.size == size and torch.equal(part.start, start):
-        return part.value
-    read = _like(part.value, size).fill_(outside)
-    before = unchanged[0]
+    if box.start is not None and box.size == size and torch.equal(box.start, start):
+        return box.value
+    values = _like(box.value, size).fill_(outside)
     for n, corner in enumerate(start.tolist()):
-        _lay(before, (0, 0), read[n], corner)
-        _lay(part.value[n], (0, 0) if part.start is None else part.start[n].tolist(), read[n], corner)
-    return read
+        _lay(unchanged[0], [0, 0], values[n], corner)
+        _lay(box.value[n], [0, 0] if box.start is None else box.start[n].tolist(), values[n], corner)
+    return values
 
 
-def _whole(unchanged: Tensor, part: Part) -> Tensor:
-    """The changed images' values at every place (N, ..., H, W)."""
-    if part.start is None:
-        return part.value
+def _whole(unchanged: Tensor, box: Box) -> Tensor:
+    """The changed images' values at every position (N, ..., H, W)."""
+    if box.start is None:
+        return box.value
     size = (unchanged.shape[-2], unchanged.shape[-1])
-    return _read(unchanged, part, torch.zeros_like(part.start), size, 0.0)
+    return _read(unchanged, box, torch.zeros_like(box.start), size, 0.0)
 
 
 def _like(value: Tensor, size: Size) -> Tensor:
@@ -133,15 +134,9 @@ def _like(value: Tensor, size: Size) -> Tensor:
     return made.to(memory_format=torch.channels_last) if made.dim() == 4 else made
 
 
-def _lay(value: Tensor, at: tuple[int, int] | list[int], onto: Tensor, corner: list[int]) -> None:
-    """Copy what a value (..., h, w) that begins at `at` and a window that begins at `corner` have in common."""
-    rows, window_rows = _common(at[0], value.shape[-2], corner[0], onto.shape[-2])
-    cols, window_cols = _common(at[1], value.shape[-1], corner[1], onto.shape[-1])
+def _lay(value: Tensor, start: list[int], onto: Tensor, corner: list[int]) -> None:
+    """Copy what a value (..., h, w) that begins at `start` and a window that begins at `corner` have in common."""
+    top, left = corner[0] - start[0], corner[1] - start[1]
+    rows, window_rows = clip(top, top + onto.shape[-2], value.shape[-2])
+    cols, window_cols = clip(left, left + onto.shape[-1], value.shape[-1])
     onto[..., window_rows, window_cols] = value[..., rows, cols]
-
-
-def _common(start: int, length: int, other: int, other_length: int) -> tuple[slice, slice]:
-    """The places that [start, + length) and [other, + other_length) share, counted from the start of each."""
-    first, end = max(start, other), min(start + length, other + other_length)
-    end = max(first, end)
-    return slice(first - start, end - start), slice(first - other, end - other)

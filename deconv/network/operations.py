@@ -1,4 +1,4 @@
-"""The operations a traced ConvNet is made of, each able to run forward on a batch; the spatial ones are in `spatial`.
+"""The operations that a traced ConvNet is made of, each able to run forward; the spatial ones are in `spatial`.
 
 All tensors are (N, C, H, W) unless an operation says otherwise.
 """
@@ -23,18 +23,20 @@ class Input:
 
 @dataclass(frozen=True)
 class Rectifier:
-    """max(x, 0), or with a ceiling (ReLU6) min(max(x, 0), ceiling)."""
+    """max(x, 0), or with a ceiling (ReLU6) min(max(x, 0), ceiling). Its maps have any shape."""
 
     ceiling: float | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the rectified map."""
         return torch.relu(x) if self.ceiling is None else x.clamp(0, self.ceiling)
 
     def forward_in_place(self, x: Tensor) -> Tensor:
+        """Return x itself, rectified."""
         return torch.relu_(x) if self.ceiling is None else x.clamp_(0, self.ceiling)
 
     def passes(self, output: Tensor) -> Tensor:
-        """Where the derivative is 1, from the output: bool, the output's shape."""
+        """Return where the derivative is 1, from the output: bool, of the output's shape."""
         return output > 0 if self.ceiling is None else (output > 0) & (output < self.ceiling)
 
 
@@ -46,6 +48,7 @@ class ChannelScale:
     shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the scaled map; x is (N, C) or (N, C, ...)."""
         axes = (1, -1) + (1,) * (x.dim() - 2)
         return torch.addcmul(self.shift.view(axes), x, self.scale.view(axes))
 
@@ -60,22 +63,25 @@ class LocalResponseNorm:
     k: float
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map (N, C, H, W)."""
         return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
 
 
 @dataclass(frozen=True)
 class Concatenate:
-    """Inputs side by side along the channels."""
+    """The inputs side by side along the channels."""
 
     def forward(self, *xs: Tensor) -> Tensor:
+        """Join maps (N, C_i, ...) to one of the sum of their channels."""
         return torch.cat(xs, dim=1)
 
 
 @dataclass(frozen=True)
 class Add:
-    """Sum of two maps of one shape."""
+    """The sum of two maps of one shape."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the sum, of the inputs' shape."""
         return a + b
 
 
@@ -87,6 +93,7 @@ class Reshape:
     spatial: bool
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x (N, ...) as (N, *shape)."""
         shape = self.shape[:-2] + tuple(x.shape[-2:]) if self.spatial else self.shape
         return x.reshape(x.shape[0], *shape)
 
@@ -116,19 +123,17 @@ class PerImage:
 class Call:
     """Any other ATen operation or autograd.Function, run as traced.
 
-    linear: affine in its inputs of floating point, so that every rule sends it back by its transpose.
-    pointwise: each place of the last two axes depends on that place alone.
+    arguments, keywords: those of the call, with a `Slot` for each input, a `BatchSize` for what counts images and a
+        `PerImage` for what is repeated for each.
+    pointwise: whether each position of the last two axes depends on that position alone.
     pick: which of several tensors that the function gives is this operation's value; None where it gives one.
-    chooses: it reads whole numbers (or complex ones), so that the way back needs its inputs even where it is linear.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
-    linear: bool
     pointwise: bool
     pick: int | None = None
-    chooses: bool = False
 
     def forward(self, *xs: Tensor) -> Tensor:
         def fill(value: Any) -> Any:
@@ -148,6 +153,14 @@ class Call:
                 raise
             return self.forward(*(x.contiguous() for x in xs))  # maps are kept channels last, the user's were not
         return result if self.pick is None else result[self.pick]
+
+
+class LinearCall(Call):
+    """A call that is affine in its inputs of floating point, so that every rule sends it back by its transpose."""
+
+
+class ChoosingCall(LinearCall):
+    """A linear call that reads whole numbers (or complex ones) too, so that the way back needs its inputs."""
 
 
 def copied(below: Tensor, above: Tensor, non_blocking: bool = False) -> Tensor:
@@ -238,10 +251,10 @@ Operation = (
 )
 
 
-def keeps_places(operation: Operation) -> bool:
-    """Whether the operation is spatial or works place by place, so that receptive fields pass through it."""
+def keeps_positions(operation: Operation) -> bool:
+    """Return whether the operation is spatial or works position by position: receptive fields pass through it."""
     if isinstance(operation, Detached):
-        return not isinstance(operation.operation, Spatial) and keeps_places(operation.operation)
+        return not isinstance(operation.operation, Spatial) and keeps_positions(operation.operation)
     if isinstance(operation, Call):
         return operation.pointwise
     if isinstance(operation, Reshape):
@@ -250,5 +263,5 @@ def keeps_places(operation: Operation) -> bool:
 
 
 def windowable(operation: Operation) -> bool:
-    """Whether the operation gives the same on a window cut out of its map as on the map whole."""
-    return keeps_places(operation) and not (isinstance(operation, AveragePool) and not operation.uniform)
+    """Return whether the operation gives the same on a window cut out of its map as on the map whole."""
+    return keeps_positions(operation) and not (isinstance(operation, AveragePool) and not operation.uniform)

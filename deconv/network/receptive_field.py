@@ -1,4 +1,4 @@
-"""Where in the image a place of a layer looks: the geometry of a traced graph.
+"""Where in the image a position of a layer looks: the geometry of a traced graph.
 
 Walking back from one position of a layer, every operation needs a box of its input: the convolution arithmetic of
 Dumoulin and Visin 2016 (arXiv 1603.07285), per axis, united where branches meet.
@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from deconv.network.graph import Graph
-from deconv.network.operations import keeps_places, windowable
+from deconv.network.operations import Operation, keeps_positions, windowable
 from deconv.network.spatial import Convolution, Spatial
 
 Pair = tuple[int, int]
@@ -17,10 +21,19 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """Position (i, j) sees image rows [start_y + i * stride_y, start_y + i * stride_y + size_h), columns likewise.
+    """The input pixels that can influence a position of a layer.
 
-    Pixels; all pairs are (rows, columns); unclipped: the box may reach outside the image.
-    A unit that sees the whole image (after global pooling or a linear layer) has the image's size and stride 0.
+    Position (row, col) sees the image rows from start[0] + row * stride[0] on, size[0] of them, and columns likewise.
+    All pairs are (rows, columns) in pixels of the input image; the box may reach outside the image. A unit that sees
+    the whole image, as after global pooling or a linear layer, has the image's size and a stride of 0.
+
+    >>> import deconv, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    >>> field = deconv.Network(net.append(torch.nn.ReLU()), (3, 16, 16)).receptive_field("3")
+    >>> field
+    ReceptiveField(size=(4, 4), stride=(2, 2), start=(-1, -1))
+    >>> field.box(row=0, col=2)
+    (-1, 3, 3, 7)
     """
 
     size: Pair
@@ -28,45 +41,60 @@ class ReceptiveField:
     start: Pair
 
     def box(self, row: int, col: int) -> tuple[int, int, int, int]:
-        """(y0, x0, y1, x1) of position (row, col), ends excluded."""
+        """Return (y0, x0, y1, x1), the first pixels and one past the last, of position (row, col)."""
         y, x = self.start[0] + row * self.stride[0], self.start[1] + col * self.stride[1]
         return y, x, y + self.size[0], x + self.size[1]
+
+    def boxes(self, positions: Int[Tensor, "N 2"]) -> Int[Tensor, "N 4"]:
+        """Return the `box` of each of some positions (row, col), on the CPU."""
+        stride, start, size = (torch.tensor(pair) for pair in (self.stride, self.start, self.size))
+        corner = positions.cpu() * stride + start
+        return torch.cat([corner, corner + size], dim=1)
 
 
 @dataclass(frozen=True)
 class Span:
-    """The part of one node's map that a position i of the target needs: [start + i * stride, ... + size), both axes."""
+    """The part of one node's map that a position of the target needs.
+
+    Along each axis, position i needs `size` positions from start + i * stride on; all pairs are (rows, columns).
+    """
 
     stride: Pair
     start: Pair
     size: Pair
 
     def united(self, other: Span) -> Span | None:
-        """The smallest span that holds both; None if they move apart as the position moves."""
+        """Return the smallest span that holds both; None if they move apart as the position moves."""
         if self.stride != other.stride:
             return None
         start = (min(self.start[0], other.start[0]), min(self.start[1], other.start[1]))
-        end = [max(a + n, b + m) for a, n, b, m in zip(self.start, self.size, other.start, other.size, strict=True)]
-        return Span(self.stride, start, (end[0] - start[0], end[1] - start[1]))
+        ends = [max(self.start[axis] + self.size[axis], other.start[axis] + other.size[axis]) for axis in (0, 1)]
+        return Span(self.stride, start, (ends[0] - start[0], ends[1] - start[1]))
+
+    def starts(self, positions: Int[Tensor, "N 2"]) -> Int[Tensor, "N 2"]:
+        """Return the first row and column that the target's positions (row, col) need."""
+        stride, start = (torch.tensor(pair, device=positions.device) for pair in (self.stride, self.start))
+        return positions * stride + start
 
     def read_by(self, operation: Spatial) -> Span:
-        """The span of the operation's input, self being that of its output."""
+        """Return the span of the operation's input, self being that of its output."""
         window = operation.window
-        axes = []
-        for axis in (0, 1):
-            step, extent = window.stride[axis], window.extent[axis]
-            start = self.start[axis] * step - window.before[axis]
-            axes.append((self.stride[axis] * step, start, (self.size[axis] - 1) * step + extent))
-        (a, b, c), (d, e, f) = axes
-        return Span((a, d), (b, e), (c, f))
+        (step_y, step_x), (before_y, before_x) = window.stride, window.before
+        (extent_y, extent_x) = window.extent
+        return Span(
+            stride=(self.stride[0] * step_y, self.stride[1] * step_x),
+            start=(self.start[0] * step_y - before_y, self.start[1] * step_x - before_x),
+            size=((self.size[0] - 1) * step_y + extent_y, (self.size[1] - 1) * step_x + extent_x),
+        )
 
 
 @dataclass(frozen=True)
 class Cone:
     """Everything that one position of a layer can depend on.
 
-    spans: {node position: its span}; None for a node that is needed whole.
-    windowable: every operation on the way gives the same on windows as on whole maps.
+    target: the index of the layer's node.  order: its ancestors and itself, in running order.
+    spans: {node index: its span}; None for a node that is needed whole.
+    windowable: whether every operation in between gives the same on windows as on whole maps.
     """
 
     target: int
@@ -76,27 +104,27 @@ class Cone:
 
 
 def cone(graph: Graph, target: int) -> Cone:
-    """Walk back from one position of node `target` to the image."""
+    """Return the cone of node `target`, walking back from one of its positions to the image."""
     order = graph.ancestors([target])
     single = Span((1, 1), (0, 0), (1, 1)) if graph.nodes[target].is_map else None
     spans: dict[int, Span | None] = {target: single}
-    local = single is not None
-    for position in reversed(order):
-        node = graph.nodes[position]
-        local = local and windowable(node.operation)
-        for source in node.inputs:
-            needed = _needed(node.operation, spans[position], graph.nodes[source].is_map)
-            spans[source] = _merge(spans, source, needed)
-    return Cone(target, tuple(order), spans, local and all(span is not None for span in spans.values()))
+    for index in reversed(order):
+        operation = graph.nodes[index].operation
+        for source in graph.nodes[index].inputs:
+            spans[source] = _merge(spans, source, _needed(operation, spans[index]))
+    alike = all(windowable(graph.nodes[index].operation) for index in order)
+    return Cone(target, tuple(order), spans, alike and None not in spans.values())
 
 
-def _needed(operation: object, span: Span | None, source_is_map: bool) -> Span | None:
-    if span is None or not keeps_places(operation):  # type: ignore[arg-type]
+def _needed(operation: Operation, span: Span | None) -> Span | None:
+    """The span of the operation's inputs, given that of its output."""
+    if span is None or not keeps_positions(operation):
         return None
     return span.read_by(operation) if isinstance(operation, Spatial) else span
 
 
 def _merge(spans: dict[int, Span | None], source: int, needed: Span | None) -> Span | None:
+    """What of `source` is needed by all its readers so far and by one more."""
     if source not in spans:
         return needed
     known = spans[source]
@@ -104,15 +132,15 @@ def _merge(spans: dict[int, Span | None], source: int, needed: Span | None) -> S
 
 
 def receptive_field(graph: Graph, target: int) -> ReceptiveField:
-    """The receptive field of node `target` at the traced image size."""
+    """Return the receptive field of node `target` at the traced image size."""
     span = cone(graph, target).spans.get(0)
     if span is None:
-        return ReceptiveField(graph.nodes[0].shape[-2:], (0, 0), (0, 0))  # type: ignore[arg-type]
+        return ReceptiveField(graph.nodes[0].map_size, (0, 0), (0, 0))
     return ReceptiveField(span.size, span.stride, span.start)
 
 
 def first_convolution(graph: Graph, target: int) -> Convolution | None:
-    """The layer's own convolution, if it is the only spatial operation between the layer and the image."""
-    convolutions = [graph.nodes[p].operation for p in graph.ancestors([target])]
-    spatial = [op for op in convolutions if isinstance(op, Spatial)]
+    """Return the layer's own convolution if it is the only spatial operation before the layer, else None."""
+    operations = [graph.nodes[index].operation for index in graph.ancestors([target])]
+    spatial = [operation for operation in operations if isinstance(operation, Spatial)]
     return spatial[0] if len(spatial) == 1 and isinstance(spatial[0], Convolution) else None

@@ -1,4 +1,4 @@
-"""The operations that read more than one place of their input's map, or shift it: convolution, pooling, padding.
+"""The operations that read more than one position of their input's map, or shift it: convolution, pooling, padding.
 
 Each knows its geometry (`Window`), so that receptive fields follow from it, and `unpadded` gives the same operation for
 a window that already holds what the padding would have been. All tensors are (N, C, H, W).
@@ -12,6 +12,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 Pair = tuple[int, int]
@@ -28,14 +29,17 @@ class Window:
 
     @property
     def extent(self) -> Pair:
-        """Input pixels between the first and the last tap, both included."""
+        """The input positions from the first tap to the last, both included."""
         (ky, kx), (dy, dx) = self.kernel, self.dilation
         return (ky - 1) * dy + 1, (kx - 1) * dx + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """2-D cross-correlation; `padding` is (top, bottom, left, right) zeros; weight (C_out, C_in / groups, kh, kw)."""
+    """2-D cross-correlation of (N, C_in, H, W) to (N, C_out, H_out, W_out).
+
+    weight: (C_out, C_in / groups, kh, kw).  bias: (C_out,).  padding: (top, bottom, left, right) zeros.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -46,6 +50,7 @@ class Convolution:
 
     @property
     def window(self) -> Window:
+        """How an output position reads the input."""
         kernel = (self.weight.shape[2], self.weight.shape[3])
         return Window(kernel, self.stride, (self.padding[0], self.padding[2]), self.dilation)
 
@@ -54,16 +59,18 @@ class Convolution:
         return replace(self, padding=(0, 0, 0, 0))
 
     def unpadded(self) -> Convolution:
+        """Return the same for an input that already holds the padding."""
         return self._unpadded
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the filtered maps."""
         top, bottom, left, right = self.padding
         if (top, left) != (bottom, right):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
 
     def transposed(self, signal: Tensor, input_shape: torch.Size) -> Tensor:
-        """`signal`, shaped as the output, through the transposed filters: (N, C_in, H, W) of `input_shape`."""
+        """Return a signal, shaped as the output, sent through the transposed filters: shaped as the input."""
         top, _, left, _ = self.padding
         height, width = input_shape[2:]
         if self._suits_shuffle:
@@ -105,41 +112,48 @@ class Convolution:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Spatial maximum; outside the map counts as minus infinity."""
+    """The maximum over each window; what lies outside the map counts as minus infinity."""
 
     window: Window
     ceil_mode: bool
 
     def unpadded(self) -> MaxPool:
+        """Return the same for an input that already holds the padding."""
         return MaxPool(replace(self.window, before=(0, 0)), ceil_mode=False)
 
     def _arguments(self) -> tuple[Pair, Pair, Pair, Pair, bool]:
         return self.window.kernel, self.window.stride, self.window.before, self.window.dilation, self.ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled maps (N, C, H_out, W_out)."""
         return F.max_pool2d(x, *self._arguments())
 
     def covers(self, size: int, pooled: int, axis: int) -> bool:
-        """Whether the windows reach every one of `size` places along an axis, given that they make `pooled`."""
+        """Return whether `pooled` windows reach each of the `size` positions along an axis."""
         w = self.window
         end = (pooled - 1) * w.stride[axis] - w.before[axis] + w.kernel[axis]
         return w.dilation[axis] == 1 and w.stride[axis] <= w.kernel[axis] and end >= size
 
-    def forward_with_switches(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The pooled map and its switches: for each output, the flat index row * W + column of the input that won."""
+    def forward_with_switches(
+        self, x: Float[Tensor, "N C H W"]
+    ) -> tuple[Float[Tensor, "N C h w"], Int[Tensor, "N C h w"]]:
+        """Return the pooled maps and their switches: the flat index row * W + col of each window's winning input."""
         pooled, switches = F.max_pool2d(x, *self._arguments(), return_indices=True)
         return pooled, switches
 
-    def taps(self, switches: Tensor, width: int) -> Tensor:
-        """Switches into maps of some width as numbers of the winning tap in its window, uint8 or int64: for cutting."""
+    def taps(self, switches: Int[Tensor, "N C h w"], width: int) -> Integer[Tensor, "N C h w"]:
+        """Return switches into maps of `width` columns as the numbers of the winning taps in their windows.
+
+        Taps, unlike switches, stay what they are when a window is cut out of the map; uint8 if there are few, or int64.
+        """
         (ky, kx), (dy, dx) = self.window.kernel, self.window.dilation
         first_row, first_col = self._first_taps(switches)
         row = switches.div(width, rounding_mode="floor")
         number = (row - first_row) // dy * kx + (switches - row * width - first_col) // dx
         return number.to(torch.uint8) if ky * kx < 256 else number
 
-    def switches(self, taps: Tensor, width: int) -> Tensor:
-        """What `taps` gave, as switches into maps of another width."""
+    def switches(self, taps: Integer[Tensor, "N C h w"], width: int) -> Int[Tensor, "N C h w"]:
+        """Return taps as switches into maps of `width` columns."""
         ky, kx = self.window.kernel
         rows = torch.arange(ky, device=taps.device) * self.window.dilation[0] * width
         cols = torch.arange(kx, device=taps.device) * self.window.dilation[1]
@@ -155,7 +169,10 @@ class MaxPool:
         return rows[:, None], cols
 
     def unpool(self, signal: Tensor, switches: Tensor, input_shape: torch.Size) -> Tensor:
-        """Each value back to the input that won; values that share a switch add (nn.MaxUnpool2d overwrites)."""
+        """Return a signal, shaped as the output, with each value where its switch says: shaped as the input.
+
+        Values that share a switch add (nn.MaxUnpool2d overwrites them).
+        """
         last = signal.is_contiguous(memory_format=torch.channels_last)
         like = _empty_channels_last(signal, input_shape) if last else signal.new_empty(input_shape)
         return torch.ops.aten.max_pool2d_with_indices_backward(signal, like, *self._arguments(), switches)
@@ -163,9 +180,9 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class AveragePool:
-    """Spatial mean over each window; `divisor` (an int) replaces the number of taps.
+    """The mean over each window; `divisor`, if given, replaces the number of taps.
 
-    uniform: every window divides by the same number, at the border too.
+    uniform: whether every window divides by the same number, at the border too.
     """
 
     window: Window
@@ -175,29 +192,34 @@ class AveragePool:
     uniform: bool = True
 
     def unpadded(self) -> AveragePool:
+        """Return the same for an input that already holds the padding."""
         ky, kx = self.window.kernel
         return AveragePool(replace(self.window, before=(0, 0)), divisor=self.divisor or ky * kx)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled maps (N, C, H_out, W_out)."""
         w = self.window
         return F.avg_pool2d(x, w.kernel, w.stride, w.before, self.ceil_mode, self.count_include_pad, self.divisor)
 
 
 @dataclass(frozen=True)
 class Pad:
-    """A constant frame around the map; `padding` is (top, bottom, left, right) pixels."""
+    """Constant rows and columns around the map; `padding` is their number at (top, bottom, left, right)."""
 
     padding: tuple[int, int, int, int]
     value: float = 0.0
 
     @property
     def window(self) -> Window:
+        """How an output position reads the input."""
         return Window((1, 1), (1, 1), (self.padding[0], self.padding[2]), (1, 1))
 
     def unpadded(self) -> Pad:
+        """Return the same for an input that already holds the padding."""
         return Pad((0, 0, 0, 0), self.value)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the map with its frame."""
         top, bottom, left, right = self.padding
         return F.pad(x, (left, right, top, bottom), value=self.value)
 
@@ -211,7 +233,7 @@ Spatial = Convolution | MaxPool | AveragePool | Pad
 
 
 def outside_value(operation: Spatial) -> float:
-    """What a spatial operation reads outside its input's map; for a maximum the least float, which stays finite."""
+    """Return what an operation reads outside its input's map; for a maximum the least float, which stays finite."""
     if isinstance(operation, MaxPool):
         return torch.finfo(torch.float32).min
     return operation.value if isinstance(operation, Pad) else 0.0

@@ -1,234 +1,246 @@
-"""Peaks back to pixels: one activation kept, all others of its layer zero, sent down by a rule."""
+"""Peaks back to pixels: one activation kept, all others of its layer zero, sent back by a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.errors import BadInput, RecordMismatch
+from deconv.errors import RecordMismatch, bad_value, check_indices
 from deconv.images import Source
-from deconv.images.batches import whole_batches
 from deconv.network import Network
-from deconv.network.receptive_field import cone
-from deconv.progress import track
-from deconv.projection import table
+from deconv.projection.loading import input_size, lent_images, peak_chunks
 from deconv.projection.rules import Rule, as_rule
-from deconv.projection.strategies import Loaded, Places, choose, chunk_size, send_down
+from deconv.projection.strategies import plan, send_back
+from deconv.projection.table import check_supported
 from deconv.records import LayerPeaks, Reconstructions
-from deconv.records.provenance import versions
+from deconv.records.provenance import build
 
 SCORE_TOLERANCE = 1e-3
+"""Share of an activation by which the recomputed one may differ from that mined."""
 ROUNDING = 1e-5
-"""Of a layer's strongest activation: what float32 may lose where large terms cancel, in units that hardly fire."""
-IMAGES_AT_ONCE = 16
-"""A way that runs whole images keeps this many in memory."""
+"""Share of a layer's strongest activation that rounding may take from any: large terms may cancel in weak units."""
 
-Indices = Tensor | Sequence[int]
+AnyRule = str | Rule | Mapping[str, Any]
+Images = Source | Float[Tensor, "M C H W"]
+Indices = Int[Tensor, " N"] | Sequence[int]
 
 
 def project(
     network: Network,
-    images: Source | Tensor,
+    images: Images,
     layer: str,
     image: Indices,
     channel: Indices,
     row: Indices,
     col: Indices,
-    rule: str | Rule | Mapping[str, Any] = "deconvnet",
-    score: Tensor | None = None,
-    way: str = "auto",
+    rule: AnyRule = "deconvnet",
+    score: Float[Tensor, " N"] | None = None,
+    strategy: str = "auto",
     switches_of: Indices | None = None,
 ) -> Reconstructions:
-    """Send the activation of each peak, unit channel[n] of `layer` at (row[n], col[n]) on images[image[n]], to pixels.
+    """Send N activations, that of unit channel[n] of `layer` at (row[n], col[n]) on image[n], back to pixels.
 
-    images: a Source, or preprocessed images (M, 3, H, W).  image, channel, row, col: (N,) int64.
-    rule: "deconvnet", "guided", "gradient", or a Rule or its options (`deconv.projection.rules`).
-    score: (N,) what the activations were when mined, if known; checked.
-    way: "window", "shared", "whole" (see `ways`) force one of the equal ways; "auto" takes the cheapest.
-    switches_of: (N,) images whose switches serve in place of the peak's own, for a rule with switches "other".
-    Returns Reconstructions: pixels (N, 3, h, w) float32 of the receptive field, zero outside the image; the seed is the
-    activation's own value.
+    images: a Source, or preprocessed images.
+    image, channel, row, col: (N,) whole numbers; `image` counts from 0 in `images`.
+    rule: "deconvnet", "guided", "gradient", or a `Rule` or its options.
+    score: the activations as they were mined, if known; they are checked.
+    strategy: "window", "shared" or "whole" forces one of three that give the same (see `deconv.projection.strategies`);
+        "auto" takes the one with least work.
+    switches_of: (N,) images whose switches serve in place of the peaks' own, for a rule with switches "other".
 
-    Raises UnknownName (layer, rule, way), BadInput (indices outside their range; switches_of missing or in vain),
+    Returns Reconstructions: pixels (N, C, h, w) float32 of the receptive field, zero outside the image; what is sent
+    back from the position is the activation's own value.
+    Raises UnknownName (layer, rule, strategy), BadInput (indices outside their range; switches_of missing or in vain),
     UnsupportedOperation (the rule cannot pass an operation), RecordMismatch (the recomputed activation differs from
     `score` by more than 1e-3 of it and 1e-5 of the strongest given).
     Source: Zeiler and Fergus 2013, section 2.1.
+
+    >>> import deconv, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    >>> network = deconv.Network(net.extend([torch.nn.Conv2d(4, 6, 3), torch.nn.ReLU()]), (3, 16, 16))
+    >>> images = torch.rand(2, 3, 16, 16)
+    >>> recon = deconv.project(network, images, "4", image=[0, 1], channel=[5, 2], row=[0, 3], col=[0, 3])
+    >>> recon.pixels.shape, recon.paste().shape
+    (torch.Size([2, 3, 8, 8]), torch.Size([2, 3, 16, 16]))
+    >>> recon.box.tolist()
+    [[-1, -1, 7, 7], [5, 5, 13, 13]]
     """
-    asked = [(rule, channel)]
-    (found,) = project_together(network, images, layer, image, row, col, asked, way=way, switches_of=switches_of)
+    (recon,) = project_together(network, images, layer, image, row, col, [(rule, channel)], strategy, switches_of)
     if score is not None:
-        expected = torch.as_tensor(score).float().cpu()
-        _check_scores(found.score, expected, layer, expected)
-    return found
+        mined = torch.as_tensor(score).float().cpu()
+        _check_scores(recon.score, mined, layer, mined)
+    return recon
 
 
 def project_together(
     network: Network,
-    images: Source | Tensor,
+    images: Images,
     layer: str,
     image: Indices,
     row: Indices,
     col: Indices,
-    asked: Sequence[tuple[str | Rule | Mapping[str, Any], Indices]],
-    way: str = "auto",
+    requests: Sequence[tuple[AnyRule, Indices]],
+    strategy: str = "auto",
     switches_of: Indices | None = None,
 ) -> list[Reconstructions]:
-    """`project` of the same N places by several rules and units: what is below them goes up once for all.
+    """Send activations at the same N positions back by several rules, for several units, after one forward pass.
 
-    asked: (rule, channel (N,)) of each answer; switches_of serves the rules with switches "other". Raises as `project`.
+    requests: (rule, channel (N,)) for each of the Reconstructions that are returned; the other arguments are those of
+    `project`. switches_of: serves the rules with switches "other". Each result is the one that `project` gives alone,
+    and so are the errors.
     """
-    rules_asked = [as_rule(rule) for rule, _ in asked]
-    peaks = torch.stack([_columns((image, channel, row, col), len(images)) for _, channel in asked])
-    places = peaks[0][:, [0, 2, 3]]
-    lenders = _lenders(switches_of, rules_asked, places, len(images))
-    size = _frame_size(network, images, places[:, 0])
-    graph, target = network.graph_at(size), network.node(layer, size)
-    _check_ranges(graph.nodes[target].shape, peaks.flatten(0, 1))
-    for rule in rules_asked:
-        table.check_supported((graph.nodes[p] for p in graph.carrying(target)), rule)
-    cone_of_layer, field = cone(graph, target), network.receptive_field(layer, size)
-    chosen = choose(way, graph, cone_of_layer, places[:, 0])
-    box = torch.tensor([field.box(int(r), int(c)) for r, c in places[:, 1:]], dtype=torch.int64).view(-1, 4)
-    pixels = torch.empty((len(asked), len(places), network.input_shape[0], *field.size))
-    scores = torch.empty((len(asked), len(places)))
-    for some, own in _chunks(network, images, places[:, 0], chunk_size(graph, cone_of_layer, chosen), chosen):
-        lent = None if lenders is None else _lent(network, images, lenders[some])
-        at, starts = (column[some].to(network.device) for column in (places[:, 1:], box[:, :2]))
-        units = peaks[:, some, 1].to(network.device)
-        there = Places(own.to(network.device), lent, at, starts, field.size)
+    # plan: nothing is computed before all of it is known to be possible
+    _check_kinds(network, images)
+    rules = [as_rule(rule) for rule, _ in requests]
+    channel_columns = [("channel", channel) for _, channel in requests]
+    image_ids, rows, cols, *channels = _columns([("image", image), ("row", row), ("col", col), *channel_columns])
+    _check_image_ids("image", image_ids, images)
+    lenders = _lenders(switches_of, rules, image_ids, images)
+    size = input_size(network, images, image_ids)
+    height, width = network.map_size(layer, size)
+    _check_range("row", rows, height)
+    _check_range("col", cols, width)
+    for channel in channels:
+        _check_range("channel", channel, network.channels(layer))
+    check_rules(network, [layer], rules, size)
+    layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids)
+
+    # run, chunk by chunk
+    positions = torch.stack([rows, cols], dim=1)
+    pixels = torch.empty((len(rules), len(positions), network.input_shape[0], *layer_plan.field.size))
+    scores = torch.empty((len(rules), len(positions)))
+    for chunk, peak_images in peak_chunks(network, images, image_ids, layer_plan):
+        lender_images = None if lenders is None else lent_images(network, images, lenders[chunk])
+        units = [(rule, channel[chunk].to(network.device)) for rule, channel in zip(rules, channels, strict=True)]
         with torch.no_grad():
-            parts = send_down(chosen, graph, cone_of_layer, there, list(zip(rules_asked, units, strict=True)))
-        for n, (score, sent) in enumerate(parts):
-            scores[n, some], pixels[n, some] = score.float().cpu(), sent.float().cpu()
-    about = {"weights": network.weights_hash, "layer": layer, "versions": versions()}
-    found = []
-    for rule, score, sent, columns in zip(rules_asked, scores, pixels, peaks, strict=True):
-        which, channels, rows, cols = columns.unbind(1)
-        provenance = about | {"rule": rule.name, "rule_options": rule.options()}
-        found.append(Reconstructions(layer, rule.name, sent, score, box, which, channels, rows, cols, size, provenance))
-    return found
+            results = send_back(layer_plan, positions[chunk].to(network.device), peak_images, lender_images, units)
+        for n, (chunk_score, chunk_pixels) in enumerate(results):
+            scores[n, chunk], pixels[n, chunk] = chunk_score.float().cpu(), chunk_pixels.float().cpu()
+
+    # record
+    box = layer_plan.field.boxes(positions)
+    reconstructions = []
+    for rule, channel, score, sent in zip(rules, channels, scores, pixels, strict=True):
+        provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options())
+        peaks = (image_ids, channel, rows, cols)
+        reconstructions.append(Reconstructions(layer, rule.name, sent, score, box, *peaks, size, provenance))
+    return reconstructions
 
 
 def project_peaks(
     network: Network,
-    images: Source | Tensor,
+    images: Images,
     layer: str,
     peaks: LayerPeaks,
     units: Sequence[int],
-    rule: str | Rule | Mapping[str, Any] = "deconvnet",
+    rule: AnyRule = "deconvnet",
 ) -> Reconstructions:
-    """`project` for all mined peaks of some units of a layer, unit by unit, strongest first, scores checked."""
-    chosen = list(units)
+    """Send all mined peaks of some units of a layer back, unit by unit, strongest first; their scores are checked.
+
+    peaks: those of `layer`, mined from `images`.  units: the numbers of the units, from 0.
+    Returns and raises what `project` does, and BadInput for units that the layer does not have.
+
+    >>> import deconv, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> network, images = deconv.Network(net, (3, 16, 16)), torch.rand(5, 3, 16, 16)
+    >>> peaks = deconv.mine(network, images, ["1"], k=2)
+    >>> recon = deconv.project_peaks(network, images, "1", peaks["1"], units=[0, 3])
+    >>> len(recon) <= 4, torch.allclose(recon.score, peaks["1"].scores_of([0, 3]))
+    (True, True)
+    """
+    if not isinstance(peaks, LayerPeaks):
+        raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
+    chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
     recon = project(network, images, layer, *peaks.of(chosen), rule=rule)
     _check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score)
     return recon
 
 
-def _lent(network: Network, images: Source | Tensor, lenders: Tensor) -> Loaded:
-    used, which = lenders.unique(return_inverse=True)
-    lent = Loaded(torch.cat([part for _, part in _load(network, images, used)]), which)
-    return lent.to(network.device)
+def check_rules(
+    network: Network, layers: Iterable[str], rules: Iterable[AnyRule], size: tuple[int, int] | None = None
+) -> None:
+    """Raise unless every rule can send every layer back, for images of `size` (default: the network's input size).
+
+    Raises UnknownName for a layer or a rule that does not exist, UnsupportedOperation, naming the operation, for a rule
+    that cannot pass one of those that the layer depends on.
+    """
+    checked = [as_rule(rule) for rule in rules]
+    for layer in layers:
+        graph = network.graph if size is None else network.graph_at(size)
+        nodes = [graph.nodes[index] for index in graph.carrying(network.node(layer, size))]
+        for rule in checked:
+            check_supported(nodes, rule)
 
 
-def _chunks(
-    network: Network, images: Source | Tensor, image: Tensor, most: int, way: str
-) -> Iterator[tuple[Tensor, Loaded]]:
-    """Peaks of images (N,) image by image, so that each is loaded once: (their numbers, what they need)."""
-    if not len(image):
-        return
-    order = torch.argsort(image, stable=True)
-    if isinstance(images, Tensor) and way == "window":  # windows are cut from the tensor itself, without a copy of it
-        there = images.detach().to(network.device, network.precision)
-        for some in track(order.split(most), "projecting", len(image), unit="peaks", size=len):
-            yield some, Loaded(there, image[some])
-        return
-    used, counts = image[order].unique_consecutive(return_counts=True)
-    at = 0
-    loading = _load(network, images, used)
-    for part in track(loading, "projecting", len(image), unit="peaks", size=lambda part: int(counts[part[0]].sum())):
-        which_used, loaded = part
-        numbers = order[at : at + int(counts[which_used].sum())]
-        at += len(numbers)
-        local = torch.searchsorted(used[which_used].contiguous(), image[numbers].contiguous())
-        for some in torch.arange(len(numbers)).split(most):
-            yield numbers[some], Loaded(loaded, local[some])
+def _check_kinds(network: Network, images: Images) -> None:
+    if not isinstance(network, Network):
+        raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
+    if not isinstance(images, Source | Tensor):
+        expected = "a Source, or preprocessed images (M, C, H, W) as a torch tensor"
+        raise bad_value("images", images, expected, "torch.from_numpy(...) makes one of an array")
 
 
-def _load(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(positions in `used`, preprocessed images), a few at a time, in order."""
-    positions = torch.arange(len(used))
-    if isinstance(images, Tensor):
-        for some in positions.split(IMAGES_AT_ONCE):
-            yield some, network.check_images(images[used[some].to(images.device)])
-        return
-    preprocessing = network.needed_preprocessing()
-    for index, input_images in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used.tolist()):
-        yield torch.searchsorted(used, index), network.check_images(preprocessing.normalize(input_images))
+def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:
+    """Each argument as (N,) int64 on the CPU. Raises BadInput unless all are lists of whole numbers, of one length."""
+    columns = [_column(name, values) for name, values in named]
+    if len({len(column) for column in columns}) > 1:
+        names, lengths = ", ".join(name for name, _ in named), [len(column) for column in columns]
+        raise bad_value(names, f"lengths {lengths}", "one entry in each for every peak")
+    return columns
 
 
-def _columns(given: Sequence[Indices], images: int) -> Tensor:
-    """(N, 4) int64 of image, channel, row, col; the images within their range."""
-    columns = [torch.as_tensor(values, dtype=torch.int64).cpu().reshape(-1) for values in given]
-    if len({len(column) for column in columns}) != 1:
-        raise BadInput(f"image, channel, row, col: given lengths {[len(c) for c in columns]}; expected equal ones.")
-    peaks = torch.stack(columns, dim=1)
-    _check_range("image", peaks[:, 0], images)
-    return peaks
+def _column(name: str, values: Indices) -> Tensor:
+    try:
+        column = torch.as_tensor(values).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        column = torch.tensor(float("nan"))
+    if column.dim() != 1 or (len(column) and column.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8)):
+        raise bad_value(name, values, "a list of whole numbers, one for each peak")
+    return column.to(torch.int64)
 
 
-def _lenders(given: Indices | None, asked: Sequence[Rule], places: Tensor, images: int) -> Tensor | None:
-    """(N,) images that lend their switches, within their range; None where every rule has switches of its own."""
-    switches = [rule.switches for rule in asked]
-    if (given is not None) != ("other" in switches):
-        raise BadInput(
-            f"switches_of: given {'none' if given is None else 'images'} with a rule of switches "
-            f"{', '.join(map(repr, switches))}; expected one image for each peak with switches 'other', and none with "
-            "others."
-        )
-    return None if given is None else _columns((given, *places.T), images)[:, 0]
-
-
-def _check_ranges(shape: tuple[int, ...], peaks: Tensor) -> None:
-    channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
-    for name, column, limit in zip(("channel", "row", "col"), peaks[:, 1:].T, (channels, height, width), strict=True):
-        _check_range(name, column, limit)
+def _check_image_ids(name: str, image_ids: Tensor, images: Images) -> None:
+    _check_range(name, image_ids, len(images))
 
 
 def _check_range(name: str, column: Tensor, limit: int) -> None:
-    bad = column[(column < 0) | (column >= limit)]
-    if len(bad):
-        hint = " (-1 marks a missing peak: leave those out)" if bool((bad == -1).any()) else ""
-        raise BadInput(f"{name}: given {int(bad[0])}; expected 0 to {limit - 1}{hint}.")
+    outside = column[(column < 0) | (column >= limit)]
+    if len(outside):
+        remedy = "-1 marks a missing peak, leave those out" if bool((outside == -1).any()) else ""
+        raise bad_value(name, int(outside[0]), f"0 to {limit - 1}", remedy)
 
 
-def _frame_size(network: Network, images: Source | Tensor, image: Tensor) -> tuple[int, int]:
-    if isinstance(images, Tensor):
-        network.check_images(images[:1])
-        return images.shape[2], images.shape[3]
-    preprocessing = network.needed_preprocessing()
-    if preprocessing.size is not None:
-        return preprocessing.size[0], preprocessing.size[1]
-    input_images = (preprocessing.input_image(images.image(int(i))) for i in image.unique())
-    shapes = {(input_image.shape[1], input_image.shape[2]) for input_image in input_images}
-    if len(shapes) != 1:
-        raise BadInput(
-            f"images: given input images of sizes {sorted(shapes)}; expected one size. Give the preprocessing a size."
+def _lenders(switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tensor, images: Images) -> Tensor | None:
+    """(N,) images that lend their switches, within their range; None where every rule has switches of its own."""
+    switches = [rule.switches for rule in rules]
+    if (switches_of is not None) != ("other" in switches):
+        raise bad_value(
+            "switches_of",
+            f"{'none' if switches_of is None else 'images'} with a rule of switches {', '.join(map(repr, switches))}",
+            "one image for each peak with switches 'other', and none with others",
         )
-    return shapes.pop()
+    if switches_of is None:
+        return None
+    lenders, _ = _columns([("switches_of", switches_of), ("image", image_ids.tolist())])
+    _check_image_ids("switches_of", lenders, images)
+    return lenders
 
 
-def _check_scores(found: Tensor, expected: Tensor, layer: str, of_layer: Tensor) -> None:
-    """`of_layer`: activations of the layer, of which the strongest says how large rounding may be."""
-    if found.shape != expected.shape:
-        raise BadInput(f"score: given shape {tuple(expected.shape)}; expected one for each of {len(found)} peaks.")
-    allowed = SCORE_TOLERANCE * expected.abs() + ROUNDING * of_layer.nan_to_num(0).abs().amax() if len(found) else 0
-    excess = ((found - expected).abs() - allowed).nan_to_num(float("inf"))
+def _check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor) -> None:
+    """Raise unless the scores are those mined; the strongest of `layer_scores` says how large rounding may be."""
+    if score.shape != mined.shape:
+        raise bad_value("score", f"shape {tuple(mined.shape)}", f"one for each of {len(score)} peaks")
+    if not len(score):
+        return
+    allowed = SCORE_TOLERANCE * mined.abs() + ROUNDING * layer_scores.nan_to_num(0).abs().amax()
+    excess = ((score - mined).abs() - allowed).nan_to_num(float("inf"))
     if bool((excess > 0).any()):
         worst = int(excess.argmax())
         raise RecordMismatch(
-            f"{layer}: peak {worst} was mined with score {float(expected[worst]):.6g} but now gives "
-            f"{float(found[worst]):.6g}: the weights, images or preprocessing are not those of the record. Mine again."
+            f"{layer}: peak {worst} was mined with score {float(mined[worst]):.6g} but now gives "
+            f"{float(score[worst]):.6g}: the weights, images or preprocessing are not those of the record. Mine again"
         )

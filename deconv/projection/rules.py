@@ -1,4 +1,4 @@
-"""What a rule is: the choices on the way down, each an option; `deconvnet`, `guided` and `gradient` are three settings.
+"""What a rule is: the choices on the way back, each an option; `deconvnet`, `guided` and `gradient` are three settings.
 
 Which of the choices carries the picture is the question of Mahendran and Vedaldi 2016, Salient Deconvolutional
 Networks: their DeConvNet is `deconvnet`, their SaliNet `gradient`, their DeSaliNet `guided`.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import bad_value, check_choice, check_count, unknown
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "relu": ("backward", "forward", "both", "none"),
@@ -26,16 +26,22 @@ class Rule:
     """How each kind of operation is sent backwards.
 
     relu: what passes a rectifier: "backward" the positive part of the signal; "forward" the signal where the unit fired
-        on the way up; "both"; "none" the signal as it is.
+        in the forward pass; "both" what both let pass; "none" the signal as it is.
     switches: where a max-pooled signal goes: "recorded" to the input that won; "random" to any input of its window,
-        drawn once for each channel and place, whatever the image; "centre" to the middle of its window; "other" to the
-        input that won in another image (`project` is told which).
+        drawn once for each channel and position, whatever the image; "centre" to the middle of its window; "other" to
+        the input that won in another image (`switches_of` of `project`).
     bias: "none", or "subtract": a signal that is not zero loses the bias before it passes the transposed filters; so a
         scaled seed no longer scales the result.
     lrn: local response normalisation: "identity" leaves it out, "derivative" does not.
     batch_norm: "scale" multiplies by its scale, which is also its derivative; "identity" leaves it out.
     seed: decides random switches.
     Raises UnknownName for any other choice.
+
+    >>> import deconv
+    >>> deconv.Rule().name, deconv.Rule(relu="both", lrn="derivative").name
+    ('deconvnet', 'guided')
+    >>> deconv.Rule(relu="both", switches="random", seed=3).name
+    'relu=both,switches=random,seed=3'
     """
 
     relu: str = "backward"
@@ -47,9 +53,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         for option, possible in CHOICES.items():
-            given = getattr(self, option)
-            if given not in possible:
-                raise UnknownName(f"rule.{option} {given!r} is unknown; expected one of {', '.join(possible)}.")
+            check_choice(f"choice of the rule's {option}", getattr(self, option), possible)
+        check_count("seed", self.seed, 0)
 
     @property
     def name(self) -> str:
@@ -57,12 +62,12 @@ class Rule:
         for name, rule in RULES.items():
             if rule == self:
                 return name
-        standard = Rule()
-        shown = [f.name for f in fields(self) if getattr(self, f.name) != getattr(standard, f.name)]
-        return ",".join(f"{option}={getattr(self, option)}" for option in shown)
+        standard = Rule().options()
+        differing = {option: value for option, value in self.options().items() if value != standard[option]}
+        return ",".join(f"{option}={value}" for option, value in differing.items())
 
     def options(self) -> dict[str, Any]:
-        """All options in plain types, for a record."""
+        """Return all options in plain types, for a record."""
         return asdict(self)
 
 
@@ -74,9 +79,15 @@ RULES: dict[str, Rule] = {
 
 
 def as_rule(rule: str | Rule | Mapping[str, Any]) -> Rule:
-    """A rule by its name, by its options (those left out as in `deconvnet`), or itself.
+    """Return a rule given by its name, by its options (those left out as in `deconvnet`), or itself.
 
     Raises UnknownName for a name, an option or a choice that does not exist, BadInput for anything else.
+
+    >>> as_rule("gradient") == as_rule({"relu": "forward", "lrn": "derivative"})
+    True
+    >>> as_rule("guide")
+    Traceback (most recent call last):
+    deconv.errors.UnknownName: unknown rule 'guide'; expected one of deconvnet, guided, gradient; did you mean 'guided'?
     """
     if isinstance(rule, Rule):
         return rule
@@ -84,10 +95,8 @@ def as_rule(rule: str | Rule | Mapping[str, Any]) -> Rule:
         known = [f.name for f in fields(Rule)]
         for option in rule:
             if option not in known:
-                raise UnknownName(f"rule.{option} is unknown; expected some of {', '.join(known)}.")
+                raise unknown("option of a rule", option, known)
         return Rule(**dict(rule))
     if not isinstance(rule, str):
-        raise BadInput(f"rule: given {rule!r}; expected one of {', '.join(RULES)}, or a mapping of options.")
-    if rule not in RULES:
-        raise UnknownName(f"rule {rule!r} is unknown; expected one of {', '.join(RULES)}.")
-    return RULES[rule]
+        raise bad_value("rule", rule, f"one of {', '.join(RULES)}, a Rule, or a mapping of its options")
+    return RULES[check_choice("rule", rule, RULES)]

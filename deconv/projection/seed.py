@@ -1,7 +1,7 @@
 """The last convolution before a peak, for single units.
 
-A peak is one unit at one place: its activation needs one filter, and the first step down from it is that filter times
-the activation, a slice of the weights instead of a convolution with as many channels as the layer has units.
+A peak is one unit at one position: its activation needs one filter, and the first step back from it is that filter
+times the activation, a slice of the weights instead of a convolution with as many channels as the layer has units.
 """
 
 from __future__ import annotations
@@ -9,55 +9,67 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.network.graph import Graph
 from deconv.network.operations import Rectifier
 from deconv.network.spatial import Convolution
 from deconv.projection.rules import Rule
-from deconv.projection.table import Memory, way_back, without_bias
+from deconv.projection.table import Memory, backward_of, without_bias
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """A layer that is a convolution followed by rectifiers only.
+class SeedConvolution:
+    """The end of a layer that is a convolution followed by rectifiers only.
 
-    rectifiers: their positions, the convolution's neighbour first.  position: the convolution's.  base: its input's.
+    rectifiers: their indices in the graph, the convolution's neighbour first.
+    index: the convolution's.  source: its input's.
     """
 
     graph: Graph
     rectifiers: tuple[int, ...]
-    position: int
-    base: int
+    index: int
+    source: int
 
     @property
     def convolution(self) -> Convolution:
-        operation = self.graph.nodes[self.position].operation
+        """The convolution itself."""
+        operation = self.graph.nodes[self.index].operation
         assert isinstance(operation, Convolution)
         return operation
 
-    def up(self, read: Tensor, channel: Tensor, rule: Rule) -> tuple[Tensor, list[Memory]]:
-        """Activations (N,) of unit channel[n] from what it reads, (N, C, h, w), and the rectifiers' memories."""
+    def forward(
+        self, read: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"], rule: Rule
+    ) -> tuple[Float[Tensor, " N"], list[Memory]]:
+        """Return the activation of unit channel[n] from what it reads, and the rectifiers' memories."""
         convolution = self.convolution
         dy, dx = convolution.dilation
         value = (read[:, :, ::dy, ::dx] * convolution.weight[channel]).sum(dim=(1, 2, 3))
         value = value if convolution.bias is None else value + convolution.bias[channel]
         memories = []
-        for position in self.rectifiers:
-            node = self.graph.nodes[position]
-            value, memory = way_back(node, rule).up(node.operation, value)
+        for index in self.rectifiers:
+            node = self.graph.nodes[index]
+            value, memory = backward_of(node, rule).forward(node.operation, value)
             memories.append(memory)
         return value, memories
 
-    def down(self, seed: Tensor, channel: Tensor, memories: list[Memory], rule: Rule, size: tuple[int, int]) -> Tensor:
-        """Seeds (N,) as signals (N, C, h, w) at what the convolution reads."""
-        for position, memory in zip(reversed(self.rectifiers), reversed(memories), strict=True):
-            node = self.graph.nodes[position]
-            (seed,) = way_back(node, rule).down(node.operation, seed, memory, [seed.shape])
+    def backward(
+        self,
+        signal: Float[Tensor, " N"],
+        channel: Int[Tensor, " N"],
+        memories: list[Memory],
+        rule: Rule,
+        size: tuple[int, int],
+    ) -> Float[Tensor, "N C h w"]:
+        """Return signals at the units channel[n] sent to what the convolution reads, windows of `size`."""
+        for index, memory in zip(reversed(self.rectifiers), reversed(memories), strict=True):
+            node = self.graph.nodes[index]
+            (signal,) = backward_of(node, rule).backward(node.operation, signal, memory, [signal.shape])
         bias = self.convolution.bias
         if rule.bias == "subtract" and bias is not None:
-            seed = without_bias(seed, bias[channel])
-        filters = seed.view(-1, 1, 1, 1) * self.convolution.weight[channel]
+            signal = without_bias(signal, bias[channel])
+        filters = signal.view(-1, 1, 1, 1) * self.convolution.weight[channel]
         if size == tuple(filters.shape[2:]):
             return filters
         dy, dx = self.convolution.dilation
@@ -66,14 +78,14 @@ class Head:
         return spread
 
 
-def find_head(graph: Graph, target: int) -> Head | None:
-    """The head of a layer, or None where it does not end in a convolution and rectifiers."""
+def seed_convolution(graph: Graph, target: int) -> SeedConvolution | None:
+    """Return the convolution that a layer ends in, or None if it does not end in a convolution and rectifiers."""
     rectifiers: list[int] = []
-    position = target
-    while isinstance(graph.nodes[position].operation, Rectifier):
-        rectifiers.insert(0, position)
-        position = graph.nodes[position].inputs[0]
-    operation = graph.nodes[position].operation
+    index = target
+    while isinstance(graph.nodes[index].operation, Rectifier):
+        rectifiers.insert(0, index)
+        index = graph.nodes[index].inputs[0]
+    operation = graph.nodes[index].operation
     if not isinstance(operation, Convolution) or operation.groups != 1:
         return None
-    return Head(graph, tuple(rectifiers), position, graph.nodes[position].inputs[0])
+    return SeedConvolution(graph, tuple(rectifiers), index, graph.nodes[index].inputs[0])

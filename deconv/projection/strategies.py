@@ -1,8 +1,8 @@
-"""Three ways to send peaks of one layer to pixels, all with the same result; the cheapest is chosen by counting work.
+"""Three strategies to send peaks of one layer to pixels, all with the same result; the one with least work is chosen.
 
-- "window": up and down on the receptive-field window of each peak;
-- "shared": one pass up a whole image serves all of its peaks, each then goes down its own window;
-- "whole": up and down on whole maps; the only way for units that see the whole image.
+- "window": forward and backward on the receptive-field window of each peak;
+- "shared": one forward pass over a whole image serves all of its peaks, each then goes back through its own windows;
+- "whole": forward and backward on whole maps; the only strategy for units that see the whole image.
 """
 
 from __future__ import annotations
@@ -14,205 +14,175 @@ from math import prod
 import torch
 from torch import Tensor
 
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import bad_value, check_choice
 from deconv.network import as_map
 from deconv.network.graph import Graph
 from deconv.network.operations import Operation
-from deconv.network.receptive_field import Cone
+from deconv.network.receptive_field import Cone, ReceptiveField, Span, cone, receptive_field
 from deconv.network.spatial import Convolution, MaxPool
-from deconv.projection.passes import Record, down, up
+from deconv.projection.passes import Tape, backward, forward, with_switches
 from deconv.projection.rules import Rule
-from deconv.projection.seed import Head, find_head
-from deconv.projection.switches import CHOSEN
+from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.windows import WholeMaps, Windows, cut
 
-WAYS = ("auto", "window", "shared", "whole")
+STRATEGIES = ("auto", "window", "shared", "whole")
 CHUNK_FLOATS = 32 * 2**20 // 4
 """Peaks are worked on in chunks whose largest map stays near 32 MiB: enough to fill the cores, little memory."""
 
 
-def choose(way: str, graph: Graph, field: Cone, image: Tensor) -> str:
-    """The way to take for peaks of images (N,). Raises UnknownName, BadInput for a way that a layer does not allow."""
-    if way not in WAYS:
-        raise UnknownName(f"way {way!r} is unknown; expected one of {', '.join(WAYS)}.")
-    if not field.windowable:
-        if way in ("window", "shared"):
-            raise BadInput(f"way {way!r} needs a layer that sees a window; this one needs the whole image. Use 'auto'.")
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How peaks of one layer are sent back: its graph, cone and receptive field, and a strategy other than "auto"."""
+
+    graph: Graph
+    cone: Cone
+    field: ReceptiveField
+    strategy: str
+
+    @property
+    def chunk_size(self) -> int:
+        """How many peaks are worked on at once."""
+        return chunk_size(self.graph, self.cone, self.strategy)
+
+
+def plan(graph: Graph, target: int, strategy: str, image: Tensor) -> Plan:
+    """Return the plan for peaks of node `target` in images (N,).
+
+    Raises UnknownName for an unknown strategy, BadInput for one that the layer does not allow.
+    """
+    cone_of_layer = cone(graph, target)
+    chosen = choose(strategy, graph, cone_of_layer, image)
+    return Plan(graph, cone_of_layer, receptive_field(graph, target), chosen)
+
+
+def choose(strategy: str, graph: Graph, cone: Cone, image: Tensor) -> str:
+    """Return the strategy to take for peaks in images (N,): the one asked for, or for "auto" that of least work."""
+    check_choice("strategy", strategy, STRATEGIES)
+    if not cone.windowable:
+        if strategy in ("window", "shared"):
+            expected = "'auto' or 'whole' for a layer whose units need the whole image"
+            raise bad_value("strategy", strategy, expected, "leave it out")
         return "whole"
-    if way != "auto":
-        return way
-    window, whole = _work(graph, field)
-    share = len(image.unique()) / max(len(image), 1)
-    costs = {"window": 2 * window, "shared": window + whole * share, "whole": whole * (1 + share)}
+    if strategy != "auto":
+        return strategy
+    window, whole = _work(graph, cone)
+    images_per_peak = len(image.unique()) / max(len(image), 1)
+    costs = {
+        "window": 2 * window,
+        "shared": window + whole * images_per_peak,
+        "whole": whole * (1 + images_per_peak),
+    }
     return min(costs, key=lambda name: costs[name])
 
 
-def _work(graph: Graph, field: Cone) -> tuple[float, float]:
-    """Multiplications on the way up to one peak, by windows and by whole maps."""
+def _work(graph: Graph, cone: Cone) -> tuple[float, float]:
+    """Multiplications of the forward pass to one peak, by windows and by whole maps."""
     window = whole = 0.0
-    for position in field.order:
-        node, span = graph.nodes[position], field.spans[position]
+    for index in cone.order:
+        node, span = graph.nodes[index], cone.spans[index]
         if span is not None and len(node.shape) == 3:
-            per_place = _work_per_place(node.operation) * node.shape[0]
-            window += per_place * span.size[0] * span.size[1]
-            whole += per_place * node.shape[1] * node.shape[2]
+            per_position = _work_per_position(node.operation) * node.shape[0]
+            window += per_position * prod(span.size)
+            whole += per_position * prod(node.map_size)
     return window, whole
 
 
-def _work_per_place(operation: Operation) -> int:
+def _work_per_position(operation: Operation) -> int:
     if isinstance(operation, Convolution):
         return operation.weight[0].numel()
-    return operation.window.kernel[0] * operation.window.kernel[1] if isinstance(operation, MaxPool) else 1
+    return prod(operation.window.kernel) if isinstance(operation, MaxPool) else 1
 
 
-def chunk_size(graph: Graph, field: Cone, way: str) -> int:
-    """How many peaks are worked on at once."""
+def chunk_size(graph: Graph, cone: Cone, strategy: str) -> int:
+    """Return how many peaks are worked on at once."""
 
-    def floats(position: int) -> int:
-        shape, span = graph.nodes[position].shape, field.spans[position]
-        return prod((*shape[:-2], *span.size) if way != "whole" and span else shape)
+    def floats(index: int) -> int:
+        shape, span = graph.nodes[index].shape, cone.spans[index]
+        return prod((*shape[:-2], *span.size) if strategy != "whole" and span else shape)
 
-    return max(1, CHUNK_FLOATS // max(floats(position) for position in field.order))
-
-
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """Preprocessed images (M, 3, H, W), and for each of N peaks which of them is its own."""
-
-    images: Tensor
-    which: Tensor
-
-    def to(self, device: torch.device) -> Loaded:
-        return Loaded(self.images, self.which.to(device))
+    return max(1, CHUNK_FLOATS // max(floats(index) for index in cone.order))
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """N places (row, col) of a layer, (N, 2), in images of their own, and in those that lend their switches.
+class PeakImages:
+    """The images that N peaks lie in: pixels (M, C, H, W), preprocessed, and index (N,), which of them each lies in."""
 
-    starts: (N, 2) first row and column of each receptive field; size: its (h, w).
-    """
+    pixels: Tensor
+    index: Tensor
 
-    own: Loaded
-    lent: Loaded | None
-    at: Tensor
-    starts: Tensor
-    size: tuple[int, int]
+    def to(self, device: torch.device) -> PeakImages:
+        """Return the same with the index on a device."""
+        return PeakImages(self.pixels, self.index.to(device))
 
 
-Asked = tuple[Rule, Tensor]
-"""A rule, and the units (N,) that it is to send down from N places."""
+Request = tuple[Rule, Tensor]
+"""A rule, and the units (N,) whose activations it sends back from N positions."""
 
 
-def send_down(
-    way: str, graph: Graph, field: Cone, places: Places, asked: Sequence[Asked]
+def send_back(
+    plan: Plan, positions: Tensor, images: PeakImages, lenders: PeakImages | None, requests: Sequence[Request]
 ) -> list[tuple[Tensor, Tensor]]:
-    """(scores (N,), pixels (N, 3, h, w)) of each rule and its units. What is below them all goes up once."""
-    if way == "whole":
-        return _whole(graph, field.target, places, asked)
-    maps, head = Windows(graph, field, places.at), find_head(graph, field.target)
-    top = head.base if head else field.target
-    rules = [rule for rule, _ in asked]
-    value, record = _up_in_windows(way, graph, top, places.own, rules, maps)
-    lent = None if places.lent is None else _up_in_windows(way, graph, top, places.lent, [Rule()], maps)[1]
-    if head is not None:
-        value = maps.read(head.position, top, value)
-    found = []
-    for rule, channel in asked:
-        taken = _with_switches(record, graph, rule, maps, lent, value.device)
-        score, seed = _seed(value, channel) if head is None else _seed_below(head, value, channel, rule, maps)
-        found.append((score, down(graph, top, seed, taken, rule, maps)))
-    return found
+    """Return (scores (N,), pixels (N, C, h, w) of the receptive field) of each request.
+
+    positions: (N, 2) row and col.  lenders: the images that lend their switches to rules with switches "other".
+    What the units of all requests depend on runs forward once.
+    """
+    graph, target = plan.graph, plan.cone.target
+    whole = plan.strategy == "whole"
+    maps = WholeMaps(graph, positions) if whole else Windows(graph, plan.cone, positions)
+    seed = None if whole else seed_convolution(graph, target)
+    top = target if seed is None else seed.source
+
+    value, tape = _forward(plan.strategy, graph, top, images, [rule for rule, _ in requests], maps)
+    lent_tape = None if lenders is None else _forward(plan.strategy, graph, top, lenders, [Rule()], maps)[1]
+    if seed is not None:
+        value = maps.read(seed.index, top, value)
+    results = []
+    for rule, channel in requests:
+        if seed is None:
+            score, signal = _plant(value, channel, maps, target)
+        else:
+            score, signal = _plant_below(seed, value, channel, rule, maps)
+        rule_tape = with_switches(tape, graph, rule, maps, lent_tape)
+        pixels = backward(graph, top, signal, rule_tape, rule, maps)
+        results.append((score, _in_field(pixels, plan.field, maps)))
+    return results
 
 
-def _seed(value: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
-    """Of windows (N, C, 1, 1) the activations (N,) of unit channel[n], and these alone among zeros."""
-    each = torch.arange(len(channel), device=channel.device)
-    score, seed = value[each, channel, 0, 0], value.new_zeros(value.shape)
-    seed[each, channel, 0, 0] = score
-    return score, seed
-
-
-def _seed_below(head: Head, read: Tensor, channel: Tensor, rule: Rule, maps: Windows) -> tuple[Tensor, Tensor]:
-    """The activations (N,) of unit channel[n], and what they send to the base of the head, whose windows it reads."""
-    score, memories = head.up(read, channel, rule)
-    seed = head.down(score, channel, memories, rule, maps.needed(head.position).size)
-    return score, maps.returned(head.position, head.base, seed, None)
-
-
-def _with_switches(
-    record: Record, graph: Graph, rule: Rule, maps: WholeMaps | Windows, lent: Record | None, device: torch.device
-) -> Record:
-    """The record with the switches that the rule takes."""
-    if rule.switches in CHOSEN:
-        return record.choosing_switches(graph, rule, maps, device)
-    return record.borrowing_switches(graph, lent) if rule.switches == "other" and lent else record
-
-
-def _up_in_windows(
-    way: str, graph: Graph, top: int, loaded: Loaded, rules: Sequence[Rule], maps: Windows
-) -> tuple[Tensor, Record]:
-    """Windows of node `top` for each peak, and the record of the way there."""
-    if way == "window":
+def _forward(
+    strategy: str, graph: Graph, top: int, images: PeakImages, rules: Sequence[Rule], maps: WholeMaps | Windows
+) -> tuple[Tensor, Tape]:
+    """The value of node `top` for each peak, on `maps`, and the tape of the pass."""
+    if strategy == "window":
         seen = maps.span(0)
-        return up(graph, top, cut(loaded.images, loaded.which, maps.start(seen), seen.size), rules, maps)
-    used, which = loaded.which.unique(return_inverse=True)
-    value, record = up(graph, top, loaded.images[used], rules, WholeMaps())
-    span = maps.span(top)
-    return cut(value, which, maps.start(span), span.size), _cut_record(graph, record, which, maps)
+        windows = cut(images.pixels, images.index, seen.starts(maps.positions), seen.size)
+        return forward(graph, top, windows, rules, maps)
+    used, index = images.index.unique(return_inverse=True)
+    value, tape = forward(graph, top, images.pixels[used], rules, WholeMaps(graph, maps.positions))
+    return maps.take(top, value, index), {node: maps.take_memory(node, tape[node], index) for node in tape}
 
 
-def _whole(graph: Graph, target: int, places: Places, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor]]:
-    each, (row, col) = torch.arange(len(places.at), device=places.at.device), places.at.unbind(1)
-    value, record = _up_whole(graph, target, places.own, [rule for rule, _ in asked])
-    value = as_map(value)
-    lent = None if places.lent is None else _up_whole(graph, target, places.lent, [Rule()])[1]
-    found = []
-    for rule, channel in asked:
-        score = value[each, channel, row, col]
-        seed = value.new_zeros(value.shape)
-        seed[each, channel, row, col] = score
-        taken = _with_switches(record, graph, rule, WholeMaps(), lent, value.device)
-        pixels = down(graph, target, seed.reshape(-1, *graph.nodes[target].shape), taken, rule, WholeMaps())
-        found.append((score, cut(pixels, each, places.starts, places.size)))
-    return found
+def _plant(value: Tensor, channel: Tensor, maps: WholeMaps | Windows, target: int) -> tuple[Tensor, Tensor]:
+    """The activations (N,) of unit channel[n] in the target's value (N, *shape), and these alone among zeros."""
+    peak = torch.arange(len(channel), device=channel.device)
+    row, col = (maps.positions - maps.span(target).starts(maps.positions)).unbind(1)
+    score, signal = as_map(value)[peak, channel, row, col], value.new_zeros(value.shape)
+    as_map(signal)[peak, channel, row, col] = score
+    return score, signal
 
 
-def _up_whole(graph: Graph, target: int, loaded: Loaded, rules: Sequence[Rule]) -> tuple[Tensor, Record]:
-    """The target's maps for each peak, and the record of the way there; each image goes up once."""
-    used, which = loaded.which.unique(return_inverse=True)
-    value, record = up(graph, target, loaded.images[used], rules, WholeMaps())
-    return value[which], _record_of_peaks(record, which)
+def _plant_below(
+    seed: SeedConvolution, read: Tensor, channel: Tensor, rule: Rule, maps: WholeMaps | Windows
+) -> tuple[Tensor, Tensor]:
+    """The activations (N,) of unit channel[n], and what they send to the source of the seed convolution."""
+    score, memories = seed.forward(read, channel, rule)
+    signal = seed.backward(score, channel, memories, rule, maps.needed(seed.index).size)
+    return score, maps.returned(seed.index, seed.source, signal, None)
 
 
-def _record_of_peaks(record: Record, which: Tensor) -> Record:
-    """The record of whole images as a record of peaks: peak n takes image which[n]."""
-    memory = {position: tuple(part[which] for part in parts) for position, parts in record.memory.items()}
-    shapes = {p: [torch.Size((len(which), *shape[1:])) for shape in some] for p, some in record.shapes.items()}
-    return Record(memory, shapes)
-
-
-def _cut_record(graph: Graph, record: Record, which: Tensor, maps: Windows) -> Record:
-    """The record of whole images as a record of peaks: peak n takes image which[n], cut to its windows."""
-    cut_record = Record()
-    for position, parts in record.memory.items():
-        node, needed = graph.nodes[position], maps.needed(position)
-        inputs = [graph.nodes[source].shape for source in node.inputs]
-        cut_record.shapes[position] = [torch.Size((len(which), *shape[:-2], *needed.size)) for shape in inputs]
-        cut_record.memory[position] = _cut_memory(graph, position, parts, which, maps)
-    return cut_record
-
-
-def _cut_memory(
-    graph: Graph, position: int, parts: tuple[Tensor, ...], which: Tensor, maps: Windows
-) -> tuple[Tensor, ...]:
-    operation = graph.nodes[position].operation
-    if isinstance(operation, MaxPool) and parts:
-        span = maps.span(position)
-        width = graph.nodes[graph.nodes[position].inputs[0]].shape[2]
-        taps = cut(operation.taps(parts[0], width), which, maps.start(span), span.size)
-        return (operation.unpadded().switches(taps, maps.needed(position).size[1]),)
-    needed = maps.needed(position)
-    flat = (part.reshape(len(part), -1, *part.shape[-2:]) for part in parts)  # channels of any number of axes
-    windows = [cut(part, which, maps.start(needed), needed.size) for part in flat]
-    return tuple(w.reshape(len(which), *part.shape[1:-2], *needed.size) for w, part in zip(windows, parts, strict=True))
+def _in_field(pixels: Tensor, field: ReceptiveField, maps: WholeMaps | Windows) -> Tensor:
+    """The pixels of each peak's receptive field, cut out of what came back to the image."""
+    span = Span(field.stride, field.start, field.size)
+    if maps.span(0) == span:
+        return pixels
+    return cut(pixels, torch.arange(len(pixels)), span.starts(maps.positions), span.size)

@@ -1,6 +1,6 @@
 """Switches that are chosen instead of recorded: random, or the centre of each pooling window.
 
-They depend on channel and place alone, so that windows and whole maps give the same.
+They depend on channel and position alone, so that windows and whole maps give the same.
 """
 
 from __future__ import annotations
@@ -9,41 +9,40 @@ from functools import lru_cache
 from zlib import crc32
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from deconv.network.graph import Graph
 from deconv.network.spatial import MaxPool
-from deconv.projection.windows import WholeMaps, Windows, cut
+from deconv.projection.windows import WholeMaps, Windows
 
 CHOSEN = ("random", "centre")
 
 
 def chosen_switches(
-    graph: Graph, position: int, count: int, choice: str, seed: int, maps: WholeMaps | Windows
-) -> Tensor:
-    """Switches (count, C, h, w) of the max-pooling at `position`, for whole maps or windows, whatever won there."""
-    node = graph.nodes[position]
-    pool, source = node.operation, graph.nodes[node.inputs[0]]
-    assert isinstance(pool, MaxPool)
-    taps = _taps(pool, source.shape[-2:], node.shape, choice, f"{seed}/{position}")
-    if isinstance(maps, WholeMaps):
-        return pool.switches(taps, source.shape[-1]).expand(count, -1, -1, -1).contiguous()
-    span = maps.span(position)
-    windows = cut(taps, torch.zeros(count, dtype=torch.int64), maps.start(span), span.size)
-    return pool.unpadded().switches(windows.to(maps.places.device), maps.needed(position).size[1])
+    graph: Graph, pool: int, choice: str, seed: int, maps: WholeMaps | Windows
+) -> Int[Tensor, "N C h w"]:
+    """Return the switches of the max-pooling at index `pool` for each peak of `maps`, whatever won there."""
+    node = graph.nodes[pool]
+    operation, source = node.operation, graph.nodes[node.inputs[0]]
+    assert isinstance(operation, MaxPool)
+    taps = _taps(operation, source.map_size, node.shape, choice, f"{seed}/{pool}").to(maps.positions.device)
+    of_peaks = maps.take(pool, taps, torch.zeros(len(maps.positions), dtype=torch.int64, device=taps.device))
+    here = maps.operation(operation)
+    assert isinstance(here, MaxPool)
+    return here.switches(of_peaks, maps.needed(pool).size[1])
 
 
 @lru_cache(maxsize=32)
 def _taps(pool: MaxPool, size: tuple[int, ...], pooled: tuple[int, ...], choice: str, key: str) -> Tensor:
-    """(1, C, H_out, W_out) numbers of taps that lie inside the map of `size`."""
+    """(1, C, H_out, W_out) the numbers of taps that lie inside the map of `size`; `pooled` is (C, H_out, W_out)."""
     axes = []
     for axis in (0, 1):
         low, high = _taps_inside(pool, axis, size[axis], pooled[axis + 1])
         if choice == "centre":
-            wanted = torch.full_like(low, pool.window.kernel[axis] // 2).clamp(low, high)
+            axes.append(torch.full_like(low, pool.window.kernel[axis] // 2).clamp(low, high))
         else:
-            wanted = low + (_uniform(pooled, f"{key}/{axis}") * (high - low + 1)).long()
-        axes.append(wanted)
+            axes.append(low + (_uniform(pooled, f"{key}/{axis}") * (high - low + 1)).long())
     return (axes[0] * pool.window.kernel[1] + axes[1]).expand(1, *pooled)
 
 

@@ -1,11 +1,11 @@
-"""How each operation is sent backwards, by rule: one table, operation x choice (`rule_options`).
+"""How each operation is sent backwards, by rule: one table, operation x rule -> `Backward`.
 
 - `deconvnet`: Zeiler and Fergus 2013, section 2.1: unpool by switches, rectify the signal, filter with transposed
   weights.
 - `guided`: Springenberg et al. 2014 (arXiv 1412.6806): rectify the signal, let it pass only where the forward ReLU did.
 - `gradient`: the derivative (Simonyan et al. 2013, arXiv 1312.6034).
 
-The three differ at rectifiers and at local response normalisation (which deconvnet leaves out on the way down); all
+The three differ at rectifiers and at local response normalisation (which deconvnet leaves out on the way back); all
 else is linear, or a choice of the maximum, and goes back by its transpose. The table does not know whether it works on
 whole maps or on windows cut out of them.
 """
@@ -26,61 +26,43 @@ from deconv.network.graph import Node
 from deconv.network.spatial import AveragePool, Convolution, MaxPool, Pad
 from deconv.projection.rules import RULES, Rule, as_rule
 
-__all__ = ["RULES", "Memory", "Rule", "Way", "as_rule", "check_supported", "way_back", "way_up"]
 Memory = tuple[Tensor, ...]
 Shapes = list[torch.Size]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One cell of the table.
+class Backward:
+    """One cell of the table: how an operation runs forward so that a signal can come back, and how it comes back.
 
-    up(operation, *inputs) -> (output, memory): the forward step, and the maps it must remember to come back.
-    up_in_place: `up` where it may write over its input.
-    down(operation, signal, memory, input_shapes) -> one signal for each input, None where none passes; may write over
-        `signal`.
+    forward(operation, *inputs) -> (output, memory): the forward step, and the tensors that it must keep.
+    backward(operation, signal, memory, input_shapes): a tuple of one signal for each input, None where none passes; may
+        write over `signal`.
+    forward_in_place: `forward` where it may write over its input.
+    remembers: whether the memory holds anything.
     """
 
-    up: Callable[..., tuple[Tensor, Memory]]
-    down: Callable[[Any, Tensor, Memory, Shapes], tuple[Any, ...]]
-    up_in_place: Callable[..., tuple[Tensor, Memory]] | None = None
+    forward: Callable[..., tuple[Tensor, Memory]]
+    backward: Callable[[Any, Tensor, Memory, Shapes], tuple[Any, ...]]
+    forward_in_place: Callable[..., tuple[Tensor, Memory]] | None = None
+    remembers: bool = False
 
 
-def way_back(node: Node, rule: str | Rule) -> Way:
-    """The table's cell for a node. Raises UnsupportedOperation where there is none, UnknownName for an unknown rule."""
-    rule, operation = as_rule(rule), node.operation
-    if isinstance(operation, ops.Call) and not operation.linear:
-        _check_derivative(node, rule)
-        return DERIVED
-    way = _linear_call(operation) if isinstance(operation, ops.Call) else TABLE[type(operation)]
-    if not isinstance(way, Way):
-        option, ways = way
-        way = ways[getattr(rule, option)]
-    left_out = isinstance(operation, ops.ChannelScale) and rule.batch_norm == "identity"
-    return _without_bias(way) if rule.bias == "subtract" and not left_out else way
+def backward_of(node: Node, rule: str | Rule) -> Backward:
+    """Return the table's cell for a node and a rule. Raises UnsupportedOperation where there is none, UnknownName."""
+    rule = as_rule(rule)
+    cell = TABLE[type(node.operation)](rule)
+    if cell is None:
+        raise _no_way_back(node, rule)
+    return cell
 
 
-def _linear_call(operation: ops.Call) -> Way:
-    return DERIVED if operation.chooses else LINEAR_CALL
+def forward_for(node: Node, rules: Sequence[str | Rule]) -> Backward:
+    """Return the cell by which a node runs forward once for several rules.
 
-
-def way_up(node: Node, rules: Sequence[str | Rule]) -> Way:
-    """The cell by which a node goes up once for several rules: one that remembers what any of them needs.
-
-    A node has one kind of thing to remember, and a way down that needs none of it leaves it unread.
+    A node has one kind of thing to remember: the cell of any rule that remembers it serves the others, which ignore it.
     """
-    ways = [way_back(node, rule) for rule in rules]
-    return next((way for way in ways if way.up is not _forward), ways[0])
-
-
-def _check_derivative(node: Node, rule: Rule) -> None:
-    """Only a rule that takes a rectifier's derivative has a counterpart for what is neither linear nor a ReLU."""
-    if rule.relu != "forward":
-        able = [name for name, known in RULES.items() if known.relu == "forward"]
-        raise UnsupportedOperation(
-            f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}: "
-            f"it is neither linear nor a ReLU. Rules that can serve: {', '.join(able)}; or choose a layer before it."
-        )
+    cells = [backward_of(node, rule) for rule in rules]
+    return next((cell for cell in cells if cell.remembers), cells[0])
 
 
 def check_supported(nodes: Iterable[Node], rule: str | Rule) -> None:
@@ -88,7 +70,15 @@ def check_supported(nodes: Iterable[Node], rule: str | Rule) -> None:
     rule = as_rule(rule)
     for node in nodes:
         if not isinstance(node.operation, ops.Input):
-            way_back(node, rule)
+            backward_of(node, rule)
+
+
+def _no_way_back(node: Node, rule: Rule) -> UnsupportedOperation:
+    able = [name for name, known in RULES.items() if known.relu == "forward"]
+    return UnsupportedOperation(
+        f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}: "
+        f"it is neither linear nor a ReLU; rules that can serve: {', '.join(able)}; or choose a layer before it"
+    )
 
 
 def _forward(operation: Any, *inputs: Tensor) -> tuple[Tensor, Memory]:
@@ -119,19 +109,19 @@ def _pool_keeping_switches(operation: MaxPool, x: Tensor) -> tuple[Tensor, Memor
 
 
 def _rectified(operation: ops.Rectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
-    return (torch.relu_(_own(signal)),)
+    return (torch.relu_(_writable(signal)),)
 
 
 def _masked_rectified(operation: ops.Rectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
-    return (torch.relu_(_own(signal)).mul_(memory[0]),)
+    return (torch.relu_(_writable(signal)).mul_(memory[0]),)
 
 
 def _masked(operation: ops.Rectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
-    return (_own(signal).mul_(memory[0]),)
+    return (_writable(signal).mul_(memory[0]),)
 
 
-def _own(signal: Tensor) -> Tensor:
-    """The signal itself, which nothing else holds, unless several of its places share memory."""
+def _writable(signal: Tensor) -> Tensor:
+    """The signal itself, which nothing else holds, unless several of its positions share memory."""
     return signal.clone() if 0 in signal.stride() else signal
 
 
@@ -148,7 +138,7 @@ def _transposed_filters(operation: Convolution, signal: Tensor, memory: Memory, 
 
 
 def _scaled(operation: ops.ChannelScale, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
-    return (signal * operation.scale.view((1, -1) + (1,) * (signal.dim() - 2)),)
+    return (signal * _along_channels(operation.scale, signal),)
 
 
 def _cropped(operation: Pad, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
@@ -229,65 +219,79 @@ def _cast_back(operation: ops.Cast, signal: Tensor, memory: Memory, shapes: Shap
     return (signal.to(operation.source),)
 
 
-def offset(operation: Any, shapes: Shapes, like: Tensor) -> Tensor | None:
-    """What an affine operation adds, shaped to be added to its output; None if it adds nothing."""
-    if isinstance(operation, ops.ChannelScale):
-        return operation.shift.view((1, -1) + (1,) * (like.dim() - 2))
-    if isinstance(operation, Convolution):
-        return None if operation.bias is None else operation.bias.view(1, -1, 1, 1)
-    if isinstance(operation, ops.Call):
-        added: Tensor = operation.forward(*(like.new_zeros(shape) for shape in shapes))
-        return added
-    return None
-
-
 def without_bias(signal: Tensor, bias: Tensor | None) -> Tensor:
-    """The signal less the bias where it is not zero: what was not kept stays out."""
+    """Return the signal less the bias where it is not zero: what was not kept stays out."""
     return signal if bias is None else torch.where(signal != 0, signal - bias, signal)
 
 
-def _without_bias(way: Way) -> Way:
-    def down(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Any, ...]:
-        return way.down(operation, without_bias(signal, offset(operation, shapes, signal)), memory, shapes)
-
-    return replace(way, down=down)
+def _filter_bias(operation: Convolution, signal: Tensor, shapes: Shapes) -> Tensor | None:
+    return None if operation.bias is None else _along_channels(operation.bias, signal)
 
 
-FORWARD_ONLY = Way(_forward, _stopped)
-"""For what lies behind a detached value."""
-DERIVED = Way(_forward_keeping_inputs, _derived)
-LINEAR_CALL = Way(_forward, _derived)
-RECORDED = Way(_pool_keeping_switches, _unpooled)
-CHOSEN = Way(_forward, _unpooled)  # `walk` remembers the switches
-TABLE: dict[type, Way | tuple[str, dict[str, Way]]] = {
-    ops.Rectifier: (
-        "relu",
-        {
-            "backward": Way(_forward, _rectified, _rectify_in_place),
-            "both": Way(_rectify_keeping_mask, _masked_rectified, _rectify_in_place_keeping_mask),
-            "forward": Way(_rectify_keeping_mask, _masked, _rectify_in_place_keeping_mask),
-            "none": Way(_forward, _unchanged, _rectify_in_place),
-        },
-    ),
-    ops.SpelledRectifier: (
-        "relu",
-        {
-            "backward": Way(_forward, _rectified),
-            "both": Way(_rectify_keeping_mask, _masked_rectified),
-            "forward": Way(_forward_keeping_inputs, _spelled),
-            "none": Way(_forward, _unchanged),
-        },
-    ),
-    MaxPool: ("switches", {"recorded": RECORDED, "other": RECORDED, "random": CHOSEN, "centre": CHOSEN}),
-    ops.ChannelScale: ("batch_norm", {"scale": Way(_forward, _scaled), "identity": Way(_forward, _unchanged)}),
-    ops.LocalResponseNorm: ("lrn", {"identity": Way(_forward, _unchanged), "derivative": DERIVED}),
-    ops.Cast: Way(_forward, _cast_back),
-    ops.Overwrite: Way(_forward, _derived),
-    ops.Detached: Way(_forward, _stopped),
-    Convolution: Way(_forward, _transposed_filters),
-    AveragePool: Way(_forward, _derived),
-    Pad: Way(_forward, _cropped),
-    ops.Concatenate: Way(_forward, _split),
-    ops.Add: Way(_forward, _copied),
-    ops.Reshape: Way(_forward, _reshaped),
+def _shift(operation: ops.ChannelScale, signal: Tensor, shapes: Shapes) -> Tensor:
+    return _along_channels(operation.shift, signal)
+
+
+def _answer_to_zeros(operation: ops.LinearCall, signal: Tensor, shapes: Shapes) -> Tensor:
+    return operation.forward(*(signal.new_zeros(shape) for shape in shapes))
+
+
+def _along_channels(values: Tensor, like: Tensor) -> Tensor:
+    """(C,) values, shaped to be broadcast over (N, C, ...)."""
+    return values.view((1, -1) + (1,) * (like.dim() - 2))
+
+
+def _by_bias(rule: Rule, cell: Backward, bias_of: Callable[[Any, Tensor, Shapes], Tensor | None]) -> Backward:
+    """The cell of an affine operation, which subtracts what the operation adds if the rule says so."""
+    if rule.bias == "none":
+        return cell
+
+    def backward(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Any, ...]:
+        return cell.backward(operation, without_bias(signal, bias_of(operation, signal, shapes)), memory, shapes)
+
+    return replace(cell, backward=backward)
+
+
+LEFT_OUT = Backward(_forward, _unchanged)
+FORWARD_ONLY = Backward(_forward, _stopped)
+"""For what no signal reaches: detached values, and all that lies behind them."""
+DERIVED = Backward(_forward_keeping_inputs, _derived, remembers=True)
+LINEAR = Backward(_forward, _derived)
+RECORDED = Backward(_pool_keeping_switches, _unpooled, remembers=True)
+CHOSEN = Backward(_forward, _unpooled)
+"""A max-pooling whose switches are put on the tape after the forward pass (`passes.with_switches`)."""
+RECTIFIERS = {
+    "backward": Backward(_forward, _rectified, _rectify_in_place),
+    "both": Backward(_rectify_keeping_mask, _masked_rectified, _rectify_in_place_keeping_mask, remembers=True),
+    "forward": Backward(_rectify_keeping_mask, _masked, _rectify_in_place_keeping_mask, remembers=True),
+    "none": Backward(_forward, _unchanged, _rectify_in_place),
+}
+SPELLED = Backward(_forward_keeping_inputs, _spelled, remembers=True)
+TRANSPOSED = Backward(_forward, _transposed_filters)
+SCALED = Backward(_forward, _scaled)
+CROPPED = Backward(_forward, _cropped)
+SPLIT = Backward(_forward, _split)
+COPIED = Backward(_forward, _copied)
+RESHAPED = Backward(_forward, _reshaped)
+CAST_BACK = Backward(_forward, _cast_back)
+
+TABLE: dict[type, Callable[[Rule], Backward | None]] = {
+    ops.Rectifier: lambda rule: RECTIFIERS[rule.relu],
+    ops.SpelledRectifier: lambda rule: SPELLED if rule.relu == "forward" else RECTIFIERS[rule.relu],
+    MaxPool: lambda rule: RECORDED if rule.switches in ("recorded", "other") else CHOSEN,
+    Convolution: lambda rule: _by_bias(rule, TRANSPOSED, _filter_bias),
+    ops.ChannelScale: lambda rule: LEFT_OUT if rule.batch_norm == "identity" else _by_bias(rule, SCALED, _shift),
+    ops.LocalResponseNorm: lambda rule: LEFT_OUT if rule.lrn == "identity" else DERIVED,
+    AveragePool: lambda rule: LINEAR,
+    Pad: lambda rule: CROPPED,
+    ops.Concatenate: lambda rule: SPLIT,
+    ops.Add: lambda rule: COPIED,
+    ops.Reshape: lambda rule: RESHAPED,
+    ops.LinearCall: lambda rule: _by_bias(rule, LINEAR, _answer_to_zeros),
+    ops.ChoosingCall: lambda rule: DERIVED,
+    ops.Cast: lambda rule: CAST_BACK,
+    ops.Overwrite: lambda rule: LINEAR,
+    ops.Detached: lambda rule: FORWARD_ONLY,
+    # neither linear nor a ReLU: only a rule that takes a rectifier's derivative has a counterpart for it
+    ops.Call: lambda rule: DERIVED if rule.relu == "forward" else None,
 }

@@ -178,12 +178,12 @@ class Builder:
         if isinstance(lowered, int):
             if call.carries:
                 return lowered
-            lowered = (ops.Call(aten.detach.default, (Slot(0),), {}, True, True), (lowered,))
+            lowered = (ops.LinearCall(aten.detach.default, (Slot(0),), {}, True), (lowered,))
         operation, inputs = lowered  # type: ignore[misc]
         if not inputs:  # a constant for each image: the batch says how many
             return self._add(call, number, ops.Detached(operation), (0,))
         elementwise = lowering.is_elementwise(request)
-        bends = isinstance(operation, ops.Call) and not operation.linear
+        bends = isinstance(operation, ops.Call) and not isinstance(operation, ops.LinearCall)
         bent = elementwise and (bends or any(source in self.bent for source in inputs))
         if (
             not _has_derivative(request.dtype)

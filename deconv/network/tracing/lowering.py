@@ -26,9 +26,9 @@ def lower(request: Request) -> Lowered:
     result = handler(request) if handler is not None else None
     if result is not None:
         return result
-    call = request.as_call(linear=False, pointwise=_same_places(request))
+    call = request.as_call(linear=False, pointwise=_same_positions(request))
     if request.name not in NONLINEAR and is_affine(call[0], request):
-        return request.as_call(linear=True, pointwise=_same_places(request))
+        return request.as_call(linear=True, pointwise=_same_positions(request))
     return call
 
 
@@ -75,7 +75,7 @@ def _sum(request: Request) -> Lowered:
     of_two_maps = len(request.inputs) == 2 and request.name == "add" and request.arguments["alpha"] == 1
     if of_two_maps and request.input_shape(0) == request.input_shape(1) and _one_type(request):
         return ops.Add(), request.inputs
-    return request.as_call(linear=_one_type(request), pointwise=_same_places(request))
+    return request.as_call(linear=_one_type(request), pointwise=_same_positions(request))
 
 
 def _one_type(request: Request) -> bool:
@@ -87,10 +87,10 @@ def _product(request: Request) -> Lowered:
     divisor_is_node = request.name == "div" and isinstance(request.arguments["other"], Slot)
     rounded = request.arguments.get("rounding_mode") is not None
     linear = len(request.inputs) == 1 and not divisor_is_node and not rounded
-    return request.as_call(linear=linear, pointwise=_same_places(request))
+    return request.as_call(linear=linear, pointwise=_same_positions(request))
 
 
-def _same_places(request: Request) -> bool:
+def _same_positions(request: Request) -> bool:
     """Whether output place (y, x) depends only on place (y, x) of each input, judged from shapes."""
     if not is_elementwise(request) or request.name == "index_put":
         return False
@@ -229,7 +229,7 @@ HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     "div": _product,
     "multiply": _product,
     "divide": _product,
-    "neg": lambda request: request.as_call(linear=True, pointwise=_same_places(request)),
+    "neg": lambda request: request.as_call(linear=True, pointwise=_same_positions(request)),
     "transpose": axes.along("dim0", "dim1"),
     "swapaxes": axes.along("axis0", "axis1"),
     "movedim": axes.moved,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deconv.errors import UnsupportedOperation
 from deconv.network.graph import Node
-from deconv.network.operations import BatchSize, Call, Operation, PerImage, copied
+from deconv.network.operations import BatchSize, Call, ChoosingCall, LinearCall, Operation, PerImage, copied
 from deconv.network.tracing.recording import Frame
 
 Lowered = tuple[Operation, tuple[int, ...]] | int | list[Any]
@@ -61,7 +61,8 @@ class Request:
         arguments = tuple(value for name, value in self.arguments.items() if name not in keyword_only)
         types = [self.dtype, *(self.dtypes[source] for source in self.inputs)]
         chooses = any(not dtype.is_floating_point for dtype in types)
-        return Call(self.function, arguments, keywords, linear, pointwise, self.pick, chooses), self.inputs
+        kind = Call if not linear else ChoosingCall if chooses else LinearCall
+        return kind(self.function, arguments, keywords, pointwise, self.pick), self.inputs
 
 
 def named_arguments(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
