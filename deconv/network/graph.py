@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deconv.network.operations import Add, ChannelScale, Concatenate, Detached, Rectifier
+from deconv.network.operations import Add, ChannelScale, Concatenate, Detached, Operation, Rectifier
 from deconv.network.spatial import Convolution, MaxPool
 
 Value = TypeVar("Value")
@@ -73,6 +73,11 @@ class Graph:
 
     @cached_property
     def _casts(self) -> dict[torch.dtype, Graph]:
+        return {}
+
+    @cached_property
+    def measured(self) -> dict[int, Any]:
+        """What `deconv.network.reach` has measured of nodes, by their indices."""
         return {}
 
     @cached_property

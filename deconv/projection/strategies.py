@@ -182,7 +182,7 @@ def _plant_below(
 
 def _in_field(pixels: Tensor, field: ReceptiveField, maps: WholeMaps | Windows) -> Tensor:
     """The pixels of each peak's receptive field, cut out of what came back to the image."""
-    span = Span(field.stride, field.start, field.size)
-    if maps.span(0) == span:
+    if maps.span(0) == Span(field.stride, field.start, field.size):
         return pixels
-    return cut(pixels, torch.arange(len(pixels)), span.starts(maps.positions), span.size)
+    corner = field.boxes(maps.positions)[:, :2] - maps.span(0).starts(maps.positions).cpu()
+    return cut(pixels, torch.arange(len(pixels)), corner, field.size)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deconv.network import operations as ops
 from deconv.network import spatial
+from deconv.network.elementwise import COMPARISONS, ELEMENTWISE, NONLINEAR_ELEMENTWISE
 from deconv.network.graph import Node
 from deconv.network.operations import Call, Operation, Slot
 from deconv.network.tracing import axes, sliding
@@ -166,18 +167,6 @@ def _along_axes(request: Request) -> Lowered:
     return request.as_call(linear=True, pointwise=rank >= 3 and all(a % rank < rank - 2 for a in touched))
 
 
-LINEAR_ELEMENTWISE = frozenset("add sub rsub mul div neg".split())
-NONLINEAR_ELEMENTWISE = frozenset(
-    "silu sigmoid hardsigmoid hardswish gelu tanh leaky_relu elu celu selu mish softplus prelu softsign pow exp log sqrt "
-    "rsqrt abs clamp clamp_min clamp_max clip hardtanh minimum maximum fmin fmax threshold rrelu square sign sgn "
-    "heaviside reciprocal round floor ceil trunc frac where masked_fill erf sin cos relu relu6 log1p expm1 hardshrink "
-    "softshrink tanhshrink logsigmoid log_sigmoid max min".split()
-)
-COMPARISONS = frozenset(
-    "gt ge lt le eq ne greater greater_equal less less_equal not_equal logical_and logical_or logical_not logical_xor "
-    "bitwise_and bitwise_or bitwise_not isnan isinf isfinite to _to_copy type_as nan_to_num".split()
-)
-ELEMENTWISE = LINEAR_ELEMENTWISE | NONLINEAR_ELEMENTWISE | COMPARISONS
 NONLINEAR = (
     NONLINEAR_ELEMENTWISE
     | COMPARISONS
@@ -272,7 +261,7 @@ def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...]) 
     if isinstance(operation, ops.Input | spatial.Spatial):
         return True
     if isinstance(operation, ops.Reshape):
-        return operation.spatial
+        return operation.spatial or shape[1:] == (1, 1)
     moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
     return not moves_axes and all(node.is_map for node in inputs)
 
