@@ -91,7 +91,7 @@ def test_a_classifier_of_one_layer_has_no_layer_before_it() -> None:
 def test_probabilities_are_those_of_a_softmax_taken_once() -> None:
     torch.manual_seed(0)
     network = classifier()
-    ends_in_softmax = Network(nn.Sequential(network._module, nn.Softmax(1)), (3, 20, 20))
+    ends_in_softmax = Network(nn.Sequential(network.module, nn.Softmax(1)), (3, 20, 20))
     images = torch.randn(2, 3, 20, 20)
     found = []
     for one in (network, ends_in_softmax):

@@ -33,7 +33,7 @@ WINNING = torch.tensor([winners for winners, _ in UNITS]).T
 def later(network: deconv.Network, seed: int) -> deconv.Network:
     """The same network with other weights, as training would leave it."""
     torch.manual_seed(seed)
-    module = network._module
+    module = network.module
     with torch.no_grad():
         for weights in module.parameters():
             weights.add_(0.3 * torch.randn_like(weights))

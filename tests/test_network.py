@@ -237,6 +237,10 @@ def test_map_sizes_of_other_images(network: Network) -> None:
     assert network.map_size("stem", (40, 24)) == (20, 12) and network.map_size("fc", (40, 24)) == (1, 1)
 
 
+def test_the_module_is_the_users_own(network: Network, module: nn.Module) -> None:
+    assert network.module is module
+
+
 def test_provenance_names_the_weights_and_the_preprocessing(network: Network, module: nn.Module) -> None:
     assert network.provenance() == {"weights": network.weights_hash, "preprocessing": None}
     preprocessing = Preprocessing((20, 24), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

@@ -39,8 +39,18 @@ def test_boxes_of_several_sizes_are_refused() -> None:
         deconv.cut_patches(pictures(), torch.tensor([0, 0]), torch.tensor([[0, 0, 2, 2], [0, 0, 2, 3]]))
 
 
-def test_no_peaks_give_no_patches() -> None:
+def test_each_image_has_its_box(unchecked: None) -> None:
+    with pytest.raises(
+        BadInput, match=r"box: given Tensor of shape \(1, 4\) .*; expected shape \(N, 4\), a box"
+    ):
+        deconv.cut_patches(pictures(), torch.tensor([0, 0]), torch.tensor([[0, 0, 2, 2]]))
+
+
+def test_no_peaks_give_no_patches(tmp_path: Path) -> None:
     empty = torch.zeros(0, dtype=torch.int64)
+    net, source = with_preprocessing(), photographs(tmp_path)
+    patches = deconv.patches_of(net, source, deconv.project(net, source, "two", empty, empty, empty, empty))
+    assert patches.pixels.shape[:2] == (0, 3) and patches.inside.shape[0] == 0
     assert len(deconv.cut_patches(pictures(), empty, empty.view(0, 4)).pixels) == 0
 
 

@@ -30,6 +30,7 @@ class Network:
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
     preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
 
+    All four are attributes, `module` the user's own, whose weights may have changed since.
     Raises UnsupportedOperation if the module cannot be traced, UnknownName for an alias to no layer, BadInput for
     anything but a module and three sizes.
 
@@ -56,8 +57,9 @@ class Network:
         channels, height, width = checked_shape(input_shape)
         self.input_shape = (channels, height, width)
         self.preprocessing = preprocessing
-        self._module = private_copy(checked_module(module))
-        self._weights = _states(self._module)
+        self.module = checked_module(module)
+        self._copy = private_copy(module)
+        self._weights = _states(self._copy)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self.aliases: dict[str, str] = {}
         self.graph_at((height, width))  # now, so that a module that cannot be traced is refused here
@@ -84,7 +86,7 @@ class Network:
         height, width = _sizes("size", size, "(H, W)")
         if (height, width) not in self._graphs:
             shape = (self.input_shape[0], height, width)
-            self._graphs[height, width] = trace(self._module, self.precision, shape, shape == self.input_shape)
+            self._graphs[height, width] = trace(self._copy, self.precision, shape, shape == self.input_shape)
         return self._graphs[height, width]
 
     @property
@@ -97,6 +99,11 @@ class Network:
         """The floating-point type of the weights."""
         floats = (weight.dtype for weight in self._weights.values() if weight.is_floating_point())
         return next(floats, torch.float32)
+
+    @property
+    def rounding(self) -> float:
+        """The relative error of one number in the coarsest type that the network computes in, casts included."""
+        return torch.finfo(self.graph.coarsest_type(self.precision)).eps
 
     @cached_property
     def weights_hash(self) -> str:
@@ -220,6 +227,11 @@ class Network:
             or not images.is_floating_point()
         ):
             raise bad_value("images", images, f"preprocessed images (N, {channels}, H, W) of floating point")
+        if self.device.type == "meta":
+            raise BadInput(
+                "this network has no weights, for its module is on the meta device; expected weights: "
+                "module.to_empty(device='cpu'), then module.load_state_dict(...)"
+            )
         return images.detach().to(self.device, self.precision, memory_format=torch.channels_last)
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deconv.network.operations import Add, ChannelScale, Concatenate, Detached, Operation, Rectifier
+from deconv.network.operations import Add, Cast, ChannelScale, Concatenate, Detached, Operation, Rectifier
 from deconv.network.spatial import Convolution, MaxPool
 
 Value = TypeVar("Value")
@@ -75,6 +75,11 @@ class Graph:
     def _casts(self) -> dict[torch.dtype, Graph]:
         return {}
 
+    def coarsest_type(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the type of fewest digits among `dtype`, the images', and those that operations cast to."""
+        casts = [node.operation.dtype for node in self.nodes if isinstance(node.operation, Cast)]
+        return max([dtype, *casts], key=lambda each: torch.finfo(each).eps)
+
     @cached_property
     def measured(self) -> dict[int, Any]:
         """What `deconv.network.reach` has measured of nodes, by their indices."""
@@ -118,9 +123,8 @@ def run(
 ) -> Iterator[tuple[int, Value]]:
     """Compute the targets, and of the other nodes those they depend on; yield (index, value) of each target in turn.
 
-    image: the value of node 0. compute: gives the value of the node at an index from the values of its inputs; it is
-    called in running order. A value is let go of when the last node that reads it has been computed, that of a target
-    not before it was yielded.
+    image: the value of node 0.  compute: gives the value of the node at an index from the values of its inputs; it is
+    called in running order. A value is let go of when the last node that reads it has been computed.
     """
     targets = set(targets)
     order = graph.ancestors(targets)

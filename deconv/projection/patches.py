@@ -40,6 +40,8 @@ def cut_patches(
         expected = "a uint8 tensor (M, C, H, W), the pictures before normalisation"
         raise bad_value("input_images", input_images, expected)
     image, box = torch.as_tensor(image), torch.as_tensor(box)
+    if box.shape != (len(image), 4):
+        raise bad_value("box", box, f"shape (N, 4), a box for each of {len(image)} images")
     outside = image[(image < 0) | (image >= len(input_images))]
     if len(outside):
         raise bad_value("image", int(outside[0]), f"0 to {len(input_images) - 1}", "leave missing peaks (-1) out")
@@ -74,15 +76,13 @@ def patches_of(network: Network, images: Source, recon: Reconstructions, content
     (torch.Size([2, 3, 7, 7]), True)
     """
     preprocessing = network.needed_preprocessing()
+    pixels = torch.zeros(recon.pixels.shape, dtype=torch.uint8)
+    inside = torch.zeros((len(recon), *recon.pixels.shape[2:]), dtype=torch.bool)
     used = recon.image.unique().tolist()
-    order = torch.argsort(recon.image, stable=True)
-    cuts: list[Patches] = []
     for image_ids, input_images in whole_batches(images, preprocessing, IMAGES_AT_ONCE, used):
-        peaks = order[torch.isin(recon.image[order], image_ids)]
-        cuts.append(cut_patches(input_images, torch.searchsorted(image_ids, recon.image[peaks]), recon.box[peaks]))
-    back = torch.argsort(order)
-    pixels = torch.cat([patches.pixels for patches in cuts])[back]
-    inside = torch.cat([patches.inside for patches in cuts])[back]
+        peaks = torch.isin(recon.image, image_ids).nonzero().flatten()
+        patches = cut_patches(input_images, torch.searchsorted(image_ids, recon.image[peaks]), recon.box[peaks])
+        pixels[peaks], inside[peaks] = patches.pixels, patches.inside
     # without the number of images, which is another where `images` are a part
     source = {"name": images.name, "content": images.content_hash if content is None else content}
     return Patches(pixels, inside, recon.box, recon.image, build(network.provenance(), source=source))

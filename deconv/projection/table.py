@@ -27,6 +27,7 @@ from deconv.network.spatial import AveragePool, Convolution, MaxPool, Pad
 from deconv.projection.rules import RULES, Rule, as_rule
 
 Memory = tuple[Tensor, ...]
+"""What a node keeps of its forward step."""
 Shapes = list[torch.Size]
 
 

@@ -22,9 +22,9 @@ from deconv.network.graph import Graph
 from deconv.network.operations import Call, Detached, LocalResponseNorm, Operation, SpelledRectifier
 from deconv.network.receptive_field import Cone, Span
 from deconv.network.spatial import MaxPool, Spatial, outside_value
+from deconv.projection.table import Memory
 from deconv.records import clip
 
-Memory = tuple[Tensor, ...]
 INFINITE = LocalResponseNorm | Call | Detached | SpelledRectifier
 """What may give infinite values or derivatives of values that mean nothing."""
 

@@ -240,7 +240,7 @@ class Builder:
         shape: tuple[int, ...],
         dtype: torch.dtype,
     ) -> int:
-        is_map = lowering.gives_map(operation, [self.nodes[source] for source in inputs], shape)
+        is_map = lowering.gives_map(operation, [self.nodes[source] for source in inputs], shape, self.nodes)
         self.nodes.append(Node(name, path, kind, operation, inputs, shape, is_map))
         self.dtypes.append(dtype)
         return len(self.nodes) - 1

@@ -252,18 +252,24 @@ HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
 }
 
 
-def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...]) -> bool:
-    """Whether the output is (C, H, W), channels first."""
+def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], nodes: list[Node]) -> bool:
+    """Return whether the output is (C, H, W), channels first."""
     if len(shape) != 3:
         return False
     if isinstance(operation, ops.Detached):
-        return gives_map(operation.operation, inputs, shape)
+        return gives_map(operation.operation, inputs, shape, nodes)
     if isinstance(operation, ops.Input | spatial.Spatial):
         return True
     if isinstance(operation, ops.Reshape):
         return operation.spatial or shape[1:] == (1, 1)
     moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
-    return not moves_axes and all(node.is_map for node in inputs)
+    return not moves_axes and all(node.is_map or _is_plane(node, nodes) for node in inputs)
+
+
+def _is_plane(node: Node, nodes: list[Node]) -> bool:
+    """Whether the node is (H, W), one channel of maps of this size or what was made of their channels."""
+    sources = [nodes[source] for source in node.inputs]
+    return len(node.shape) == 2 and any((s.is_map and s.map_size == node.shape) or _is_plane(s, nodes) for s in sources)
 
 
 MOVES_AXES = frozenset({"aten.permute.default", "aten.transpose.int", "aten.swapaxes.default", "aten.movedim.int"})

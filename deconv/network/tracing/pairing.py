@@ -46,7 +46,7 @@ class Pairing:
             return {name: self._joined(item, other[name], where) for name, item in value.items()}
         if isinstance(value, Tensor) and isinstance(other, Tensor):
             return self._constant(value, other, where)
-        if isinstance(value, Ref) or value is other or value == other or value != value:
+        if isinstance(value, Ref) or _same(value, other):
             return value
         many, few = self.sizes
         whole = isinstance(value, int) and isinstance(other, int)
@@ -88,6 +88,12 @@ class Pairing:
             f"{where} makes ({', '.join(counted or given)}) of a batch of N images; expected them to stay apart along "
             "the first axis"
         )
+
+
+def _same(value: Any, other: Any) -> bool:
+    if value is other or not isinstance(value, bool | int | float | complex | str):
+        return True  # types, devices and objects of C++, which count no images
+    return bool(value == other or value != value)
 
 
 def _equal(value: Tensor, other: Tensor) -> bool:

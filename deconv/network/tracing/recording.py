@@ -11,11 +11,14 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, enable_python_dispatcher  # type: ignore[attr-defined]
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from deconv.errors import UnsupportedOperation
@@ -118,11 +121,11 @@ def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Re
     recorder = _Recorder(images)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        handles = [handle for submodule, path in paths.items() for handle in recorder.watch(submodule, path)]
-        for handle in handles:
+        for handle in recorder.watch(paths):
             stack.callback(handle.remove)
         stack.enter_context(torch.jit.optimized_execution(False))
         stack.enter_context(recorder.functions_as_one_call())
+        stack.enter_context(recorder.without_tensor_hooks())
         recording = recorder.recording
         try:
             with enable_python_dispatcher(), recorder:
@@ -167,21 +170,23 @@ class _Recorder(ProxyTorchDispatchMode):
         self.function_carries = True  # whether gradients were on where an autograd.Function was applied
         self._register(images, self.recording.new_value(images.shape, images.dtype))
 
-    def watch(self, submodule: nn.Module, path: str) -> list[Any]:
-        """Let the submodule say when it begins and ends."""
-        kind = type(submodule)
-        class_name = f"{kind.__module__}.{kind.__qualname__}"
+    def watch(self, paths: dict[nn.Module, str]) -> list[Any]:
+        """Let the submodules, scripted ones too, say when they begin and end."""
+        thread = get_ident()
 
-        def begins(*_: Any) -> None:
-            self.frames_seen += 1
-            self.frames.append(Frame(path, class_name, self.frames_seen))
+        def begins(submodule: nn.Module, _: Any) -> None:
+            if submodule in paths and get_ident() == thread:
+                kind = type(submodule)
+                self.frames_seen += 1
+                class_name = f"{kind.__module__}.{kind.__qualname__}"
+                self.frames.append(Frame(paths[submodule], class_name, self.frames_seen))
 
-        def ends(*_: Any) -> None:
-            while self.frames and self.frames.pop().path != path:
-                pass
+        def ends(submodule: nn.Module, *_: Any) -> None:
+            if submodule in paths and get_ident() == thread:
+                while self.frames and self.frames.pop().path != paths[submodule]:
+                    pass
 
-        first = submodule.register_forward_pre_hook(begins, prepend=True)
-        return [first, submodule.register_forward_hook(ends)]
+        return [register_module_forward_pre_hook(begins), register_module_forward_hook(ends)]
 
     # -- which value a tensor holds
 
@@ -401,6 +406,25 @@ class _Recorder(ProxyTorchDispatchMode):
             yield
         finally:
             self.paused = before
+
+    @contextmanager
+    def without_tensor_hooks(self) -> Iterator[None]:
+        """Hooks on tensors are no more part of the network than those on modules: registering one does nothing."""
+        plain = {name: getattr(Tensor, name) for name in ("register_hook", "retain_grad")}
+
+        def passing(name: str) -> Any:
+            def called(tensor: Tensor, *args: Any) -> Any:
+                return plain[name](tensor, *args) if tensor.requires_grad else RemovableHandle({})
+
+            return called
+
+        for name in plain:
+            setattr(Tensor, name, passing(name))
+        try:
+            yield
+        finally:
+            for name, method in plain.items():
+                setattr(Tensor, name, method)
 
     # -- autograd.Functions of the user's
 
