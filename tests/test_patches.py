@@ -40,9 +40,7 @@ def test_boxes_of_several_sizes_are_refused() -> None:
 
 
 def test_each_image_has_its_box(unchecked: None) -> None:
-    with pytest.raises(
-        BadInput, match=r"box: given Tensor of shape \(1, 4\) .*; expected shape \(N, 4\), a box"
-    ):
+    with pytest.raises(BadInput, match=r"box: given Tensor of shape \(1, 4\) .*; expected shape \(N, 4\), a box"):
         deconv.cut_patches(pictures(), torch.tensor([0, 0]), torch.tensor([[0, 0, 2, 2]]))
 
 

@@ -168,6 +168,7 @@ def _tables(graph: Graph, index: int, frontier: list[int], inner: list[int]) -> 
     if len(node.shape) != 3 or not maps:
         return None
     operations = {n: cast_operation(graph.nodes[n].operation, torch.float64, "cpu") for n in inner}
+
     def output(values: Sequence[Tensor]) -> Tensor:
         results = dict(zip(frontier, values, strict=True))
         for n in inner:

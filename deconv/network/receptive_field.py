@@ -29,6 +29,7 @@ class ReceptiveField:
     the whole image, as after global pooling or a linear layer, has the image's size and a stride of 0.
     starts: the first row for each row and column for each column of the layer, where no one stride says it (after
     interpolation, say); `stride` is the nearest whole number then.
+    beyond: the rows and columns, at the borders, that see pixels outside their box (where padding is circular, say).
 
     >>> import deconv, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
@@ -43,6 +44,7 @@ class ReceptiveField:
     stride: Pair
     start: Pair
     starts: tuple[tuple[int, ...], tuple[int, ...]] | None = field(default=None, repr=False)
+    beyond: tuple[frozenset[int], frozenset[int]] = field(default=(frozenset(), frozenset()), repr=False)
 
     def box(self, row: int, col: int) -> tuple[int, int, int, int]:
         """Return (y0, x0, y1, x1), the first pixels and one past the last, of position (row, col)."""
@@ -51,6 +53,10 @@ class ReceptiveField:
         else:
             y, x = self.start[0] + row * self.stride[0], self.start[1] + col * self.stride[1]
         return y, x, y + self.size[0], x + self.size[1]
+
+    def holds(self, positions: Int[Tensor, "N 2"]) -> bool:
+        """Return whether none of some positions (row, col) sees pixels outside its box."""
+        return not any(row in self.beyond[0] or col in self.beyond[1] for row, col in positions.tolist())
 
     def boxes(self, positions: Int[Tensor, "N 2"]) -> Int[Tensor, "N 4"]:
         """Return the `box` of each of some positions (row, col), on the CPU."""
@@ -153,10 +159,17 @@ def receptive_field(graph: Graph, target: int) -> ReceptiveField:
         return ReceptiveField(span.size, span.stride, span.start)
     intervals = reach(graph, target) if graph.nodes[target].is_map else None
     if intervals is None:
-        return ReceptiveField(graph.nodes[0].map_size, (0, 0), (0, 0))
-    rows, cols = (_fitted(interval, size) for interval, size in zip(intervals, graph.nodes[0].map_size, strict=True))
+        return whole_image(graph)
+    image = graph.nodes[0].map_size
+    rows, cols = (_fitted(interval, size) for interval, size in zip(intervals, image, strict=True))
     starts = None if rows.starts is None and cols.starts is None else (_starts(rows), _starts(cols))
-    return ReceptiveField((rows.size, cols.size), (rows.stride, cols.stride), (rows.start, cols.start), starts)
+    pairs = [(getattr(rows, name), getattr(cols, name)) for name in ("size", "stride", "start")]
+    return ReceptiveField(*pairs, starts, tuple(map(_beyond, (rows, cols), intervals, image)))
+
+
+def whole_image(graph: Graph) -> ReceptiveField:
+    """Return the field of a unit that sees all of the image."""
+    return ReceptiveField(graph.nodes[0].map_size, (0, 0), (0, 0))
 
 
 def _span_of_derivative(graph: Graph, target: int) -> Span | None:
@@ -186,6 +199,13 @@ def _starts(axis: _Axis) -> tuple[int, ...]:
     return axis.starts or tuple(axis.start + position * axis.stride for position in range(axis.positions))
 
 
+def _beyond(axis: _Axis, interval: Interval, image_size: int) -> frozenset[int]:
+    """The positions that see pixels of the image outside their box."""
+    start = torch.tensor(_starts(axis))
+    outside = (interval.first.clamp_min(0) < start) | (interval.last.clamp_max(image_size - 1) >= start + axis.size)
+    return frozenset((outside & (interval.first <= interval.last)).nonzero().flatten().tolist())
+
+
 def _fitted(interval: Interval, image_size: int) -> _Axis:
     """The field along an axis from what each position reads, judged by the positions in the middle."""
     count = len(interval.first)
@@ -204,10 +224,10 @@ def _fitted(interval: Interval, image_size: int) -> _Axis:
     steps = first.diff()
     if not len(steps):
         return _Axis(size, 1 if count > 1 else 0, int(first[0]) - (int(middle[0]) if count > 1 else 0), count)
-    if bool((steps == steps[0]).all()) and steps[0] != 0:
+    if bool((steps == steps[0]).all()) and steps[0] != 0 and bool((middle.diff() == 1).all()):
         stride = int(steps[0])
         return _Axis(size, stride, int(first[0]) - int(middle[0]) * stride, count)
-    mean = float(first[-1] - first[0]) / len(steps)
+    mean = float(first[-1] - first[0]) / float(middle[-1] - middle[0])
     known = interval.first.where(seen, 0)
     return _Axis(size, max(1, round(abs(mean))), int(known[0]), count, tuple(known.tolist()))
 

@@ -109,10 +109,10 @@ def project_together(
     for channel in channels:
         _check_range("channel", channel, network.channels(layer))
     check_rules(network, [layer], rules, size)
-    layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids)
+    positions = torch.stack([rows, cols], dim=1)
+    layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids, positions)
 
     # run, chunk by chunk
-    positions = torch.stack([rows, cols], dim=1)
     pixels = torch.empty((len(rules), len(positions), network.input_shape[0], *layer_plan.field.size))
     scores = torch.empty((len(rules), len(positions)))
     for chunk, peak_images in peak_chunks(network, images, image_ids, layer_plan):

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from deconv.errors import UnsupportedOperation, first_line
 from deconv.network.graph import Graph
 from deconv.network.tracing.building import Builder
+from deconv.network.tracing.calls import Recording
 from deconv.network.tracing.checking import check_graph
 from deconv.network.tracing.copying import private_copy, unwrapped
 from deconv.network.tracing.pairing import Pairing
-from deconv.network.tracing.recording import Recording, record
+from deconv.network.tracing.recording import record
 
 __all__ = ["private_copy", "trace", "unwrapped"]
 MANY, FEW = 3, (1, 2)

@@ -14,10 +14,10 @@ from deconv.network.graph import Graph, Node, is_layer
 from deconv.network.operations import ChannelScale, Operation, Slot
 from deconv.network.spatial import Convolution
 from deconv.network.tracing import lowering
+from deconv.network.tracing.calls import Called, Overwriting, Ref, refs_in
 from deconv.network.tracing.memory import lay_over
 from deconv.network.tracing.norms import local_response_norms
 from deconv.network.tracing.pairing import Pairing
-from deconv.network.tracing.recording import Called, Overwriting, Ref, refs_in
 from deconv.network.tracing.rectifiers import spelled_rectifier
 from deconv.network.tracing.requests import Lowered, Request, leaf_paths, map_values, named_arguments, node_name
 

@@ -262,6 +262,8 @@ def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], 
         return True
     if isinstance(operation, ops.Reshape):
         return operation.spatial or shape[1:] == (1, 1)
+    if isinstance(operation, Call) and operation.arguments[1:] == ([0, 3, 1, 2],):  # permute: channels first again
+        return True
     moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
     return not moves_axes and all(node.is_map or _is_plane(node, nodes) for node in inputs)
 

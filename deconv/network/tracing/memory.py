@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deconv.network.operations import Operation, Overwrite, Reshape
-from deconv.network.tracing.recording import Geometry, Overwriting
+from deconv.network.tracing.calls import Geometry, Overwriting
 from deconv.network.tracing.requests import Request
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deconv.network.operations import LocalResponseNorm
-from deconv.network.tracing.recording import Called, Ref, refs_in
+from deconv.network.tracing.calls import Called, Ref, refs_in
 
 CHAIN = ("pow", "add", "mul", "view", "squeeze", "avg_pool3d", "pad", "view", "mul")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deconv.errors import UnsupportedOperation
 from deconv.network.operations import BatchSize, PerImage
-from deconv.network.tracing.recording import Called, Recording, Ref
+from deconv.network.tracing.calls import Called, Recording, Ref
 
 
 class Pairing:

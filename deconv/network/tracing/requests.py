@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deconv.errors import UnsupportedOperation
 from deconv.network.graph import Node
 from deconv.network.operations import BatchSize, Call, ChoosingCall, LinearCall, Operation, PerImage, copied
-from deconv.network.tracing.recording import Frame
+from deconv.network.tracing.calls import Frame
 
 Lowered = tuple[Operation, tuple[int, ...]] | int | list[Any]
 """An operation and its inputs for a new node; a position, or a list of pieces, where none is needed."""
