@@ -1,4 +1,4 @@
-"""Whether an operation that no table knows is affine: f(ax + by) = a f(x) + b f(y) + (1 - a - b) f(0), tried on numbers."""
+"""Whether an operation that no table knows is affine, by numbers: f(ax + by) = a f(x) + b f(y) + (1 - a - b) f(0)."""
 
 from __future__ import annotations
 

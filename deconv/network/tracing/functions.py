@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ def without_tensor_hooks() -> Iterator[None]:
 
     def passing(name: str) -> Any:
         def called(tensor: Tensor, *args: Any) -> Any:
-            return plain[name](tensor, *args) if tensor.requires_grad else RemovableHandle({})
+            return plain[name](tensor, *args) if tensor.requires_grad else RemovableHandle(OrderedDict())
 
         return called
 

@@ -59,7 +59,7 @@ def _hard_tanh(request: Request) -> Lowered | None:
 
 
 def _clamp(request: Request) -> Lowered | None:
-    """The positive part; where its input is zero its derivative is 1, unlike a ReLU's."""
+    """clamp, clip: the positive part, whose derivative at the bounds is not the same in every version of torch."""
     low, high = request.arguments.get("min"), request.arguments.get("max")
     if isinstance(low, int | float) and low == 0 and (high is None or (isinstance(high, int | float) and high > 0)):
         call, inputs = request.as_call(linear=False, pointwise=True)

@@ -1,7 +1,7 @@
 """Two recordings of one module, of batches of different sizes, as one: what differs between them is the batch.
 
-So the axis of the images is never guessed: a number that is 3 for three images and 2 for two counts images, and a tensor
-whose first axis does not count them is no tensor of single images.
+So the axis of the images is never guessed: a number that is 3 for three images and 2 for two counts images, and a
+tensor whose first axis does not count them is no tensor of single images.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Pairing:
         )
 
     def check_images_apart(self, number: int, where: str) -> None:
-        """Raise UnsupportedOperation where the first axis of a value is not that of the images, so that they may mix."""
+        """Raise UnsupportedOperation where the first axis of a value is not that of the images: they may mix."""
         shape, other = self.many.shapes[number], self.few.shapes[number]
         many, few = self.sizes
         squeezed = few == 1 and other == shape[1:]  # `.squeeze()` takes the batch of one too

@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from deconv.errors import UnsupportedOperation
 from deconv.network.operations import copied
-from deconv.network.tracing.calls import Called, Frame, Recording, Ref, refs_in, tensors_in
+from deconv.network.tracing.calls import Called, Frame, Geometry, Recording, Ref, refs_in, tensors_in
 from deconv.network.tracing.functions import watched_functions, without_tensor_hooks
 from deconv.network.tracing.values import Values, whole_memory
 
@@ -151,11 +151,15 @@ class _Recorder(ProxyTorchDispatchMode):
         arguments = self.referring((below, *args[1:]))
         if name == "zero_":
             plain, arguments = torch.ops.aten.fill.Scalar, (*arguments, 0)
-        shape, dtype = target.shape, target.dtype
+        geometry = Geometry.of(target)
+        keywords = self.referring(kwargs)
         output = func(*args, **kwargs)
-        number = self.recording.new_value(shape, dtype)
-        self._append(plain, name.removesuffix("_"), arguments, self.referring(kwargs), (number,))
-        self.values.write(target, number, before)
+        number = self.recording.new_value(target.shape, target.dtype)
+        self._append(plain, name.removesuffix("_"), arguments, keywords, (number,))
+        if Geometry.of(target) == geometry:
+            self.values.write(target, number, before)
+        else:  # squeeze_ and its like: another view of the same numbers
+            self.values.hold(target, number)
         return output
 
     def _give(

@@ -83,7 +83,7 @@ def _steps(nodes: list[Node], operation: Operation, inputs: tuple[int, ...], sou
 
 
 def _of_any_shape(operation: Any) -> Any:
-    """The operation with constants of one value throughout (zeros_like(x)) as that number, so that any shape will do."""
+    """The operation with constants of one value (zeros_like(x)) as that number, so that any shape will do."""
     if isinstance(operation, Detached):
         return Detached(_of_any_shape(operation.operation))
     if not isinstance(operation, Call):
