@@ -124,13 +124,16 @@ class Network:
         """Return the index of a layer (name or alias) in the graph at `size`. Raises UnknownName."""
         graph = self.graph if size is None else self.graph_at(size)
         name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
-        if isinstance(name, str) and name in graph.layers:
+        if not isinstance(name, str):
+            raise unknown("layer", layer, [*self.aliases, *self.layers])
+        if name in graph.layers:
             return graph.layers[name]
-        stopped = graph.refusals.get("") if graph is not self.graph and name in self.graph.layers else None
-        reason = graph.refusals.get(name, stopped) if isinstance(name, str) else None
-        if reason is not None:
-            raise not_carried(str(name), reason, graph.nodes[0].shape, list(graph.layers))
-        raise unknown("layer", layer, [*self.aliases, *self.layers], "network.layers names them all")
+        stopped = graph.refusals.get("", "")
+        reason = graph.refusals.get(name, stopped if name in self.graph.layers else "")
+        if reason:
+            raise not_carried(name, reason, graph.nodes[0].shape, list(graph.layers))
+        beyond = f"the module was followed up to where {stopped}" if stopped else ""
+        raise unknown("layer", layer, [*self.aliases, *self.layers], beyond)
 
     def channels(self, layer: str) -> int:
         """Return the number of units of a layer."""

@@ -26,8 +26,8 @@ def check_graph(graph: Graph, builder: Builder, module: nn.Module) -> None:
         return
     raise UnsupportedOperation(
         f"{type(module).__name__} cannot be traced: the graph of its operations gives another output than the module "
-        "for random images; expected a module whose result for an image depends on that image alone, and not on chance, on "
-        "numpy or on what it met before"
+        "for random images; expected a module whose result for an image depends on that image alone, and not on "
+        "chance, on numpy or on what it met before"
     )
 
 
