@@ -121,7 +121,7 @@ def view_written_through(x: Tensor) -> Tensor:
 
 def unpooled(x: Tensor) -> Tensor:
     pooled, switches = F.max_pool2d(x, 2, return_indices=True)
-    return F.max_unpool2d(pooled, switches, 2)
+    return F.max_unpool2d(pooled, switches, [2, 2])
 
 
 def standardised(x: Tensor) -> Tensor:

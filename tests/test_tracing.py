@@ -31,10 +31,10 @@ def check(module: nn.Module, shape: tuple[int, int, int] = SHAPE) -> Network:
     network = Network(module, shape)
     layer = network.layers[-1]
     images = IMAGES[:, : shape[0]]
-    tolerance = {"rtol": 4 * network.rounding, "atol": 16 * network.rounding}
+    rtol, atol = 4 * network.rounding, 16 * network.rounding
     for batch in (slice(0, 5), slice(4, 5), slice(0, 3)):
         values = network.forward(images[batch], [layer])[layer]
-        torch.testing.assert_close(values.double(), as_map(expected[batch]).double(), **tolerance)
+        torch.testing.assert_close(values.double(), as_map(expected[batch]).double(), rtol=rtol, atol=atol)
     peaks = mine(network, images, network.layers, k=2, batch_size=2)[layer]
     units = list(range(min(3, network.channels(layer))))
     assert len(project_peaks(network, images, layer, peaks, units, rule="gradient")) > 0
@@ -211,6 +211,10 @@ def of_default_type_float64() -> nn.Module:
         torch.set_default_dtype(torch.float32)
 
 
+def compiled() -> Any:
+    return torch.compile(base())
+
+
 def of_shared_parameters() -> nn.Module:
     one, two = conv(3, 3), conv(3, 3)
     two.weight = one.weight
@@ -262,7 +266,7 @@ BROUGHT: dict[str, Make] = {
     ),
     "any arguments": Anything,
     "DataParallel": lambda: nn.DataParallel(base()),
-    "compiled": lambda: torch.compile(base()),
+    "compiled": compiled,
     "Normalize": lambda: nn.Sequential(Normalize((0.4, 0.4, 0.4), (0.2, 0.2, 0.2)), base()).eval(),
     "scripted": lambda: scripted(base()),
     "a scripted part": lambda: nn.Sequential(scripted(nn.Sequential(conv(3), nn.ReLU())), conv(), nn.ReLU()),

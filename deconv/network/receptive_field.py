@@ -163,8 +163,9 @@ def receptive_field(graph: Graph, target: int) -> ReceptiveField:
     image = graph.nodes[0].map_size
     rows, cols = (_fitted(interval, size) for interval, size in zip(intervals, image, strict=True))
     starts = None if rows.starts is None and cols.starts is None else (_starts(rows), _starts(cols))
-    pairs = [(getattr(rows, name), getattr(cols, name)) for name in ("size", "stride", "start")]
-    return ReceptiveField(*pairs, starts, tuple(map(_beyond, (rows, cols), intervals, image)))
+    beyond = _beyond(rows, intervals[0], image[0]), _beyond(cols, intervals[1], image[1])
+    size, stride, start = (rows.size, cols.size), (rows.stride, cols.stride), (rows.start, cols.start)
+    return ReceptiveField(size, stride, start, starts, beyond)
 
 
 def whole_image(graph: Graph) -> ReceptiveField:

@@ -179,7 +179,7 @@ class Builder:
             if call.carries:
                 return lowered
             lowered = (ops.LinearCall(aten.detach.default, (Slot(0),), {}, True), (lowered,))
-        operation, inputs = lowered  # type: ignore[misc]
+        operation, inputs = lowered
         if not inputs:  # a constant for each image: the batch says how many
             return self._add(call, number, ops.Detached(operation), (0,))
         elementwise = lowering.is_elementwise(request)

@@ -37,7 +37,7 @@ class Geometry:
     @staticmethod
     def of(tensor: Tensor) -> Geometry:
         """Return a tensor's own."""
-        return Geometry(tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset())
+        return Geometry(tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
 
 
 @dataclass(frozen=True)

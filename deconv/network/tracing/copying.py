@@ -80,11 +80,11 @@ class _Copier:
         if id(module) in self.copies:
             return self.copies[id(module)]
         if isinstance(module, torch.jit.ScriptModule):
-            made = copy.deepcopy(module)
-            for parameter in made.parameters():
+            scripted = copy.deepcopy(module)
+            for parameter in scripted.parameters():
                 parameter.requires_grad_(False)
-            self.copies[id(module)] = made
-            return made
+            self.copies[id(module)] = scripted
+            return scripted
         made = object.__new__(type(module))
         self.copies[id(module)] = made
         for name, value in vars(module).items():

@@ -67,10 +67,10 @@ def watched_functions(run: Run) -> Iterator[None]:
         kind = pending.pop()
         pending.extend(kind.__subclasses__())
         watch(kind)
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+    torch.autograd.Function.apply = classmethod(apply)
     try:
         yield
     finally:
-        torch.autograd.Function.apply = plain_apply  # type: ignore[method-assign]
+        torch.autograd.Function.apply = plain_apply
         for kind, forward in plain_forwards.items():
             kind.forward = forward

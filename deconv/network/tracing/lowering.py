@@ -160,9 +160,9 @@ def _unpooled(request: Request) -> Lowered:
 def _along_axes(request: Request) -> Lowered:
     """flip, roll, cumsum: linear along some axes, the images' not among them."""
     axis = request.arguments.get("dims", request.arguments.get("dim"))
-    touched = axis if isinstance(axis, list) else [axis]
+    touched = axis if isinstance(axis, list) else [] if axis is None else [axis]
     rank = len(request.shape) + 1
-    if not touched or any(a is None or a % rank == 0 for a in touched):
+    if not touched or any(a % rank == 0 for a in touched):
         raise request.refused("moves values across the images of a batch; expected them to stay apart")
     return request.as_call(linear=True, pointwise=rank >= 3 and all(a % rank < rank - 2 for a in touched))
 

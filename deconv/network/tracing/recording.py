@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import (  # type: ignore[attr-defined]
+from torch.fx.experimental.proxy_tensor import (
     ProxyTorchDispatchMode,
     enable_python_dispatcher,
 )
