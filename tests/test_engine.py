@@ -29,6 +29,7 @@ from deconv.images.members import Member
 from deconv.mining import mine_into
 from deconv.mining.partials import Partial
 from deconv.mining.passes import shards_of
+from deconv.network.spatial import Convolution
 from tests.engine_work import compare_networks
 from tests.killing import workers_killed
 from tests.promises import GOES_ON, SAME_BYTES, fault
