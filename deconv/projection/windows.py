@@ -138,7 +138,7 @@ class Windows:
         if outside is None:
             return window
         window = window if len(self.graph.consumers[source]) == 1 else window.clone()
-        return self._fill(window, outside, outside_value(operation))
+        return self._fill(window, outside, outside_value(operation, window.dtype))
 
     def returned(self, index: int, source: int, signal: Tensor, total: Tensor | None) -> Tensor:
         """Return a signal that a node sends to one of its inputs, laid into the source's windows and added to `total`.

@@ -138,8 +138,9 @@ class Builder:
                 assert isinstance(position, int)
                 inputs.append(self._cast(call, position, cast_to))
                 return Slot(len(inputs) - 1)
-            if isinstance(value, Tensor) and cast_to is not None and value.is_floating_point():
-                return value.to(cast_to)
+            if isinstance(value, Tensor):
+                value = value.detach().clone() if value.requires_grad else value  # it is not the copy's own
+                return value.to(cast_to) if cast_to is not None and value.is_floating_point() else value
             return value
 
         named = named_arguments(call.function, arguments, keywords)

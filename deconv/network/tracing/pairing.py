@@ -80,14 +80,20 @@ class Pairing:
         squeezed = few == 1 and other == shape[1:]  # `.squeeze()` takes the batch of one too
         if shape[:1] == (many,) and (other == (few, *shape[1:]) or squeezed):
             return
-        given = ("N" if shape[:1] == (many,) and other[:1] == (few,) else str(shape[0]) if shape else "",)
-        counted = tuple(
-            f"{a // many}N" if a != b and a % many == 0 else str(a) for a, b in zip(shape, other, strict=False)
+        counted = (
+            [_counted(a, b, many) for a, b in zip(shape, other, strict=False)] if len(shape) == len(other) else shape
         )
         raise UnsupportedOperation(
-            f"{where} makes ({', '.join(counted or given)}) of a batch of N images; expected them to stay apart along "
+            f"{where} makes ({', '.join(map(str, counted))}) of a batch of N images; expected them to stay apart along "
             "the first axis"
         )
+
+
+def _counted(size: int, other: int, many: int) -> str:
+    """A size as a multiple of the number N of images, if it changes with it."""
+    if size == other or size % many:
+        return str(size)
+    return "N" if size == many else f"{size // many}N"
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -37,8 +37,10 @@ FINITE_CHECKS = frozenset("isnan isinf isfinite any all logical_not logical_or b
 
 def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Recording:
     """Run `module`, a copy of one's own, on the batch and write down what it does. paths: of its submodules."""
-    recorder = _Recorder(images)
+    batch = images.clone()  # which the module may write to
+    recorder = _Recorder(batch)
     recording = recorder.recording
+    recording.images = images
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder.frames_of(paths))
@@ -47,7 +49,7 @@ def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Re
         stack.enter_context(without_tensor_hooks())
         try:
             with enable_python_dispatcher(), recorder:
-                output = module(images)
+                output = module(batch)
             numbers = [(recorder.values.number(tensor), tensor) for tensor in tensors_in(output)]
             recording.kept = [(number, tensor) for number, tensor in numbers if number is not None]
         except Exception as error:  # of the user's module, which may raise anything
