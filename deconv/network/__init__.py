@@ -23,16 +23,18 @@ from deconv.records.provenance import Provenance, weights_hash
 class Network:
     """An nn.Module traced to a graph of known operations, with its weights as they are now.
 
-    module: any ConvNet that takes one (N, C, H, W) batch; it is traced in eval mode and left as it was. The weights are
-        copied: training the module later does not change this network.
+    module: any ConvNet that takes one (N, C, H, W) batch. A copy of it, in eval mode and without its hooks, runs on
+        random images; the module itself never runs, and training it later does not change this network. It may return
+        several tensors, in tuples, lists or dicts: each that is a map or a vector of each image is a layer.
     input_shape: (C, H, W) of the images that `map_size` and `receptive_field` speak of; the graph for another size is
         traced when an image of it is first met.
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
     preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
 
     All four are attributes, `module` the user's own, whose weights may have changed since.
-    Raises UnsupportedOperation if the module cannot be traced, UnknownName for an alias to no layer, BadInput for
-    anything but a module and three sizes.
+    Raises UnsupportedOperation if the module fails, no layer of it can be carried, or its graph gives another output
+    than the module; UnknownName for an alias to no layer; BadInput for anything but a module and three sizes. A layer
+    that cannot be carried is no layer, and asking for it says why.
 
     >>> import deconv, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))

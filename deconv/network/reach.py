@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deconv.network.elementwise import ELEMENTWISE
-from deconv.network.graph import Graph, cast_operation, evaluate
-from deconv.network.operations import Detached, Input, keeps_positions
+from deconv.network.graph import Graph, Node, cast_operation, evaluate
+from deconv.network.operations import Call, Detached, Input, keeps_positions
 from deconv.network.spatial import Spatial
 
 NOTHING = 10**9
@@ -26,6 +27,14 @@ NOTHING = 10**9
 SIGNALS_AT_ONCE = 2**24
 """Numbers of the largest tensor while measuring."""
 TRIALS = 2
+MOST_NUMBERS = 2**31
+"""An operation whose measuring would take more numbers than this counts as reading its whole input."""
+CHANNELWISE = frozenset(
+    "pad reflection_pad2d replication_pad2d flip roll slice cumsum upsample_nearest2d upsample_bilinear2d "
+    "upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa adaptive_avg_pool2d "
+    "adaptive_max_pool2d avg_pool2d tril triu diff".split()
+)
+"""Do the same to every channel, so that one will do."""
 FAINT = 1e-9
 """Of the strongest derivative: what counts as none."""
 
@@ -55,14 +64,13 @@ class Interval:
     def through_table(self, table: Interval) -> Interval:
         """Return the union of the table's entries over each interval; what lies outside the table reads nothing."""
         size = len(table.first)
-        first, last = self.first.clamp_min(0), self.last.clamp_max(size - 1)
-        rows = []
-        for low, high in zip(first.tolist(), last.tolist(), strict=True):
-            if low > high:
-                rows.append((NOTHING, -NOTHING))
-            else:
-                rows.append((int(table.first[low : high + 1].min()), int(table.last[low : high + 1].max())))
-        both = torch.tensor(rows, dtype=torch.int64).view(-1, 2)
+        first, last = self.first.clamp_min(0).tolist(), self.last.clamp_max(size - 1).tolist()
+        firsts, lasts = table.first.tolist(), table.last.tolist()
+        read = [
+            (min(firsts[low : high + 1]), max(lasts[low : high + 1])) if low <= high else (NOTHING, -NOTHING)
+            for low, high in zip(first, last, strict=True)
+        ]
+        both = torch.tensor(read, dtype=torch.int64).view(-1, 2)
         return Interval(both[:, 0], both[:, 1])
 
 
@@ -167,6 +175,14 @@ def _tables(graph: Graph, index: int, frontier: list[int], inner: list[int]) -> 
     maps = [source for source in frontier if graph.nodes[source].is_map]
     if len(node.shape) != 3 or not maps:
         return None
+    alone = len(maps) == 1 == len(inner)
+    if node.kind == "conv_transpose2d" and alone:
+        return {maps[0]: _transposed(node)}
+    shape, shapes = node.shape, {source: graph.nodes[source].shape for source in frontier}
+    if node.kind in CHANNELWISE and alone and shape[0] == shapes[maps[0]][0]:
+        shape, shapes[maps[0]] = (1, *shape[1:]), (1, *shapes[maps[0]][1:])
+    if (shape[1] + shape[2]) * max(prod(each) for each in (shape, *shapes.values())) > MOST_NUMBERS:
+        return None
     operations = {n: cast_operation(graph.nodes[n].operation, torch.float64, "cpu") for n in inner}
 
     def output(values: Sequence[Tensor]) -> Tensor:
@@ -177,17 +193,31 @@ def _tables(graph: Graph, index: int, frontier: list[int], inner: list[int]) -> 
 
     generator = torch.Generator().manual_seed(0)
     try:
-        points = _points(graph, frontier, generator)
-        measured = [_measure(output, points, node.shape, axis, generator) for axis in (0, 1)]
+        points = _points(graph, shapes, generator)
+        measured = [_measure(output, points, shape, axis, generator) for axis in (0, 1)]
     except (RuntimeError, NotImplementedError, IndexError):
         return None
     place = {source: number for number, source in enumerate(frontier)}
     return {source: (measured[0][place[source]], measured[1][place[source]]) for source in maps}
 
 
-def _points(graph: Graph, frontier: list[int], generator: torch.Generator) -> list[Tensor]:
+def _transposed(node: Node) -> Intervals:
+    """What a transposed convolution's outputs read: output i tap k reads input j where i = j * stride - padding + k."""
+    assert isinstance(node.operation, Call)
+    _, weight, _, stride, padding, _, _, dilation = node.operation.arguments
+    axes = []
+    for axis in (0, 1):
+        step, before, apart = (value[axis] if len(value) > 1 else value[0] for value in (stride, padding, dilation))
+        place = torch.arange(node.shape[1 + axis]) + before
+        extent = (weight.shape[2 + axis] - 1) * apart
+        read = Interval(-((extent - place) // step), place // step)
+        axes.append(read.where(read.first <= read.last))
+    return axes[0], axes[1]
+
+
+def _points(graph: Graph, shapes: dict[int, tuple[int, ...]], generator: torch.Generator) -> list[Tensor]:
     """Random numbers (1, *shape) for each of the frontier's values; real ones where whole numbers are among them."""
-    chooses = [source for source in frontier if isinstance(graph.nodes[source].operation, Detached)]
+    chooses = [source for source in shapes if isinstance(graph.nodes[source].operation, Detached)]
     known: dict[int, Tensor] = {}
     if chooses:
         constants = [v for node in graph.nodes for v in vars(node.operation).values() if isinstance(v, Tensor)]
@@ -198,8 +228,8 @@ def _points(graph: Graph, frontier: list[int], generator: torch.Generator) -> li
     return [
         _exact(known[source].cpu())
         if source in known
-        else torch.randn((1, *graph.nodes[source].shape), generator=generator, dtype=torch.float64)
-        for source in frontier
+        else torch.randn((1, *shape), generator=generator, dtype=torch.float64)
+        for source, shape in shapes.items()
     ]
 
 

@@ -80,12 +80,10 @@ class Pairing:
         squeezed = few == 1 and other == shape[1:]  # `.squeeze()` takes the batch of one too
         if shape[:1] == (many,) and (other == (few, *shape[1:]) or squeezed):
             return
-        counted = (
-            [_counted(a, b, many) for a, b in zip(shape, other, strict=False)] if len(shape) == len(other) else shape
-        )
+        pairs = zip(shape, other if len(other) == len(shape) else shape, strict=True)
+        counted = ", ".join(_counted(size, fewer, many) for size, fewer in pairs)
         raise UnsupportedOperation(
-            f"{where} makes ({', '.join(map(str, counted))}) of a batch of N images; expected them to stay apart along "
-            "the first axis"
+            f"{where} makes ({counted}) of a batch of N images; expected them to stay apart along the first axis"
         )
 
 
