@@ -89,6 +89,34 @@ def gate_in_inference_mode(x: Tensor) -> Tensor:
     return x * gate.clone()
 
 
+def scaled_unseen(x: Tensor) -> Tensor:
+    """The numbers change, the derivative does not."""
+    with torch.no_grad():
+        x.mul_(3)
+        x[:, 1].add_(1)
+    return x * 2
+
+
+def scaled_by_data(x: Tensor) -> Tensor:
+    x.data.mul_(3)
+    return x * 2
+
+
+def signs_through_an_alias(x: Tensor) -> Tensor:
+    alias = x.detach()
+    alias.sign_()
+    return x + alias
+
+
+def read_unseen_first(x: Tensor) -> Tensor:
+    """What is written is read for the first time where gradients are off."""
+    y = x.clone()
+    y[:, 1] = x[:, 0] * 2
+    with torch.no_grad():
+        strength = y.abs()
+    return y * 2 + strength
+
+
 def channel_written(x: Tensor) -> Tensor:
     y = x.clone()
     y[:, 1] = x[:, 0] * 2
@@ -119,6 +147,13 @@ def view_written_through(x: Tensor) -> Tensor:
     return x * 2
 
 
+def view_added_to_its_base(x: Tensor) -> Tensor:
+    view = x[:, :2]
+    x[:, 2:].add_(view)
+    view.add_(x[:, 2:])
+    return x + torch.cat([view, view], 1)
+
+
 def unpooled(x: Tensor) -> Tensor:
     pooled, switches = F.max_pool2d(x, 2, return_indices=True)
     return F.max_unpool2d(pooled, switches, [2, 2])
@@ -135,6 +170,10 @@ DETACHED: dict[str, Middle] = {
     "a detached gate of the whole image": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid().detach(),
     "no_grad": no_grad_gate,
     "inference mode": gate_in_inference_mode,
+    "in place without gradients": scaled_unseen,
+    "in place by data": scaled_by_data,
+    "in place through an alias": signs_through_an_alias,
+    "read without gradients first": read_unseen_first,
     ".data": lambda x: x * x.data.sigmoid(),
     "a Function": lambda x: Round.apply(x),
     "a Function bound elsewhere": rounded_elsewhere,
@@ -197,6 +236,7 @@ LINEAR: dict[str, Middle] = {
     "a channel written": channel_written,
     "rows written": rows_written_into_zeros,
     "channels written": channels_written_one_by_one,
+    "a view added to its base": view_added_to_its_base,
     "a window scaled": window_scaled_in_place,
 }
 RECTIFIERS: dict[str, Middle] = {

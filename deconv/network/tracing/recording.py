@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import (
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from deconv.errors import UnsupportedOperation
-from deconv.network.operations import copied
+from deconv.network.operations import copied, renumbered
 from deconv.network.tracing.calls import Called, Frame, Geometry, Recording, Ref, refs_in, tensors_in
 from deconv.network.tracing.functions import watched_functions, without_tensor_hooks
 from deconv.network.tracing.values import Values, whole_memory
@@ -43,6 +43,7 @@ def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Re
     recording.images = images
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_no_autocast())
         stack.enter_context(recorder.frames_of(paths))
         stack.enter_context(torch.jit.optimized_execution(False))
         stack.enter_context(watched_functions(recorder.run_function))
@@ -59,6 +60,13 @@ def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Re
     return recording
 
 
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """The module runs in its own precision, whatever is on around deconv."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
 class _Recorder(ProxyTorchDispatchMode):
     """The mode under which the module runs."""
 
@@ -69,6 +77,7 @@ class _Recorder(ProxyTorchDispatchMode):
         self.frames: list[Frame] = []
         self.frames_seen = 0
         self.paused = False
+        self.detached: set[int] = set()  # values that autograd knows no origin of
         self.values.hold(images, self.recording.new_value(images.shape, images.dtype))
 
     @contextmanager
@@ -102,7 +111,7 @@ class _Recorder(ProxyTorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         self.values.time += 1
-        name = str(func).removeprefix("aten.").split(".")[0]
+        name = func._schema.name.partition("::")[2]
         recorded = any(self.values.number(tensor) is not None for tensor in tensors_in((args, kwargs)))
         if func is torch.ops.prim.device.default or not recorded or name in SHAPE_ONLY:
             return func(*args, **kwargs)
@@ -119,6 +128,11 @@ class _Recorder(ProxyTorchDispatchMode):
             )
         self._give(func, name, arguments, keywords, args, output)
         return output
+
+    @staticmethod
+    def _carries() -> bool:
+        """Whether autograd sees what is done now."""
+        return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
     def _where(self) -> str:
         return self.frames[-1].path if self.frames and self.frames[-1].path else "the network"
@@ -159,7 +173,11 @@ class _Recorder(ProxyTorchDispatchMode):
         number = self.recording.new_value(target.shape, target.dtype)
         self._append(plain, name.removesuffix("_"), arguments, keywords, (number,))
         if Geometry.of(target) == geometry:
-            self.values.write(target, number, before)
+            old, seen = self.values.number(below), self._carries()
+            if old is not None and old not in self.detached and not seen:
+                self.values.write(target, self._emit(renumbered, "copy", (Ref(old), Ref(number)), target), before, True)
+            else:
+                self.values.write(target, number, before, old in self.detached)
         else:  # squeeze_ and its like: another view of the same numbers
             self.values.hold(target, number)
         return output
@@ -187,8 +205,9 @@ class _Recorder(ProxyTorchDispatchMode):
                 self.values.hold(item, number)
 
     def _emit(self, function: Any, name: str, arguments: tuple[Any, ...], like: Tensor) -> int:
+        """Record what happened to a tensor's memory, whatever is on while that is noticed."""
         number = self.recording.new_value(like.shape, like.dtype)
-        self._append(function, name, arguments, {}, (number,))
+        self._append(function, name, arguments, {}, (number,), carries=True)
         return number
 
     def _append(
@@ -201,8 +220,10 @@ class _Recorder(ProxyTorchDispatchMode):
         several: bool = False,
         carries: bool | None = None,
     ) -> None:
-        if carries is None:
-            carries = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        carries = self._carries() if carries is None else carries
+        read = [ref.number for ref in refs_in([arguments, keywords])]
+        if name == "detach" or not carries or (read and self.detached.issuperset(read)):
+            self.detached.update(number for number in outputs if number is not None)
         device = self.recording.images.device.type
         casts = device != "meta" and torch.is_autocast_enabled(device)
         autocast = torch.get_autocast_dtype(device) if casts else None

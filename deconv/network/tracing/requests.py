@@ -53,7 +53,8 @@ class Request:
     @property
     def is_aten(self) -> bool:
         """Whether this is a call of torch's own, and no autograd.Function of the user's."""
-        return self.function is copied or hasattr(self.function, "_schema")
+        schema = getattr(self.function, "_schema", None)
+        return self.function is copied or (schema is not None and schema.name.startswith("aten::"))
 
     def as_call(self, *, linear: bool, pointwise: bool) -> tuple[Operation, tuple[int, ...]]:
         keyword_only = _keyword_only(self.function)

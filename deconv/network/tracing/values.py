@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from deconv.network.operations import renumbered
 from deconv.network.tracing.calls import Geometry, Overwriting, Ref, overlap
 
 Emit = Callable[[Any, str, tuple[Any, ...], Tensor], int]
@@ -25,7 +26,7 @@ class Memory:
     """
 
     users: list[Any] = field(default_factory=list)
-    writes: list[tuple[int, Geometry, int]] = field(default_factory=list)
+    writes: list[tuple[int, Geometry, int, bool]] = field(default_factory=list)
     held: Tensor | None = None
     before: Tensor | None = None
 
@@ -57,9 +58,11 @@ class Values:
             return None
         value, since = known
         if memory is not None:
-            for written, above, source in [write for write in memory.writes if write[0] > since]:
-                value = self._laid_over(value, tensor, source, above)
-                since = written
+            for written, above, source, unseen in [write for write in memory.writes if write[0] > since]:
+                laid = self._laid_over(value, tensor, source, above)
+                if unseen and laid != value:
+                    laid = self.emit(renumbered, "copy", (Ref(value), Ref(laid)), tensor)
+                value, since = laid, written
             self.holders[tensor] = value, self.time
         return int(value)
 
@@ -76,13 +79,18 @@ class Values:
             memory.users = [user for user in memory.users if user() is not None]
         memory.users.append(weakref.ref(tensor))
 
-    def write(self, tensor: Tensor, number: int, before: Tensor | None = None) -> None:
-        """Note that a value was written into the tensor. before: the memory as it was, of one that was a constant."""
+    def write(self, tensor: Tensor, number: int, before: Tensor | None = None, unseen: bool = False) -> None:
+        """Note that a value was written into the tensor.
+
+        before: the memory as it was, of one that was a constant.  unseen: whether autograd does not know of it, so that
+        what else shares the memory keeps its derivative.
+        """
+        self.time += 1  # later than what was read to write it
         self.hold(tensor, number)
         key = _key(tensor)
         if key is not None:
             memory = self.memories[key]
-            memory.writes.append((self.time, Geometry.of(tensor), number))
+            memory.writes.append((self.time, Geometry.of(tensor), number, unseen))
             if before is not None:
                 memory.held, memory.before = tensor, before
 
