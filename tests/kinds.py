@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.user_networks import Forward
 
@@ -174,6 +175,7 @@ DETACHED: dict[str, Middle] = {
     "in place by data": scaled_by_data,
     "in place through an alias": signs_through_an_alias,
     "read without gradients first": read_unseen_first,
+    "a checkpoint": lambda x: checkpoint(torch.sin, x, use_reentrant=False),
     ".data": lambda x: x * x.data.sigmoid(),
     "a Function": lambda x: Round.apply(x),
     "a Function bound elsewhere": rounded_elsewhere,

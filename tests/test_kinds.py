@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deconv.errors import UnsupportedOperation
 from deconv.network import Network, as_map
@@ -82,6 +83,14 @@ def test_a_detached_path_carries_no_signal_by_any_rule(name: str) -> None:
         return
     with pytest.raises(UnsupportedOperation, match="no way back through 'mul'"):  # the gate itself, not its sigmoid
         project_at(network, IMAGES, "b", peaks)
+
+
+def test_a_checkpoint_by_a_function_has_the_derivative_of_what_it_runs() -> None:
+    """autograd.grad itself refuses it."""
+    modules = [between(lambda x: checkpoint(torch.sin, x, use_reentrant=True)), between(torch.sin)]
+    peaks = random_positions(modules[1](IMAGES).detach(), 8)
+    pixels = [project_at(Network(module, SHAPE), IMAGES, "b", peaks, rule="gradient").pixels for module in modules]
+    torch.testing.assert_close(*pixels)
 
 
 @pytest.mark.parametrize("name", ["a Function", "softmax", "topk", "abs"])

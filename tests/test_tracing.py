@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torchvision.transforms import Normalize
 
+from deconv.engines.sending import network_from_bytes, network_to_bytes
 from deconv.errors import UnsupportedOperation
 from deconv.mining import mine
 from deconv.network import Network, as_map
 from deconv.projection import project_peaks
+from tests.kinds import Round
+from tests.oracle import relative_error
+from tests.peaks import project_at, random_positions
 from tests.user_networks import Forward, conv
 
 Make = Callable[[], nn.Module]
@@ -290,3 +294,46 @@ def test_networks_as_they_are_brought(name: str) -> None:
     with torch.autocast("cpu", enabled=False):
         network = check(BROUGHT[name]())
     assert network.layers
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_windows_in_half_precision_stay_finite_at_the_border(dtype: torch.dtype) -> None:
+    """What lies outside a max-pooling's map is the least number of the type, not of float32."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(conv(3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), conv(padding=1), nn.ReLU())
+    exact, rough = Network(trunk.double(), SHAPE), Network(trunk.to(dtype), SHAPE)
+    peaks = random_positions(exact.forward(IMAGES, ["4"])["4"], 10)
+    expected = project_at(exact, IMAGES, "4", peaks).paste()
+    for strategy in ("window", "shared", "whole"):
+        pixels = project_at(rough, IMAGES, "4", peaks, strategy=strategy).paste()
+        assert torch.isfinite(pixels).all() and relative_error(pixels, expected)[0] < 0.1
+
+
+def test_autocast_around_deconv_does_not_reach_the_graph() -> None:
+    module = base()
+    with torch.autocast("cpu"):
+        network = Network(module, SHAPE)
+    assert network.rounding == torch.finfo(torch.float32).eps
+    check(module)
+
+
+class Spelled(nn.Module):
+    """A rectifier, a written channel and a Function, to send to another process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = conv(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.one(x)
+        maps = maps * (maps > 0)
+        maps[:, 0] = maps[:, 1] * 2
+        return Round.apply(maps)
+
+
+def test_a_network_is_sent_whole() -> None:
+    network = Network(Spelled(), SHAPE)
+    there = network_from_bytes(network_to_bytes(network), "cpu")
+    assert there.layers == network.layers
+    for layer in network.layers:
+        assert torch.equal(there.forward(IMAGES, [layer])[layer], network.forward(IMAGES, [layer])[layer])

@@ -8,6 +8,7 @@ to give what the module gave.
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -39,7 +40,11 @@ def trace(module: nn.Module, precision: torch.dtype, input_shape: tuple[int, int
     paths: dict[nn.Module, str] = {}
     for path, submodule in module.named_modules():
         paths.setdefault(submodule, path)
-    with torch.inference_mode(False), warnings.catch_warnings():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in ("cpu", "cuda"):  # it runs in its own precision, whatever is on around deconv
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         many = record(module, images, paths)
         if many.stopped is not None and (checked or not many.calls) and not _is_ours(many.stopped):

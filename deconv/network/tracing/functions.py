@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
 Run = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any], bool], Any]
@@ -37,7 +38,7 @@ def without_tensor_hooks() -> Iterator[None]:
 
 @contextmanager
 def watched_functions(run: Run) -> Iterator[None]:
-    """Let `run` run the `forward` of each autograd.Function of the user's, however that is applied.
+    """Let `run` run the `forward` of each autograd.Function, however that is applied.
 
     `quantise = Round.apply` may be anywhere by now, so that it is the class's `forward` that is put in its place.
     """
@@ -46,11 +47,19 @@ def watched_functions(run: Run) -> Iterator[None]:
     carries = [True]
 
     def watch(kind: Any) -> None:
-        if "forward" not in vars(kind) or kind in plain_forwards or kind.__module__.startswith("torch."):
+        if "forward" not in vars(kind) or kind in plain_forwards:
             return
         plain_forwards[kind] = vars(kind)["forward"]
         forward = kind.forward
+        if kind.__module__ == "torch.utils.checkpoint":
+            kind.forward = staticmethod(passing_through if kind is CheckpointFunction else forward)
+            return
         kind.forward = staticmethod(lambda *args, **kwargs: run(kind, forward, args, kwargs, carries[-1]))
+
+    def passing_through(context: Any, function: Any, preserve: Any, *args: Any) -> Any:
+        """What a checkpoint computes again has the derivative that it has without."""
+        with torch.set_grad_enabled(carries[-1]):
+            return function(*args)
 
     def apply(kind: Any, *args: Any, **kwargs: Any) -> Any:
         for base in kind.__mro__:

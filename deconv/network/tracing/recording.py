@@ -43,7 +43,6 @@ def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Re
     recording.images = images
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_no_autocast())
         stack.enter_context(recorder.frames_of(paths))
         stack.enter_context(torch.jit.optimized_execution(False))
         stack.enter_context(watched_functions(recorder.run_function))
@@ -58,13 +57,6 @@ def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Re
             recording.kept = recorder.values.alive()
             error.__traceback__ = None
     return recording
-
-
-@contextmanager
-def _no_autocast() -> Iterator[None]:
-    """The module runs in its own precision, whatever is on around deconv."""
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
 
 
 class _Recorder(ProxyTorchDispatchMode):
