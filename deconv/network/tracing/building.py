@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deconv.errors import UnsupportedOperation
+from deconv.errors import UnsupportedOperation, first_line
 from deconv.network import operations as ops
 from deconv.network.graph import Graph, Node, is_layer
 from deconv.network.operations import ChannelScale, Operation, Slot
@@ -65,7 +65,7 @@ class Builder:
             for number in (n for call in calls[common:] for n in call.outputs if n is not None):
                 self.states[number] = stopped
         if stopped is not None:
-            self.refusals[""] = str(stopped)
+            self.refusals[""] = first_line(stopped)
         return Graph(tuple(self.nodes), self._layers(), self.refusals)
 
     def reason(self) -> UnsupportedOperation | None:
