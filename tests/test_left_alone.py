@@ -190,7 +190,11 @@ def test_a_refused_layer_is_named_with_what_remains() -> None:
 
 WRONG: dict[str, tuple[Any, Any, str]] = {
     "a state dict": (base().state_dict(), SHAPE, "module: given a OrderedDict; .*load_state_dict"),
-    "a path": ("weights.pth", SHAPE, "module: given weights.pth; expected a torch.nn.Module: deconv.load"),
+    "a path": (
+        "weights.pth",
+        SHAPE,
+        "module: given weights.pth; expected a torch.nn.Module: make the architecture and load",
+    ),
     "a class": (nn.Conv2d, SHAPE, r"module: given a type; expected a torch.nn.Module: make one, as Conv2d\(\)"),
     "a function": (torch.relu, SHAPE, "module: given a .*; expected a torch.nn.Module: put what it does into the"),
     "a Lazy module": (nn.LazyConv2d(4, 3), SHAPE, "whose weight is not initialised; .*: run it once on an image batch"),

@@ -30,7 +30,7 @@ def checked_module(module: Any) -> nn.Module:
     elif isinstance(module, dict):
         remedy = "make the architecture and load this into it with load_state_dict"
     elif isinstance(module, str) or hasattr(module, "__fspath__"):
-        remedy = "deconv.load(name, weights=path) reads files of weights"
+        remedy = "make the architecture and load the file into it: module.load_state_dict(torch.load(path))"
     else:
         remedy = "put what it does into the forward of a module"
     given = f"a {type(module).__name__}" if isinstance(module, dict) or callable(module) else module
