@@ -29,6 +29,7 @@ from deconv.images.members import Member
 from deconv.mining import mine_into
 from deconv.mining.partials import Partial
 from deconv.mining.shards import shards_of
+from deconv.network.spatial import Convolution
 from tests.engine_work import compare_networks
 from tests.killing import workers_killed
 from tests.promises import GOES_ON, SAME_BYTES, fault
@@ -272,7 +273,9 @@ def test_what_is_packed_holds_no_network() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_mistakes_in_a_worker_come_as_they_are(tmp_path: Path, cluster: None) -> None:
     source, network = photographs(tmp_path / "p", 6), with_preprocessing()
-    network._weights["0.weight"].fill_(np.inf)
+    convolution = network.graph.nodes[1].operation
+    assert isinstance(convolution, Convolution)
+    convolution.weight.fill_(np.inf)
     with pytest.raises(BadInput, match="gives NaN or infinite activations at 'two'") as raised:
         mine_into(tmp_path / "peaks.parquet", network, source, ["two"], 3, 2, engine=open_engine("ray", shard_size=2))
     assert type(raised.value) is BadInput

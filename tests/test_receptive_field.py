@@ -126,9 +126,11 @@ class Crossed(nn.Module):
         return self.relu(x[:, :, :6, :6] + nn.functional.max_pool2d(x, 2))
 
 
-def test_branches_that_move_apart_need_the_whole_image() -> None:
+def test_branches_that_move_apart_need_what_the_farthest_position_sees() -> None:
+    """Position i sees i by one branch, 2i and 2i + 1 by the other."""
     field = Network(Crossed(), (3, 12, 12)).receptive_field("relu")
-    assert (field.size, field.stride) == ((12, 12), (0, 0))
+    assert field.size == (7, 7)
+    assert [field.box(i, i)[:3:2] for i in range(6)] == [(i, i + 7) for i in range(6)]
 
 
 def test_first_convolution_is_found_only_for_first_layers() -> None:

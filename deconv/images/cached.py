@@ -62,8 +62,8 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
     """Return the source with its input images in `folder`, decoded now if they are not there yet.
 
     A file in the folder belongs to the content of a source and a preprocessing: anything else makes another file. One
-    image takes H x W bytes a channel. Raises BadInput if the preprocessing has no size, more than half of the images are
-    unreadable, the disk is full or may not be written to, or another process decodes into the folder.
+    image takes H x W bytes a channel. Raises BadInput if the preprocessing has no size, more than half of the images
+    are unreadable, the disk is full or may not be written to, or another process decodes into the folder.
 
     >>> import deconv
     >>> from tempfile import mkdtemp

@@ -112,9 +112,7 @@ def merged(*parts: Path | Partial) -> Partial:
 def layer_peaks(table: TopK, field: ReceptiveField) -> LayerPeaks:
     """Return a table as a record: nan for missing scores, -1 for their positions and boxes."""
     score, image, row, col = map(torch.from_numpy, (table.score, table.image, table.row, table.col))
-    y0 = field.start[0] + row * field.stride[0]
-    x0 = field.start[1] + col * field.stride[1]
-    box = torch.stack([y0, x0, y0 + field.size[0], x0 + field.size[1]], dim=2)
+    box = field.boxes(torch.stack([row, col], dim=2).view(-1, 2).long()).view(*row.shape, 4)
     exists = image >= 0
     return LayerPeaks(score.where(exists, float("nan")), image, row, col, box.where(exists[..., None], -1))
 

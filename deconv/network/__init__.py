@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,26 +12,29 @@ from torch import Tensor, nn
 
 from deconv.errors import BadInput, bad_value, check_count, check_list, unknown
 from deconv.images.preprocessing import Preprocessing
+from deconv.network.checks import checked_module, checked_shape, not_carried
 from deconv.network.graph import Graph, covering_pool, evaluate, stream
 from deconv.network.operations import Concatenate, Rectifier
 from deconv.network.receptive_field import ReceptiveField, receptive_field
-from deconv.network.tracing import trace
+from deconv.network.tracing import private_copy, trace
 from deconv.records.provenance import Provenance, weights_hash
 
 
 class Network:
     """An nn.Module traced to a graph of known operations, with its weights as they are now.
 
-    module: any ConvNet that takes one (N, C, H, W) batch; it is traced in eval mode and left as it was. The weights are
-        copied: training the module later does not change this network.
+    module: any ConvNet that takes one (N, C, H, W) batch. A copy of it, in eval mode and without its hooks, runs on
+        random images; the module itself never runs, and training it later does not change this network. It may return
+        several tensors, in tuples, lists or dicts: each that is a map or a vector of each image is a layer.
     input_shape: (C, H, W) of the images that `map_size` and `receptive_field` speak of; the graph for another size is
         traced when an image of it is first met.
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
     preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
 
     All four are attributes, `module` the user's own, whose weights may have changed since.
-    Raises UnsupportedOperation if the module cannot be traced, UnknownName for an alias to no layer, BadInput for
-    anything but a module and three sizes.
+    Raises UnsupportedOperation if the module fails, no layer of it can be carried, or its graph gives another output
+    than the module; UnknownName for an alias to no layer; BadInput for anything but a module and three sizes. A layer
+    that cannot be carried is no layer, and asking for it says why.
 
     >>> import deconv, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
@@ -54,13 +56,12 @@ class Network:
         aliases: Mapping[str, str] | None = None,
         preprocessing: Preprocessing | None = None,
     ):
-        if not isinstance(module, nn.Module):
-            raise bad_value("module", module, "a torch.nn.Module")
-        channels, height, width = _sizes("input_shape", input_shape, "(C, H, W)")
+        channels, height, width = checked_shape(input_shape)
         self.input_shape = (channels, height, width)
         self.preprocessing = preprocessing
-        self.module = module
-        self._weights = {name: _snapshot(value) for name, value in _states(module).items()}
+        self.module = checked_module(module)
+        self._copy = private_copy(module)
+        self._weights = _states(self._copy)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self.aliases: dict[str, str] = {}
         self.graph_at((height, width))  # now, so that a module that cannot be traced is refused here
@@ -86,9 +87,8 @@ class Network:
         """
         height, width = _sizes("size", size, "(H, W)")
         if (height, width) not in self._graphs:
-            with _eval_mode(self.module), torch.no_grad():
-                graph = trace(self.module, self._weights, (self.input_shape[0], height, width))
-            self._graphs[height, width] = graph
+            shape = (self.input_shape[0], height, width)
+            self._graphs[height, width] = trace(self._copy, self.precision, shape, shape == self.input_shape)
         return self._graphs[height, width]
 
     @property
@@ -101,6 +101,11 @@ class Network:
         """The floating-point type of the weights."""
         floats = (weight.dtype for weight in self._weights.values() if weight.is_floating_point())
         return next(floats, torch.float32)
+
+    @property
+    def rounding(self) -> float:
+        """The relative error of one number in the coarsest type that the network computes in, casts included."""
+        return torch.finfo(self.graph.coarsest_type(self.precision)).eps
 
     @cached_property
     def weights_hash(self) -> str:
@@ -121,9 +126,16 @@ class Network:
         """Return the index of a layer (name or alias) in the graph at `size`. Raises UnknownName."""
         graph = self.graph if size is None else self.graph_at(size)
         name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
-        if not isinstance(name, str) or name not in graph.layers:
+        if not isinstance(name, str):
             raise unknown("layer", layer, [*self.aliases, *self.layers])
-        return graph.layers[name]
+        if name in graph.layers:
+            return graph.layers[name]
+        stopped = graph.refusals.get("", "")
+        reason = graph.refusals.get(name, stopped if name in self.graph.layers else "")
+        if reason:
+            raise not_carried(name, reason, graph.nodes[0].shape, list(graph.layers))
+        beyond = f"the module was followed up to where {stopped}" if stopped else ""
+        raise unknown("layer", layer, [*self.aliases, *self.layers], beyond)
 
     def channels(self, layer: str) -> int:
         """Return the number of units of a layer."""
@@ -229,6 +241,11 @@ class Network:
             or not images.is_floating_point()
         ):
             raise bad_value("images", images, f"preprocessed images (N, {channels}, H, W) of floating point")
+        if self.device.type == "meta":
+            raise BadInput(
+                "this network has no weights, for its module is on the meta device; expected weights: "
+                "module.to_empty(device='cpu'), then module.load_state_dict(...)"
+            )
         return images.detach().to(self.device, self.precision, memory_format=torch.channels_last)
 
 
@@ -262,20 +279,3 @@ def _states(module: nn.Module) -> dict[str, Tensor]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
-
-
-def _snapshot(value: Tensor) -> Tensor:
-    copy = value.detach().clone()
-    return copy.to(memory_format=torch.channels_last) if copy.dim() == 4 else copy
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put the module into eval mode for a moment; each submodule gets its own mode back."""
-    modes = [(submodule, submodule.training) for submodule in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deconv.network.operations import Add, ChannelScale, Concatenate, Operation, Rectifier
+from deconv.network.operations import Add, Cast, ChannelScale, Concatenate, Detached, Operation, Rectifier
 from deconv.network.spatial import Convolution, MaxPool
 
 Value = TypeVar("Value")
@@ -45,10 +45,15 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in running order, the image first; `layers` maps the name of each layer to its node's index."""
+    """Nodes in running order, the image first; `layers` maps the name of each layer to its node's index.
+
+    refusals: why what the module computes beyond these layers cannot be carried, by the name it would have; "" stands
+        for all that comes after the point up to which the module could be followed.
+    """
 
     nodes: tuple[Node, ...]
     layers: dict[str, int]
+    refusals: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
@@ -62,12 +67,22 @@ class Graph:
     def cast(self, dtype: torch.dtype) -> Graph:
         """Return the same graph with its constants in another floating-point type."""
         if dtype not in self._casts:
-            nodes = (replace(node, operation=_cast(node.operation, dtype)) for node in self.nodes)
-            self._casts[dtype] = Graph(tuple(nodes), self.layers)
+            nodes = (replace(node, operation=cast_operation(node.operation, dtype)) for node in self.nodes)
+            self._casts[dtype] = Graph(tuple(nodes), self.layers, self.refusals)
         return self._casts[dtype]
 
     @cached_property
     def _casts(self) -> dict[torch.dtype, Graph]:
+        return {}
+
+    def coarsest_type(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the type of fewest digits among `dtype`, the images', and those that operations cast to."""
+        casts = [node.operation.dtype for node in self.nodes if isinstance(node.operation, Cast)]
+        return max([dtype, *casts], key=lambda each: torch.finfo(each).eps)
+
+    @cached_property
+    def measured(self) -> dict[int, Any]:
+        """What `deconv.network.reach` has measured of nodes, by their indices."""
         return {}
 
     @cached_property
@@ -90,6 +105,17 @@ class Graph:
                 needed.add(index)
                 pending.extend(self.nodes[index].inputs)
         return sorted(needed)
+
+    def carrying(self, target: int) -> list[int]:
+        """Return the indices of the target and of every node that a signal sent back from it can reach."""
+        reached, pending = set(), [target]
+        while pending:
+            index = pending.pop()
+            if index not in reached:
+                reached.add(index)
+                node = self.nodes[index]
+                pending.extend(() if isinstance(node.operation, Detached) else node.inputs)
+        return sorted(reached)
 
 
 def run(
@@ -151,17 +177,30 @@ def covering_pool(graph: Graph, index: int, order: Iterable[int]) -> int:
     return index
 
 
-def _cast(operation: Operation, dtype: torch.dtype) -> Operation:
-    changed = {field.name: _cast_value(getattr(operation, field.name), dtype) for field in fields(operation)}
+def cast_operation(operation: Any, dtype: torch.dtype, device: str | None = None) -> Any:
+    """Return the operation with its constants, and the types it casts to, in another floating-point type.
+
+    device: where its constants are to be; on "cpu" those without values ("meta") become random ones.
+    """
+    changed = {each.name: _cast_value(getattr(operation, each.name), dtype, device) for each in fields(operation)}
     return replace(operation, **changed)
 
 
-def _cast_value(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(dtype)
+def _cast_value(value: Any, dtype: torch.dtype, device: str | None) -> Any:
+    if isinstance(value, Tensor):
+        if value.is_meta and device == "cpu":
+            value = torch.randn(value.shape).to(value.dtype)
+        value = value.to(dtype) if value.is_floating_point() else value
+        return value if device is None else value.to(device)
+    if isinstance(value, torch.dtype) and value.is_floating_point:
+        return dtype
+    if is_dataclass(value) and not isinstance(value, type):
+        return cast_operation(value, dtype, device)
     if isinstance(value, list | tuple):
-        return type(value)(_cast_value(item, dtype) for item in value)
-    return {name: _cast_value(item, dtype) for name, item in value.items()} if isinstance(value, dict) else value
+        return type(value)(_cast_value(item, dtype, device) for item in value)
+    if isinstance(value, dict):
+        return {name: _cast_value(item, dtype, device) for name, item in value.items()}
+    return value
 
 
 def is_layer(node: Node, nodes: list[Node], layers: set[int]) -> bool:

@@ -77,7 +77,7 @@ def _compute(node: Node, inputs: list[tuple[Tensor, Box]]) -> Box:
         (height - 1) * window.stride[0] + window.extent[0],
         (width - 1) * window.stride[1] + window.extent[1],
     )
-    read = _read(*inputs[0], start * step - before, needed, outside_value(operation))
+    read = _read(*inputs[0], start * step - before, needed, outside_value(operation, inputs[0][0].dtype))
     return Box(operation.unpadded().forward(read), start)
 
 

@@ -107,47 +107,177 @@ class Slot:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Stands in the arguments of a `Call` for the number of images."""
+    """Stands in the arguments of a `Call` for the number of images, or a multiple of it."""
+
+    times: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PerImage:
+    """Stands in the arguments of a `Call` for a constant (1, ...) that is repeated for each image."""
+
+    value: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Any other ATen operation, run as traced.
+    """Any other ATen operation or autograd.Function, run as traced.
 
-    arguments, keywords: those of the call, with a `Slot` for each input and a `BatchSize` for the number of images.
+    arguments, keywords: those of the call, with a `Slot` for each input, a `BatchSize` for what counts images and a
+        `PerImage` for what is repeated for each.
     pointwise: whether each position of the last two axes depends on that position alone.
+    pick: which of several tensors that the function gives is this operation's value; None where it gives one.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     pointwise: bool
+    pick: int | None = None
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """Run the call on inputs, each (N, ...), and return its output (N, ...)."""
-
         def fill(value: Any) -> Any:
             if isinstance(value, Slot):
                 return xs[value.number]
             if isinstance(value, BatchSize):
-                return xs[0].shape[0]
+                return xs[0].shape[0] * value.times
+            if isinstance(value, PerImage):
+                return value.value.expand(xs[0].shape[0], *value.value.shape[1:])
             return type(value)(map(fill, value)) if isinstance(value, list | tuple) else value
 
-        return self.function(*map(fill, self.arguments), **{name: fill(value) for name, value in self.keywords.items()})
+        keywords = {name: fill(value) for name, value in self.keywords.items()}
+        try:
+            result = self.function(*map(fill, self.arguments), **keywords)
+        except RuntimeError as error:
+            if "view" not in str(error) or all(x.is_contiguous() for x in xs):
+                raise
+            return self.forward(*(x.contiguous() for x in xs))  # maps are kept channels last, the user's were not
+        return result if self.pick is None else result[self.pick]
 
 
 class LinearCall(Call):
-    """A call that is affine in its inputs, so that every rule sends it back by its transpose."""
+    """A call that is affine in its inputs of floating point, so that every rule sends it back by its transpose."""
 
 
-Operation = Input | Spatial | Rectifier | ChannelScale | LocalResponseNorm | Concatenate | Add | Reshape | Call
+class ChoosingCall(LinearCall):
+    """A linear call that reads whole numbers (or complex ones) too, so that the way back needs its inputs."""
+
+
+class _Renumbered(torch.autograd.Function):
+    """Another value with the derivative of the old one."""
+
+    @staticmethod
+    def forward(ctx: Any, old: Tensor, new: Tensor) -> Tensor:
+        return new.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None
+
+
+def renumbered(old: Tensor, new: Tensor) -> Tensor:
+    """What a tensor holds after numbers were written to it unseen by autograd: those, with the derivative it had."""
+    result: Tensor = _Renumbered.apply(old, new)
+    return result
+
+
+def copied(below: Tensor, above: Tensor, non_blocking: bool = False) -> Tensor:
+    """What `below.copy_(above)` leaves in `below`, as a new tensor that has a derivative."""
+    return above.to(below.dtype).expand_as(below)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Another floating-point type; `source` is the type that its input has."""
+
+    dtype: torch.dtype
+    source: torch.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Overwrite:
+    """One value laid over another that shares its memory: elements `targets` of `below` become `sources` of `above`.
+
+    Both number the elements of one image, flat. Where all of `below` is covered, it is no input.
+    """
+
+    targets: Tensor
+    sources: Tensor
+    shape: tuple[int, ...]
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        laid = xs[-1].flatten(1)[:, self.sources.to(xs[-1].device)]
+        if len(xs) == 1:
+            return laid.reshape(-1, *self.shape)
+        below = xs[0].reshape(len(xs[0]), -1)
+        return below.index_copy(1, self.targets.to(below.device), laid).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Detached:
+    """An operation through which no derivative passes, so that no rule sends a signal through it either.
+
+    What is computed with gradients off, `detach` itself, and what gives whole numbers or truth values.
+    """
+
+    operation: Any
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        value: Tensor = self.operation.forward(*xs)
+        return value.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class SpelledRectifier(Rectifier):
+    """A rectifier written as other operations, as x * (x > 0) or x.clip(min=0).
+
+    steps: those operations in running order, each with its inputs: 0 is x, n the result of the n-th. Where x is zero or
+    at the ceiling, their derivative may be another than a ReLU's.
+    """
+
+    steps: tuple[tuple[Any, tuple[int, ...]], ...] = ()
+
+    def spelled(self, x: Tensor) -> Tensor:
+        """The rectified map, computed as the user computes it, for autograd."""
+        return run_steps(self.steps, x)
+
+
+def run_steps(steps: tuple[tuple[Any, tuple[int, ...]], ...], x: Tensor) -> Tensor:
+    """The result of the last of some operations, of which 0 names x and n the n-th's result as inputs."""
+    values = [x]
+    for operation, inputs in steps:
+        values.append(operation.forward(*(values[number] for number in inputs)))
+    return values[-1]
+
+
+Operation = (
+    Input
+    | Spatial
+    | Rectifier
+    | ChannelScale
+    | LocalResponseNorm
+    | Concatenate
+    | Add
+    | Reshape
+    | Call
+    | Cast
+    | Overwrite
+    | Detached
+)
 
 
 def keeps_positions(operation: Operation) -> bool:
     """Return whether the operation is spatial or works position by position: receptive fields pass through it."""
+    if isinstance(operation, Detached):
+        return not isinstance(operation.operation, Spatial) and keeps_positions(operation.operation)
     if isinstance(operation, Call):
         return operation.pointwise
-    return operation.spatial if isinstance(operation, Reshape) else True
+    if isinstance(operation, Reshape):
+        return operation.spatial
+    return not isinstance(operation, Overwrite)
 
 
 def windowable(operation: Operation) -> bool:

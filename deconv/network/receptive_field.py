@@ -6,14 +6,15 @@ Dumoulin and Visin 2016 (arXiv 1603.07285), per axis, united where branches meet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from deconv.network.graph import Graph
-from deconv.network.operations import Operation, keeps_positions, windowable
+from deconv.network.operations import Detached, Operation, keeps_positions, windowable
+from deconv.network.reach import Interval, reach
 from deconv.network.spatial import Convolution, Spatial
 
 Pair = tuple[int, int]
@@ -26,6 +27,9 @@ class ReceptiveField:
     Position (row, col) sees the image rows from start[0] + row * stride[0] on, size[0] of them, and columns likewise.
     All pairs are (rows, columns) in pixels of the input image; the box may reach outside the image. A unit that sees
     the whole image, as after global pooling or a linear layer, has the image's size and a stride of 0.
+    starts: the first row for each row and column for each column of the layer, where no one stride says it (after
+    interpolation, say); `stride` is the nearest whole number then.
+    beyond: the rows and columns, at the borders, that see pixels outside their box (where padding is circular, say).
 
     >>> import deconv, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
@@ -39,16 +43,28 @@ class ReceptiveField:
     size: Pair
     stride: Pair
     start: Pair
+    starts: tuple[tuple[int, ...], tuple[int, ...]] | None = field(default=None, repr=False)
+    beyond: tuple[frozenset[int], frozenset[int]] = field(default=(frozenset(), frozenset()), repr=False)
 
     def box(self, row: int, col: int) -> tuple[int, int, int, int]:
         """Return (y0, x0, y1, x1), the first pixels and one past the last, of position (row, col)."""
-        y, x = self.start[0] + row * self.stride[0], self.start[1] + col * self.stride[1]
+        if self.starts is not None:
+            y, x = self.starts[0][row], self.starts[1][col]
+        else:
+            y, x = self.start[0] + row * self.stride[0], self.start[1] + col * self.stride[1]
         return y, x, y + self.size[0], x + self.size[1]
+
+    def holds(self, positions: Int[Tensor, "N 2"]) -> bool:
+        """Return whether none of some positions (row, col) sees pixels outside its box."""
+        return not any(row in self.beyond[0] or col in self.beyond[1] for row, col in positions.tolist())
 
     def boxes(self, positions: Int[Tensor, "N 2"]) -> Int[Tensor, "N 4"]:
         """Return the `box` of each of some positions (row, col), on the CPU."""
         stride, start, size = (torch.tensor(pair) for pair in (self.stride, self.start, self.size))
         corner = positions.cpu() * stride + start
+        if self.starts is not None:
+            rows, cols = (torch.tensor(axis) for axis in self.starts)
+            corner = torch.stack([rows[positions[:, 0].cpu()], cols[positions[:, 1].cpu()]], dim=1)
         return torch.cat([corner, corner + size], dim=1)
 
 
@@ -132,11 +148,89 @@ def _merge(spans: dict[int, Span | None], source: int, needed: Span | None) -> S
 
 
 def receptive_field(graph: Graph, target: int) -> ReceptiveField:
-    """Return the receptive field of node `target` at the traced image size."""
-    span = cone(graph, target).spans.get(0)
-    if span is None:
-        return ReceptiveField(graph.nodes[0].map_size, (0, 0), (0, 0))
-    return ReceptiveField(span.size, span.stride, span.start)
+    """Return the receptive field of node `target` at the traced image size: the support of its derivative.
+
+    Where convolutions, pools, constant padding and operations on single positions are all there is, it is exact at
+    every position. Elsewhere (`deconv.network.reach`) it is that of the positions in the middle half of the map; at the
+    borders, where padding mirrors or what leaves the map comes in again on the other side, a position may see more.
+    """
+    span = _span_of_derivative(graph, target)
+    if span is not None:
+        return ReceptiveField(span.size, span.stride, span.start)
+    intervals = reach(graph, target) if graph.nodes[target].is_map else None
+    if intervals is None:
+        return whole_image(graph)
+    image = graph.nodes[0].map_size
+    rows, cols = (_fitted(interval, size) for interval, size in zip(intervals, image, strict=True))
+    starts = None if rows.starts is None and cols.starts is None else (_starts(rows), _starts(cols))
+    beyond = _beyond(rows, intervals[0], image[0]), _beyond(cols, intervals[1], image[1])
+    size, stride, start = (rows.size, cols.size), (rows.stride, cols.stride), (rows.start, cols.start)
+    return ReceptiveField(size, stride, start, starts, beyond)
+
+
+def whole_image(graph: Graph) -> ReceptiveField:
+    """Return the field of a unit that sees all of the image."""
+    return ReceptiveField(graph.nodes[0].map_size, (0, 0), (0, 0))
+
+
+def _span_of_derivative(graph: Graph, target: int) -> Span | None:
+    """The span of the image that a position's derivative reaches; None where geometry alone does not say."""
+    if not graph.nodes[target].is_map:
+        return None
+    spans: dict[int, Span | None] = {target: Span((1, 1), (0, 0), (1, 1))}
+    for index in reversed(graph.carrying(target)):
+        operation = graph.nodes[index].operation
+        for source in () if isinstance(operation, Detached) else graph.nodes[index].inputs:
+            spans[source] = _merge(spans, source, _needed(operation, spans[index]))
+    return spans.get(0)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A receptive field along one axis; `starts` for each position where no stride says it, of `positions`."""
+
+    size: int
+    stride: int
+    start: int
+    positions: int
+    starts: tuple[int, ...] | None = None
+
+
+def _starts(axis: _Axis) -> tuple[int, ...]:
+    return axis.starts or tuple(axis.start + position * axis.stride for position in range(axis.positions))
+
+
+def _beyond(axis: _Axis, interval: Interval, image_size: int) -> frozenset[int]:
+    """The positions that see pixels of the image outside their box."""
+    start = torch.tensor(_starts(axis))
+    outside = (interval.first.clamp_min(0) < start) | (interval.last.clamp_max(image_size - 1) >= start + axis.size)
+    return frozenset((outside & (interval.first <= interval.last)).nonzero().flatten().tolist())
+
+
+def _fitted(interval: Interval, image_size: int) -> _Axis:
+    """The field along an axis from what each position reads, judged by the positions in the middle."""
+    count = len(interval.first)
+    seen = interval.first <= interval.last
+    middle = torch.arange(count // 4, max(count - count // 4, count // 4 + 1))
+    middle = middle[seen[middle]]
+    if not len(middle):
+        return _Axis(image_size, 0, 0, count)
+    first, last = interval.first[middle], interval.last[middle]
+    sizes = last - first + 1
+    if bool((sizes != sizes[0]).any()):  # what grows along the map is told by its largest
+        sizes = (interval.last - interval.first + 1)[seen]
+    size = min(int(sizes.max()), image_size) if len(sizes) > len(middle) else int(sizes.max())
+    if bool((first <= 0).all() and (last >= image_size - 1).all()):
+        return _Axis(image_size, 0, 0, count)
+    steps = first.diff()
+    if not len(steps):
+        return _Axis(size, 1 if count > 1 else 0, int(first[0]) - (int(middle[0]) if count > 1 else 0), count)
+    if bool((steps == steps[0]).all()) and steps[0] != 0 and bool((middle.diff() == 1).all()):
+        stride = int(steps[0])
+        return _Axis(size, stride, int(first[0]) - int(middle[0]) * stride, count)
+    mean = float(first[-1] - first[0]) / float(middle[-1] - middle[0])
+    known = interval.first.where(seen, 0)
+    return _Axis(size, max(1, round(abs(mean))), int(known[0]), count, tuple(known.tolist()))
 
 
 def first_convolution(graph: Graph, target: int) -> Convolution | None:

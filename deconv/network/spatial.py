@@ -232,8 +232,8 @@ def _empty_channels_last(signal: Tensor, shape: Sequence[int]) -> Tensor:
 Spatial = Convolution | MaxPool | AveragePool | Pad
 
 
-def outside_value(operation: Spatial) -> float:
-    """Return what an operation reads outside its input's map; for a maximum the least float, which stays finite."""
+def outside_value(operation: Spatial, dtype: torch.dtype) -> float:
+    """Return what an operation reads outside its input's map of `dtype`; for a maximum the least that stays finite."""
     if isinstance(operation, MaxPool):
-        return torch.finfo(torch.float32).min
+        return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
     return operation.value if isinstance(operation, Pad) else 0.0

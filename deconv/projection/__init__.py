@@ -21,6 +21,8 @@ from deconv.records.provenance import build
 
 SCORE_TOLERANCE = 1e-3
 """Share of an activation by which the recomputed one may differ from that mined."""
+ROUNDINGS = 8
+"""Roundings to a type of fewer digits than float32 that a score may be off by."""
 ROUNDING = 1e-5
 """Share of a layer's strongest activation that rounding may take from any: large terms may cancel in weak units."""
 
@@ -72,7 +74,7 @@ def project(
     (recon,) = project_together(network, images, layer, image, row, col, [(rule, channel)], strategy, switches_of)
     if score is not None:
         mined = torch.as_tensor(score).float().cpu()
-        _check_scores(recon.score, mined, layer, mined)
+        _check_scores(recon.score, mined, layer, mined, network.rounding)
     return recon
 
 
@@ -107,10 +109,10 @@ def project_together(
     for channel in channels:
         _check_range("channel", channel, network.channels(layer))
     check_rules(network, [layer], rules, size)
-    layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids)
+    positions = torch.stack([rows, cols], dim=1)
+    layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids, positions)
 
     # run, chunk by chunk
-    positions = torch.stack([rows, cols], dim=1)
     pixels = torch.empty((len(rules), len(positions), network.input_shape[0], *layer_plan.field.size))
     scores = torch.empty((len(rules), len(positions)))
     for chunk, peak_images in peak_chunks(network, images, image_ids, layer_plan):
@@ -156,7 +158,7 @@ def project_peaks(
         raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
     recon = project(network, images, layer, *peaks.of(chosen), rule=rule)
-    _check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score)
+    _check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
     return recon
 
 
@@ -171,7 +173,7 @@ def check_rules(
     checked = [as_rule(rule) for rule in rules]
     for layer in layers:
         graph = network.graph if size is None else network.graph_at(size)
-        nodes = [graph.nodes[index] for index in graph.ancestors([network.node(layer, size)])]
+        nodes = [graph.nodes[index] for index in graph.carrying(network.node(layer, size))]
         for rule in checked:
             check_supported(nodes, rule)
 
@@ -234,13 +236,17 @@ def _lenders(switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tens
     return lenders
 
 
-def _check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor) -> None:
-    """Raise unless the scores are those mined; the strongest of `layer_scores` says how large rounding may be."""
+def _check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor, rounding: float) -> None:
+    """Raise unless the scores are those mined; the strongest of `layer_scores` says how large rounding may be.
+
+    rounding: the relative error of one number of the network's; float32's is far below what is allowed.
+    """
     if score.shape != mined.shape:
         raise bad_value("score", f"shape {tuple(mined.shape)}", f"one for each of {len(score)} peaks")
     if not len(score):
         return
-    allowed = SCORE_TOLERANCE * mined.abs() + ROUNDING * layer_scores.nan_to_num(0).abs().amax()
+    relative, absolute = max(SCORE_TOLERANCE, ROUNDINGS * rounding), max(ROUNDING, ROUNDINGS / 4 * rounding)
+    allowed = relative * mined.abs() + absolute * layer_scores.nan_to_num(0).abs().amax()
     excess = ((score - mined).abs() - allowed).nan_to_num(float("inf"))
     if bool((excess > 0).any()):
         worst = int(excess.argmax())

@@ -11,7 +11,7 @@ from deconv.network.operations import Input
 from deconv.network.spatial import MaxPool
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.switches import CHOSEN, chosen_switches
-from deconv.projection.table import Memory, backward_of, forward_for
+from deconv.projection.table import FORWARD_ONLY, Memory, backward_of, forward_for
 from deconv.projection.windows import WholeMaps, Windows
 
 Tape = dict[int, Memory]
@@ -26,10 +26,11 @@ def forward(
     images: (N, C, H, W), or windows (N, C, h, w) of images, which are worked on in place; the value is (N, *shape).
     """
     tape: Tape = {}
+    carrying = set(graph.carrying(target))
 
     def compute(index: int, inputs: list[Tensor]) -> Tensor:
         node = graph.nodes[index]
-        cell = forward_for(node, rules)
+        cell = forward_for(node, rules) if index in carrying else FORWARD_ONLY
         in_place = cell.forward_in_place if index in graph.overwriting else None
         read = [maps.read(index, source, value) for source, value in zip(node.inputs, inputs, strict=True)]
         output, tape[index] = (in_place or cell.forward)(maps.operation(node.operation), *read)
@@ -53,8 +54,9 @@ def backward(
         operation, shapes = maps.operation(node.operation), maps.input_shapes(index, len(signal))
         returned = backward_of(node, rule).backward(operation, signal, tape[index], shapes)
         for source, share in zip(node.inputs, returned, strict=True):
-            signals[source] = maps.returned(index, source, share, signals.get(source))
-    return signals[0]
+            if share is not None:
+                signals[source] = maps.returned(index, source, share, signals.get(source))
+    return signals[0] if 0 in signals else signal.new_zeros(maps.pixels_shape(len(signal)))
 
 
 def with_switches(tape: Tape, graph: Graph, rule: Rule, maps: WholeMaps | Windows, lent_tape: Tape | None) -> Tape:

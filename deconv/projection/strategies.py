@@ -18,7 +18,7 @@ from deconv.errors import bad_value, check_choice
 from deconv.network import as_map
 from deconv.network.graph import Graph
 from deconv.network.operations import Operation
-from deconv.network.receptive_field import Cone, ReceptiveField, Span, cone, receptive_field
+from deconv.network.receptive_field import Cone, ReceptiveField, Span, cone, receptive_field, whole_image
 from deconv.network.spatial import Convolution, MaxPool
 from deconv.projection.passes import Tape, backward, forward, with_switches
 from deconv.projection.rules import Rule
@@ -45,14 +45,16 @@ class Plan:
         return chunk_size(self.graph, self.cone, self.strategy)
 
 
-def plan(graph: Graph, target: int, strategy: str, image: Tensor) -> Plan:
-    """Return the plan for peaks of node `target` in images (N,).
+def plan(graph: Graph, target: int, strategy: str, image: Tensor, positions: Tensor) -> Plan:
+    """Return the plan for peaks of node `target` in images (N,) at positions (N, 2).
 
+    The field is the layer's, or the whole image where one of the positions sees pixels outside its own box.
     Raises UnknownName for an unknown strategy, BadInput for one that the layer does not allow.
     """
     cone_of_layer = cone(graph, target)
     chosen = choose(strategy, graph, cone_of_layer, image)
-    return Plan(graph, cone_of_layer, receptive_field(graph, target), chosen)
+    field = receptive_field(graph, target)
+    return Plan(graph, cone_of_layer, field if field.holds(positions) else whole_image(graph), chosen)
 
 
 def choose(strategy: str, graph: Graph, cone: Cone, image: Tensor) -> str:
@@ -182,7 +184,7 @@ def _plant_below(
 
 def _in_field(pixels: Tensor, field: ReceptiveField, maps: WholeMaps | Windows) -> Tensor:
     """The pixels of each peak's receptive field, cut out of what came back to the image."""
-    span = Span(field.stride, field.start, field.size)
-    if maps.span(0) == span:
+    if maps.span(0) == Span(field.stride, field.start, field.size):
         return pixels
-    return cut(pixels, torch.arange(len(pixels)), span.starts(maps.positions), span.size)
+    corner = field.boxes(maps.positions)[:, :2] - maps.span(0).starts(maps.positions).cpu()
+    return cut(pixels, torch.arange(len(pixels)), corner, field.size)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deconv.errors import UnsupportedOperation
+from deconv.errors import UnsupportedOperation, first_line
 from deconv.network import operations as ops
 from deconv.network.graph import Node
 from deconv.network.spatial import AveragePool, Convolution, MaxPool, Pad
@@ -36,13 +36,14 @@ class Backward:
     """One cell of the table: how an operation runs forward so that a signal can come back, and how it comes back.
 
     forward(operation, *inputs) -> (output, memory): the forward step, and the tensors that it must keep.
-    backward(operation, signal, memory, input_shapes): a tuple of one signal for each input; may write over `signal`.
+    backward(operation, signal, memory, input_shapes): a tuple of one signal for each input, None where none passes; may
+        write over `signal`.
     forward_in_place: `forward` where it may write over its input.
     remembers: whether the memory holds anything.
     """
 
     forward: Callable[..., tuple[Tensor, Memory]]
-    backward: Callable[[Any, Tensor, Memory, Shapes], tuple[Tensor, ...]]
+    backward: Callable[[Any, Tensor, Memory, Shapes], tuple[Any, ...]]
     forward_in_place: Callable[..., tuple[Tensor, Memory]] | None = None
     remembers: bool = False
 
@@ -158,14 +159,65 @@ def _reshaped(operation: ops.Reshape, signal: Tensor, memory: Memory, shapes: Sh
     return (signal.reshape(shapes[0]),)
 
 
-def _derived(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
-    """The vector-Jacobian product; for a linear operation it is the same at any point, so zeros serve."""
+def _derived(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor | None, ...]:
+    """The vector-Jacobian product; for a linear operation it is the same at any point, so zeros serve.
+
+    None for inputs of whole numbers, which have no derivative.
+    """
     points = memory or tuple(signal.new_zeros(shape) for shape in shapes)
-    with torch.enable_grad():
-        points = tuple(point.detach().requires_grad_() for point in points)
-        output = operation.forward(*points)
-    derived = torch.autograd.grad(output, points, signal)
-    return tuple(part.clone() for part in derived)  # autograd may give one tensor for two inputs
+    if isinstance(operation, ops.Call) and not operation.pointwise:
+        # channels last, torch's derivative of instance_norm is another (2.14); and the user's own maps were not
+        signal, points = signal.contiguous(), tuple(point.contiguous() for point in points)
+    with torch.inference_mode(False), torch.enable_grad():
+        points = tuple(_differentiable(point) for point in points)
+        inputs = [point for point in points if point.requires_grad]
+        # what writes in place must not write on a leaf
+        output = operation.forward(*(point.view_as(point) if point.requires_grad else point for point in points))
+        if not output.requires_grad:
+            return tuple(None for _ in points)
+        signal = signal.to(output.dtype)
+        try:
+            derived = iter(
+                torch.autograd.grad(output, inputs, _normal(signal), allow_unused=True, materialize_grads=True)
+            )
+        except (RuntimeError, NotImplementedError) as error:
+            if "derivative" not in str(error):
+                raise
+            raise UnsupportedOperation(f"autograd has no derivative here: {first_line(error)}") from error
+    return tuple(next(derived).clone() if point.requires_grad else None for point in points)  # one may serve two inputs
+
+
+def _differentiable(point: Tensor) -> Tensor:
+    """The same values as a leaf of autograd's, if they are of floating point."""
+    point = _normal(point).detach()
+    return point.requires_grad_() if point.is_floating_point() or point.is_complex() else point
+
+
+def _normal(value: Tensor) -> Tensor:
+    """A tensor that autograd takes, which one made in inference mode is not."""
+    return value.clone() if value.is_inference() else value
+
+
+def _spelled(operation: ops.SpelledRectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Any, ...]:
+    return _derived(_Spelling(operation), signal, memory, shapes)
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """A rectifier's operation that runs as the user wrote it."""
+
+    operation: ops.SpelledRectifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation.spelled(x)
+
+
+def _stopped(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[None, ...]:
+    return tuple(None for _ in shapes)
+
+
+def _cast_back(operation: ops.Cast, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
+    return (signal.to(operation.source),)
 
 
 def without_bias(signal: Tensor, bias: Tensor | None) -> Tensor:
@@ -195,13 +247,15 @@ def _by_bias(rule: Rule, cell: Backward, bias_of: Callable[[Any, Tensor, Shapes]
     if rule.bias == "none":
         return cell
 
-    def backward(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
+    def backward(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Any, ...]:
         return cell.backward(operation, without_bias(signal, bias_of(operation, signal, shapes)), memory, shapes)
 
     return replace(cell, backward=backward)
 
 
 LEFT_OUT = Backward(_forward, _unchanged)
+FORWARD_ONLY = Backward(_forward, _stopped)
+"""For what no signal reaches: detached values, and all that lies behind them."""
 DERIVED = Backward(_forward_keeping_inputs, _derived, remembers=True)
 LINEAR = Backward(_forward, _derived)
 RECORDED = Backward(_pool_keeping_switches, _unpooled, remembers=True)
@@ -213,15 +267,18 @@ RECTIFIERS = {
     "forward": Backward(_rectify_keeping_mask, _masked, _rectify_in_place_keeping_mask, remembers=True),
     "none": Backward(_forward, _unchanged, _rectify_in_place),
 }
+SPELLED = Backward(_forward_keeping_inputs, _spelled, remembers=True)
 TRANSPOSED = Backward(_forward, _transposed_filters)
 SCALED = Backward(_forward, _scaled)
 CROPPED = Backward(_forward, _cropped)
 SPLIT = Backward(_forward, _split)
 COPIED = Backward(_forward, _copied)
 RESHAPED = Backward(_forward, _reshaped)
+CAST_BACK = Backward(_forward, _cast_back)
 
 TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     ops.Rectifier: lambda rule: RECTIFIERS[rule.relu],
+    ops.SpelledRectifier: lambda rule: SPELLED if rule.relu == "forward" else RECTIFIERS[rule.relu],
     MaxPool: lambda rule: RECORDED if rule.switches in ("recorded", "other") else CHOSEN,
     Convolution: lambda rule: _by_bias(rule, TRANSPOSED, _filter_bias),
     ops.ChannelScale: lambda rule: LEFT_OUT if rule.batch_norm == "identity" else _by_bias(rule, SCALED, _shift),
@@ -232,6 +289,10 @@ TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     ops.Add: lambda rule: COPIED,
     ops.Reshape: lambda rule: RESHAPED,
     ops.LinearCall: lambda rule: _by_bias(rule, LINEAR, _answer_to_zeros),
+    ops.ChoosingCall: lambda rule: DERIVED,
+    ops.Cast: lambda rule: CAST_BACK,
+    ops.Overwrite: lambda rule: LINEAR,
+    ops.Detached: lambda rule: FORWARD_ONLY,
     # neither linear nor a ReLU: only a rule that takes a rectifier's derivative has a counterpart for it
     ops.Call: lambda rule: DERIVED if rule.relu == "forward" else None,
 }

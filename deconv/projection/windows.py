@@ -19,11 +19,14 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from deconv.network.graph import Graph
-from deconv.network.operations import Call, LocalResponseNorm, Operation
+from deconv.network.operations import Call, Detached, LocalResponseNorm, Operation, SpelledRectifier
 from deconv.network.receptive_field import Cone, Span
 from deconv.network.spatial import MaxPool, Spatial, outside_value
 from deconv.projection.table import Memory
 from deconv.records import clip
+
+INFINITE = LocalResponseNorm | Call | Detached | SpelledRectifier
+"""What may give infinite values or derivatives of values that mean nothing."""
 
 
 def cut(
@@ -61,6 +64,10 @@ class WholeMaps:
     def operation(self, operation: Operation) -> Operation:
         """Return the operation as it runs here: as it is."""
         return operation
+
+    def pixels_shape(self, count: int) -> tuple[int, ...]:
+        """Return the shape of the pixels that come back, for `count` peaks."""
+        return (count, *self.graph.nodes[0].shape)
 
     def input_shapes(self, index: int, count: int) -> list[torch.Size]:
         """Return the shapes of what a node reads of its inputs, for `count` peaks."""
@@ -107,6 +114,10 @@ class Windows:
         """Return the operation as it runs here: without padding, which the windows hold already."""
         return operation.unpadded() if isinstance(operation, Spatial) else operation
 
+    def pixels_shape(self, count: int) -> tuple[int, ...]:
+        """Return the shape of the windows of pixels that come back, for `count` peaks."""
+        return (count, self.graph.nodes[0].shape[0], *self.span(0).size)
+
     def input_shapes(self, index: int, count: int) -> list[torch.Size]:
         """Return the shapes of what a node reads of its inputs, for `count` peaks."""
         nodes, size = self.graph.nodes, self.needed(index).size
@@ -127,7 +138,7 @@ class Windows:
         if outside is None:
             return window
         window = window if len(self.graph.consumers[source]) == 1 else window.clone()
-        return self._fill(window, outside, outside_value(operation))
+        return self._fill(window, outside, outside_value(operation, window.dtype))
 
     def returned(self, index: int, source: int, signal: Tensor, total: Tensor | None) -> Tensor:
         """Return a signal that a node sends to one of its inputs, laid into the source's windows and added to `total`.
@@ -137,7 +148,7 @@ class Windows:
         needed, whole = self.needed(index), self.span(source)
         operation = self.graph.nodes[index].operation
         # outside the map even operations that work position by position may have infinite derivatives
-        outside = self._outside(source, needed) if isinstance(operation, Spatial | LocalResponseNorm | Call) else None
+        outside = self._outside(source, needed) if isinstance(operation, Spatial | INFINITE) else None
         if outside is not None:
             signal = self._fill(signal, outside, 0.0)
         if needed != whole:
@@ -174,7 +185,7 @@ class Windows:
     def _finite(self) -> bool:
         """Whether all values stay finite outside the maps too, where no promise is made of them."""
         operations = (self.graph.nodes[index].operation for index in self.cone.order)
-        return not any(isinstance(operation, LocalResponseNorm | Call) for operation in operations)
+        return not any(isinstance(operation, INFINITE) for operation in operations)
 
     @cached_property
     def _known_outside(self) -> dict[tuple[int, Span], Tensor | None]:

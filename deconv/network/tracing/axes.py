@@ -1,43 +1,45 @@
-"""Lowering of the calls that move, cut or join axes.
-
-Shapes are those of the traced graph, without the batch: axis 1 of a call is entry 0 of a shape.
-"""
+"""Lowering of the calls that move, cut or join axes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from deconv.network import operations as ops
-from deconv.network.operations import Slot
-from deconv.network.tracing.exported import Lowered, Request
+from deconv.network.operations import PerImage, Slot
+from deconv.network.tracing.requests import Lowered, Request
 
 aten = torch.ops.aten
 
 
 def reshape(request: Request) -> Lowered:
-    """view, flatten and the like: (N, *before) to (N, *after); spatial where the last two axes stay as they are."""
+    if "dtype" in request.arguments:  # the same bytes as other numbers
+        return request.as_call(linear=False, pointwise=False)
     before, after = request.input_shape(), request.shape
     spatial = len(before) >= 3 and len(after) >= 3 and before[-2:] == after[-2:]
-    return ops.Reshape(after, spatial), request.inputs
+    return ops.Reshape(after, spatial), request.inputs[:1]
 
 
 def concatenate(request: Request) -> Lowered:
-    """cat: `Concatenate` of nodes along the channels; along another axis, or with constants, a linear call."""
     rank = len(request.shape) + 1
     all_nodes = all(isinstance(item, Slot) for item in request.arguments["tensors"])
     axis = request.arguments["dim"] % rank
-    if all_nodes and axis == 1:
+    if axis == 0:
+        raise request.refused("joins batches; expected one")
+    if all_nodes and axis == 1 and len(request.inputs) == len(request.arguments["tensors"]):
         return ops.Concatenate(), request.inputs
-    return request.as_call(linear=True, pointwise=axis < rank - 2)
+    return request.as_call(linear=True, pointwise=all_nodes and axis < rank - 2)
 
 
 def along(*names: str) -> Callable[[Request], Lowered]:
-    """Return the lowering of a linear call along the axes that `names` hold; pointwise if not the last two are."""
+    """An operation along some axes only: linear, and place by place if those axes are not the last two."""
 
     def handle(request: Request) -> Lowered:
+        if len(request.inputs) > 1 or not isinstance(next(iter(request.arguments.values())), Slot):
+            return request.as_call(linear=False, pointwise=False)  # it chooses by what the image says
         rank = len(request.input_shape()) + 1 + (request.name == "unsqueeze")
         touched = [axis % rank for name in names for axis in _as_list(request.arguments.get(name))]
         kept = request.input_shape()[-2:] == request.shape[-2:] and len(request.shape) >= 2
@@ -46,20 +48,47 @@ def along(*names: str) -> Callable[[Request], Lowered]:
     return handle
 
 
+def squeeze(request: Request) -> Lowered:
+    """All axes of size one but that of the images, which a batch of one has too."""
+    if "dim" in request.arguments:
+        return along("dim")(request)
+    spatial = len(request.shape) >= 3 and request.input_shape()[-2:] == request.shape[-2:]
+    return ops.Reshape(request.shape, spatial), request.inputs
+
+
+def moved(request: Request) -> Lowered:
+    axis = [*_as_list(request.arguments["source"]), *_as_list(request.arguments["destination"])]
+    rank = len(request.shape) + 1
+    return request.as_call(linear=True, pointwise=all(a % rank < rank - 2 for a in axis))
+
+
+def index(request: Request) -> Lowered:
+    """x[:, [2, 1, 0]]: linear where the indices are constants."""
+    indices = request.arguments["indices"]
+    constant = len(request.inputs) == 1 and isinstance(request.arguments["self"], Slot)
+    if not constant or any(isinstance(i, PerImage) for i in indices):
+        return request.as_call(linear=False, pointwise=False)
+    if indices and indices[0] is not None:
+        raise request.refused("picks images of a batch; expected them to stay apart")
+    rank = len(request.input_shape()) + 1
+    touched = [axis for axis, chosen in enumerate(indices) if chosen is not None]
+    kept = request.input_shape()[-2:] == request.shape[-2:] and len(request.shape) >= 2
+    return request.as_call(linear=True, pointwise=kept and all(axis < rank - 2 for axis in touched))
+
+
 def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def permute(request: Request) -> Lowered:
-    """permute: a linear call, pointwise if the last two axes stay the last two."""
     dims = [d % len(request.arguments["dims"]) for d in request.arguments["dims"]]
     rank = len(dims)
     return request.as_call(linear=True, pointwise=dims[-2:] == [rank - 2, rank - 1])
 
 
 def cut(request: Request) -> Lowered:
-    """slice: its input itself where it takes the whole axis, else a linear call."""
     axis, start, end = (request.arguments[name] for name in ("dim", "start", "end"))
+    axis %= len(request.shape) + 1
     size = None if axis == 0 else request.input_shape()[axis - 1]
     if request.arguments["step"] == 1 and not start and (end is None or size is None or end >= size):
         return request.inputs[0]
@@ -67,8 +96,10 @@ def cut(request: Request) -> Lowered:
 
 
 def pieces(request: Request) -> list[Request]:
-    """split, chunk, unbind: one request for each piece, lowered when getitem takes the piece."""
+    """split, chunk, unbind: one request a piece, lowered when getitem asks for it."""
     axis = request.arguments["dim"] % (len(request.input_shape()) + 1)
+    if axis == 0:
+        raise request.refused("cuts the batch into its images; expected them to stay together")
     size = request.input_shape()[axis - 1]
     starts = [0]
     if request.name == "unbind":
@@ -87,7 +118,11 @@ def _piece(request: Request, axis: int, start: int, end: int) -> Request:
     if request.name == "unbind":
         del shape[axis - 1]
         arguments = {"self": Slot(0), "dim": axis, "index": start}
-        return Request(aten.select.int, "select", request.path, arguments, request.inputs, request.nodes, tuple(shape))
+        return replace(
+            request, function=aten.select.int, name="select", arguments=arguments, shape=tuple(shape), pick=None
+        )
     shape[axis - 1] = end - start
     arguments = {"self": Slot(0), "dim": axis, "start": start, "end": end, "step": 1}
-    return Request(aten.slice.Tensor, "slice", request.path, arguments, request.inputs, request.nodes, tuple(shape))
+    return replace(
+        request, function=aten.slice.Tensor, name="slice", arguments=arguments, shape=tuple(shape), pick=None
+    )

@@ -1,25 +1,24 @@
-"""Lowering of the calls that slide a window over a map, or frame it: convolution, pools, padding.
-
-Each takes a map (N, C, H, W) and gives one (N, C', H', W').
-"""
+"""Lowering of the calls that slide a window over a map, or frame it: convolution, pools, padding."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deconv.network import spatial
 from deconv.network.spatial import Window
-from deconv.network.tracing.exported import Lowered, Request
+from deconv.network.tracing.requests import Lowered, Request
 
 
-def convolution(request: Request) -> Lowered:
-    """conv2d: a `Convolution`; None, for a call as it stands, where its weights depend on the image."""
+def convolution(request: Request) -> Lowered | None:
     a = request.arguments
     weight, bias = a["weight"], a["bias"]
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, Tensor)):
         return None  # weights that depend on the image: not a linear operation of it
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    bias = None if bias is None else bias.detach()
     dilation = _pair(a["dilation"])
     if a["padding"] == "valid":
         before = after = (0, 0)
@@ -34,7 +33,8 @@ def convolution(request: Request) -> Lowered:
 
 
 def max_pool(request: Request) -> Lowered:
-    """max_pool2d: a `MaxPool`."""
+    if request.pick == 1:  # the indices of what won
+        return request.as_call(linear=False, pointwise=False)
     a = request.arguments
     kernel = _pair(a["kernel_size"])
     window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), _pair(a["dilation"]))
@@ -42,7 +42,6 @@ def max_pool(request: Request) -> Lowered:
 
 
 def average_pool(request: Request) -> Lowered:
-    """avg_pool2d: an `AveragePool`."""
     a = request.arguments
     kernel = _pair(a["kernel_size"])
     window = Window(kernel, _pair(a["stride"], kernel), _pair(a["padding"]), (1, 1))
@@ -63,20 +62,20 @@ def _every_window_counts_the_same(window: Window, a: dict[str, Any], request: Re
 
 
 def adaptive_pool(request: Request) -> Lowered:
-    """Adaptive pools: a plain pool where all windows are alike, else a call; nothing where the size stays."""
-    size, pooled = request.input_shape()[-2:], request.shape[-2:]
-    if size == pooled:
+    size, wanted = request.input_shape()[-2:], request.shape[-2:]
+    if request.pick == 1:  # the indices of what won
+        return request.as_call(linear=False, pointwise=False)
+    if size == wanted:
         return request.inputs[0]
     is_mean = request.name == "adaptive_avg_pool2d"
-    if any(n % m for n, m in zip(size, pooled, strict=True)):
+    if any(n % m for n, m in zip(size, wanted, strict=True)):
         return request.as_call(linear=is_mean, pointwise=False)
-    step = (size[0] // pooled[0], size[1] // pooled[1])
+    step = (size[0] // wanted[0], size[1] // wanted[1])
     window = Window(step, step, (0, 0), (1, 1))
     return (spatial.AveragePool(window) if is_mean else spatial.MaxPool(window, False)), request.inputs
 
 
 def pad(request: Request) -> Lowered:
-    """pad: a `Pad` of constant rows and columns, else a linear call."""
     a = request.arguments
     frame = list(a["pad"])
     if a.get("mode", "constant") != "constant":

@@ -1,0 +1,61 @@
+"""What a Network is given: a module whose weights are there, and the shape of one image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from deconv.errors import MOST_NAMES, UnsupportedOperation, bad_value, check_count
+
+
+def checked_module(module: Any) -> nn.Module:
+    """Return the module. Raises BadInput for anything else, and for one whose weights are still to be made."""
+    expected = "a torch.nn.Module"
+    if isinstance(module, nn.Module):
+        lazy = [name for name, value in module.named_parameters() if nn.parameter.is_lazy(value)]
+        lazy += [name for name, value in module.named_buffers() if nn.parameter.is_lazy(value)]
+        if lazy:
+            raise bad_value(
+                "module",
+                f"a {type(module).__name__} whose {lazy[0]} is not initialised",
+                "a module whose weights are there",
+                "run it once on an image batch, which makes them",
+            )
+        return module
+    if isinstance(module, type):
+        remedy = (
+            f"make one, as {module.__name__}()" if issubclass(module, nn.Module) else "give an instance of a module"
+        )
+    elif isinstance(module, dict):
+        remedy = "make the architecture and load this into it with load_state_dict"
+    elif isinstance(module, str) or hasattr(module, "__fspath__"):
+        remedy = "make the architecture and load the file into it: module.load_state_dict(torch.load(path))"
+    else:
+        remedy = "put what it does into the forward of a module"
+    given = f"a {type(module).__name__}" if isinstance(module, dict) or callable(module) else module
+    raise bad_value("module", given, expected, remedy)
+
+
+def checked_shape(input_shape: Any) -> tuple[int, int, int]:
+    """Return (C, H, W) as ints. Raises BadInput for anything but three whole numbers above zero."""
+    expected = "(C, H, W), 3 whole numbers"
+    try:
+        sizes = tuple(input_shape)
+    except TypeError:
+        remedy = f"(3, {input_shape}, {input_shape}) for colour images" if isinstance(input_shape, int) else ""
+        raise bad_value("input_shape", input_shape, expected, remedy) from None
+    if len(sizes) != 3:
+        remedies = {2: f"(3, {', '.join(map(str, sizes))}) for colour images", 4: f"{sizes[1:]}, without the batch"}
+        raise bad_value("input_shape", input_shape, expected, remedies.get(len(sizes), ""))
+    channels, height, width = (check_count("input_shape", size) for size in sizes)
+    return channels, height, width
+
+
+def not_carried(layer: str, reason: str, shape: tuple[int, ...], layers: list[str]) -> UnsupportedOperation:
+    """Return the error of a layer that the module has, but that cannot be computed for images of `shape`."""
+    listed = layers if len(layers) <= MOST_NAMES else [*layers[:MOST_NAMES], f"... {len(layers) - MOST_NAMES} more"]
+    return UnsupportedOperation(
+        f"layer {layer!r} cannot be traced for an input of {tuple(shape)}: {reason}; layers that remain: "
+        f"{', '.join(listed)}"
+    )

@@ -1,0 +1,111 @@
+"""A copy of the user's module to run and look at: the module itself never runs, and keeps its hooks, modes and state.
+
+The copy has tensors of its own and is in eval mode. It has none of the user's hooks; those of torch.nn.utils (the older
+weight_norm and spectral_norm, pruning), without which the module is not itself, it has.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network within DataParallel, DistributedDataParallel and torch.compile, which add nothing to what it does."""
+    while type(module).__name__ in WRAPPERS and type(module).__module__.startswith("torch."):
+        module = module._orig_mod if hasattr(module, "_orig_mod") else module.module  # type: ignore[assignment]
+    return module
+
+
+def private_copy(module: nn.Module) -> nn.Module:
+    """The module with tensors of its own, without the user's hooks, in eval mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        made: nn.Module = _Copier().module(unwrapped(module))
+    return made.eval()
+
+
+class _Copier:
+    """Copies modules and tensors, and the lists and dicts that hold some; anything else is shared."""
+
+    def __init__(self) -> None:
+        self.copies: dict[int, Any] = {}
+        self.kept: list[Any] = []  # so that no id is used twice
+
+    def copy(self, value: Any) -> Any:
+        if id(value) in self.copies:
+            return self.copies[id(value)]
+        made = self._made(value)
+        self.copies[id(value)] = made
+        self.kept.append(value)
+        return made
+
+    def _made(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if type(value) in (list, set):
+            return type(value)(map(self.copy, value))
+        if isinstance(value, tuple):
+            items = [self.copy(item) for item in value]
+            if all(item is old for item, old in zip(items, value, strict=True)):
+                return value
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if isinstance(value, dict):
+            made = copy.copy(value)
+            for key, item in value.items():
+                made[key] = self.copy(item)
+            return made
+        if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+            return types.MethodType(value.__func__, self.copy(value.__self__))
+        if isinstance(value, functools.partial):
+            return functools.partial(self.copy(value.func), *map(self.copy, value.args), **self.copy(value.keywords))
+        return value
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        made = tensor.clone()
+        if isinstance(tensor, nn.Parameter):
+            made = nn.Parameter(made, requires_grad=False)
+        return made
+
+    def module(self, module: nn.Module) -> Any:
+        if id(module) in self.copies:
+            return self.copies[id(module)]
+        if isinstance(module, torch.jit.ScriptModule):
+            scripted = copy.deepcopy(module)
+            for parameter in scripted.parameters():
+                parameter.requires_grad_(False)
+            self.copies[id(module)] = scripted
+            return scripted
+        made = object.__new__(type(module))
+        self.copies[id(module)] = made
+        for name, value in vars(module).items():
+            made.__dict__[name] = _torchs_own(module, name) if _holds_hooks(name) else self.copy(value)
+        return made
+
+
+def _holds_hooks(name: str) -> bool:
+    return "_hooks" in name and name.startswith("_") and "state_dict" not in name and "load" not in name
+
+
+def _torchs_own(module: nn.Module, name: str) -> Any:
+    """The entries of one of a module's tables of hooks that belong to hooks of torch.nn.utils."""
+    tables = {key: table for key, table in vars(module).items() if _holds_hooks(key)}
+    ours = {
+        number
+        for key in ("_forward_pre_hooks", "_forward_hooks")
+        for number, hook in (tables.get(key) or {}).items()
+        if isinstance(hook, prune.BasePruningMethod) or type(hook).__module__.startswith("torch.nn.utils.")
+    }
+    table = tables[name]
+    if not isinstance(table, dict):
+        return table
+    return type(table)((number, hook) for number, hook in table.items() if number in ours)
