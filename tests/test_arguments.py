@@ -99,7 +99,7 @@ def test_other_texts_are_not_changed_either(option: str, value: str, capsys: pyt
     usual = ["experiment=fig2_features", "model=squeezenet"]
     (pasted,) = mend(refused([*usual, f"{option}={value}"], capsys))
     (job,) = compose_jobs([*usual, pasted], sweep=False)
-    found = job.options.model["weights"] if option == "model.weights" else getattr(job.options, option)
+    found = job.config.model.weights if option == "model.weights" else getattr(job.options, option)
     assert found == value
 
 

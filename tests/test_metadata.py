@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def jpeg(*segments: tuple[int, bytes]) -> bytes:
     return content[:2] + b"".join(packed) + content[2:]
 
 
-def webp(change: Callable[[bytearray, int], object], **metadata: bytes) -> bytes:
+def webp(change: Callable[[bytearray, int], object], **metadata: Any) -> bytes:
     """With metadata, changed from their chunk on."""
     content = bytearray(encoded("WEBP", lossless=True, exact=True, **metadata))
     name = {"exif": b"EXIF", "icc_profile": b"ICCP", "xmp": b"XMP "}[next(iter(metadata))]
