@@ -23,6 +23,7 @@ from deconv.errors import BadInput
 from deconv.models import build
 from deconv.models.loading import load_file
 from tests.hostile.making import Payload
+from tests.promises import REFUSED
 
 State = dict[str, Tensor]
 
@@ -115,6 +116,7 @@ def test_nested_weights_are_read(tmp_path: Path, place: str, prefix: str, caplog
     assert f"read as ['{place}']" in caplog.text and (not prefix or f"without '{prefix}'" in caplog.text)
 
 
+@REFUSED
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -176,6 +178,7 @@ def test_safetensors_are_known_by_their_bytes(tmp_path: Path, name: str) -> None
 # --- what fits in no way, or in several -----------------------------------------------------------------------------
 
 
+@REFUSED
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -197,6 +200,7 @@ def without(name: str, state: State | None = None) -> State:
     return {key: value for key, value in (state or trained()).items() if key != name}
 
 
+@REFUSED
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -340,6 +344,7 @@ FOREIGN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 }
 
 
+@REFUSED
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_files_of_another_kind_are_named_in_one_line(tmp_path: Path, kind: str) -> None:
     name, write, said = FOREIGN[kind]
@@ -372,6 +377,7 @@ class Gotten(Payload):
         return Path(self.path).mkdir, ()
 
 
+@REFUSED
 @pytest.mark.parametrize("evil", [Payload, Called, Gotten])
 def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, evil: type[Payload]) -> None:
     trace = tmp_path / "trace"

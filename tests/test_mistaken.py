@@ -18,6 +18,7 @@ import deconv
 from deconv.errors import DeconvError
 from deconv.images.cached import cached
 from tests.annotations import jaxtyping_off
+from tests.promises import REFUSED
 from tests.samples import SIZE, images, network, photographs, with_preprocessing
 
 FEW = images(3)
@@ -110,6 +111,7 @@ def refusal(call: Callable[[Any], object], given: Any) -> str:
     return line
 
 
+@REFUSED
 @pytest.mark.parametrize("call", [mine, project, project_peaks])
 @pytest.mark.parametrize("kind", [*SOURCES, *TENSORS, *SHAPES])
 def test_what_is_neither_source_nor_tensor_is_one_line(call: Callable[[Any], object], kind: str) -> None:
@@ -118,6 +120,7 @@ def test_what_is_neither_source_nor_tensor_is_one_line(call: Callable[[Any], obj
     assert line.startswith("images: given ") and re.search(said, line), line
 
 
+@REFUSED
 @pytest.mark.parametrize("call", [patches_of, atlas, cache])
 @pytest.mark.parametrize("kind", [*SOURCES, *TENSORS, *SHAPES])
 def test_what_is_no_source_is_one_line(
