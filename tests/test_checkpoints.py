@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from deconv.command.cli import main
 from deconv.errors import BadInput
 from deconv.models import build
 from deconv.models.loading import load_file
@@ -399,3 +400,19 @@ def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
     content: dict[str, Any] = {"many": inner, "model": trained()}
     content["self"] = content
     assert same(weights_in(written(tmp_path / "w.pth", content)), trained())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_command_says_it_in_its_words(tmp_path: Path, nested: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    state = build("zfnet64", "random", classes=7, maps=[4, 4], widths=[8]).state_dict()
+    path = written(tmp_path / "w.pth", {"state_dict": state, "epoch": 3} if nested else state)
+    small = [
+        "experiment=fig2_features",
+        "model=zfnet64",
+        "model.maps=[4,4]",
+        "model.widths=[8]",
+        f"folder={tmp_path}/run",
+    ]
+    assert main([*small, f"model.weights={path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("deconv: model.classes: given 200; expected 7, as many outputs as the weights in ")
