@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO
 from deconv.errors import BadInput
 
 LOCK = ".lock"
+MOST_LETTERS = 60
+"""Letters of a name that is part of a file's name."""
 DISK_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -152,10 +155,16 @@ def write_json(path: str | Path, value: Any) -> Path:
 def safe_name(name: str) -> str:
     """Return a name as part of a file's name: letters, digits, dots, dashes and underscores, 60 at most.
 
-    >>> safe_name("layer1/0 relu")
-    'layer1_0_relu'
+    A name of other signs, or a longer one, ends in a digest of it, so that no two names are one file.
+
+    >>> safe_name("layer1.0.relu_1"), safe_name("layer1/0 relu")
+    ('layer1.0.relu_1', 'layer1_0_relu-...')
     """
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    if safe == name and len(name) <= MOST_LETTERS:
+        return name
+    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return safe[: MOST_LETTERS - len(end)] + end
 
 
 def _locked(path: Path) -> int:

@@ -14,6 +14,7 @@ from deconv.command.cli import main
 from deconv.command.settings import compose_jobs
 from deconv.errors import BadInput
 from deconv.images import open_source
+from tests.promises import REFUSED
 
 READ_AS_SOMETHING_ELSE = [
     "100",
@@ -65,6 +66,7 @@ def refused(said: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@REFUSED
 @pytest.mark.parametrize("name", [*READ_AS_SOMETHING_ELSE, *SEVERAL, *UNREADABLE, *INTERPOLATED])
 def test_the_mend_opens_the_folder_when_pasted(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -99,7 +101,7 @@ def test_other_texts_are_not_changed_either(option: str, value: str, capsys: pyt
     usual = ["experiment=fig2_features", "model=squeezenet"]
     (pasted,) = mend(refused([*usual, f"{option}={value}"], capsys))
     (job,) = compose_jobs([*usual, pasted], sweep=False)
-    found = job.options.model["weights"] if option == "model.weights" else getattr(job.options, option)
+    found = job.config.model.weights if option == "model.weights" else getattr(job.options, option)
     assert found == value
 
 

@@ -16,6 +16,7 @@ import deconv
 from deconv.errors import BadInput
 from deconv.images.cached import cached
 from tests.annotations import jaxtyping_off
+from tests.promises import REFUSED
 
 SIZE = 24
 GREY = deconv.Preprocessing((SIZE, SIZE), None, [0.5], [0.25])
@@ -146,6 +147,7 @@ def test_cached_photographs_of_one_channel(tmp_path: Path) -> None:
 THREE = deconv.Preprocessing((SIZE, SIZE), None, [0.5] * 3, [0.25] * 3)
 
 
+@REFUSED
 @pytest.mark.parametrize(
     ("channels", "preprocessing", "said"),
     [

@@ -19,10 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from deconv.command.cli import main
 from deconv.errors import BadInput
 from deconv.models import build
 from deconv.models.loading import load_file
 from tests.hostile.making import Payload
+from tests.promises import REFUSED
 
 State = dict[str, Tensor]
 
@@ -115,6 +117,7 @@ def test_nested_weights_are_read(tmp_path: Path, place: str, prefix: str, caplog
     assert f"read as ['{place}']" in caplog.text and (not prefix or f"without '{prefix}'" in caplog.text)
 
 
+@REFUSED
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -176,6 +179,7 @@ def test_safetensors_are_known_by_their_bytes(tmp_path: Path, name: str) -> None
 # --- what fits in no way, or in several -----------------------------------------------------------------------------
 
 
+@REFUSED
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -197,6 +201,7 @@ def without(name: str, state: State | None = None) -> State:
     return {key: value for key, value in (state or trained()).items() if key != name}
 
 
+@REFUSED
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -340,6 +345,7 @@ FOREIGN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 }
 
 
+@REFUSED
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_files_of_another_kind_are_named_in_one_line(tmp_path: Path, kind: str) -> None:
     name, write, said = FOREIGN[kind]
@@ -372,6 +378,7 @@ class Gotten(Payload):
         return Path(self.path).mkdir, ()
 
 
+@REFUSED
 @pytest.mark.parametrize("evil", [Payload, Called, Gotten])
 def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, evil: type[Payload]) -> None:
     trace = tmp_path / "trace"
@@ -393,3 +400,19 @@ def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
     content: dict[str, Any] = {"many": inner, "model": trained()}
     content["self"] = content
     assert same(weights_in(written(tmp_path / "w.pth", content)), trained())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_command_says_it_in_its_words(tmp_path: Path, nested: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    state = build("zfnet64", "random", classes=7, maps=[4, 4], widths=[8]).state_dict()
+    path = written(tmp_path / "w.pth", {"state_dict": state, "epoch": 3} if nested else state)
+    small = [
+        "experiment=fig2_features",
+        "model=zfnet64",
+        "model.maps=[4,4]",
+        "model.widths=[8]",
+        f"folder={tmp_path}/run",
+    ]
+    assert main([*small, f"model.weights={path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("deconv: model.classes: given 200; expected 7, as many outputs as the weights in ")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deconv.errors import BadInput
-from deconv.files import write_json, write_whole
+from deconv.files import safe_name, write_json, write_whole
 from deconv.records.provenance import versions, weights_hash
 
 
@@ -81,3 +81,29 @@ def test_weights_hash_ignores_order_and_memory_layout() -> None:
 )
 def test_weights_hash_sees_every_difference(other: dict[str, torch.Tensor]) -> None:
     assert weights_hash({"w": torch.ones(3, 2), "b": torch.zeros(0)}) != weights_hash(other)
+
+
+NAMES = [
+    "layer1.0.relu",
+    "layer1.0.relu_1",
+    "a/b",
+    "a b",
+    "a_b",
+    "a:b",
+    "\u00e9",
+    "\u00e8",
+    "x" * 60,
+    "x" * 61,
+    "x" * 62,
+    "..",
+    "",
+]
+
+
+def test_no_two_names_are_one_file(tmp_path: Path) -> None:
+    files = [f"{safe_name(name)}.png" for name in NAMES]
+    assert len(set(files)) == len(NAMES) and all(len(file) <= 64 and "/" not in file for file in files)
+    assert files[:2] == ["layer1.0.relu.png", "layer1.0.relu_1.png"]
+    for file in files:
+        (tmp_path / file).touch()
+    assert len(list(tmp_path.iterdir())) == len(NAMES)

@@ -138,10 +138,14 @@ def test_activations_that_are_no_numbers_name_the_image(value: float) -> None:
             BadInput,
             r"network: given Conv2d; expected a Network: Network\(",
         ),
-        ({"images": [1]}, BadInput, r"images: given \[1\]; expected a Source, or preprocessed images"),
+        ({"images": [1]}, BadInput, r"images: given a list of 1 int; expected a Source, or preprocessed images"),
         ({"images": torch.zeros(())}, BadInput, "images: given"),
         ({"images": torch.zeros(0, 3, SIZE, SIZE)}, BadInput, "expected at least one"),
-        ({"images": torch.zeros(2, 1, SIZE, SIZE)}, BadInput, r"expected preprocessed images \(N, 3, H, W\)"),
+        (
+            {"images": torch.zeros(2, 1, SIZE, SIZE)},
+            BadInput,
+            r"expected preprocessed images, a float tensor \(M, 3, H, W\)",
+        ),
         ({"images": torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8)}, BadInput, "uint8"),
     ],
 )

@@ -144,6 +144,7 @@ def call(function: Any, *arguments: Any) -> Any:
         (lambda source: source.part("0"), "image_ids: given 0; expected a list of image ids"),
         (lambda source: call(batches, source, FRAME, "4"), "batch_size: given 4; expected a whole number"),
         (lambda source: call(folder, 3), "root: given 3; expected the path of a folder of images"),
+        (lambda source: call(folder, ""), "root: given ''; expected the path of a folder of images: '.' is"),
         (lambda source: call(webdataset, 3), "urls: given 3; expected a list of paths or URLs of tar shards"),
         (lambda source: call(webdataset, None), "urls: given None"),
         (lambda source: open_source("folder", root=3), "root: given 3; expected a text, as the source folder takes it"),

@@ -23,7 +23,7 @@ from deconv.atlas.site import Site, open_site
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_count, check_list
-from deconv.images import Source
+from deconv.images import Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.progress import track
@@ -92,7 +92,7 @@ def write_atlas(
         raise bad_value("records", records, "the folder that an engine of other processes writes to")
     if records is not None and Path(records).resolve() == Path(folder).resolve():
         raise bad_value("records", records, "another folder than that of the site")
-    _check(network, peaks, images, chosen, metrics)
+    _check(network, peaks, check_source(images), chosen, metrics)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
         atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size)

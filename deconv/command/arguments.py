@@ -59,8 +59,8 @@ def split(argument: str) -> tuple[str, str]:
 def as_text(key: str, value: str) -> str:
     """Return the argument by which a shell and Hydra give an option this very text, whatever signs it has.
 
-    >>> as_text("source.root", "100"), as_text("source.root", 'a, "b"')
-    ('\'source.root="100"\'', '\'source.root="a, \\\\"b\\\\""\'')
+    >>> print(as_text("source.root", "100"))
+    'source.root="100"'
     """
     # Hydra takes a backslash for one of its own before a quote and at the end, OmegaConf before an interpolation.
     value = re.sub(r'(\\*)"', r'\1\1\\"', value)

@@ -23,6 +23,7 @@ from deconv.images.ahead import WORKERS
 from deconv.images.class_names import check_class_names, read_class_names
 from deconv.images.decoding import decode
 from deconv.images.members import Member
+from deconv.images.mistaken import check_tensor, no_images
 from deconv.images.photographs import installed_photographs
 from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
@@ -234,6 +235,23 @@ def webdataset(
         check_class_names(class_names, labels)
     keys, members = tuple(sample.key for sample in images), tuple(sample.member for sample in images)
     return Source("webdataset", keys, members, labels, class_names)
+
+
+def check_source(images: Any) -> Source:
+    """Return a source. Raises BadInput for anything else, saying what makes one of it."""
+    if not isinstance(images, Source):
+        raise no_images(images, "a Source", takes_tensors=False)
+    return images
+
+
+def check_images(images: Any, channels: int) -> Source | Tensor:
+    """Return a source, or preprocessed images (M, C, H, W). Raises BadInput for anything else, with what makes them."""
+    if isinstance(images, Tensor):
+        check_tensor(images, channels)
+    elif not isinstance(images, Source):
+        expected = f"a Source, or preprocessed images, a float tensor (M, {channels}, H, W)"
+        raise no_images(images, expected, takes_tensors=True)
+    return images
 
 
 def require_labels(source: Source) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deconv.errors import BadInput, UnreadableImage, first_line
 from deconv.files import claimed, remove_leftovers, reserve, write_json, write_whole
-from deconv.images import Source
+from deconv.images import Source, check_source
 from deconv.images.batches import Unreadable, batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
@@ -72,6 +72,7 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
     >>> deconv.cached(photographs, preprocessing, mkdtemp()).input_images.shape
     (3, 64, 64, 3)
     """
+    check_source(source)
     if preprocessing.size is None:
         raise BadInput(
             "the cache of input images needs input images of one size; give the preprocessing a size, or use no cache"

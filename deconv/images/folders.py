@@ -41,6 +41,8 @@ def classes(keys: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]] | tu
 def _check_root(root: str | PathLike[str]) -> Path:
     if not isinstance(root, str | PathLike):
         raise bad_value("root", root, "the path of a folder of images")
+    if root == "":  # which would be the folder that the process is in
+        raise bad_value("root", "''", "the path of a folder of images", "'.' is the folder that you are in")
     expected = "expected a folder of images as root; bundled() needs none"
     top = Path(os.path.expanduser(root))  # unlike Path.expanduser, takes the names of unknown users too
     if not os.path.exists(top):  # unlike Path.exists, false for names that are too long

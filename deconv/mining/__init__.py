@@ -14,7 +14,7 @@ from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import bad_value, check_choice, check_count, check_list
 from deconv.files import claimed, remove_parts
-from deconv.images import Source
+from deconv.images import Source, check_images
 from deconv.mining.bfloat16 import mine_by_bfloat16
 from deconv.mining.partials import Partial
 from deconv.mining.scan import Scan, Search, in_memory, key_of
@@ -141,10 +141,7 @@ def _scan(
     """The scan in float32. Raises BadInput or UnknownName for an argument that cannot be used."""
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a Network", "Network(module, input_shape) makes one")
-    if not isinstance(images, Source | Tensor):
-        raise bad_value("images", images, "a Source, or preprocessed images, a tensor (M, C, H, W)")
-    if isinstance(images, Tensor):
-        network.check_images(images[:1] if images.dim() else images)
+    check_images(images, network.input_shape[0])
     if not len(images):
         raise bad_value("images", "none", "at least one")
     names = list(dict.fromkeys(check_list("layers", layers, "layer names")))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.errors import RecordMismatch, bad_value, check_indices
-from deconv.images import Source
+from deconv.images import Source, check_images
 from deconv.network import Network
 from deconv.projection.loading import input_size, lent_images, peak_chunks
 from deconv.projection.rules import Rule, as_rule
@@ -181,9 +181,7 @@ def check_rules(
 def _check_kinds(network: Network, images: Images) -> None:
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
-    if not isinstance(images, Source | Tensor):
-        expected = "a Source, or preprocessed images (M, C, H, W) as a torch tensor"
-        raise bad_value("images", images, expected, "torch.from_numpy(...) makes one of an array")
+    check_images(images, network.input_shape[0])
 
 
 def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:

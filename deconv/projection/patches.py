@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from deconv.errors import bad_value
-from deconv.images import Source
+from deconv.images import Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.records import Patches, Reconstructions, clip
@@ -75,6 +75,9 @@ def patches_of(network: Network, images: Source, recon: Reconstructions, content
     >>> patches.pixels.shape, torch.equal(patches.box, recon.box)
     (torch.Size([2, 3, 7, 7]), True)
     """
+    if isinstance(images, Tensor):
+        raise bad_value("images", images, "a Source", "cut_patches(pictures, recon.image, recon.box) takes a tensor")
+    check_source(images)
     preprocessing = network.needed_preprocessing()
     height, width = (recon.box[0, 2:] - recon.box[0, :2]).tolist() if len(recon) else recon.pixels.shape[2:]
     pixels = torch.zeros((len(recon), recon.pixels.shape[1], height, width), dtype=torch.uint8)
