@@ -193,6 +193,6 @@ def test_an_atlas_drawn_from_what_workers_leave(
     deconv.write_atlas(network, peaks, source, tmp_path / "ray", records=tmp_path / "b", engine=engine)
     assert bytes_in(tmp_path / "here") == bytes_in(tmp_path / "ray")
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
-    with pytest.raises(BadInput, match="records: given none with an engine of other processes"):
+    with pytest.raises(BadInput, match="records: given None; expected the folder that an engine of other"):
         deconv.write_atlas(network, peaks, source, tmp_path / "none", engine=engine)
     assert not (tmp_path / "none").exists()
