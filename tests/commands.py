@@ -16,10 +16,9 @@ def words(*said: Iterable[str]) -> list[str]:
 
 
 def refusal(said: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a run into a new folder ends with, status 2; the folder is not there any more."""
-    before = set(folder.parent.iterdir())
-    assert folder not in before
-    assert main([*said, f"folder={folder}"]) == 2
+    """The one line that a run into a new folder there ends with, status 2; nothing is left of that folder."""
+    before = set(folder.rglob("*"))
+    assert main([*said, f"folder={folder / 'refused'}"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert set(folder.parent.iterdir()) == before
+    assert set(folder.rglob("*")) == before
     return line

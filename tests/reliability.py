@@ -21,6 +21,7 @@ NOT_PROMISED = """\
   versions of torch: a run's records say what they were made with, and a run that differs is refused.
 - That a flipped bit is noticed everywhere. The pages of peaks carry checksums, and what has a structure is checked; a
   pixel of a reconstruction or a weight that stays finite is not.
+- That two processes fill one folder of cached input images or features together: the second is refused.
 - Disks that lie: that what was forced to disk is there after a power cut, that renaming is atomic and that locks hold
   is up to the file system. Over NFS, start one run a folder.
 - A bound on the memory of all photographs that are decoded at once, in up to eight threads: the tests bound that of one

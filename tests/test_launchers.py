@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deconv.command import launchers, shipped
-from deconv.command.cli import main
+from deconv.command.cli import CLAIM, main
 from tests.workshop import ROOT, start
 
 cpu_count = pytest.importorskip("joblib", reason="needs the extra joblib").cpu_count
@@ -105,7 +105,7 @@ def test_one_that_fails_does_not_end_the_others(workshop: Path, monkeypatch: pyt
     assert said[0] == "deconv: run 1 of 3 (how=mismatch folder=x): the record has k=9, this run k=4"
     assert said[1].startswith("deconv: run 2 of 3 (how=bug folder=x): ") and "not_there" in said[1] and len(said) == 2
     assert {f"run {number} of 3: k is 4" for number in (1, 2, 3)} <= set(err.splitlines())
-    assert "RecordMismatch" in Path("x/0/run.log").read_text() and "Traceback" in Path("x/1/run.log").read_text()
+    assert not Path("x/0").exists() and "Traceback" in Path("x/1/run.log").read_text()
 
 
 def sleeping(workshop: Path) -> subprocess.Popen[str]:
@@ -123,7 +123,8 @@ def test_ctrl_c_ends_all_runs(workshop: Path) -> None:
     status, _, err = ended(process)  # which also waits for the workers: they hold the other end of its pipe
     assert status == 130
     assert err.splitlines()[-1] == "deconv: interrupted: go on with folder=x and the same options"
-    assert set(files(Path("x"))) == {f"{number}/{name}" for number in "01" for name in ("config.yaml", "run.log")}
+    left = {name for name in files(Path("x")) if not name.endswith(CLAIM)}  # joblib kills its processes
+    assert left == {f"{number}/{name}" for number in "01" for name in ("config.yaml", "run.log")}
 
 
 def test_a_killed_process_is_one_line(workshop: Path) -> None:
@@ -181,7 +182,7 @@ def test_a_launcher_that_is_not_installed(
 
 def test_neither_help_nor_a_mistake_loads_what_is_slow(workshop: Path) -> None:
     program = (
-        "import sys; from deconv.command.cli import main\n"
+        "import sys; from deconv.command.cli import CLAIM, main\n"
         "for words in (['--help'], ['-m', 'hydra/launcher=joblib', 'k=0'], ['-m', 'k=0']): main(words)\n"
         "print(sorted({'joblib', 'loky', 'submitit', 'torch'} & set(sys.modules)))"
     )

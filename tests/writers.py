@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[str, tuple[int, str]]:
     """{file: (bytes, SHA-256)} of a folder; a training's state holds how long it took, and is never the same twice."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
-        str(path.relative_to(folder)): (path.stat().st_size, "" if path.name == "state.pt" else _hash(path))
+        str(path.relative_to(folder)): (0, "") if path.name == "state.pt" else (path.stat().st_size, _hash(path))
         for path in files
     }
 

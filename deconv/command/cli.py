@@ -103,6 +103,8 @@ def _launch_all(jobs: list[Job], scripts: list[Path]) -> int:
             _say(ending.text)
         else:
             _end(_of_run(jobs, number, ending.text), ending.status)
+        if ending.status == 2:
+            folders[number].remove_if_unused()  # the sweep's folder, which the launcher has left by now
     return next(status for status in (1, 2, 0) if status in {ending.status for ending in endings})
 
 
@@ -154,7 +156,8 @@ class _Folder:
         below = [path for path in self.path.rglob("*") if path.is_dir()]
         with suppress(OSError):  # another run of a sweep has its folder beside this one
             for folder in (*sorted(below, reverse=True), *self.made):
-                folder.rmdir()
+                with suppress(FileNotFoundError):
+                    folder.rmdir()
 
 
 def _folders(jobs: list[Job], sweep: bool) -> Iterator[_Folder]:
