@@ -13,7 +13,7 @@ from PIL import Image
 import deconv
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import renewed, shuffled
-from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
+from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units, record_path
 from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, RecordMismatch
 from deconv.projection.rules import RULES, Rule
@@ -101,7 +101,7 @@ def test_what_has_a_record_is_not_measured_again_and_all_records_are_read_first(
     again = keep_or_measure(tmp_path, expected, measure, "measuring")
     assert measured[2:] == [("two", ["b"])] and again["two"]["b"]["unit"].tolist() == [3]
     assert list(again) == list(first) and again["one/x"]["a"]["unit"].tolist() == [1]
-    (tmp_path / "one_x.a.parquet").unlink()
+    record_path(tmp_path, "one/x", "a").unlink()
     expected["two"]["b"]["rule"] = "c"
     with pytest.raises(RecordMismatch, match=r"two\.b\.parquet was made with rule b; this run has c"):
         keep_or_measure(tmp_path, expected, measure, "measuring")
