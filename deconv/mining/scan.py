@@ -67,11 +67,14 @@ class Scan:
             partial.check_size((batch.shape[2], batch.shape[3]))
             if not fields:
                 fields = {layer: self.network.receptive_field(layer, partial.input_size) for layer in self.layers}
-            largest = {"": batch.abs().amax(dim=(1, 2, 3)).float().cpu().numpy()}
+            largest: list[np.ndarray] = []  # of each image: its pixels', then each layer's; kept by scans in bfloat16
+            if partial.extremes is not None:
+                largest.append(batch.abs().amax(dim=(1, 2, 3)).float().cpu().numpy())
             for layer, maps, maxima in self.network.forward_with_maxima(batch, self.layers, self.precision):
                 scores = maxima.float().cpu().numpy()
                 _check_finite(images, batch_ids, scores, layer)
-                largest[layer] = np.abs(scores).max(axis=1)
+                if partial.extremes is not None:
+                    largest.append(np.abs(scores).max(axis=1))
                 if self.candidates:
                     errors = score_errors(self.candidates[layer], batch_ids, scores)
                     partial.errors[layer] = np.maximum(partial.errors[layer], errors)
@@ -79,7 +82,7 @@ class Scan:
                 _offer(partial.tables[layer], maps, scores, batch_ids, self.per_image, fields[layer], least)
                 del maps  # its memory is free before the next layer is computed
             if partial.extremes is not None:
-                offer_images(partial.extremes, batch_ids, np.stack([largest[name] for name in ("", *self.layers)]))
+                offer_images(partial.extremes, batch_ids, np.stack(largest))
             yield len(batch_ids)
 
     def _batches(
