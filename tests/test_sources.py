@@ -63,7 +63,7 @@ def test_a_part_keeps_the_ids_of_its_images(tmp_path: Path, monkeypatch: pytest.
     part = whole.part([2, 0])
     monkeypatch.chdir("/")
     assert part.keys == ("b/2.png", "a/0.png") and part.labels == (1, 0) and part.class_names == ("a", "b")
-    assert part.ids == (2, 0) and part.part([0]).ids == (0,) and part.position(0) == 1 and part.key(2) == "b/2.png"
+    assert part.ids == (2, 0) and part.part([0]).ids == (0,) and part.index_of(0) == 1 and part.key(2) == "b/2.png"
     assert np.array_equal(part.image(2), np.asarray(picture(seed=2)))
     assert [ids.tolist() for ids, _ in batches(part, FRAME, 1)] == [[2], [0]]
     with pytest.raises(BadInput, match="image 3 was asked for; the source folder has images 0 to 2"):

@@ -108,10 +108,10 @@ def _stream(network: Network, images: Source, tables: Mapping[str, _Table], grid
         for layer, maps in network.forward(preprocessing.normalize(batch), tables).items():
             pooled = _pooled(images, index, layer, maps, grid)
             for image_id, features in zip(index.tolist(), pooled, strict=True):
-                tables[layer].write(images.position(image_id), features)
+                tables[layer].write(images.index_of(image_id), features)
     for table in tables.values():
         for image_id, _, _ in skipped:
-            table.write(images.position(image_id), np.full(table.columns, np.nan, dtype=np.float32))
+            table.write(images.index_of(image_id), np.full(table.columns, np.nan, dtype=np.float32))
 
 
 def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor, grid: int) -> np.ndarray:

@@ -158,7 +158,7 @@ def _classes(images: Source, peaks: Peaks) -> dict[int, str]:
     if images.labels is None:
         return {}
     names = images.class_names
-    labels = {image_id: images.labels[images.position(image_id)] for image_id in peaks.image_keys}
+    labels = {image_id: images.labels[images.index_of(image_id)] for image_id in peaks.image_keys}
     return {image_id: names[label] if names else f"class {label}" for image_id, label in labels.items()}
 
 

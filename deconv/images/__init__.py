@@ -70,10 +70,10 @@ class Source:
         classes = "" if self.labels is None else f", {len(set(self.labels))} classes"
         return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}>"
 
-    def position(self, image_id: int | np.integer) -> int:
+    def index_of(self, image_id: int | np.integer) -> int:
         """Return where the image stands in `keys`, `members` and `labels`. Raises BadInput for an id that is not there.
 
-        In a source that is no part of another, the position is the id.
+        In a source that is no part of another, the index is the id.
         """
         try:
             image_id = operator.index(image_id)
@@ -81,21 +81,21 @@ class Source:
             raise bad_value("image", image_id, "the id of an image, a whole number") from None
         if 0 <= image_id < len(self) and self.ids[image_id] == image_id:
             return image_id
-        if image_id not in self._position_of_id:
+        if image_id not in self._index_of_id:
             known = f"0 to {len(self) - 1}" if isinstance(self.ids, range) else f"{len(self)} others"
             raise BadInput(f"image {image_id} was asked for; the source {self.name} has images {known}")
-        return self._position_of_id[image_id]
+        return self._index_of_id[image_id]
 
     def key(self, image_id: int) -> str:
         """Return the key of an image. Raises BadInput for an id that is not there."""
-        return self.keys[self.position(image_id)]
+        return self.keys[self.index_of(image_id)]
 
     def image(self, image_id: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return an image as upright RGB.
 
         Raises UnreadableImage for a damaged file, BadInput for an id that is not there.
         """
-        return decode(self.members[self.position(image_id)])
+        return decode(self.members[self.index_of(image_id)])
 
     def input_image(self, image_id: int, preprocessing: Preprocessing) -> UInt8[Tensor, "C H W"]:
         """Return an image as the network sees it. Raises UnreadableImage, and BadInput for an id that is not there."""
@@ -106,14 +106,14 @@ class Source:
 
         The images keep their ids; cached input images stay behind. Raises BadInput for an id that is not there.
         """
-        positions = [self.position(image_id) for image_id in check_list("image_ids", image_ids, "image ids")]
+        indices = [self.index_of(image_id) for image_id in check_list("image_ids", image_ids, "image ids")]
         return Source(
             self.name,
-            tuple(self.keys[n] for n in positions),
-            tuple(replace(self.members[n], path=self.members[n].path.absolute()) for n in positions),
-            None if self.labels is None else tuple(self.labels[n] for n in positions),
+            tuple(self.keys[n] for n in indices),
+            tuple(replace(self.members[n], path=self.members[n].path.absolute()) for n in indices),
+            None if self.labels is None else tuple(self.labels[n] for n in indices),
             self.class_names,
-            tuple(self.ids[n] for n in positions),
+            tuple(self.ids[n] for n in indices),
         )
 
     def provenance(self, content: str | None = None) -> Provenance:
@@ -136,13 +136,13 @@ class Source:
 
     def digests(self, image_ids: Sequence[int] | np.ndarray | None = None) -> tuple[bytes, ...]:
         """Return the SHA-256 of the bytes of some images, by default of all; b"unreadable" for a file that is gone."""
-        members = self.members if image_ids is None else [self.members[self.position(n)] for n in image_ids]
+        members = self.members if image_ids is None else [self.members[self.index_of(n)] for n in image_ids]
         with ThreadPoolExecutor(WORKERS) as pool:
             return tuple(pool.map(Member.digest, members))
 
     @cached_property
-    def _position_of_id(self) -> dict[int, int]:
-        return {image_id: position for position, image_id in enumerate(self.ids)}
+    def _index_of_id(self) -> dict[int, int]:
+        return {image_id: index for index, image_id in enumerate(self.ids)}
 
 
 def content_hash(keys: Iterable[str], digests: Iterable[bytes]) -> str:

@@ -52,10 +52,10 @@ class CachedSource(Source):
         """Return a cached input image. Raises UnreadableImage, and BadInput for another preprocessing."""
         if preprocessing != self.preprocessing:
             raise BadInput("these cached input images are of another preprocessing; cache the source with this one")
-        position = self.position(image_id)
-        if position in self.reasons:
-            raise UnreadableImage(self.reasons[position])
-        return torch.from_numpy(self.input_images[position].copy()).permute(2, 0, 1)
+        index = self.index_of(image_id)
+        if index in self.reasons:
+            raise UnreadableImage(self.reasons[index])
+        return torch.from_numpy(self.input_images[index].copy()).permute(2, 0, 1)
 
 
 def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> CachedSource:
@@ -119,10 +119,10 @@ def _fill(source: Source, preprocessing: Preprocessing, path: Path, shape: tuple
         decoded = batches(source, preprocessing, BATCH, skipped=skipped)
         for image_ids, batch in track(decoded, "decoding", len(source), size=lambda step: len(step[0])):
             for image_id, pixels in zip(image_ids.tolist(), batch.permute(0, 2, 3, 1), strict=True):
-                file.seek(start + source.position(image_id) * size)
+                file.seek(start + source.index_of(image_id) * size)
                 file.write(pixels.numpy().tobytes())
         file.truncate(start + len(source) * size)
-        write_json(_reasons_path(path), {str(source.position(image_id)): reason for image_id, _, reason in skipped})
+        write_json(_reasons_path(path), {str(source.index_of(image_id)): reason for image_id, _, reason in skipped})
 
     write_whole(path, write)
 

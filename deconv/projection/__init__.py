@@ -208,7 +208,7 @@ def _check_image_ids(name: str, image_ids: Tensor, images: Images) -> None:
         _check_range(name, image_ids, len(images))
     else:  # a part of a source, which keeps the ids that its images have in the whole
         for image_id in image_ids.unique().tolist():
-            images.position(image_id)
+            images.index_of(image_id)
 
 
 def _check_range(name: str, column: Tensor, limit: int) -> None:

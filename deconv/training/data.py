@@ -72,7 +72,7 @@ def load(source: Source, preprocessing: Preprocessing, indices: Sequence[int] | 
     for index, batch in track(input_images, f"decoding {source.name}", len(asked), size=lambda part: len(part[0])):
         images[len(kept) : len(kept) + len(index)] = batch.permute(0, 2, 3, 1)
         kept += index.tolist()
-    return Labelled(images[: len(kept)], labels[[source.position(image_id) for image_id in kept]], preprocessing)
+    return Labelled(images[: len(kept)], labels[[source.index_of(image_id) for image_id in kept]], preprocessing)
 
 
 def split(count: int, held_out: float) -> tuple[list[int], list[int]]:
