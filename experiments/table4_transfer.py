@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -20,6 +19,8 @@ from deconv.analyses.layers import (
     extract,
     features_provenance,
     probe,
+    readable_labels,
+    spread,
 )
 from deconv.analyses.transfer import PAPER, class_accuracy, with_new_head
 from deconv.command.options import Table4Transfer
@@ -58,10 +59,8 @@ def run(options: Table4Transfer, folder: Path) -> Path:
     features = extract(
         network, images, [layer], options.features or folder / "features", options.grid, options.batch_size
     )
-    unreadable = np.isnan(features[layer][:, 0])
-    if unreadable.any():
-        labels[unreadable] = LEFT_OUT
-        splits = draw_splits(labels, *drawing)
+    labels = readable_labels(labels, features[layer])
+    splits = draw_splits(labels, *drawing)
     accuracies: dict[str, list[float]] = {}
     if "frozen" in options.regimes:
         accuracies["frozen"] = classify(features[layer], labels, splits, options.penalties)
@@ -71,7 +70,7 @@ def run(options: Table4Transfer, folder: Path) -> Path:
             for number, split in enumerate(splits[: options.trained_splits])
         ]
     summary = {
-        "accuracy": {regime: summarise(values) for regime, values in accuracies.items()},
+        "accuracy": {regime: spread(values) for regime, values in accuracies.items()},
         "layer": layer,
         "chance": round(1 / len(np.unique(labels[labels != LEFT_OUT])), 6),
         "paper_percent": PAPER,
@@ -135,12 +134,3 @@ def train_on(
     }
     train(model, data, test, settings, folder, provenance, after_epoch=save_curves)
     return class_accuracy(model, test)
-
-
-def summarise(accuracies: Sequence[float]) -> dict[str, Any]:
-    """Mean, spread over the splits, and each of them."""
-    return {
-        "mean": round(float(np.mean(accuracies)), 6),
-        "std": round(float(np.std(accuracies)), 6),
-        "splits": [round(value, 6) for value in accuracies],
-    }

@@ -21,6 +21,8 @@ from deconv.analyses.layers import (
     extract,
     features_provenance,
     probe,
+    readable_labels,
+    spread,
 )
 from deconv.command.options import Table7Layers
 from deconv.command.setup import open_network
@@ -46,7 +48,7 @@ def run(options: Table7Layers, folder: Path) -> Path:
     features = extract(
         network, images, layers, options.features or folder / "features", options.grid, options.batch_size
     )
-    labels[np.isnan(features[layers[0]][:, 0])] = LEFT_OUT
+    labels = readable_labels(labels, features[layers[0]])
     splits = draw_splits(labels, *drawing)
     scores = score_layers(features, labels, splits, jobs, options.penalties)
     classes = len(np.unique(labels[labels != LEFT_OUT]))
@@ -106,11 +108,5 @@ def by_classifier(scores: Mapping[tuple[str, str], list[Score]]) -> dict[str, di
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, Any]:
-    """Mean and spread over the splits, and each of them."""
-    accuracies = np.array([score.accuracy for score in scores])
-    return {
-        "mean": round(float(accuracies.mean()), 6),
-        "std": round(float(accuracies.std()), 6),
-        "splits": [round(score.accuracy, 6) for score in scores],
-        "penalties": [score.penalty for score in scores],
-    }
+    """The accuracies over the splits, and the penalty chosen on each."""
+    return {**spread([score.accuracy for score in scores]), "penalties": [score.penalty for score in scores]}

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 import deconv
-from deconv.analyses.layers import LEFT_OUT, PAPER, Score, compress, draw_splits, extract, probe
+from deconv.analyses.layers import LEFT_OUT, PAPER, Score, compress, draw_splits, extract, probe, readable_labels
 from deconv.errors import BadInput, UnknownName
 from deconv.figures.layers import layers_figure
 from tests import samples
@@ -137,6 +137,7 @@ def test_an_unreadable_image_has_a_row_of_nan(tmp_path: Path) -> None:
     network, source = samples.with_preprocessing(), deconv.folder(tmp_path / "photographs")
     found = extract(network, source, ["one"], tmp_path / "cache")["one"]
     assert np.isnan(found).all(axis=1).tolist() == [False, True, False, False, False]
+    assert readable_labels([0, 0, 1, 1, 1], found).tolist() == [0, LEFT_OUT, 1, 1, 1]
 
 
 def test_a_failed_extraction_leaves_nothing(tmp_path: Path) -> None:

@@ -123,6 +123,13 @@ def _pooled(images: Source, index: torch.Tensor, layer: str, maps: torch.Tensor,
     return features.numpy()
 
 
+def readable_labels(
+    labels: Sequence[int] | Int[np.ndarray, " images"], features: Float[np.ndarray, "images D"]
+) -> Int[np.ndarray, " images"]:
+    """The labels, LEFT_OUT where `extract` could not read the image: its row of features is nan."""
+    return np.where(np.isnan(features[:, 0]), LEFT_OUT, labels)
+
+
 def features_provenance(
     network: Network, images: Source, settings: Mapping[str, Any], penalties: Iterable[float]
 ) -> dict[str, Any]:
@@ -190,6 +197,15 @@ def compress(
     kept = variances > LEAST_SHARE * variances[-1]
     basis = vectors[:, kept] / np.sqrt(variances[kept] * np.trace(products) / len(train_rows))
     return (products @ basis).astype(np.float32), (test_rows @ train_rows.T @ basis).astype(np.float32)
+
+
+def spread(accuracies: Sequence[float]) -> dict[str, Any]:
+    """Mean and standard deviation over the splits, and each of them: what summary.json says of a classifier."""
+    return {
+        "mean": round(float(np.mean(accuracies)), 6),
+        "std": round(float(np.std(accuracies)), 6),
+        "splits": [round(value, 6) for value in accuracies],
+    }
 
 
 @dataclass(frozen=True)
