@@ -70,7 +70,7 @@ def run(options: Fig7Occlusion, folder: Path) -> Path:
         own.save(folder / f"{number}.reconstructions.safetensors")
         rows.append(row_of(scene, subject, seen, [*own.paste(), *others.paste()]))
         summary.append(summarise(scene, subject, seen, own, controls))
-    picture = save_figure(occlusion_figure(rows, *heading(scene, options)), folder / "fig7.png")
+    picture = save_figure(occlusion_figure(rows, *heading(options)), folder / "fig7.png")
     write_json(
         folder / "summary.json", {"images": summary, "layer": scene.layer, "provenance": provenance(scene, options)}
     )
@@ -222,7 +222,7 @@ def provenance(scene: Scene, options: Fig7Occlusion) -> Provenance:
     )
 
 
-def heading(scene: Scene, options: Fig7Occlusion) -> tuple[str, str]:
+def heading(options: Fig7Occlusion) -> tuple[str, str]:
     """What stands above and beneath the figure."""
     caption = (
         f"Each place of a map is the middle of the square ({options.square} pixels, every {options.stride}); (a) has "

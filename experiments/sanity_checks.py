@@ -94,17 +94,17 @@ def checked(checks: Checks, records: Path) -> dict[str, dict[str, Columns]]:
 def check_layer(checks: Checks, layer: str, rules: list[str]) -> dict[str, Columns]:
     """Return {rule: columns} of one layer: its reconstructions by each shuffled network beside the intact one's."""
     peaks = checks.strongest_peaks(layer)
-    intact = {rule: peaks.reconstruct(rule) for rule in rules}
+    intact = peaks.reconstruct_all(rules)
     columns: dict[str, Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in rules}
     stages = list(shufflings(list(checks.units), layer))
     for name, names in track(stages, f"checking {layer}", len(stages), unit="networks"):
         changed = replace(peaks, network=checks.shuffled(names))
         if layer in names:  # one shuffled unit is as good as another; else a dead unit has nothing to show
             changed = changed.firing()
-        for rule in rules:
-            columns[rule] |= compared(intact[rule], changed.reconstruct(rule), peaks.inside, name)
-    for rule in rules:
-        columns[rule] |= compared(intact[rule], peaks.others.reconstruct(rule), peaks.inside, OTHER_UNIT)
+        for rule, before, after in zip(rules, intact, changed.reconstruct_all(rules), strict=True):
+            columns[rule] |= compared(before, after, peaks.inside, name)
+    for rule, own, other in zip(rules, intact, peaks.others.reconstruct_all(rules), strict=True):
+        columns[rule] |= compared(own, other, peaks.inside, OTHER_UNIT)
     return columns
 
 

@@ -80,8 +80,8 @@ def compose_jobs(arguments: Sequence[str], sweep: bool) -> list[Job]:
 
 
 def _compose_job(said: tuple[str, ...]) -> Job:
-    overrides = [override_of(argument) for argument in said]
-    chosen = {override.key_or_group: override for override in overrides if override.key_or_group in groups()}
+    overrides, of_files = [override_of(argument) for argument in said], groups()
+    chosen = {override.key_or_group: override for override in overrides if override.key_or_group in of_files}
     for group, override in chosen.items():
         _check_choice(group, override.value())
     defaults = default_choices()
@@ -92,7 +92,7 @@ def _compose_job(said: tuple[str, ...]) -> Job:
     unused = [
         f"~{group}"
         for group in defaults
-        if group in groups() and group not in (*shape.__dataclass_fields__, "experiment")
+        if group in of_files and group not in (*shape.__dataclass_fields__, "experiment")
     ]
     known = _flat(_compose(shape, [*(str(override.input_line) for override in chosen.values()), *unused]))
     for override in overrides:
@@ -229,10 +229,11 @@ def _choice_keys(group: str, name: str) -> dict[str, Any]:
 
 def _check_like_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """Refuse what the dataclasses cannot check: values in a choice's own keys that are not like those in its file."""
+    of_files = groups()
     for key, value in after.items():
         if value == MISSING or (before.get(key) == MISSING and value is None):
             raise BadInput(f"{key} is not given: add {key}=...")
-        if key.partition(".")[0] in groups() or key.startswith(f"{LAUNCHER}."):
+        if key.partition(".")[0] in of_files or key.startswith(f"{LAUNCHER}."):
             _check_like(key, before.get(key), value)
     if after.get(f"{LAUNCHER}.n_jobs") == 0:
         raise BadInput(f"{LAUNCHER}.n_jobs=0: expected how many runs go at once, or -1 for one on each core")

@@ -17,7 +17,6 @@ from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, curve_column
 from deconv.compare.sufficiency import CURVES, FILLS, SHARES
 from deconv.figures.pictures import as_bytes, on_grid, recon_tiles, tiles
-from deconv.projection.rules import RULES
 
 RULE_COLOURS = {"deconvnet": "tab:red", "guided": "tab:blue", "gradient": "tab:green"}
 UNNAMED_RULE_COLOUR = "tab:purple"
@@ -78,7 +77,7 @@ def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
     figure = Figure(figsize=(3.1 * across, 2.35 * down + 1.2), layout="constrained")
     for axes, (name, metric) in zip(figure.subplots(down, across).flat, METRICS.items(), strict=True):
         for rule in rules:
-            _line(axes, layers, rule, name, **style(rule), band=rule in RULES or rule not in CONTROLS)
+            _line(axes, layers, rule, name, **style(rule), band=rule not in CONTROLS)
         _line(axes, layers, patches, name, color="black", linewidth=2, linestyle=":", band=False)
         label, better = metric.label.replace("\n", " "), BETTER[metric.better]
         axes.set_title(f"{label}\n" + better, fontsize=9)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +27,6 @@ from deconv.images.photographs import installed_photographs
 from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
 from deconv.records.provenance import Provenance
-
-log = logging.getLogger("deconv")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode
 
-from deconv.errors import UnreadableImage
+from deconv.errors import UnreadableImage, first_line
 from deconv.images.members import Member
 from deconv.images.metadata import without_metadata
 
@@ -132,5 +132,4 @@ def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its own words hold a memory address, and records must not
         return "not an image of a format known here"
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    return first_line(error)

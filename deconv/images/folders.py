@@ -64,10 +64,8 @@ def _image_files(top: Path) -> Iterator[Path]:
         for path in paths:
             if path.name.startswith("."):
                 continue
-            if os.path.isdir(path) and path.is_symlink():
-                waiting.append(path)
-            elif os.path.isdir(path):
-                waiting.appendleft(path)
+            if os.path.isdir(path):
+                (waiting.append if path.is_symlink() else waiting.appendleft)(path)
             elif path.suffix.lower() in SUFFIXES and _is_file_or_broken_link(path):
                 yield path
 

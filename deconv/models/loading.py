@@ -12,7 +12,7 @@ from torch import nn
 
 from deconv.errors import BadInput, UnknownName, bad_value, nearest, shown
 from deconv.models.checkpoints import read_content
-from deconv.models.readings import Reading, readings
+from deconv.models.readings import Reading, lacking, readings
 
 log = logging.getLogger("deconv")
 
@@ -94,10 +94,8 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: st
 
 def _faults(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> str:
     """Return what keeps tensors from being those expected, in words; "" for nothing."""
-    # Files from before batch norm counted its batches lack these; torch fills them in.
-    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
     faults: dict[str, list[str]] = {
-        "missing": missing,
+        "missing": lacking(expected, tensors),
         "not in the network": [name for name in tensors if name not in expected],
         "of another shape": [],
         "of another kind": [],
@@ -145,8 +143,7 @@ def _no_fit(module: nn.Module, possible: Sequence[Reading], path: str, takes_cla
 
 def _other_outputs(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
     """Return (expected outputs, theirs) where nothing but the number of outputs is another, else None."""
-    lacking = [name for name in expected.keys() - tensors.keys() if not name.endswith("num_batches_tracked")]
-    if lacking or tensors.keys() - expected.keys():
+    if lacking(expected, tensors) or tensors.keys() - expected.keys():
         return None
     pairs = [(expected[name].shape, tensor.shape) for name, tensor in tensors.items()]
     counts = {(own[:1], theirs[:1]) for own, theirs in pairs if own != theirs}

@@ -58,12 +58,16 @@ class Reading:
         return sum(expected[name].shape == tensor.shape for name, tensor in self.tensors.items() if name in expected)
 
     def fits(self, expected: Tensors) -> bool:
-        """Return whether it has exactly the expected tensors, in their shapes.
+        """Return whether it has exactly the expected tensors, in their shapes."""
+        return not lacking(expected, self.tensors) and self.matches(expected) == len(self.tensors)
 
-        Files from before batch norm counted its batches lack these counts; torch fills them in.
-        """
-        lacking = [name for name in expected.keys() - self.tensors.keys() if not name.endswith("num_batches_tracked")]
-        return not lacking and self.matches(expected) == len(self.tensors)
+
+def lacking(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the expected tensors that are not there.
+
+    Files from before batch norm counted its batches lack these counts; torch fills them in.
+    """
+    return [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
 
 
 def readings(content: object, expected: Tensors) -> list[Reading]:

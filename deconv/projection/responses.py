@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.network import Network, as_map
-from deconv.network.graph import evaluate
-from deconv.network.receptive_field import cone
+from deconv.network.graph import Graph, evaluate
+from deconv.network.receptive_field import Cone, cone
 from deconv.projection.passes import forward
 from deconv.projection.rules import Rule
-from deconv.projection.seed import seed_convolution
+from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.strategies import chunk_size
 from deconv.projection.windows import Windows
 
@@ -44,20 +44,27 @@ def _respond(network: Network, layer: str, windows: Tensor, positions: Tensor, c
     graph, target = network.graph, network.node(layer)
     if not len(windows):
         return torch.zeros((0, network.channels(layer)) if channel is None else 0)
-    cone_of_layer = cone(graph, target)
+    cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
     most = chunk_size(graph, cone_of_layer, "window" if cone_of_layer.windowable else "whole")
     responses = []
     for chunk in torch.arange(len(windows)).split(most):
         inputs = network.check_images(windows[chunk]).clone()  # windows are worked on in place
         units = None if channel is None else channel[chunk].to(inputs.device)
         with torch.no_grad():
-            responses.append(_respond_to(network, target, inputs, positions[chunk].to(inputs.device), units))
+            places = positions[chunk].to(inputs.device)
+            responses.append(_respond_to(graph, cone_of_layer, seed, inputs, places, units))
     return torch.cat([response.float().cpu() for response in responses])
 
 
-def _respond_to(network: Network, target: int, windows: Tensor, positions: Tensor, channel: Tensor | None) -> Tensor:
-    graph, peak = network.graph, torch.arange(len(windows), device=windows.device)
-    cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
+def _respond_to(
+    graph: Graph,
+    cone_of_layer: Cone,
+    seed: SeedConvolution | None,
+    windows: Tensor,
+    positions: Tensor,
+    channel: Tensor | None,
+) -> Tensor:
+    target, peak = cone_of_layer.target, torch.arange(len(windows), device=windows.device)
     if not cone_of_layer.windowable:
         maps = as_map(evaluate(graph, windows, [target])[target])
         response = maps[peak, :, positions[:, 0], positions[:, 1]]
