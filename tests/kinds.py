@@ -196,6 +196,8 @@ DERIVED: dict[str, Middle] = {
     "std_mean": standardised,
     "adaptive max with indices": lambda x: F.adaptive_max_pool2d(x, 4, return_indices=True)[0],
     "softmax": lambda x: x.softmax(1),
+    "a constant divided by a map": lambda x: torch.tensor(2.0) / (x.abs() + 1),
+    "a constant divided by a map, by its other name": lambda x: torch.divide(torch.tensor(2.0), x.abs() + 1),
     "instance norm": lambda x: F.instance_norm(x),
     "a product with itself": lambda x: x.cumprod(2),
     "an assertion": lambda x: x if not torch.isnan(x).any() else x * 0,

@@ -85,7 +85,7 @@ def _one_type(request: Request) -> bool:
 
 def _product(request: Request) -> Lowered:
     """mul, div: linear if one side is a constant."""
-    divisor_is_node = request.name == "div" and isinstance(request.arguments["other"], Slot)
+    divisor_is_node = request.name in ("div", "divide") and isinstance(request.arguments["other"], Slot)
     rounded = request.arguments.get("rounding_mode") is not None
     linear = len(request.inputs) == 1 and not divisor_is_node and not rounded
     return request.as_call(linear=linear, pointwise=_same_positions(request))
