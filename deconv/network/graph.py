@@ -203,7 +203,7 @@ def _cast_value(value: Any, dtype: torch.dtype, device: str | None) -> Any:
     return value
 
 
-def is_layer(node: Node, nodes: list[Node], layers: set[int]) -> bool:
+def is_layer(node: Node, layers: set[int]) -> bool:
     """Return whether units may be mined here: in a rectified map or vector, or channels gathered from some."""
     if not (node.is_map or len(node.shape) == 1):
         return False

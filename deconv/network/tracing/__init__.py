@@ -19,11 +19,11 @@ from deconv.network.graph import Graph
 from deconv.network.tracing.building import Builder
 from deconv.network.tracing.calls import Recording
 from deconv.network.tracing.checking import check_graph
-from deconv.network.tracing.copying import private_copy, unwrapped
+from deconv.network.tracing.copying import private_copy
 from deconv.network.tracing.pairing import Pairing
 from deconv.network.tracing.recording import record
 
-__all__ = ["private_copy", "trace", "unwrapped"]
+__all__ = ["private_copy", "trace"]
 MANY, FEW = 3, (1, 2)
 """Images of the two recordings; two where the module cannot take a single one, or does something else with it."""
 
@@ -37,19 +37,16 @@ def trace(module: nn.Module, precision: torch.dtype, input_shape: tuple[int, int
     Raises UnsupportedOperation if the module fails, no layer of it can be carried, or the graph gives another output.
     """
     images = random_images(module, precision, input_shape)
-    paths: dict[nn.Module, str] = {}
-    for path, submodule in module.named_modules():
-        paths.setdefault(submodule, path)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         for device in ("cpu", "cuda"):  # it runs in its own precision, whatever is on around deconv
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        many = record(module, images, paths)
+        many = record(module, images)
         if many.stopped is not None and (checked or not many.calls) and not _is_ours(many.stopped):
             raise refusal(module, input_shape, many.stopped)
-        pairing = _paired(module, many, paths)
+        pairing = _paired(module, many)
         builder = Builder(pairing, module)
         graph = builder.graph()
         if not graph.layers:
@@ -69,12 +66,12 @@ def random_images(module: nn.Module, precision: torch.dtype, input_shape: tuple[
     return torch.randn((MANY, *input_shape), generator=generator).to(device, precision)
 
 
-def _paired(module: nn.Module, many: Recording, paths: dict[nn.Module, str]) -> Pairing:
+def _paired(module: nn.Module, many: Recording) -> Pairing:
     """The recording with one of fewer images: the one that has most calls in common with it."""
     pairing = Pairing(many, many)
     best = -1
     for count in FEW:
-        candidate = Pairing(many, record(module, many.images[:count].clone(), paths))
+        candidate = Pairing(many, record(module, many.images[:count].clone()))
         common = candidate.same_calls()
         if common > best:
             best, pairing = common, candidate

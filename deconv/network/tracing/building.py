@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Builder:
     def _layers(self) -> dict[str, int]:
         positions: set[int] = set()
         for position, node in enumerate(self.nodes):
-            if is_layer(node, self.nodes, positions):
+            if is_layer(node, positions):
                 positions.add(position)
         for state in (self.states.get(number) for number in self.outputs):
             if isinstance(state, int) and state and self._is_value_of_units(state):
@@ -115,7 +116,7 @@ class Builder:
 
     @staticmethod
     def _where(call: Called) -> str:
-        path = call.frames[-1].path if call.frames else ""
+        path = call.path
         return f"'{call.name}' in {path or 'the network'}"
 
     def _norm(self, call: Called, norm: ops.LocalResponseNorm, source: int) -> None:
@@ -145,7 +146,7 @@ class Builder:
 
         named = named_arguments(call.function, arguments, keywords)
         resolved = {name: map_values(value, resolve) for name, value in named.items()}
-        path = call.frames[-1].path if call.frames else ""
+        path = call.path
         shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
         return Request(
             call.function, call.name, path, resolved, tuple(inputs), self.nodes, self.dtypes, shape, dtype, pick
@@ -161,7 +162,7 @@ class Builder:
         if dtype is None or source == dtype or not source.is_floating_point:
             return position
         node = self.nodes[position]
-        path = call.frames[-1].path if call.frames else ""
+        path = call.path
         name = self._unique(f"{path}.to" if path else "to")
         cast = self._detached(call, ops.Cast(dtype, source))
         return self._append(name, path, "to", cast, (position,), node.shape, dtype)
@@ -213,7 +214,7 @@ class Builder:
         if isinstance(operation, ChannelScale) and self._folds_into(operation, inputs[0]):
             self.nodes[inputs[0]] = fold(self.nodes[inputs[0]], operation)
             return inputs[0]
-        path = call.frames[-1].path if call.frames else ""
+        path = call.path
         shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
         return self._append(self._new_name(call, number), path, call.name, operation, inputs, shape, dtype)
 
@@ -263,6 +264,5 @@ def fold(node: Node, scale: ChannelScale) -> Node:
     assert isinstance(convolution, Convolution)
     weight = convolution.weight * scale.scale.view(-1, 1, 1, 1)
     bias = scale.shift if convolution.bias is None else torch.addcmul(scale.shift, convolution.bias, scale.scale)
-    arguments = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
-    folded = Convolution(weight.contiguous(memory_format=torch.channels_last), bias, *arguments)
-    return Node(node.name, node.path, node.kind, folded, node.inputs, node.shape, node.is_map)
+    folded = replace(convolution, weight=weight.contiguous(memory_format=torch.channels_last), bias=bias)
+    return replace(node, operation=folded)

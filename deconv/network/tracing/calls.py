@@ -71,6 +71,11 @@ class Called:
     carries: bool
     autocast: torch.dtype | None
 
+    @property
+    def path(self) -> str:
+        """The module that makes the call; "" for the network itself."""
+        return self.frames[-1].path if self.frames else ""
+
 
 @dataclass(eq=False)
 class Recording:

@@ -70,8 +70,7 @@ def _agrees_in_double(graph: Graph, builder: Builder, module: nn.Module) -> bool
     if images.dtype != torch.float32:
         return False
     exact = private_copy(module).double()
-    renamed = {submodule: path for path, submodule in exact.named_modules()}
-    recording = record(exact, images.double(), renamed)
+    recording = record(exact, images.double())
     if [call.name for call in recording.calls] != [call.name for call in builder.recording.calls]:
         return False
     return _agrees(graph.cast(torch.float64), images.double(), _carried(builder, recording.kept), {})

@@ -35,8 +35,9 @@ FINITE_CHECKS = frozenset("isnan isinf isfinite any all logical_not logical_or b
 """What may lie between `isnan` or its like and a truth value that an assertion reads."""
 
 
-def record(module: nn.Module, images: Tensor, paths: dict[nn.Module, str]) -> Recording:
-    """Run `module`, a copy of one's own, on the batch and write down what it does. paths: of its submodules."""
+def record(module: nn.Module, images: Tensor) -> Recording:
+    """Run `module`, a copy of one's own, on the batch and write down what it does."""
+    paths = {submodule: path for path, submodule in module.named_modules()}
     batch = images.clone()  # which the module may write to
     recorder = _Recorder(batch)
     recording = recorder.recording
