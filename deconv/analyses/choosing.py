@@ -22,7 +22,7 @@ def choose_units(peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, s
     """Return the units that were asked for, or a draw of units that fire, in ascending order.
 
     units: numbers from 0 up, returned as they are, dead ones among them; None draws `n_units` by the seed from the
-    units that fire on some image: those that fire on most images first, and among equals at random.
+    units that fire on some image: those with most of the k peaks first, and among equals at random.
     """
     if units is not None:
         return list(units)

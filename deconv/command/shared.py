@@ -99,7 +99,7 @@ class Mining(Scanning, WithModel, WithLayers):
 class WithDraw(Options):
     """An experiment that draws units at random."""
 
-    n_units: int = option(16, "units of each layer, drawn by the seed among those that fire on most images", 1)
+    n_units: int = option(16, "units of each layer, drawn by the seed among those that fire, most peaks first", 1)
 
 
 @dataclass
