@@ -45,9 +45,10 @@ def run(options: Table1Correspondence, folder: Path) -> Path:
     regions = take_region(boxes, options.region, input_images)
     pixels = network.needed_preprocessing().normalize(input_images)
     drawn = draw_boxes(boxes, regions, options.draws, options.seed)
-    parts = {part: disagreement(network, pixels, boxes[part], layers) for part in boxes}
+    seen = network.forward(pixels, layers)
+    parts = {part: disagreement(network, pixels, boxes[part], layers, seen) for part in boxes}
     progress = track(drawn, "masking random places", len(drawn), unit="draws")
-    random = [disagreement(network, pixels, random_boxes_drawn, layers) for random_boxes_drawn in progress]
+    random = [disagreement(network, pixels, random_boxes_drawn, layers, seen) for random_boxes_drawn in progress]
     summary = {
         "layers": {layer: summarise(layer, parts, random) for layer in layers},
         "paper": {"layer 5": PAPER[0], "layer 7": PAPER[1]},

@@ -161,11 +161,16 @@ Result = Mapping[str, Disagreement]
 
 
 def disagreement(
-    network: Network, images: Tensor, boxes: Sequence[Box], layers: Iterable[str]
+    network: Network,
+    images: Tensor,
+    boxes: Sequence[Box],
+    layers: Iterable[str],
+    seen: Mapping[str, Float[Tensor, "N C H W"]] | None = None,
 ) -> dict[str, Disagreement]:
     """{layer: Disagreement} of masking one box in each of the preprocessed images (N, 3, H, W), N at least 2.
 
-    boxes: in the pixels of these images. Raises BadInput for fewer than two images or another number of boxes,
+    boxes: in the pixels of these images.  seen: the layers' maps of the unmasked images, where they are known already.
+    Raises BadInput for fewer than two images or another number of boxes,
     UnknownName for a layer.
     """
     if len(images) < 2 or len(boxes) != len(images):
@@ -173,7 +178,8 @@ def disagreement(
             f"given {len(images)} images and {len(boxes)} boxes; expected two images or more, and a box for each"
         )
     names = list(layers)
-    seen, hidden = network.forward(images, names), network.forward(masked(images, boxes), names)
+    seen = network.forward(images, names) if seen is None else seen
+    hidden = network.forward(masked(images, boxes), names)
     return {name: compare_signs(change_signs(seen[name], hidden[name])) for name in names}
 
 
