@@ -116,8 +116,7 @@ class Builder:
 
     @staticmethod
     def _where(call: Called) -> str:
-        path = call.path
-        return f"'{call.name}' in {path or 'the network'}"
+        return f"'{call.name}' in {call.path or 'the network'}"
 
     def _norm(self, call: Called, norm: ops.LocalResponseNorm, source: int) -> None:
         (number,) = call.outputs
@@ -146,10 +145,9 @@ class Builder:
 
         named = named_arguments(call.function, arguments, keywords)
         resolved = {name: map_values(value, resolve) for name, value in named.items()}
-        path = call.path
         shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
         return Request(
-            call.function, call.name, path, resolved, tuple(inputs), self.nodes, self.dtypes, shape, dtype, pick
+            call.function, call.name, call.path, resolved, tuple(inputs), self.nodes, self.dtypes, shape, dtype, pick
         )
 
     def _autocast_type(self, call: Called, number: int) -> torch.dtype | None:
@@ -214,9 +212,8 @@ class Builder:
         if isinstance(operation, ChannelScale) and self._folds_into(operation, inputs[0]):
             self.nodes[inputs[0]] = fold(self.nodes[inputs[0]], operation)
             return inputs[0]
-        path = call.path
         shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
-        return self._append(self._new_name(call, number), path, call.name, operation, inputs, shape, dtype)
+        return self._append(self._new_name(call, number), call.path, call.name, operation, inputs, shape, dtype)
 
     def _new_name(self, call: Called, number: int) -> str:
         readers = [() if reader is None else reader.frames for reader in self.readers.get(number, [])]
