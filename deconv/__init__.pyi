@@ -33,6 +33,10 @@ from .projection import (
     project as project,
     project_peaks as project_peaks,
 )
+from .projection.masks import (
+    mask_of as mask_of,
+    save_masks as save_masks,
+)
 from .projection.patches import (
     cut_patches as cut_patches,
     patches_of as patches_of,

@@ -41,6 +41,7 @@ def run(options: Atlas, folder: Path) -> Path:
         "metrics": metrics,
         "records": folder / "records",
         "batch_size": options.batch_size,
+        "field": options.field,
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks) for layer in prepared.layers}

@@ -9,7 +9,7 @@ from deconv import figures
 from deconv.analyses.choosing import choose_units
 from deconv.command.options import Fig2Features
 from deconv.command.setup import open_network, open_rule, prepare
-from deconv.errors import BadInput
+from deconv.errors import BadInput, check_choice
 from deconv.figures import features
 from deconv.files import safe_name, write_json
 from deconv.images import Source
@@ -17,14 +17,16 @@ from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
 from deconv.projection import project_peaks
+from deconv.projection.masks import mask_of, save_masks
 from deconv.projection.patches import patches_of
-from deconv.records import LayerPeaks, Peaks
+from deconv.records import FIELDS, LayerPeaks, Peaks, Reconstructions
 
 log = logging.getLogger("deconv")
 
 
 def run(options: Fig2Features, folder: Path) -> Path:
     """Mine, project, cut and draw; returns the picture of all layers."""
+    check_choice("field", options.field, FIELDS)
     network, rule = open_network(options.model, options.seed), open_rule(options.rule)
     prepared = prepare(options, network, options.layers, [rule], options.units)
     images, layers = prepared.images, prepared.layers
@@ -32,8 +34,13 @@ def run(options: Fig2Features, folder: Path) -> Path:
     panels, summary = [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
         units = choose_units(peaks[layer], options.units, options.n_units, options.seed)
-        panels.append(draw_layer(network, images, layer, peaks, units, options, folder))
-        summary[layer] = summarise(network, layer, peaks[layer], units)
+        if not bool(peaks[layer].found[units].any()):
+            raise BadInput(
+                f"layer {layer}: none of the units {units} fires on any of the {len(images)} images; choose others."
+            )
+        recon = project_peaks(network, images, layer, peaks[layer], units, rule)
+        panels.append(draw_layer(network, images, layer, peaks, recon, options, folder))
+        summary[layer] = summarise(network, layer, peaks[layer], units, recon)
     heading = (
         f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
@@ -43,35 +50,49 @@ def run(options: Fig2Features, folder: Path) -> Path:
 
 
 def draw_layer(
-    network: Network, images: Source, layer: str, peaks: Peaks, units: list[int], options: Fig2Features, folder: Path
+    network: Network,
+    images: Source,
+    layer: str,
+    peaks: Peaks,
+    recon: Reconstructions,
+    options: Fig2Features,
+    folder: Path,
 ) -> features.LayerPanels:
     """Records and picture of one layer."""
-    if not bool(peaks[layer].found[units].any()):
-        raise BadInput(
-            f"layer {layer}: none of the units {units} fires on any of the {len(images)} images; choose others."
-        )
-    recon = project_peaks(network, images, layer, peaks[layer], units, open_rule(options.rule))
     patches = patches_of(network, images, recon)
     recon.save(folder / f"{safe_name(layer)}.reconstructions.safetensors")
     patches.save(folder / f"{safe_name(layer)}.patches.safetensors")
+    if options.masks:
+        save_masks(recon, folder / "masks")
+    shown = recon.zoomed(None if options.field == "effective" else max(network.receptive_field(layer).size))
     filters = first_convolution(network.graph, network.node(layer))
-    panels = features.unit_panels(recon, patches, options.k, None if filters is None else filters.weight.float().cpu())
-    drawn = features.LayerPanels(title(network, layer, peaks[layer], filters is not None), panels)
+    panels = features.unit_panels(
+        shown,
+        patches.cut_to(shown.box),
+        options.k,
+        None if filters is None else filters.weight.float().cpu(),
+        mask_of(shown) if options.masks else None,
+    )
+    drawn = features.LayerPanels(title(network, layer, peaks[layer], shown, filters is not None), panels)
     figures.save_figure(features.features_figure([drawn], options.model["name"]), folder / f"{safe_name(layer)}.png")
     return drawn
 
 
-def title(network: Network, layer: str, peaks: LayerPeaks, with_filters: bool) -> str:
+def title(network: Network, layer: str, peaks: LayerPeaks, shown: Reconstructions, with_filters: bool) -> str:
     """What stands above a layer's grid."""
     (rows, cols), dead = network.receptive_field(layer).size, int((~peaks.found.any(dim=1)).sum())
+    height, width = shown.pixels.shape[2:]
     return (
         f"{layer}   {network.channels(layer)} units, receptive field {rows} x {cols} pixels"
+        + (f", shown: the {height} x {width} in the middle" if (height, width) != (rows, cols) else "")
         + (f", {dead} never fire" if dead else "")
         + ("; first its filter" if with_filters else "")
     )
 
 
-def summarise(network: Network, layer: str, peaks: LayerPeaks, units: list[int]) -> dict[str, object]:
+def summarise(
+    network: Network, layer: str, peaks: LayerPeaks, units: list[int], recon: Reconstructions
+) -> dict[str, object]:
     """The numbers that the figure shows."""
     field = network.receptive_field(layer)
     return {
@@ -79,6 +100,7 @@ def summarise(network: Network, layer: str, peaks: LayerPeaks, units: list[int])
         "channels": network.channels(layer),
         "map_size": network.map_size(layer),
         "receptive_field": field.size,
+        "effective_field": recon.effective_field,
         "stride": field.stride,
         "dead_units": int((~peaks.found.any(dim=1)).sum()),
         "strongest_score": [round(float(peaks.score[unit, 0]), 6) if peaks.found[unit, 0] else None for unit in units],

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from deconv import figures
 from deconv.analyses.choosing import choose_units
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.command.options import Fig4Evolution
 from deconv.command.setup import open_network, open_rule, prepare
-from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows, sees_all
+from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows
 from deconv.files import safe_name, write_json
 from deconv.images import Source
 from deconv.network import Network
@@ -22,7 +19,7 @@ from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
-from deconv.records import Patches, Peaks, Reconstructions
+from deconv.records import Peaks
 
 
 def run(options: Fig4Evolution, folder: Path) -> Path:
@@ -69,20 +66,11 @@ def draw_units(
     for epoch, network in networks.items():
         recons.append(project_peaks(network, images, layer, peaks[epoch][layer], units, rule))
         recons[-1].save(folder / safe_name(layer) / f"epoch-{epoch:03d}.reconstructions.safetensors")
-    patches = cut(networks[max(networks)], images, recons[-1])
+    patches = patches_of(networks[max(networks)], images, recons[-1]) if len(recons[-1]) else None
     if patches is not None:
         patches.save(folder / safe_name(layer) / "patches.safetensors")
     winning = winners(peaks, layer)[:, units]
     return evolution_rows(units, recons, patches, same=(winning[1:] == winning[:-1]) & (winning[1:] >= 0))
-
-
-def cut(network: Network, images: Source, recon: Reconstructions) -> Patches | None:
-    """The patches beside reconstructions, whole images where a receptive field sees all; None if no unit fires."""
-    if not len(recon):
-        return None
-    if sees_all(recon):
-        recon = replace(recon, box=torch.tensor([[0, 0, *recon.input_size]]).expand(len(recon), 4))
-    return patches_of(network, images, recon)
 
 
 def title(network: Network, layer: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import deconv
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.errors import BadInput, RecordMismatch
-from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows, shown_pixels
+from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows
 from deconv.figures.page import TILE
 from deconv.figures.pictures import recon_tiles
 from deconv.records import Patches, Reconstructions
@@ -119,6 +118,7 @@ def recon_of(channels: list[int], size: int, input_size: int = 8) -> Reconstruct
         pixels,
         torch.ones(n),
         box,
+        box,
         zeros,
         torch.tensor(channels, dtype=torch.int64),
         zeros,
@@ -140,13 +140,6 @@ def test_a_row_has_its_units_cells_and_none_where_it_is_dead() -> None:
     assert rows[1].patch is not None and (rows[1].patch == 9).all()
     none_fires = evolution_rows([3], [recon_of([], 4), recon_of([], 4)], None, torch.tensor([[False]]))
     assert none_fires[0].cells == (None, None) and none_fires[0].patch is None
-
-
-def test_a_field_that_sees_all_is_shown_as_the_whole_image() -> None:
-    large = replace(recon_of([0], 12), box=torch.tensor([[-2, -2, 10, 10]]))
-    assert torch.equal(shown_pixels(large), large.pixels[:, :, 2:10, 2:10])
-    small = recon_of([0], 4)
-    assert shown_pixels(small) is small.pixels
 
 
 def test_blocks_stand_two_abreast_and_curves_have_their_layers_shares() -> None:

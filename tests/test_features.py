@@ -25,7 +25,9 @@ def records(units: int = 3, k: int = 4, size: int = 9, channels: int = 3) -> tup
     image, place = torch.arange(n), torch.zeros(n, dtype=torch.int64)
     box = torch.stack([place - 2, place, place - 2 + size, place + size], dim=1)
     pixels = torch.randn(n, channels, size, size)
-    recon = Reconstructions("conv1", "deconvnet", pixels, torch.rand(n), box, image, channel, place, place, (32, 32))
+    recon = Reconstructions(
+        "conv1", "deconvnet", pixels, torch.rand(n), box, box, image, channel, place, place, (32, 32)
+    )
     inside = torch.ones(n, size, size, dtype=torch.bool)
     inside[:, :2] = False
     cut = torch.randint(1, 255, (n, channels, size, size), dtype=torch.uint8) * inside[:, None]

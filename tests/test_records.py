@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
     if isinstance(a, Peaks | Patches | Reconstructions | LayerPeaks):
-        return vars(a).keys() == vars(b).keys() and all(same(value, vars(b)[name]) for name, value in vars(a).items())
+        return type(a) is type(b) and all(same(getattr(a, of.name), getattr(b, of.name)) for of in fields(a))
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(value, b[name]) for name, value in a.items())
     return bool(a == b)
@@ -146,13 +146,13 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_records_of_format_1_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There `provenance` was called `made_of` and `input_size` was called `frame`."""
+    """There `provenance` was called `made_of`, `input_size` was called `frame`, and no picture was cut to the image."""
     made, recon, columns = peaks(), reconstructions(), {"unit": np.arange(3)}
     monkeypatch.setattr(formats, "FORMAT", 1)
     save = formats.save_tensors
     older = {"layer": recon.layer, "rule": recon.rule, "frame": list(recon.input_size), "made_of": recon.provenance}
-    tensors = {name: getattr(recon, name) for name in RECONSTRUCTION_AXES}
-    save(tmp_path / "recon", "reconstructions", tensors, RECONSTRUCTION_AXES, older)
+    axes = {name: axis for name, axis in RECONSTRUCTION_AXES.items() if name != "field"}  # it was the box
+    save(tmp_path / "recon", "reconstructions", {name: getattr(recon, name) for name in axes}, axes, older)
     provenance = {("frame" if name == "input_size" else name): value for name, value in made.provenance.items()}
     Peaks(made.layers, made.image_keys, provenance).save(tmp_path / "peaks")
     table = pa.table(columns).replace_schema_metadata({"deconv": json.dumps({"weights": "9f86d0"})})

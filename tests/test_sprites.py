@@ -26,7 +26,8 @@ def noise(size: tuple[int, int], seed: int = 0) -> sprites.Pixels:
     inside = torch.ones(9, *size, dtype=torch.bool)
     inside[1, : size[0] // 2] = inside[2, :, size[1] // 3 :] = False
     patch = torch.randint(0, 256, (9, 3, *size), generator=generator, dtype=torch.uint8) * inside[:, None]
-    return sprites.Pixels(torch.randn(9, 3, *size, generator=generator), patch, inside)
+    mask = torch.rand(9, *size, generator=generator) > 0.5
+    return sprites.Pixels(torch.randn(9, 3, *size, generator=generator), patch, inside, mask)
 
 
 def layer_of(units: int, field: int) -> Layer:
@@ -35,7 +36,7 @@ def layer_of(units: int, field: int) -> Layer:
     box = torch.tensor([0, 0, field, field]).expand(units, 9, 4)
     peaks = LayerPeaks(torch.rand(units, 9, generator=torch.Generator().manual_seed(0)), place, place, place, box)
     firing = Firing(9, [[1] * BINS] * units, [0.1234] * units, [[]] * units, [[]] * units)
-    return Layer("features.10.cat", 1, (12, 12), (field, field), (8, 8), (224, 224), peaks, firing, {})
+    return Layer("features.10.cat", 1, (12, 12), (field, field), field, (8, 8), (224, 224), peaks, firing, {})
 
 
 def test_a_thumbnail_keeps_its_contrast_and_has_no_hatching() -> None:
@@ -73,8 +74,8 @@ def test_a_plate_and_a_sheet_hold_the_tiles_where_the_pages_look_for_them(tmp_pa
     with Image.open(front.parent / "02-two/unit-0002.png") as opened:
         plate = np.asarray(opened.convert("RGB"))
     side = plate.shape[0] // 3
-    assert plate.shape == (3 * side, 6 * side, 3)
-    for kind, left in (("recon", 0), ("patch", 3 * side)):
+    assert plate.shape == (3 * side, 9 * side, 3)
+    for kind, left in (("recon", 0), ("patch", 3 * side), ("masked", 6 * side)):
         with Image.open(front.parent / f"02-two/{kind}-00.webp") as opened:
             assert opened.size == (sprites.COLUMNS * sprites.CELL, sprites.ROWS * sprites.CELL)
             sheet = np.asarray(opened.convert("RGB")).astype(float)

@@ -22,21 +22,21 @@ from deconv.atlas.records import UnitRecords
 from deconv.atlas.site import Site, open_site
 from deconv.engines import Engine
 from deconv.engines.local import Local
-from deconv.errors import BadInput, bad_value, check_count, check_list
+from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
 from deconv.images import Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection import check_rules
 from deconv.projection.rules import Rule, as_rule
-from deconv.records import Peaks
+from deconv.records import FIELDS, Peaks, shown_side
 from deconv.records.provenance import check_same, digest
 
 BLOCK_BYTES = 2**27
 """Bytes of one block's reconstructions, which are in memory and in one file of records together."""
 IMAGES_AT_ONCE = 16
 """Photographs that are decoded at a time to be written."""
-DRAWING_VERSION = 3
+DRAWING_VERSION = 4
 """Version of how pictures are drawn: where a site has those of another one, all are drawn again."""
 Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
 """{layer: {name: a number for each unit, or None}}"""
@@ -54,6 +54,7 @@ def write_atlas(
     mined: str | None = None,
     batch_size: int = 64,
     engine: Engine | None = None,
+    field: str = "effective",
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
@@ -67,6 +68,8 @@ def write_atlas(
     - metrics: further numbers that units are sorted by, {layer: {name: one for each unit, None where there is none}}.
     - mined: the day of the mining, as the front page shows it.
     - batch_size: images in one forward pass of the count of how units fire.
+    - field: what pictures show of receptive fields: "effective", the square about their centre that holds 95 % of the
+      first rule's energy, or "full".
     - engine: where reconstructions are made, by default in this process. Workers in other processes leave them in
       `records`, which they need.
 
@@ -87,6 +90,7 @@ def write_atlas(
     ('index.html', ['01-conv1', 'assets', 'atlas.json', 'images', 'index.html'])
     """
     chosen = {as_rule(rule).name: as_rule(rule) for rule in check_list("rules", rules, "rules")}
+    check_choice("field", field, FIELDS)
     metrics, engine, batch_size = metrics or {}, engine or Local(), check_count("batch_size", batch_size)
     if records is None and not isinstance(engine, Local):
         raise bad_value("records", records, "the folder that an engine of other processes writes to")
@@ -95,7 +99,7 @@ def write_atlas(
     _check(network, peaks, check_source(images), chosen, metrics)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size)
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, field == "effective")
         missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         _draw(site, unit_records, missing, engine)
@@ -130,8 +134,10 @@ def _plan_pages(
     metrics: Metrics,
     mined: str | None,
     batch_size: int,
+    effective: bool,
 ) -> Atlas:
     """Gather all that the pages show."""
+    rule = next(iter(rules.values()))
     network, peaks, firing = records.network, records.peaks, records.firing(batch_size)
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
     layers = []
@@ -142,6 +148,7 @@ def _plan_pages(
             number,
             map_size=network.map_size(name, input_size),
             field=field.size,
+            side=shown_side(records.effective_field(name, rule), field.size) if effective else max(field.size),
             stride=field.stride,
             input_size=input_size,
             peaks=peaks[name],
@@ -185,14 +192,16 @@ def _plan_pictures(
         units = [unit for unit in block if unit in firing_units]
         for number, rule in enumerate(rules.values()) if units else ():
             group = f"{layer.folder}/{block[0]}/{number}"
-            provenance = digest({"drawing": DRAWING_VERSION, "records": records.provenance(layer.name, rule, units)})
+            made_of = {"side": layer.side, "records": records.provenance(layer.name, rule, units)}
+            provenance = digest({"drawing": DRAWING_VERSION, **made_of})
             if not site.has(group, provenance, _picture_files(layer, units, number)):
                 yield _MissingPictures(group, provenance, layer, number, records.block(layer.name, rule, units))
 
 
 def _unit_blocks(layer: Layer) -> Iterator[range]:
     """Yield the units in runs of whole sheets, whose reconstructions fit into BLOCK_BYTES if one sheet's do."""
-    sheet_bytes = 4 * 3 * layer.k * layer.field[0] * layer.field[1] * sprites.SHEET  # float32 colours
+    height, width = (min(sides) for sides in zip(layer.field, layer.input_size, strict=True))
+    sheet_bytes = 4 * 3 * layer.k * height * width * sprites.SHEET  # float32 colours
     step = max(BLOCK_BYTES // sheet_bytes, 1) * sprites.SHEET
     for start in range(0, layer.channels, step):
         yield range(start, min(start + step, layer.channels))
@@ -228,7 +237,7 @@ def _draw(site: Site, records: UnitRecords, missing: Sequence[_MissingPictures],
         tracked = track(pictures, "drawing units", total, unit="units", size=lambda done: len(blocks[done[0]].units))
         for index, recon, patches in tracked:
             part = missing[index]
-            units = sprites.by_unit(recon, patches)
+            units = sprites.by_unit(recon, patches, part.layer)
             site.wait()  # the block before was drawn meanwhile; two at most are in memory
             _put_pictures(site, part.layer, units, part.rule)
             site.done(part.group, part.provenance)

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Int64
+from torch import Tensor
+
 from deconv.files import safe_name
 from deconv.mining.firing import Firing
-from deconv.records import LayerPeaks
+from deconv.records import LayerPeaks, about_centres
 
 Pair = tuple[int, int]
 
@@ -19,6 +22,7 @@ class Layer:
     """One layer of an atlas: its number there, counted from 1, its geometry, and its records.
 
     map_size, field, stride, input_size are (rows, columns), all but the first in pixels of the input image.
+    side: of the square about the field's centre that pictures show of it.
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     """
 
@@ -26,6 +30,7 @@ class Layer:
     number: int
     map_size: Pair
     field: Pair
+    side: int
     stride: Pair
     input_size: Pair
     peaks: LayerPeaks
@@ -36,6 +41,22 @@ class Layer:
     def folder(self) -> str:
         """The layer's folder in the site, safe whatever the name is, and no other layer's."""
         return f"{self.number:02d}-{safe_name(self.name)}"
+
+    @property
+    def boxes(self) -> Int64[Tensor, "units k 4"]:
+        """What pictures show of each peak, in the input image."""
+        peaks = self.peaks.box
+        return about_centres(peaks.reshape(-1, 4), self.side, self.input_size).view(peaks.shape)
+
+    @property
+    def shown(self) -> Pair:
+        """The size, in pixels, of what pictures show of a receptive field."""
+        sides = (
+            min(self.side, field, whole) if field > whole else min(self.side, field)
+            for field, whole in zip(self.field, self.input_size, strict=True)
+        )
+        height, width = sides
+        return height, width
 
     @property
     def channels(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
+from torch import Tensor
 
 from deconv.atlas import contents, drawings, sprites
 from deconv.atlas.contents import Atlas, Layer
@@ -87,9 +88,9 @@ def _other_rules(atlas: Atlas, plate: sprites.Plate, unit: int) -> list[tuple[st
 class Peak:
     """One peak of a unit, as its page shows it.
 
-    key, label, image: name, class and file of the photograph.  box: (y0, x0, y1, x1) in the input image.  tile,
-    patch_tile: (x, y) on the unit's plate.  percent, view, spotlight: see `drawings`.  square: x, y and side of the
-    square about the box that the reconstruction's tile fills.
+    key, label, image: name, class and file of the photograph.  box: (y0, x0, y1, x1) in the input image, what pictures
+    show of the receptive field.  tiles: {kind: (x, y) on the unit's plate}.  percent, view, spotlight: see `drawings`.
+    square: x, y and side of the square about the box that the reconstruction's tile fills.
     """
 
     number: int
@@ -100,8 +101,7 @@ class Peak:
     row: int
     col: int
     box: tuple[int, int, int, int]
-    tile: tuple[int, int]
-    patch_tile: tuple[int, int]
+    tiles: dict[str, tuple[int, int]]
     percent: int
     view: str
     spotlight: str
@@ -109,14 +109,14 @@ class Peak:
 
 
 def _peaks(atlas: Atlas, layer: Layer, unit: int, plate: sprites.Plate) -> list[Peak]:
-    count = int(layer.peaks.found[unit].sum())
-    return [_peak(atlas, layer, plate, unit, rank) for rank in range(count)]
+    count, boxes = int(layer.peaks.found[unit].sum()), layer.boxes
+    return [_peak(atlas, layer, plate, unit, rank, boxes) for rank in range(count)]
 
 
-def _peak(atlas: Atlas, layer: Layer, plate: sprites.Plate, unit: int, rank: int) -> Peak:
+def _peak(atlas: Atlas, layer: Layer, plate: sprites.Plate, unit: int, rank: int, boxes: Tensor) -> Peak:
     peaks = layer.peaks
     image, row, col = (int(column[unit, rank]) for column in (peaks.image, peaks.row, peaks.col))
-    y0, x0, y1, x1 = peaks.box[unit, rank].tolist()
+    y0, x0, y1, x1 = boxes[unit, rank].tolist()
     box = (y0, x0, y1, x1)
     percent = drawings.pad_percent(box, layer.input_size)
     return Peak(
@@ -128,8 +128,7 @@ def _peak(atlas: Atlas, layer: Layer, plate: sprites.Plate, unit: int, rank: int
         row=row,
         col=col,
         box=box,
-        tile=plate.corner(rank),
-        patch_tile=plate.corner(rank, patch=True),
+        tiles={kind: plate.corner(rank, kind) for kind in sprites.KINDS},
         percent=percent,
         view=drawings.padded_view(layer.input_size, percent),
         spotlight=drawings.spotlight(box, layer.input_size),
@@ -146,7 +145,7 @@ def _square(box: tuple[int, int, int, int]) -> tuple[float, float, int]:
 def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
     strength = layer.peaks.score[:, 0].nan_to_num(-math.inf)
     order = strength.argsort(descending=True, stable=True).tolist()[: min(FEATURED, len(layer.firing_units))]
-    box = drawings.centred(layer.field, layer.input_size)
+    box = drawings.centred(layer.shown, layer.input_size)
     return {
         "layer": layer,
         "stack": drawings.stack(layer, largest),
@@ -159,8 +158,8 @@ def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
 
 
 def _share(layer: Layer) -> int:
-    """Return the per cent of the input image's area that a unit sees."""
-    (tall, wide), (height, width) = layer.field, layer.input_size
+    """Return the per cent of the input image's area that pictures show of what a unit sees."""
+    (tall, wide), (height, width) = layer.shown, layer.input_size
     return round(100 * min(tall / height, 1) * min(wide / width, 1))
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deconv.atlas.blocks import Block, keep
+import torch
+
+from deconv.atlas.blocks import REMEDY, Block, keep
 from deconv.atlas.contents import safe_name
 from deconv.engines import Engine
 from deconv.files import claimed, remove_leftovers, remove_parts, write_json
@@ -17,10 +19,14 @@ from deconv.images.batches import batches
 from deconv.mining.firing import Firing, Tally
 from deconv.network import Network
 from deconv.progress import track
+from deconv.projection import project_peaks
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.records.formats import reading
 from deconv.records.provenance import Provenance, build, check_same, digest, plain
+
+SAMPLED = 16
+"""Units whose reconstructions, of all their peaks, measure a layer's effective field."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +85,27 @@ class UnitRecords:
                 for name in engine.work(keep, self.network, [blocks[index] for index in missing.values()]):
                     yield missing[name], *blocks[missing[name]].load()
                 remove_parts(self.folder)  # of workers that died
+
+    def effective_field(self, layer: str, rule: Rule) -> int:
+        """Return the side of the layer's effective field, of at most SAMPLED units evenly spread over those that fire.
+
+        It is kept in the folder. Raises RecordMismatch, naming the difference, if what is there is of other peaks.
+        """
+        firing = self.peaks[layer].found.any(dim=1).nonzero().flatten()
+        if not len(firing):
+            return max(self.network.receptive_field(layer).size)
+        units = firing[torch.linspace(0, len(firing) - 1, min(SAMPLED, len(firing))).round().long()].tolist()
+        provenance = plain(self._provenance(layer, rule, units))
+        path = None if self.folder is None else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.field.json"
+        if path is not None and path.is_file():
+            with reading(path):
+                saved = json.loads(path.read_text(encoding="utf-8"))
+                check_same(path, saved["provenance"], provenance, REMEDY)
+                return int(saved["effective_field"])
+        recon = project_peaks(self.network, self.images, layer, self.peaks[layer], units, rule)
+        if path is not None:
+            write_json(path, {"provenance": provenance, "effective_field": recon.effective_field})
+        return recon.effective_field
 
     def firing(self, batch_size: int) -> dict[str, Firing]:
         """Return how every unit fires over all images: one more pass over them, unless it is in the folder.

@@ -18,10 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from deconv.atlas.contents import Layer
-from deconv.figures.pictures import lay, patch_tiles, recon_tiles
+from deconv.figures.pictures import lay, masked_tiles, patch_tiles, recon_tiles
+from deconv.projection.masks import SMOOTHING, mask_of
 from deconv.records import Patches, Reconstructions
 
-KINDS = ("recon", "patch")
+KINDS = ("recon", "patch", "masked")
+"""What is shown of a peak: its reconstruction, its patch, and that pale but for what the reconstruction is about."""
 CELL = 120
 """Pixels a side of one unit's square in a sheet."""
 ROWS, COLUMNS = 4, 8
@@ -39,23 +41,30 @@ BLOCK = 16
 
 
 class Pixels(NamedTuple):
-    """Reconstructions and patches of n peaks of one unit, strongest first; inside: which pixels lie in the image."""
+    """Reconstructions and patches of n peaks of one unit, strongest first.
+
+    inside: which pixels lie in the image.  mask: which of them the reconstruction is about.
+    """
 
     recon: Float[Tensor, "n C h w"]
     patch: UInt8[Tensor, "n C h w"]
     inside: Bool[Tensor, "n h w"]
+    mask: Bool[Tensor, "n h w"]
 
 
-def by_unit(recon: Reconstructions, patches: Patches) -> dict[int, Pixels]:
-    """Return the pixels of each unit, from records that hold one unit after the other; nothing is copied."""
+def by_unit(recon: Reconstructions, patches: Patches, layer: Layer) -> dict[int, Pixels]:
+    """Return what pictures show of each unit, from records of that layer that hold one unit after the other."""
+    recon = recon.zoomed(layer.side)
+    patches = patches.cut_to(recon.box)
+    masks = mask_of(recon, sigma=layer.side * SMOOTHING)
     units, counts = recon.channel.unique_consecutive(return_counts=True)
-    columns = [column.split(counts.tolist()) for column in (recon.pixels, patches.pixels, patches.inside)]
+    columns = [column.split(counts.tolist()) for column in (recon.pixels, patches.pixels, patches.inside, masks)]
     return dict(zip(units.tolist(), map(Pixels, *columns), strict=True))
 
 
 @dataclass(frozen=True)
 class Plate:
-    """Where the tiles of a unit's picture lie: reconstructions left, patches right, row by row.
+    """Where the tiles of a unit's picture lie: the KINDS beside each other, each row by row.
 
     side: pixels of a tile; pitch: pixels from one tile to the next; across, down: tiles in a row, and rows.
     """
@@ -66,23 +75,28 @@ class Plate:
     down: int
     suffix: str
 
-    def corner(self, rank: int, patch: bool = False) -> tuple[int, int]:
+    def corner(self, rank: int, kind: str = "recon") -> tuple[int, int]:
         """Return (x, y) of the tile of the peak of that rank."""
-        return (rank % self.across + patch * self.across) * self.pitch, rank // self.across * self.pitch
+        return (rank % self.across + KINDS.index(kind) * self.across) * self.pitch, rank // self.across * self.pitch
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, with reconstructions and patches."""
-        return 2 * self.across * self.pitch, self.down * self.pitch
+        """(width, height) in pixels, with all kinds."""
+        return len(KINDS) * self.across * self.pitch, self.down * self.pitch
+
+    @property
+    def recon_width(self) -> int:
+        """Pixels across of a picture with reconstructions alone."""
+        return self.across * self.pitch
 
     def file(self, unit: int, rule: int = 0) -> str:
-        """Return its file in the layer's folder, for the rule of that number; the first rule's has the patches too."""
+        """Return its file in the layer's folder, for the rule of that number; the first rule's has all kinds."""
         return f"unit-{unit:04d}{f'-rule{rule}' if rule else ''}{self.suffix}"
 
 
 def plate_of(layer: Layer) -> Plate:
-    """Return the plate for a layer's receptive field and number of peaks."""
-    field = max(layer.field)
+    """Return the plate for what is shown of a layer's receptive field, and its number of peaks."""
+    field = max(layer.shown)
     if field <= LEAST_SIDE // 2:
         side = field * (LEAST_SIDE // field)
         return Plate(side, side, layer.across, layer.down, ".png")
@@ -91,7 +105,7 @@ def plate_of(layer: Layer) -> Plate:
 
 
 def sheet_file(kind: str, number: int) -> str:
-    """Return the file of a sheet of "recon" or "patch" thumbnails, in the layer's folder."""
+    """Return the file of a sheet of thumbnails of one of the KINDS, in the layer's folder."""
     return f"{kind}-{number:02d}.webp"
 
 
@@ -101,7 +115,7 @@ def position_in_sheet(unit: int) -> tuple[int, int]:
 
 
 def sheet_picture(kind: str, units: Mapping[int, Pixels], layer: Layer) -> bytes:
-    """Return the bytes of a sheet of "recon" or "patch" thumbnails of the units that share it."""
+    """Return the bytes of a sheet of thumbnails of one of the KINDS, of the units that share it."""
     page = np.full((ROWS * CELL, COLUMNS * CELL, 3), GROUND, dtype=np.uint8)
     side = tile_side(layer)
     for unit, pixels in units.items():
@@ -119,12 +133,12 @@ def tile_side(layer: Layer) -> int:
     return CELL // layer.across - 1
 
 
-def plate_picture(plate: Plate, pixels: Pixels, patches: bool) -> bytes:
-    """Return the bytes of a unit's plate: its reconstructions, with or without its patches."""
+def plate_picture(plate: Plate, pixels: Pixels, all_kinds: bool) -> bytes:
+    """Return the bytes of a unit's plate: of all kinds, or its reconstructions alone."""
     width, height = plate.size
-    page = np.full((height, width if patches else width // 2, 3), GROUND, dtype=np.uint8)
-    for number, kind in enumerate(KINDS if patches else KINDS[:1]):
-        left = number * plate.across * plate.pitch
+    page = np.full((height, width if all_kinds else plate.recon_width, 3), GROUND, dtype=np.uint8)
+    for kind in KINDS if all_kinds else KINDS[:1]:
+        left = plate.corner(0, kind)[0]
         lay(page, _tiles(kind, pixels, plate.side), left, 0, plate.pitch, plate.across)
     return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
 
@@ -138,6 +152,8 @@ def photograph(input_image: UInt8[Tensor, "C H W"]) -> bytes:
 def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:
     if kind == "recon":
         return recon_tiles(pixels.recon, side, keep_contrast=True)
+    if kind == "masked":
+        return masked_tiles(pixels.patch, pixels.inside, pixels.mask, side)
     return patch_tiles(pixels.patch, pixels.inside, side)
 
 

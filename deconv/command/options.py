@@ -29,12 +29,23 @@ from deconv.training.recipe import Settings
 
 
 @dataclass
-class Fig2Features(Mining, WithUnits, WithRule):
-    """The options of experiments/fig2_features.py."""
+class WithField(Options):
+    """An experiment that shows reconstructions beside their patches."""
+
+    field: str = option(
+        "effective", "of each receptive field: effective, the middle that holds 95 % of the energy, or full"
+    )
 
 
 @dataclass
-class Atlas(Mining, WithRule):
+class Fig2Features(Mining, WithUnits, WithRule, WithField):
+    """The options of experiments/fig2_features.py."""
+
+    masks: bool = option(False, "whether to show, and to save as PNG files, what in each patch the unit answers to")
+
+
+@dataclass
+class Atlas(Mining, WithRule, WithField):
     """The options of experiments/atlas.py."""
 
     other_rules: list[str] = option([], "rules shown on each unit's page beside `rule`, as [guided,gradient]")

@@ -199,8 +199,9 @@ class PeakSet:
         row, col = self.positions.unbind(1)
         n = len(self.peaks)
         records = project_together(
-            self.network, inputs, self.layer, index[:n], row, col, units, switches_of=index[n:] if lending else None
-        )
+            self.network, inputs, self.layer, index[:n], row, col, units, switches_of=index[n:] if lending else None,
+            cut_to_image=False,
+        )  # fmt: skip
         return {projection: record.pixels.numpy() for projection, record in zip(projections, records, strict=True)}
 
     def _lenders(self) -> Tensor:

@@ -69,7 +69,7 @@ def evolution_rows(
     recons: for each epoch the strongest peak of each unit that fires at it. patches: those under the reconstructions of
     the last epoch, None where no unit fires. same: whether one image wins at an epoch and the next.
     """
-    cells = [_by_unit(recon, recon_tiles(shown_pixels(recon), TILE) if len(recon) else ()) for recon in recons]
+    cells = [_by_unit(recon, recon_tiles(recon.pixels, TILE) if len(recon) else ()) for recon in recons]
     cut = {} if patches is None else _by_unit(recons[-1], patch_tiles(patches.pixels, patches.inside, TILE))
     return tuple(
         EvolutionRow(f"unit {unit}", tuple(of_epoch.get(unit) for of_epoch in cells), tuple(stays), cut.get(unit))
@@ -80,16 +80,6 @@ def evolution_rows(
 def _by_unit(recon: Reconstructions, tiles: Sequence[np.ndarray] | np.ndarray) -> dict[int, np.ndarray]:
     """{unit: its tile}; dead units have none."""
     return dict(zip(recon.channel.tolist(), tiles, strict=True))
-
-
-def sees_all(recon: Reconstructions) -> bool:
-    """Whether the receptive field is as large as the image, so that most of a box would lie outside it."""
-    return recon.pixels.shape[2] >= recon.input_size[0] and recon.pixels.shape[3] >= recon.input_size[1]
-
-
-def shown_pixels(recon: Reconstructions) -> Tensor:
-    """(N, C, h, w): the receptive field of each reconstruction, or the whole image where that is less."""
-    return recon.paste() if sees_all(recon) else recon.pixels
 
 
 def evolution_figure(

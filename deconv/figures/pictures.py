@@ -14,12 +14,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
+from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 PERCENTILE = 99.0
 WHITE = 255
 HATCH_LINE, HATCH_GROUND, HATCH_WIDTH = 158, 219, 3
 """The two greys of what lies outside an image, and the pixels that a line of its hatching is wide; every third is."""
+FADED = 0.3
+"""What is left of a patch's darkness where its mask does not cover it, in grey; the rest is white."""
+OUTLINE = (255, 140, 0)
+"""The colour of a mask's outline: orange, which is far from most photographs' and seen on dark and light."""
 LEAST_HATCHED = 64
 """Pixels a side; in a smaller tile lines would be all that one sees, and it gets their mean."""
 
@@ -86,6 +91,18 @@ def patch_tiles(
         return shown
     outside = _square(_fitted((~inside)[:, None].to(torch.uint8) * 255, side), side, around=0) > 127
     return np.where(outside, _hatch(side), shown)
+
+
+def masked_tiles(
+    pixels: UInt8[Tensor, "N C h w"], inside: Bool[Tensor, "N h w"], mask: Bool[Tensor, "N h w"], side: int
+) -> UInt8[np.ndarray, "N side side 3"]:
+    """Return patches as tiles, as they are where their mask covers them, pale and grey elsewhere, with its outline."""
+    shown = patch_tiles(pixels, inside, side)
+    covered = _square(_fitted(mask[:, None].to(torch.uint8) * 255, side), side, around=0) > 127
+    pale = WHITE - FADED * (WHITE - shown.mean(axis=3, keepdims=True))
+    faded = np.where(covered, shown, pale.astype(np.uint8))
+    outline = np.stack([find_boundaries(tile[..., 0], mode="inner") for tile in covered])[..., None]
+    return np.where(outline, np.uint8(OUTLINE), faded)
 
 
 def tiles(pictures: UInt8[Tensor, "N C h w"], side: int) -> UInt8[np.ndarray, "N side side 3"]:

@@ -6,7 +6,7 @@ Dumoulin and Visin 2016 (arXiv 1603.07285), per axis, united where branches meet
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Int
@@ -53,6 +53,24 @@ class ReceptiveField:
         else:
             y, x = self.start[0] + row * self.stride[0], self.start[1] + col * self.stride[1]
         return y, x, y + self.size[0], x + self.size[1]
+
+    def cut_to(self, image_size: Pair) -> ReceptiveField:
+        """Return the same field, but the whole image along an axis on which the field is longer than the image.
+
+        >>> ReceptiveField((427, 91), (16, 8), (-200, -40)).cut_to((224, 224))
+        ReceptiveField(size=(224, 91), stride=(0, 8), start=(0, -40))
+        """
+        longer = [size > most for size, most in zip(self.size, image_size, strict=True)]
+        if not any(longer):
+            return self
+        size, stride, start = (
+            tuple(whole if cut else own for cut, own, whole in zip(longer, pair, instead, strict=True))
+            for pair, instead in ((self.size, image_size), (self.stride, (0, 0)), (self.start, (0, 0)))
+        )
+        starts = None
+        if self.starts is not None:
+            starts = tuple((0,) * len(axis) if cut else axis for cut, axis in zip(longer, self.starts, strict=True))
+        return replace(self, size=size, stride=stride, start=start, starts=starts)
 
     def holds(self, positions: Int[Tensor, "N 2"]) -> bool:
         """Return whether none of some positions (row, col) sees pixels outside its box."""

@@ -54,8 +54,8 @@ def project(
         "auto" takes the one with least work.
     switches_of: (N,) images whose switches serve in place of the peaks' own, for a rule with switches "other".
 
-    Returns Reconstructions: pixels (N, C, h, w) float32 of the receptive field, zero outside the image; what is sent
-    back from the position is the activation's own value.
+    Returns Reconstructions: pixels (N, C, h, w) float32 of the receptive field, or of the image along an axis on which
+    the field is longer, zero outside the image; what is sent back from the position is the activation's own value.
     Raises UnknownName (layer, rule, strategy), BadInput (indices outside their range; switches_of missing or in vain),
     UnsupportedOperation (the rule cannot pass an operation), RecordMismatch (the recomputed activation differs from
     `score` by more than 1e-3 of it and 1e-5 of the strongest given).
@@ -88,12 +88,13 @@ def project_together(
     requests: Sequence[tuple[AnyRule, Indices]],
     strategy: str = "auto",
     switches_of: Indices | None = None,
+    cut_to_image: bool = True,
 ) -> list[Reconstructions]:
     """Send activations at the same N positions back by several rules, for several units, after one forward pass.
 
     requests: (rule, channel (N,)) for each of the Reconstructions that are returned; the other arguments are those of
-    `project`. switches_of: serves the rules with switches "other". Each result is the one that `project` gives alone,
-    and so are the errors.
+    `project`. switches_of: serves the rules with switches "other". cut_to_image: False returns all pixels of a field
+    that is larger than the image. Each result is the one that `project` gives alone, and so are the errors.
     """
     # plan: nothing is computed before all of it is known to be possible
     _check_kinds(network, images)
@@ -110,10 +111,10 @@ def project_together(
         _check_range("channel", channel, network.channels(layer))
     check_rules(network, [layer], rules, size)
     positions = torch.stack([rows, cols], dim=1)
-    layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids, positions)
+    layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids, positions, cut_to_image)
 
     # run, chunk by chunk
-    pixels = torch.empty((len(rules), len(positions), network.input_shape[0], *layer_plan.field.size))
+    pixels = torch.empty((len(rules), len(positions), network.input_shape[0], *layer_plan.shown.size))
     scores = torch.empty((len(rules), len(positions)))
     for chunk, peak_images in peak_chunks(network, images, image_ids, layer_plan):
         lender_images = None if lenders is None else lent_images(network, images, lenders[chunk])
@@ -124,12 +125,12 @@ def project_together(
             scores[n, chunk], pixels[n, chunk] = chunk_score.float().cpu(), chunk_pixels.float().cpu()
 
     # record
-    box = layer_plan.field.boxes(positions)
+    box, field = layer_plan.shown.boxes(positions), layer_plan.field.boxes(positions)
     reconstructions = []
     for rule, channel, score, sent in zip(rules, channels, scores, pixels, strict=True):
         provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options())
         peaks = (image_ids, channel, rows, cols)
-        reconstructions.append(Reconstructions(layer, rule.name, sent, score, box, *peaks, size, provenance))
+        reconstructions.append(Reconstructions(layer, rule.name, sent, score, box, field, *peaks, size, provenance))
     return reconstructions
 
 

@@ -32,11 +32,15 @@ CHUNK_FLOATS = 32 * 2**20 // 4
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How peaks of one layer are sent back: its graph, cone and receptive field, and a strategy other than "auto"."""
+    """How peaks of one layer are sent back, by a strategy other than "auto".
+
+    field: the receptive field.  shown: the pixels that are returned, the field or what is left of it in the image.
+    """
 
     graph: Graph
     cone: Cone
     field: ReceptiveField
+    shown: ReceptiveField
     strategy: str
 
     @property
@@ -45,16 +49,19 @@ class Plan:
         return chunk_size(self.graph, self.cone, self.strategy)
 
 
-def plan(graph: Graph, target: int, strategy: str, image: Tensor, positions: Tensor) -> Plan:
+def plan(graph: Graph, target: int, strategy: str, image: Tensor, positions: Tensor, cut_to_image: bool) -> Plan:
     """Return the plan for peaks of node `target` in images (N,) at positions (N, 2).
 
     The field is the layer's, or the whole image where one of the positions sees pixels outside its own box.
+    cut_to_image: whether of a field larger than the image the image alone is returned.
     Raises UnknownName for an unknown strategy, BadInput for one that the layer does not allow.
     """
     cone_of_layer = cone(graph, target)
     chosen = choose(strategy, graph, cone_of_layer, image)
     field = receptive_field(graph, target)
-    return Plan(graph, cone_of_layer, field if field.holds(positions) else whole_image(graph), chosen)
+    field = field if field.holds(positions) else whole_image(graph)
+    shown = field.cut_to(graph.nodes[0].map_size) if cut_to_image else field
+    return Plan(graph, cone_of_layer, field, shown, chosen)
 
 
 def choose(strategy: str, graph: Graph, cone: Cone, image: Tensor) -> str:
@@ -124,7 +131,7 @@ Request = tuple[Rule, Tensor]
 def send_back(
     plan: Plan, positions: Tensor, images: PeakImages, lenders: PeakImages | None, requests: Sequence[Request]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return (scores (N,), pixels (N, C, h, w) of the receptive field) of each request.
+    """Return (scores (N,), pixels (N, C, h, w) of the plan's `shown`) of each request.
 
     positions: (N, 2) row and col.  lenders: the images that lend their switches to rules with switches "other".
     What the units of all requests depend on runs forward once.
@@ -147,7 +154,7 @@ def send_back(
             score, signal = _plant_below(seed, value, channel, rule, maps)
         rule_tape = with_switches(tape, graph, rule, maps, lent_tape)
         pixels = backward(graph, top, signal, rule_tape, rule, maps)
-        results.append((score, _in_field(pixels, plan.field, maps)))
+        results.append((score, _cut_out(pixels, plan.shown, maps)))
     return results
 
 
@@ -182,9 +189,9 @@ def _plant_below(
     return score, maps.returned(seed.index, seed.source, signal, None)
 
 
-def _in_field(pixels: Tensor, field: ReceptiveField, maps: WholeMaps | Windows) -> Tensor:
-    """The pixels of each peak's receptive field, cut out of what came back to the image."""
-    if maps.span(0) == Span(field.stride, field.start, field.size):
+def _cut_out(pixels: Tensor, shown: ReceptiveField, maps: WholeMaps | Windows) -> Tensor:
+    """The pixels that each peak's reconstruction has, cut out of what came back to the image."""
+    if maps.span(0) == Span(shown.stride, shown.start, shown.size):
         return pixels
-    corner = field.boxes(maps.positions)[:, :2] - maps.span(0).starts(maps.positions).cpu()
-    return cut(pixels, torch.arange(len(pixels)), corner, field.size)
+    corner = shown.boxes(maps.positions)[:, :2] - maps.span(0).starts(maps.positions).cpu()
+    return cut(pixels, torch.arange(len(pixels)), corner, shown.size)

@@ -9,6 +9,16 @@ Boxes are y0, x0, y1, x1 in the pixels of the input image, y1 and x1 excluded; t
 from __future__ import annotations
 
 from deconv.records.peaks import LayerPeaks, Peaks
-from deconv.records.pictures import Patches, Reconstructions, clip
+from deconv.records.pictures import FIELDS, Patches, Reconstructions, about_centres, clip, recut, shown_side
 
-__all__ = ["LayerPeaks", "Patches", "Peaks", "Reconstructions", "clip"]
+__all__ = [
+    "FIELDS",
+    "LayerPeaks",
+    "Patches",
+    "Peaks",
+    "Reconstructions",
+    "about_centres",
+    "clip",
+    "recut",
+    "shown_side",
+]

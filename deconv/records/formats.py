@@ -25,7 +25,7 @@ from deconv.errors import BadInput, DeconvError, first_line
 from deconv.files import write_whole
 from deconv.records.provenance import Provenance, check_same
 
-FORMAT = 2
+FORMAT = 3
 """Version of the saved forms; a newer one is refused, an older one read."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
@@ -110,11 +110,18 @@ def save_tensors(
     return write_whole(path, save(whole, metadata=_metadata(kind, provenance)))
 
 
-def load_tensors(path: str | Path, kind: str, axes: Axes) -> tuple[dict[str, Tensor], Provenance]:
-    """Return (tensors, provenance). To be called within `reading`."""
+def load_tensors(
+    path: str | Path, kind: str, axes: Axes, older: Mapping[str, str] | None = None
+) -> tuple[dict[str, Tensor], Provenance]:
+    """Return (tensors, provenance). To be called within `reading`.
+
+    older: {name: other}, tensors that files of an older format lack, and those whose values they had.
+    """
     with safe_open(str(path), framework="pt") as file:
         provenance = _check_metadata(path, kind, file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    for name, other in (older or {}).items():
+        tensors.setdefault(name, tensors[other].clone())
     _check_tensors(tensors, axes)
     return tensors, provenance
 

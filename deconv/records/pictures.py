@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from deconv.errors import check_count
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
+
+ENERGY_SHARE = 0.95
+"""Share of the energy that an effective field holds; energy is the sum of squares over channels."""
+FIELDS = ("effective", "full")
+"""What pictures may show of a receptive field: its effective part, or all of it."""
+NEARLY_ALL = 0.75
+"""An effective field that is longer than so much of the field tells nothing, and the field is shown."""
+ENERGIES_AT_ONCE = 2**24
+"""Pixels whose energies are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """Receptive fields cut out of their input images.
+    """Receptive fields cut out of their input images, or what reconstructions show of them.
 
     - pixels: the input image's, of C channels; zero outside the image.
     - inside: whether a pixel lies in the image.
@@ -35,10 +48,22 @@ class Patches:
     inside: Bool[Tensor, "n h w"]
     box: Int64[Tensor, "n 4"]
     image: Int64[Tensor, " n"]
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Patches: {_sizes(self.pixels)}>"
+
+    def cut_to(self, box: Int64[Tensor, "n 4"]) -> Patches:
+        """Return what lies in other boxes of one size, one for each patch; what the patch does not hold is outside.
+
+        >>> import torch
+        >>> pixels, inside = torch.full((1, 3, 4, 4), 7, dtype=torch.uint8), torch.ones(1, 4, 4, dtype=torch.bool)
+        >>> patches = Patches(pixels, inside, torch.tensor([[0, 0, 4, 4]]), torch.tensor([0]))
+        >>> patches.cut_to(torch.tensor([[3, 1, 5, 3]])).inside.tolist()
+        [[[True, True], [False, False]]]
+        """
+        pixels, inside = (recut(pictures, self.box, box) for pictures in (self.pixels, self.inside))
+        return dataclasses.replace(self, pixels=pixels, inside=inside, box=box)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file."""
@@ -59,10 +84,11 @@ class Reconstructions:
     """The pixels that a rule gives for peaks of one layer.
 
     - layer, rule: their names.
-    - pixels: signed, in units of the network's input, of C channels; (h, w) is the receptive field's size; zero outside
-      the image.
+    - pixels: signed, in units of the network's input, of C channels; (h, w) is the receptive field's size, and the
+      image's along an axis on which the field is longer; zero outside the image.
     - score: the activation, recomputed.
     - box: where the pixels lie.
+    - field: the receptive field, whatever the image's size.
     - image, channel, row, col: the peaks.
     - input_size: (H, W) of the input images.
 
@@ -72,8 +98,8 @@ class Reconstructions:
     >>> recon = deconv.project(network, torch.randn(2, 1, 8, 8), "1", [0, 1], [3, 3], [0, 5], [2, 2])
     >>> recon
     <Reconstructions: 1 by deconvnet, 2 of 1 x 3 x 3 pixels>
-    >>> recon.box[1].tolist(), recon.paste().shape
-    ([5, 2, 8, 5], torch.Size([2, 1, 8, 8]))
+    >>> recon.box[1].tolist(), recon.paste().shape, recon.effective_field
+    ([5, 2, 8, 5], torch.Size([2, 1, 8, 8]), 3)
     """
 
     layer: str
@@ -81,12 +107,13 @@ class Reconstructions:
     pixels: Float[Tensor, "n C h w"]
     score: Float[Tensor, " n"]
     box: Int64[Tensor, "n 4"]
+    field: Int64[Tensor, "n 4"]
     image: Int64[Tensor, " n"]
     channel: Int64[Tensor, " n"]
     row: Int64[Tensor, " n"]
     col: Int64[Tensor, " n"]
     input_size: tuple[int, int]
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -96,11 +123,32 @@ class Reconstructions:
 
     def paste(self) -> Float[Tensor, "n C H W"]:
         """Return the same pixels where they lie in the whole image, zero elsewhere."""
-        pictures = self.pixels.new_zeros((len(self), self.pixels.shape[1], *self.input_size))
-        for picture, pixels, (y0, x0, y1, x1) in zip(pictures, self.pixels, self.box.tolist(), strict=True):
-            (rows, box_rows), (cols, box_cols) = clip(y0, y1, self.input_size[0]), clip(x0, x1, self.input_size[1])
-            picture[:, rows, cols] = pixels[:, box_rows, box_cols]
-        return pictures
+        whole = torch.tensor([[0, 0, *self.input_size]])
+        return recut(self.pixels, self.box, whole.expand(len(self), 4))
+
+    @cached_property
+    def effective_field(self) -> int:
+        """The side, in pixels, of the effective field: the square about the receptive fields' centres that holds 95 %
+        of the reconstructions' energy, in the mean over them.
+
+        It is a number of all reconstructions together; without any energy it is the field's longer side.
+        """
+        return effective_side(self.pixels, self.box, self.field)
+
+    def zoomed(self, side: int | None = None) -> Reconstructions:
+        """Return the same cut to a square of `side` pixels about the centre of each receptive field.
+
+        None is the effective field, or all of the field where the effective one is longer than three quarters of it.
+        Along an axis on which that is longer than the image, the image alone is kept; `field` stays what it was.
+        """
+        if not len(self):
+            return self
+        if side is None:
+            side = shown_side(self.effective_field, (self.field[0, 2:] - self.field[0, :2]).tolist())
+        box = about_centres(self.field, check_count("side", side), self.input_size)
+        if torch.equal(box, self.box):
+            return self
+        return dataclasses.replace(self, pixels=recut(self.pixels, self.box, box), box=box)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file."""
@@ -109,6 +157,7 @@ class Reconstructions:
             "layer": self.layer,
             "rule": self.rule,
             "input_size": list(self.input_size),
+            "effective_field": self.effective_field,
             "provenance": self.provenance,
         }
         return save_tensors(path, "reconstructions", tensors, RECONSTRUCTION_AXES, fields)
@@ -117,7 +166,7 @@ class Reconstructions:
     def load(path: str | Path) -> Reconstructions:
         """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer."""
         with reading(path):
-            tensors, saved = load_tensors(path, "reconstructions", RECONSTRUCTION_AXES)
+            tensors, saved = load_tensors(path, "reconstructions", RECONSTRUCTION_AXES, older={"field": "box"})
             _check_boxes(tensors)
             layer, rule, (height, width), provenance = (
                 saved[name] for name in ("layer", "rule", "input_size", "provenance")
@@ -138,6 +187,7 @@ RECONSTRUCTION_AXES: Axes = {
     "pixels": (torch.float32, "N C h w"),
     "score": (torch.float32, "N"),
     "box": (torch.int64, "N 4"),
+    "field": (torch.int64, "N 4"),
     "image": (torch.int64, "N"),
     "channel": (torch.int64, "N"),
     "row": (torch.int64, "N"),
@@ -159,3 +209,88 @@ def clip(low: int, high: int, size: int) -> tuple[slice, slice]:
     """Return the part of [low, high) that lies in [0, size): counted from 0, and counted from `low`."""
     first, last = min(max(low, 0), size), min(max(high, 0), size)
     return slice(first, last), slice(first - low, last - low)
+
+
+def recut(
+    pictures: Shaped[Tensor, "n ... h w"], box: Int64[Tensor, "n 4"], target: Int64[Tensor, "n 4"]
+) -> Shaped[Tensor, "n ... H W"]:
+    """Return, of pictures that lie at `box`, what lies at `target`, boxes of one size; zero where there is no picture.
+
+    >>> recut(torch.arange(4).view(1, 2, 2), torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, -1, 2, 2]])).tolist()
+    [[[0, 2, 3]]]
+    """
+    height, width = (target[0, 2:] - target[0, :2]).tolist() if len(target) else pictures.shape[-2:]
+    result = pictures.new_zeros((*pictures.shape[:-2], height, width))
+    offsets = (target - box[:, [0, 1, 0, 1]]).tolist()
+    for cut, picture, (y0, x0, y1, x1) in zip(result, pictures, offsets, strict=True):
+        (rows, cut_rows), (cols, cut_cols) = clip(y0, y1, picture.shape[-2]), clip(x0, x1, picture.shape[-1])
+        cut[..., cut_rows, cut_cols] = picture[..., rows, cols]
+    return result
+
+
+def shown_side(effective: int, field: Sequence[int]) -> int:
+    """Return the side of what is shown of receptive fields (rows, columns): the effective one, unless it is nearly all.
+
+    >>> shown_side(87, (363, 363)), shown_side(10, (11, 11))
+    (87, 11)
+    """
+    return effective if effective <= NEARLY_ALL * max(field) else max(field)
+
+
+def about_centres(field: Int64[Tensor, "n 4"], side: int, input_size: tuple[int, int]) -> Int64[Tensor, "n 4"]:
+    """Return the squares of `side` pixels about the centres of receptive fields of one size.
+
+    They are no longer than the fields, and are the whole image along an axis on which fields and squares are longer.
+
+    >>> fields = torch.tensor([[-100, 10, 327, 50]])
+    >>> about_centres(fields, 87, (224, 224)).tolist(), about_centres(fields, 427, (224, 224)).tolist()
+    ([[70, 10, 157, 50]], [[0, 10, 224, 50]])
+    """
+    box = field.clone()
+    for axis, whole in enumerate(input_size) if len(field) else ():
+        long = int(field[0, axis + 2] - field[0, axis])
+        length = min(side, long)
+        if length >= whole and long > whole:
+            box[:, axis], box[:, axis + 2] = 0, whole
+        else:
+            box[:, axis] += (long - length) // 2
+            box[:, axis + 2] = box[:, axis] + length
+    return box
+
+
+def effective_side(pixels: Float[Tensor, "n C h w"], box: Int64[Tensor, "n 4"], field: Int64[Tensor, "n 4"]) -> int:
+    """Return the side of the square about the fields' centres that holds ENERGY_SHARE of the pictures' energy.
+
+    pixels lie at `box`, inside or around `field`.  The share is the mean over all pictures that have any energy; where
+    none has, the side is the longer one of the field.
+
+    >>> pixels = torch.zeros(1, 1, 5, 5)
+    >>> pixels[0, 0, 2, 2], pixels[0, 0, 1, 2] = 3.0, 1.0
+    >>> box = torch.tensor([[0, 0, 5, 5]])
+    >>> effective_side(pixels, box, box)
+    2
+    """
+    size = field[:, 2:] - field[:, :2]
+    most = int(size.max()) if len(field) else max(pixels.shape[2:])
+    held, pictures = torch.zeros(most + 1, dtype=torch.float64), 0
+    geometry, kind = torch.cat([box[:, :2] - field[:, :2], size], dim=1).unique(dim=0, return_inverse=True)
+    for number, (top, left, height, width) in enumerate(geometry.tolist()):
+        rows, cols = _sides(top, pixels.shape[2], height), _sides(left, pixels.shape[3], width)
+        side = torch.maximum(rows[:, None], cols).clamp_max(most).flatten()
+        for batch in (kind == number).nonzero().flatten().split(max(ENERGIES_AT_ONCE // max(len(side), 1), 1)):
+            energy = pixels[batch].double().square().sum(dim=1).flatten(1)
+            energy = energy[energy.sum(dim=1) > 0]
+            pictures += len(energy)
+            held.index_add_(0, side, (energy / energy.sum(dim=1, keepdim=True)).sum(dim=0))
+    if not pictures:
+        return most
+    return int((held.cumsum(0) >= ENERGY_SHARE * pictures * (1 - 1e-12)).nonzero()[0])
+
+
+def _sides(first: int, count: int, length: int) -> Int64[Tensor, " count"]:
+    """The side of the smallest square, centred as `zoomed` centres it, that reaches each of `count` pixels of an axis.
+
+    The pixels begin at `first` in a field of that length.
+    """
+    position = torch.arange(first, first + count)
+    return torch.maximum(length - 2 * position - 1, 2 * position + 2 - length).clamp_min(1)

@@ -49,7 +49,7 @@ function turnPages(relOfKey) {
   });
 }
 
-/* The layer page: reconstructions or patches, and the order. Both stay in the address, so that it can be shared. */
+/* The layer page: reconstructions, patches or what in them, and the order. Both stay in the address, so that it can be shared. */
 function layerPage(grid) {
   const controls = byId("controls");
   const sort = byId("sort");
@@ -57,7 +57,7 @@ function layerPage(grid) {
   const dead = [...grid.querySelectorAll("li.dead")];
 
   function show(kind) {
-    document.body.classList.toggle("show-patch", kind === "patch");
+    for (const other of ["patch", "masked"]) document.body.classList.toggle(`show-${other}`, kind === other);
     controls.elements.show.value = kind;
   }
 
@@ -75,7 +75,7 @@ function layerPage(grid) {
   function read() {
     const wanted = new URLSearchParams(location.hash.slice(1));
     const by = wanted.get("sort") || "";
-    show(wanted.get("show") === "patch" ? "patch" : "recon");
+    show(["patch", "masked"].includes(wanted.get("show")) ? wanted.get("show") : "recon");
     order([...sort.options].some((option) => option.value === by) ? by : "");
   }
 
@@ -89,8 +89,9 @@ function layerPage(grid) {
     keep();
   });
   document.addEventListener("keydown", (key) => {
-    if (key.key.toLowerCase() !== "p" || !listen(key)) return;
-    show(document.body.classList.contains("show-patch") ? "recon" : "patch");
+    const kind = { p: "patch", m: "masked" }[key.key.toLowerCase()];
+    if (!kind || !listen(key)) return;
+    show(controls.elements.show.value === kind ? "recon" : kind);
     keep();
   });
   controls.hidden = false;
