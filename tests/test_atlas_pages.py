@@ -207,6 +207,16 @@ def test_class_names_are_text_too(tmp_path: Path) -> None:
     assert "<b>cat" in page.text and "b" not in {tag for tag, _ in page.elements}
 
 
+def test_classes_that_are_ids_of_imagenet_are_shown_in_words(tmp_path: Path) -> None:
+    for name in ("n03028079", "n00000000"):
+        atlases.photographs(tmp_path / "images" / name, (), 3)
+    net, images = atlases.network(), deconv.folder(tmp_path / "images")
+    peaks = deconv.mine(net, images, ["two"])
+    page = Page(deconv.write_atlas(net, peaks, images, tmp_path / "site").parent / "01-two/unit-0000.html")
+    assert "church" in page.text and "n00000000" in page.text
+    assert images.class_names == ("n00000000", "n03028079") and set(peaks.image_keys.values()) <= set(images.keys)
+
+
 def test_a_list_of_files_that_leads_outside_is_refused(tmp_path: Path) -> None:
     net, images = atlases.network(), atlases.photographs(tmp_path / "images")
     peaks = deconv.mine(net, images, ["two"])

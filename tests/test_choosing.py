@@ -72,6 +72,9 @@ def test_images_that_are_not_there(tmp_path: Path) -> None:
 def test_labels_by_name_and_number() -> None:
     assert choosing.number_labels(["Car_Wheel", 3, "tench"], 3, NAMES) == [2, 3, 0]
     assert choosing.number_labels(None, 3, NAMES) is None
+    assert choosing.number_labels(["n01440764"], 1, NAMES) == [0]  # tench
+    assert choosing.number_labels(["n01440764"], 1, ["n00000000", "n01440764"]) == [1]
+    assert choosing.number_labels(["Tench"], 1, ["n00000000", "n01440764"]) == [1]
 
 
 def test_labels_that_the_network_does_not_have() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from deconv.errors import BadInput
-from deconv.images import require_labels, webdataset
+from deconv.images import folder, require_labels, webdataset
+from deconv.images.class_names import SYNSETS, spoken
+from deconv.models import class_names
 from tests.tars import png, put, shard, tar_of
 
 
@@ -50,3 +52,25 @@ def test_class_names_without_classes_or_file_are_refused(tmp_path: Path) -> None
         webdataset(put(tmp_path / "b.tar", shard()), classes=str(tmp_path / "absent.csv"))
     with pytest.raises(BadInput, match=r"has no labels.*\.cls"):
         require_labels(webdataset(url))
+
+
+def test_ids_of_imagenets_classes_are_spoken_in_words() -> None:
+    ids = SYNSETS.read_text(encoding="utf-8").split()
+    assert len(set(ids)) == 1000 and ids == sorted(ids)
+    assert [spoken(name) for name in ids] == class_names("squeezenet")
+    known = {"n01440764": "tench", "n02123597": "Siamese cat", "n03028079": "church", "n15075141": "toilet tissue"}
+    assert {name: spoken(name) for name in known} == known
+    for name in ("n00000000", "church", "N03028079", " n03028079", "n03028079_church", ""):
+        assert spoken(name) == name
+
+
+def test_tiny_imagenets_classes_are_spoken_as_the_shipped_network_names_them() -> None:
+    assert set(class_names("zfnet64")) <= {spoken(name) for name in SYNSETS.read_text(encoding="utf-8").split()}
+
+
+def test_a_source_keeps_the_ids_as_names_of_its_classes(tmp_path: Path) -> None:
+    for name in ("n03028079", "n00000000", "church"):
+        (tmp_path / name).mkdir()
+        put(tmp_path / name / "1.png", png())
+    source = folder(tmp_path)
+    assert source.class_names == ("church", "n00000000", "n03028079") and source.labels == (0, 1, 2)

@@ -35,7 +35,13 @@ def test_the_wheel_claims_no_other_name(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"deconv", "deconvnet-0.1.0.dist-info"}
     for config in (ROOT / "configs").rglob("*.yaml"):
         assert f"deconv/{config.relative_to(ROOT)}" in names
-    assert {"deconv/atlas/templates/unit.html", "deconv/atlas/assets/atlas.css"} <= set(names)
+    data = (
+        "atlas/templates/unit.html",
+        "atlas/assets/atlas.css",
+        "images/synsets.txt",
+        "models/weights/zfnet64.safetensors",
+    )
+    assert {f"deconv/{file}" for file in data} <= set(names)
     for script in (ROOT / "experiments").glob("*.py"):
         assert f"deconv/experiments/{script.name}" in names
     assert [name for name in names if "__pycache__" in name] == []

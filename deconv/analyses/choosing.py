@@ -8,6 +8,7 @@ import torch
 
 from deconv.errors import BadInput, UnknownName, bad_value, check_indices, nearest
 from deconv.images import Source
+from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.records import LayerPeaks
 
@@ -69,6 +70,7 @@ def _image_number(source: Source, name: str | int) -> int:
 def number_labels(labels: Sequence[str | int] | None, images: int, names: Sequence[str]) -> list[int] | None:
     """Return the class of each of `images` images, given by name or number; None stays None. `names`: of all classes.
 
+    A name may be the id of an ImageNet class, which stands for its name in words.
     Raises BadInput for another number of labels, a number that is no class or a name that several have; UnknownName.
     """
     if labels is None:
@@ -81,8 +83,8 @@ def number_labels(labels: Sequence[str | int] | None, images: int, names: Sequen
 def _class_number(label: str | int, names: Sequence[str]) -> int:
     if isinstance(label, int):
         return check_indices("labels", [label], len(names), "classes of this network")[0]
-    spoken = label.replace("_", " ").casefold()
-    classes = [number for number, name in enumerate(names) if name.casefold() == spoken]
+    wanted = spoken(label).replace("_", " ").casefold()
+    classes = [number for number, name in enumerate(names) if spoken(name).casefold() == wanted]
     if len(classes) > 1:
         raise BadInput(f"label {label!r} is the name of classes {' and '.join(map(str, classes))}; give the number")
     if not classes:

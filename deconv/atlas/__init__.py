@@ -25,6 +25,7 @@ from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
 from deconv.images import Source, check_source
 from deconv.images.batches import whole_batches
+from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection import check_rules
@@ -161,12 +162,12 @@ def _plan_pages(
 
 
 def _classes(images: Source, peaks: Peaks) -> dict[int, str]:
-    """What each image shows, where its source says so."""
+    """What each image shows, in words, where its source says so."""
     if images.labels is None:
         return {}
     names = images.class_names
     labels = {image_id: images.labels[images.index_of(image_id)] for image_id in peaks.image_keys}
-    return {image_id: names[label] if names else f"class {label}" for image_id, label in labels.items()}
+    return {image_id: spoken(names[label]) if names else f"class {label}" for image_id, label in labels.items()}
 
 
 @dataclass(frozen=True, eq=False)

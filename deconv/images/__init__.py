@@ -38,7 +38,8 @@ class Source:
     - keys: the name of each image, such as its path below the folder.
     - members: where the bytes of each image lie.
     - labels: the class of each image, a number from 0 up; None if the images have no classes.
-    - class_names: the name of each class; None if the classes have no names.
+    - class_names: the name of each class; None if the classes have no names. Ids of ImageNet classes stay ids here;
+      pages and figures show what `deconv.images.class_names.spoken` makes of them.
     - ids: the id of each image; 0 to n - 1 unless this is a part of another source.
 
     >>> import deconv

@@ -1,16 +1,21 @@
-"""The names of a data set's classes, from a file."""
+"""The names of a data set's classes, from a file, and in words where ImageNet's ids stand for them."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Sequence
+from functools import cache
 from os import PathLike
 from pathlib import Path
+
+from torchvision.models import SqueezeNet1_1_Weights
 
 from deconv.errors import BadInput
 
 NUMBER = ("index", "class_index")
+SYNSETS = Path(__file__).resolve().parent / "synsets.txt"
+"""The ids in WordNet of the 1000 ImageNet classes, in their order; Tiny ImageNet's 200 are among them."""
 
 
 def read_class_names(path: str | PathLike[str]) -> tuple[str, ...]:
@@ -37,6 +42,23 @@ def check_class_names(names: Sequence[str], labels: Sequence[int] | None) -> Non
         )
     if max(labels) >= len(names):
         raise BadInput(f"{len(names)} classes are named; expected a name for class {max(labels)} too: add it")
+
+
+def spoken(name: str) -> str:
+    """Return the name of a class in words: torchvision's, if it is the id of an ImageNet class; else as it is.
+
+    This is for people to read. Classes stay apart by their own names, whether or not two are called the same.
+
+    >>> spoken("n03028079"), spoken("n00000000"), spoken("house")
+    ('church', 'n00000000', 'house')
+    """
+    return _words_of_synsets().get(name, name)
+
+
+@cache
+def _words_of_synsets() -> dict[str, str]:
+    ids = SYNSETS.read_text(encoding="utf-8").split()
+    return dict(zip(ids, SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
 
 
 def _lines(path: Path) -> list[str]:

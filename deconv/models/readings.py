@@ -2,7 +2,8 @@
 
 Training frameworks wrap a network, so that names get a prefix ("module.conv1.weight"), and keep the names and tensors
 in a mapping among others ("state_dict", "ema", "optimizer"). Nothing is guessed from such words: a reading is taken
-because it has every tensor of the network in its shape, and no other beside them.
+because it has every tensor of the network in its shape, and no other beside them. A network that others published
+says what they call its modules; those names are read as its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Reading:
     - tensors: these, by the network's names.
     - aside: how many other tensors the mapping has.
     - wrapped: whether parts of the names that come from wrapping parts of the network were left out.
+    - published: whether names were those that the network was published with.
     """
 
     place: tuple[str | int, ...]
@@ -38,12 +40,14 @@ class Reading:
     tensors: Tensors
     aside: int
     wrapped: bool
+    published: bool
 
     def __str__(self) -> str:
         said = [
             "".join(f"[{key!r}]" for key in self.place),
             f"names without {self.prefix!r}" if self.prefix else "",
             "names without wrappers inside" if self.wrapped else "",
+            "published names" if self.published else "",
             f"{self.aside} other tensors left aside" if self.aside else "",
         ]
         return ", ".join(filter(None, said)) or AS_THEY_ARE
@@ -70,12 +74,15 @@ def lacking(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Te
     return [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
 
 
-def readings(content: object, expected: Tensors) -> list[Reading]:
+def readings(content: object, expected: Tensors, published: Mapping[str, str]) -> list[Reading]:
     """Return all ways to read the content of a checkpoint in which a name is the network's, nearest first.
 
     expected: the state dict of the network.  A mapping without any of its names is read as it is.
+    published: what others call modules of the network, by their paths in it.
     """
-    own = {_unwrapped(name): name for name in expected}
+    paths = {name: name.rpartition(".") for name in expected}
+    theirs = {f"{published[path]}.{kind}": name for name, (path, _, kind) in paths.items() if path in published}
+    own = {**theirs, **{_unwrapped(name): name for name in expected}}
     found: dict[str, Reading] = {}
     for place, tensors in _mappings(content):
         literal = tensors.keys() <= expected.keys()
@@ -84,26 +91,33 @@ def readings(content: object, expected: Tensors) -> list[Reading]:
             # The keys of a mapping of mappings are read as a prefix and, later, as a place, which stays.
             start = ".".join([*map(str, place), prefix])
             found.pop(start, None)
-            found[start] = _reading(place, tensors, prefix, expected, own)
+            found[start] = _reading(place, tensors, prefix, expected, own, theirs)
     return sorted(found.values(), key=lambda reading: (-reading.matches(expected), len(reading.tensors)))
 
 
 def _reading(
-    place: tuple[str | int, ...], tensors: Tensors, prefix: str, expected: Tensors, own: Mapping[str, str]
+    place: tuple[str | int, ...],
+    tensors: Tensors,
+    prefix: str,
+    expected: Tensors,
+    own: Mapping[str, str],
+    theirs: Mapping[str, str],
 ) -> Reading:
     """The tensors whose names begin with the prefix, by the network's names; by their own where it has none.
 
-    own: the network's names, by these without wrappers.
+    own: the network's names, by these without wrappers and by the published ones.  theirs: by the published ones.
     """
     renamed: Tensors = {}
-    wrapped = False
+    wrapped = published = False
     below = [name for name in tensors if name.startswith(prefix)]
     for name in below:
         rest = name.removeprefix(prefix)
         known = rest if rest in expected or rest.split(".")[0] in WRAPPERS else own.get(_unwrapped(rest), rest)
         renamed[name if known in renamed else known] = tensors[name]
-        wrapped |= known != rest
-    return Reading(place, prefix, renamed, len(tensors) - len(below), wrapped)
+        is_theirs = known != rest and known == theirs.get(_unwrapped(rest))
+        published |= is_theirs
+        wrapped |= known != rest and not is_theirs
+    return Reading(place, prefix, renamed, len(tensors) - len(below), wrapped, published)
 
 
 def _mappings(content: object) -> Iterator[tuple[tuple[str | int, ...], Tensors]]:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from deconv.errors import BadInput
-from deconv.models.krizhevsky import krizhevsky, krizhevsky64
+from deconv.models.krizhevsky import CAFFE_NAMES, krizhevsky, krizhevsky64
 from deconv.models.loading import is_file_name, load_file, load_into, randomly, unknown_weights
 from deconv.models.zfnet import ConvNet, zfnet, zfnet64
 
@@ -22,6 +22,8 @@ NETWORKS: dict[str, Callable[..., ConvNet]] = {
     "zfnet": zfnet,
     "krizhevsky": krizhevsky,
 }
+PUBLISHED = {"krizhevsky": CAFFE_NAMES}
+"""What files from elsewhere call the modules of a network that others trained."""
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 """The folder of the weights that travel with the package."""
 SHA256 = {
@@ -30,12 +32,12 @@ SHA256 = {
 """The SHA-256 of weights/<name>.safetensors, for each network that has such a file."""
 
 
-def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = False, **sizes: Any) -> ConvNet:
+def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = False, **options: Any) -> ConvNet:
     """Return the network `name` in eval mode, in float32.
 
     weights: "shipped", "random", which `seed` decides, or the path of a file.
-    trunk: whether to leave the classifier away, for images of any size.
-    sizes: `classes`, `maps` and `widths` as the network's function takes them.
+    trunk: whether to leave the classifier away, for images of any size; a file may then lack it too.
+    options: `classes`, `maps`, `widths` and `original` as the network's function takes them.
     Raises UnknownName and BadInput as `deconv.models.build` does.
 
     >>> build("zfnet64", "shipped", seed=0)(torch.zeros(1, 3, 64, 64)).shape
@@ -44,12 +46,13 @@ def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = Fals
     choices = [*(["shipped"] if name in SHA256 else []), "random"]
     if weights not in choices and not is_file_name(weights):
         raise unknown_weights(name, weights, choices)
-    module = randomly(lambda: NETWORKS[name](**sizes), seed)
+    module = randomly(lambda: NETWORKS[name](**options), seed)
     assert isinstance(module, ConvNet)
     if weights == "shipped":
         load_into(module, _shipped_tensors(name), f"deconv for {name}")
     elif weights != "random":
-        load_file(module, weights, takes_classes=True)
+        alone = module.trunk() if trunk else None
+        load_file(module, weights, takes_classes=True, published=PUBLISHED.get(name), trunk=alone)
     return module.trunk().eval() if trunk else module
 
 

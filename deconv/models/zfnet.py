@@ -85,13 +85,15 @@ def convnet(
     image_size: int,
     lrn: bool,
     pools: Sequence[int] | None = None,
+    original: bool = False,
 ) -> ConvNet:
     """Return a network of the family that the paper compares, for images (N, 3, image_size, image_size).
 
     first, second: (kernel, stride, padding) of layers 1 and 2.  pools: the layers, counted from 1, that a 3x3 max-pool
-    of stride 2 follows; by default 1, 2 and the last.  maps, widths, lrn: as `zfnet` has them.
+    of stride 2 follows; by default 1, 2 and the last.  maps, widths, lrn: as `zfnet` has them.  original: whether
+    layers 2, 4 and 5 are in two groups, and the contrast normalisation before the pools, as Krizhevsky et al. have it.
     """
-    features = _features(first, second, maps, lrn, pools or (1, 2, len(maps)))
+    features = _features(first, second, maps, lrn, pools or (1, 2, len(maps)), original)
     with torch.no_grad():
         flat = features(torch.zeros(1, 3, image_size, image_size)).numel()
     network = ConvNet(features, _classifier(flat, widths, classes))
@@ -101,16 +103,22 @@ def convnet(
 
 
 def _features(
-    first: tuple[int, int, int], second: tuple[int, int, int], maps: Sequence[int], lrn: bool, pools: Sequence[int]
+    first: tuple[int, int, int],
+    second: tuple[int, int, int],
+    maps: Sequence[int],
+    lrn: bool,
+    pools: Sequence[int],
+    original: bool,
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     shapes = [first, second] + [(3, 1, 1)] * (len(maps) - 2)
     for layer, (channels_in, channels_out, shape) in enumerate(zip((3, *maps), maps, shapes, strict=False), start=1):
-        layers += [nn.Conv2d(channels_in, channels_out, *shape), nn.ReLU(inplace=True)]
-        if layer in pools:
-            layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
-        if layer <= 2 and lrn:
-            layers.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0))
+        groups = 2 if original and layer in (2, 4, 5) else 1
+        layers += [nn.Conv2d(channels_in, channels_out, *shape, groups=groups), nn.ReLU(inplace=True)]
+        pool = [nn.MaxPool2d(3, 2, ceil_mode=True)] if layer in pools else []
+        k = 1.0 if original else 2.0
+        norm = [nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=k)] if layer <= 2 and lrn else []
+        layers += [*norm, *pool] if original else [*pool, *norm]
     return nn.Sequential(*layers)
 
 
