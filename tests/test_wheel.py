@@ -36,6 +36,7 @@ def test_the_wheel_claims_no_other_name(wheel: Path) -> None:
     for config in (ROOT / "configs").rglob("*.yaml"):
         assert f"deconv/{config.relative_to(ROOT)}" in names
     assert {"deconv/atlas/templates/unit.html", "deconv/atlas/assets/atlas.css"} <= set(names)
+    assert {f"deconv/models/weights/zfnet64.{end}" for end in ("safetensors", "peaks.parquet")} <= set(names)
     for script in (ROOT / "experiments").glob("*.py"):
         assert f"deconv/experiments/{script.name}" in names
     assert [name for name in names if "__pycache__" in name] == []

@@ -21,6 +21,7 @@ from deconv.command.shared import (
     WithDraw,
     WithLayers,
     WithModel,
+    WithReference,
     WithRule,
     WithUnits,
     option,
@@ -29,12 +30,16 @@ from deconv.training.recipe import Settings
 
 
 @dataclass
-class Fig2Features(Mining, WithUnits, WithRule):
+class Fig2Features(Mining, WithUnits, WithRule, WithReference):
     """The options of experiments/fig2_features.py."""
+
+    choose: str = option(
+        "random", "how n_units are chosen: random, by the seed; or strongest, those most excited beside the reference"
+    )
 
 
 @dataclass
-class Atlas(Mining, WithRule):
+class Atlas(Mining, WithRule, WithReference):
     """The options of experiments/atlas.py."""
 
     other_rules: list[str] = option([], "rules shown on each unit's page beside `rule`, as [guided,gradient]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,9 +79,16 @@ class LayerPanels:
 
 
 def unit_panels(
-    recon: Reconstructions, patches: Patches, k: int, filters: Float[Tensor, "units channels kh kw"] | None = None
+    recon: Reconstructions,
+    patches: Patches,
+    k: int,
+    filters: Float[Tensor, "units channels kh kw"] | None = None,
+    notes: Mapping[int, str] | None = None,
 ) -> tuple[UnitPanel, ...]:
-    """Return a panel for each unit in `recon`, in its order, with room for k peaks; `filters` adds each unit's own."""
+    """Return a panel for each unit in `recon`, in its order, with room for k peaks; `filters` adds each unit's own.
+
+    notes: what the labels of some units say of them; those of the others have the strongest activation.
+    """
     recons, cut = recon_tiles(recon.pixels, TILE), patch_tiles(patches.pixels, patches.inside, TILE)
     across = math.ceil(math.sqrt(k))
     panels = []
@@ -91,7 +98,8 @@ def unit_panels(
         if filters is not None:
             blocks.insert(0, recon_tiles(filters[unit : unit + 1], TILE)[0])
         strongest = float(recon.score[torch.from_numpy(of_unit)].max())
-        panels.append(UnitPanel(f"unit {unit}, activation {strongest:.3g}", tuple(blocks)))
+        note = (notes or {}).get(unit, f"activation {strongest:.3g}")
+        panels.append(UnitPanel(f"unit {unit}, {note}", tuple(blocks)))
     return tuple(panels)
 
 
