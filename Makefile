@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 MODEL ?= zfnet64_trunk
 LAYERS ?= conv1,conv2,conv3,conv4,conv5
+# Only zfnet64 comes with what each of its units can reach; of another network units are drawn at random.
+CHOOSE ?= $(if $(filter zfnet64 zfnet64_trunk,$(MODEL)),strongest,random)
 
 .PHONY: demo test lint bench reliability clean
 
 demo: $(VENV)/installed-demo
-	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)]
+	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)] choose=$(CHOOSE)
 	$(VENV)/bin/deconv experiment=atlas model=$(MODEL) layers=[$(LAYERS)]
 
 test: $(VENV)/installed-test

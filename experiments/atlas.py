@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deconv.analyses.choosing import listed_shares
 from deconv.atlas import write_atlas
 from deconv.command.options import Atlas
-from deconv.command.setup import open_network, open_rule, prepare
+from deconv.command.setup import open_network, open_reference, open_rule, prepare
 from deconv.compare.sufficiency import CURVES
 from deconv.compare.tasks import record_path
 from deconv.errors import BadInput
@@ -33,20 +34,23 @@ def run(options: Atlas, folder: Path) -> Path:
     if options.compared is not None and not (Path(options.compared) / "records").is_dir():
         raise BadInput(f"compared: {options.compared} has no folder records; give the folder of a compare_rules run")
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.parquet"
+    reference = open_reference(options, network, prepared.layers)
     peaks = prepared.mine(record, options.k, options.per_image)
     metrics = {} if options.compared is None else compared(Path(options.compared), peaks, rules[0])
     shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
     site: dict[str, Any] = {
         "rules": rules,
         "metrics": metrics,
+        "reference": reference,
         "records": folder / "records",
         "batch_size": options.batch_size,
         "field": options.field,
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
-    numbers = {layer: summarise(network, layer, peaks) for layer in prepared.layers}
+    numbers = {layer: summarise(network, layer, peaks, reference) for layer in prepared.layers}
     provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
-    write_json(folder / "summary.json", {"layers": numbers, **provenance})
+    against = {} if reference is None else {"reference": reference.provenance}
+    write_json(folder / "summary.json", {"layers": numbers, **provenance, **against})
     return page
 
 
@@ -55,8 +59,9 @@ def day_of(record: Path) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(record.stat().st_mtime))
 
 
-def summarise(network: Network, layer: str, peaks: Peaks) -> dict[str, Any]:
+def summarise(network: Network, layer: str, peaks: Peaks, reference: Peaks | None) -> dict[str, Any]:
     """Return what the front page says of a layer, and the strongest peak of each unit."""
+    shares = {} if reference is None else {"share_of_strongest": listed_shares(peaks[layer], reference[layer])}
     holds_peak, field = peaks[layer].found, network.receptive_field(layer)
     scores = peaks[layer].score[:, 0].tolist()
     return {
@@ -66,6 +71,7 @@ def summarise(network: Network, layer: str, peaks: Peaks) -> dict[str, Any]:
         "receptive_field": field.size,
         "stride": field.stride,
         "strongest_score": [None if math.isnan(score) else round(score, 6) for score in scores],
+        **shares,
     }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deconv import figures
-from deconv.analyses.choosing import choose_units
+from deconv.analyses.choosing import choose_units, describe_share, listed_shares, strongest_units
+from deconv.analyses.features import classes_of_units, summarise
 from deconv.command.options import Fig2Features
-from deconv.command.setup import open_network, open_rule, prepare
+from deconv.command.setup import open_network, open_reference, open_rule, prepare
 from deconv.errors import BadInput, check_choice
 from deconv.figures import features
 from deconv.files import safe_name, write_json
@@ -19,9 +22,13 @@ from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.masks import mask_of, save_masks
 from deconv.projection.patches import patches_of
-from deconv.records import FIELDS, LayerPeaks, Peaks, Reconstructions
+from deconv.records import FIELDS, Peaks, Reconstructions
 
 log = logging.getLogger("deconv")
+
+CHOICES = ("random", "strongest")
+ROWS = 3
+"""Rows of units that the picture of all layers shows of each; a layer's own picture has all of its units."""
 
 
 def run(options: Fig2Features, folder: Path) -> Path:
@@ -30,79 +37,110 @@ def run(options: Fig2Features, folder: Path) -> Path:
     network, rule = open_network(options.model, options.seed), open_rule(options.rule)
     prepared = prepare(options, network, options.layers, [rule], options.units)
     images, layers = prepared.images, prepared.layers
+    reference = open_reference(options, network, layers)
+    check_choosing(options, reference)
     peaks = prepared.mine(folder / "peaks.parquet", options.k, options.per_image)
     panels, summary = [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
-        units = choose_units(peaks[layer], options.units, options.n_units, options.seed)
+        units = pick_units(options, layer, peaks, reference)
         if not bool(peaks[layer].found[units].any()):
             raise BadInput(
                 f"layer {layer}: none of the units {units} fires on any of the {len(images)} images; choose others."
             )
         recon = project_peaks(network, images, layer, peaks[layer], units, rule)
-        panels.append(draw_layer(network, images, layer, peaks, recon, options, folder))
-        summary[layer] = summarise(network, layer, peaks[layer], units, recon)
+        recon.save(folder / f"{safe_name(layer)}.reconstructions.safetensors")
+        shown = recon.zoomed(None if options.field == "effective" else max(network.receptive_field(layer).size))
+        summary[layer] = summarise(network, layer, peaks[layer], units, recon, shown) | shares_of(
+            layer, peaks, units, reference
+        )
+        notes = describe_units(layer, peaks, units, reference)
+        panels.append(draw_layer(network, images, peaks, recon, shown, summary[layer], notes, options, folder))
     heading = (
         f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
-    picture = figures.save_figure(features.features_figure(panels, heading, rows=2), folder / "fig2.png")
-    write_json(folder / "summary.json", {"layers": summary, "provenance": peaks.provenance, "rule": rule.options()})
+    picture = save(panels, heading, folder / "fig2.png", caption_of(options), rows=ROWS)
+    made_of = {"provenance": peaks.provenance, "rule": rule.options()}
+    compared = {} if reference is None else {"reference": reference.provenance}
+    write_json(folder / "summary.json", {"layers": summary, **made_of, **compared})
     return picture
+
+
+def check_choosing(options: Fig2Features, reference: Peaks | None) -> None:
+    """Raise UnknownName or BadInput, before the work, for a way to choose units that cannot be used."""
+    check_choice("choice of units", options.choose, CHOICES)
+    if options.choose == "strongest" and options.units is not None:
+        raise BadInput("choose=strongest chooses units, and units names them: leave one of them out")
+    if options.choose == "strongest" and reference is None:
+        raise BadInput(
+            f"choose=strongest: nothing says how strong the units of {options.model['name']} can be; expected "
+            "reference=PATH, the peaks.parquet of a run with this network over many more images, or choose=random"
+        )
+
+
+def pick_units(options: Fig2Features, layer: str, peaks: Peaks, reference: Peaks | None) -> list[int]:
+    """Return the units of a layer that are shown, in the order of the figure."""
+    if options.choose == "strongest" and reference is not None:
+        return strongest_units(peaks[layer], reference[layer], options.n_units)
+    return choose_units(peaks[layer], options.units, options.n_units, options.seed)
+
+
+def describe_units(layer: str, peaks: Peaks, units: Sequence[int], reference: Peaks | None) -> dict[int, str]:
+    """Return what is said of the units that have a share of their strongest."""
+    if reference is None:
+        return {}
+    shares = listed_shares(peaks[layer], reference[layer])
+    return {unit: describe_share(share, reference) for unit in units if (share := shares[unit]) is not None}
+
+
+def shares_of(layer: str, peaks: Peaks, units: Sequence[int], reference: Peaks | None) -> dict[str, Any]:
+    """Return the same as numbers, one for each unit."""
+    if reference is None:
+        return {}
+    shares = listed_shares(peaks[layer], reference[layer])
+    return {"share_of_strongest": [shares[unit] for unit in units]}
 
 
 def draw_layer(
     network: Network,
     images: Source,
-    layer: str,
     peaks: Peaks,
     recon: Reconstructions,
+    shown: Reconstructions,
+    numbers: Mapping[str, Any],
+    notes: Mapping[int, str],
     options: Fig2Features,
     folder: Path,
 ) -> features.LayerPanels:
-    """Records and picture of one layer."""
+    """Patches and picture of one layer, whose reconstructions show what `shown` has of them."""
+    layer = recon.layer
     patches = patches_of(network, images, recon)
-    recon.save(folder / f"{safe_name(layer)}.reconstructions.safetensors")
     patches.save(folder / f"{safe_name(layer)}.patches.safetensors")
     if options.masks:
         save_masks(recon, folder / "masks")
-    shown = recon.zoomed(None if options.field == "effective" else max(network.receptive_field(layer).size))
     filters = first_convolution(network.graph, network.node(layer))
     panels = features.unit_panels(
         shown,
         patches.cut_to(shown.box),
         options.k,
-        None if filters is None else filters.weight.float().cpu(),
-        mask_of(shown) if options.masks else None,
+        filters=None if filters is None else filters.weight.float().cpu(),
+        titles=classes_of_units(images, peaks[layer], numbers["units"]),
+        notes=notes,
+        masks=mask_of(shown) if options.masks else None,
     )
-    drawn = features.LayerPanels(title(network, layer, peaks[layer], shown, filters is not None), panels)
-    figures.save_figure(features.features_figure([drawn], options.model["name"]), folder / f"{safe_name(layer)}.png")
+    title = features.layer_title(numbers) + ("; first its filter" if filters is not None else "")
+    drawn = features.LayerPanels(f"{layer}   {title}", panels)
+    save([drawn], options.model["name"], folder / f"{safe_name(layer)}.png", caption_of(options))
     return drawn
 
 
-def title(network: Network, layer: str, peaks: LayerPeaks, shown: Reconstructions, with_filters: bool) -> str:
-    """What stands above a layer's grid."""
-    (rows, cols), dead = network.receptive_field(layer).size, int((~peaks.found.any(dim=1)).sum())
-    height, width = shown.pixels.shape[2:]
-    return (
-        f"{layer}   {network.channels(layer)} units, receptive field {rows} x {cols} pixels"
-        + (f", shown: the {height} x {width} in the middle" if (height, width) != (rows, cols) else "")
-        + (f", {dead} never fire" if dead else "")
-        + ("; first its filter" if with_filters else "")
-    )
+def caption_of(options: Fig2Features) -> str:
+    """Return how to read the tiles."""
+    return features.COLOURED + (features.MASKED if options.masks else "")
 
 
-def summarise(
-    network: Network, layer: str, peaks: LayerPeaks, units: list[int], recon: Reconstructions
-) -> dict[str, object]:
-    """The numbers that the figure shows."""
-    field = network.receptive_field(layer)
-    return {
-        "units": units,
-        "channels": network.channels(layer),
-        "map_size": network.map_size(layer),
-        "receptive_field": field.size,
-        "effective_field": recon.effective_field,
-        "stride": field.stride,
-        "dead_units": int((~peaks.found.any(dim=1)).sum()),
-        "strongest_score": [round(float(peaks.score[unit, 0]), 6) if peaks.found[unit, 0] else None for unit in units],
-        "different_images": [int(peaks.image[unit][peaks.found[unit]].unique().numel()) for unit in units],
-    }
+def save(
+    layers: Sequence[features.LayerPanels], heading: str, path: Path, caption: str, rows: int | None = None
+) -> Path:
+    """One long picture as PNG and, for printing, pages as PDF; returns the PNG's path."""
+    picture = features.features_figure(layers, heading, rows, caption)
+    return figures.save_pages(picture, features.features_pages(layers, heading, rows, caption), path)

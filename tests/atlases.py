@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 import deconv
 from deconv.images import Source
+from deconv.records import Peaks
 
 SIZE = 40
 HOSTILE = (
@@ -41,6 +43,12 @@ def photographs(folder: Path, names: tuple[str, ...] = HOSTILE, count: int = 12)
         coarse = generator.integers(0, 256, (6, 7, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((52, 44)).save(folder / name)
     return deconv.folder(folder)
+
+
+def stronger(peaks: Peaks, layer: str, times: list[float]) -> Peaks:
+    """The same peaks with the scores of each unit of a layer so many times as strong: a reference for them."""
+    score = peaks[layer].score * torch.tensor(times)[:, None]
+    return replace(peaks, layers={**peaks.layers, layer: replace(peaks[layer], score=score)})
 
 
 def write(root: Path, layer_name: str = "one", channels: int = 40, **options: object) -> Path:

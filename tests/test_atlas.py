@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,19 @@ def test_the_numbers_of_a_comparison_become_ways_to_sort(photographs: Path, tmp_
     assert ">area50</option>" in page and page.count('|0.25"') == 1
 
 
+def test_units_are_compared_with_a_reference(photographs: Path, tmp_path: Path) -> None:
+    folder, path = tmp_path / "run", tmp_path / "reference.parquet"
+    assert run(photographs, folder) == 0
+    assert "share_of_strongest" not in json.loads((folder / "summary.json").read_text())["layers"]["conv1"]
+    peaks = Peaks.load(folder / "peaks.parquet")
+    replace(peaks, layers={"conv1": replace(peaks["conv1"], score=2 * peaks["conv1"].score)}).save(path)
+    assert run(photographs, folder, f"reference={path}") == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["layers"]["conv1"]["share_of_strongest"]) == {0.5}
+    assert summary["reference"]["source"]["images"] == 6
+    assert "0.50 of its strongest over 6 images" in (folder / "site/01-conv1/unit-0000.html").read_text()
+
+
 def test_a_comparison_of_other_peaks_is_refused(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +96,7 @@ def test_a_comparison_of_other_peaks_is_refused(
         (["other_rules=[guidd]"], "unknown rule 'guidd'"),
         (["units=[3]"], "experiment=atlas has no units"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
+        (["reference=/nowhere"], "/nowhere does not exist; expected a record"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import deconv
 from tests import atlases
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed (extra test)")
@@ -164,6 +165,22 @@ def test_units_sort_and_switch_and_the_address_keeps_both(front: Path, watched: 
     page.reload()
     assert order() == sorted_order and page.is_visible("img.patch >> nth=0")
     assert watched.wrong == []
+
+
+def test_units_open_in_the_order_of_their_shares_and_any_other_is_kept(tmp_path: Path, watched: Watched) -> None:
+    net, images, page = atlases.network(), atlases.photographs(tmp_path / "images"), watched.page
+    peaks = deconv.mine(net, images, ["two"])
+    reference = atlases.stronger(peaks, "two", [4, 1, 2, 0.5, 8, 1])
+    site = deconv.write_atlas(net, peaks, images, tmp_path / "site", reference=reference).parent
+    by_share, by_number, names = ["3", "1", "5", "2", "0", "4"], list("012345"), page.locator("#units .name")
+    page.goto((site / "01-two/index.html").as_uri())
+    assert names.all_text_contents() == by_share and page.input_value("#sort") == "3"
+    assert page.inner_text("#units .number >> nth=0") == "2"
+    page.select_option("#sort", label="number")
+    page.reload()
+    assert names.all_text_contents() == by_number
+    page.goto((site / "01-two/index.html").as_uri() + "#show=patch")
+    assert names.all_text_contents() == by_share and watched.wrong == []
 
 
 def test_arrow_keys_go_from_unit_to_unit_and_a_ring_shows_where(front: Path, watched: Watched) -> None:

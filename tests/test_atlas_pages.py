@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import deconv
 from deconv.atlas import drawings
@@ -114,6 +115,32 @@ def test_the_pages_say_what_the_records_hold(site: Path) -> None:
     assert "guided" in Page(site / "01-one/unit-0000.html").text
 
 
+def test_units_stand_in_the_order_of_what_a_reference_says_of_them(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks = deconv.mine(net, images, ["one", "two"])
+    times, order = [4, 1, 2, 0.5, 8, 1], [3, 1, 5, 2, 0, 4]
+    reference = atlases.stronger(peaks, "two", times)
+    metrics = {"two": {"area": [0.5] * 6}}
+    site = deconv.write_atlas(net, peaks, images, tmp_path / "site", reference=reference, metrics=metrics).parent
+    page = Page(site / "02-two/index.html")
+    units = [attributes for tag, attributes in page.elements if tag == "li" and "data-unit" in attributes]
+    assert [int(item["data-unit"] or -1) for item in units] == order
+    assert (units[0]["data-numbers"] or "").split("|")[3:] == ["2", "0.5"]
+    (sort,) = [attributes for tag, attributes in page.elements if tag == "select"]
+    (selected,) = [attributes for tag, attributes in page.elements if tag == "option" and "selected" in attributes]
+    assert sort["data-usual"] == selected["value"] == "3" and "over 12 images" in page.text.replace("\n", " ")
+    said = {unit: Page(site / f"02-two/unit-{unit:04d}.html").text for unit in (3, 4)}
+    assert ", 2.00 of its strongest over 12 images" in said[3] and ", 0.12 of its strongest over" in said[4]
+    front = Page(site / "index.html")
+    featured = [
+        attributes["alt"] for tag, attributes in front.elements if (attributes.get("alt") or "").startswith("Unit")
+    ]
+    score = peaks["two"].score
+    best = (score.nan_to_num(0).mean(1) / score[:, 0] / torch.tensor(times)).argsort(descending=True)[:3].tolist()
+    assert featured[3:] == [f"Unit {unit}, reconstructions" for unit in best]
+    assert "Share of its strongest" in front.text
+
+
 def test_nothing_is_written_again_when_nothing_changed(site: Path) -> None:
     before = times(site)
     root, metrics = site.parent, {"one": {"sharp<ness>": [n / 40 if n else None for n in range(40)]}}
@@ -182,6 +209,8 @@ def test_other_weights_images_folders_and_metrics_are_refused_and_nothing_writte
         ({"metrics": {"two": {"area": [1.0]}}}, "expected one for each unit, 6"),
         ({"rules": ["guidd"]}, "guidd"),
         ({"rules": []}, "0 rules"),
+        ({"reference": deconv.mine(atlases.network(seed=1), images, ["two"])}, "the reference was made with weights"),
+        ({"reference": deconv.mine(net, images, ["one"])}, "unknown layer of the reference 'two'"),
     ]
     for change, message in wrong:
         given: dict[str, object] = {"network": net, "peaks": peaks, "images": images, "folder": site, **change}

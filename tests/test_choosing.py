@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ import torch
 from torch import nn
 
 from deconv.analyses import choosing
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput, DeconvError, RecordMismatch, UnknownName
+from deconv.mining import mine
 from deconv.network import Network, classes
-from deconv.records import LayerPeaks
+from deconv.records import LayerPeaks, Peaks
 from tests import samples
 
 NAMES = ["tench", "crane", "car wheel", "crane"]
@@ -52,6 +55,70 @@ def test_units_that_are_asked_for_are_taken_as_they_are_or_those_that_fire() -> 
     assert choosing.firing_units("a", peaks, None, 2, seed=0) == choosing.choose_units(peaks, None, 2, seed=0)
     with pytest.raises(BadInput, match="layer a: none of the units asked for fires"):
         choosing.firing_units("a", peaks, [1], 2, seed=0)
+
+
+def scored(*scores: list[float]) -> LayerPeaks:
+    """Peaks with these scores, a list for each unit; nan is no peak."""
+    score = torch.tensor(scores)
+    image = torch.arange(score.shape[1]).expand_as(score).masked_fill(score.isnan(), -1)
+    return LayerPeaks(score, image, image, image, torch.zeros((*score.shape, 4), dtype=torch.int64))
+
+
+NAN = math.nan
+
+
+def test_a_score_is_told_as_a_share_of_the_strongest_of_the_reference() -> None:
+    peaks = scored([2, 1], [3, NAN], [NAN, NAN], [1, 1], [1, 1], [4, 4])
+    reference = scored([4], [2.5], [2], [NAN], [0], [-2])
+    shares = choosing.share_of_strongest(peaks, reference)
+    assert shares[:2].tolist() == pytest.approx([0.5, 1.2]) and shares[2:].isnan().all()
+    assert choosing.listed_shares(peaks, reference) == [0.5, 1.2, None, None, None, None]
+
+
+def test_units_with_many_strong_peaks_come_first_and_those_that_cannot_be_compared_last() -> None:
+    one_strong, all_good, weaker_in_numbers = [10.0, 0.1, 0.1], [6.0, 6.0, 6.0], [0.7, 0.7, 0.7]
+    fires_once, dead, dead_in_reference = [9.0, NAN, NAN], [NAN, NAN, NAN], [9.0, 9.0, 9.0]
+    peaks = scored(dead_in_reference, one_strong, dead, all_good, fires_once, weaker_in_numbers, all_good)
+    reference = scored([NAN], [10.0], [5.0], [10.0], [10.0], [1.0], [10.0])
+    assert choosing.strongest_units(peaks, reference, 9) == [5, 3, 6, 1, 4, 0]
+    assert choosing.strongest_units(peaks, reference, 2) == [5, 3]
+    assert choosing.strongest_units(scored(dead), scored([1.0]), 2) == []
+
+
+def test_a_reference_is_this_networks_by_whichever_name() -> None:
+    network, by_node = samples.network(), Network(samples.network().module, (3, 28, 28))
+    reference = mine(by_node, torch.randn(9, 3, 28, 28), ["3", "1"], k=1)
+    taken = choosing.as_reference(network, ["two", "1"], reference)
+    assert list(taken) == ["two", "1"] and torch.equal(taken["two"].score, reference["3"].score)
+    assert choosing.images_of(taken) == 9
+    assert choosing.describe_share(1.2, taken) == "1.20 of its strongest over 9 images"
+
+
+def test_a_reference_of_anything_else_is_refused() -> None:
+    network, images = samples.with_preprocessing(), samples.images(4)
+    reference = mine(network, images, ["one"], k=1)
+    fewer = {"one": scored(*[[1.0]] * 5)}
+    lighter = reference.provenance["preprocessing"] | {"mean": [0.1, 0.1, 0.1]}
+    wrong: list[tuple[Peaks, type[DeconvError], str]] = [
+        (mine(samples.network(seed=1), images, ["one"], k=1), RecordMismatch, "^the reference was made with weights"),
+        (mine(samples.network(), images, ["one"], k=1), RecordMismatch, "made with mean None"),
+        (Peaks({}, {}), RecordMismatch, "with weights None"),
+        (dataclasses.replace(reference, layers=fewer), RecordMismatch, "has 5 units in one; expected 6"),
+        (
+            dataclasses.replace(reference, provenance=reference.provenance | {"preprocessing": lighter}),
+            RecordMismatch,
+            r"with mean \[0\.1, 0\.1, 0\.1\]; this run has \[0\.5",
+        ),
+        (mine(network, images, ["two"], k=1), UnknownName, "layer of the reference 'one'; expected one of two"),
+    ]
+    for peaks, kind, message in wrong:
+        with pytest.raises(kind, match=message):
+            choosing.as_reference(network, ["one"], peaks)
+
+
+def test_a_path_is_no_reference(unchecked: None) -> None:
+    with pytest.raises(BadInput, match=r"^reference: given peaks\.parquet; expected Peaks: Peaks\.load"):
+        choosing.as_reference(samples.network(), ["one"], "peaks.parquet")  # type: ignore[arg-type]
 
 
 def test_images_that_are_not_there(tmp_path: Path) -> None:

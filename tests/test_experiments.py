@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from PIL import Image
 
 from deconv.command.cli import main
 from deconv.command.shipped import choices
+from deconv.figures import features
 from deconv.figures.page import MARGIN, TILE
 from deconv.figures.pictures import recon_tiles
+from deconv.images import bundled
+from deconv.models import shipped
 from deconv.records import Patches, Peaks, Reconstructions
 from tests.commands import refusal, words
 from tests.drawn import assert_drawn
+from tests.samples import noise
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["model=alexnet", "model.weights=random", "model.size=[96,96]", "layers=[conv1,conv3]", "n_units=3", "k=4"]
@@ -66,6 +71,65 @@ def test_a_rule_is_named_or_spelled(tmp_path: Path) -> None:
         assert (tmp_path / "named" / name).read_bytes() == (tmp_path / "spelled" / name).read_bytes(), name
 
 
+@pytest.fixture(scope="module")
+def reference(finished: Path) -> Path:
+    """The peaks of the finished run, unit n of each layer n + 1 times as strong."""
+    peaks = Peaks.load(finished / "peaks.parquet")
+    larger = {}
+    for layer, mined in peaks.items():
+        times = torch.arange(1, len(mined.score) + 1)[:, None]
+        larger[layer] = replace(mined, score=(mined.score.double() * times).float())
+    return replace(peaks, layers=larger).save(finished.parent / "reference.parquet")
+
+
+def test_units_are_chosen_and_captioned_by_how_strongly_they_are_excited(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[str] = []
+    expected: list[str] = []
+    panels = features.unit_panels
+
+    def kept(*arguments: Any) -> tuple[features.UnitPanel, ...]:
+        made = panels(*arguments)
+        labels.extend(panel.label for panel in made)
+        return made
+
+    monkeypatch.setattr(features, "unit_panels", kept)
+    run("experiment=fig2_features", *SMALL, "choose=strongest", f"reference={reference}", f"folder={tmp_path / 'run'}")
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    peaks, images = Peaks.load(tmp_path / "run/peaks.parquet"), len(bundled())
+    for layer, numbers in summary["layers"].items():
+        excited = (
+            peaks[layer].score.nan_to_num(0).mean(1)
+            / peaks[layer].score[:, 0]
+            / torch.arange(1, 1 + numbers["channels"])
+        )
+        assert numbers["units"] == torch.topk(excited.nan_to_num(-1), 3).indices.tolist()
+        assert numbers["share_of_strongest"] == [round(1 / (unit + 1), 4) for unit in numbers["units"]]
+        shares = {unit: f"{1 / (unit + 1):.2f}" for unit in numbers["units"]}
+        expected += [f"unit {unit}, {share} of its strongest over {images} images" for unit, share in shares.items()]
+    assert labels == expected and len(labels) == 6
+    assert summary["reference"]["source"]["images"] == images
+
+
+def test_without_a_reference_no_share_is_told(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert "reference" not in summary and "share_of_strongest" not in summary["layers"]["conv1"]
+
+
+def test_the_shipped_network_brings_its_reference(tmp_path: Path) -> None:
+    photographs = noise(tmp_path / "photos", 3, (72, 96), 5)
+    said = ["experiment=fig2_features", "source=folder", f"source.root={photographs}", "n_units=2", "k=1"]
+    folders = [tmp_path / name for name in ("whole", "trunk", "other")]
+    run(*said, "model=zfnet64", "layers=[fc7]", "choose=strongest", f"folder={folders[0]}")
+    run(*said, "model=zfnet64_trunk", "model.size=[80,80]", "layers=[features.1]", f"folder={folders[1]}")
+    run(*said, "model=zfnet64", "layers=[conv1]", "model.std=[1,1,1]", f"folder={folders[2]}")
+    whole, trunk, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
+    assert whole["reference"]["layers"][-1] == "output" and len(whole["layers"]["fc7"]["share_of_strongest"]) == 2
+    assert len(trunk["layers"]["features.1"]["share_of_strongest"]) == 2
+    assert "reference" not in other and "not compared" in (folders[2] / "run.log").read_text()
+
+
 def test_a_run_started_again_takes_up_its_peaks(finished: Path) -> None:
     before = (finished / "peaks.parquet").stat().st_mtime_ns
     run("experiment=fig2_features", *SMALL, f"folder={finished}")
@@ -87,6 +151,14 @@ def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.Cap
         (["rule=guidd"], "unknown rule 'guidd'; expected one of deconvnet, gradient, guided"),
         (["rule.switches=other"], "rule.switches=other: only compare_rules has other images"),
         (["source=folder", "source.root=/nowhere"], "/nowhere"),
+        (["choose=strongst"], "unknown choice of units 'strongst'; expected one of random, strongest"),
+        (
+            ["choose=strongest"],
+            "choose=strongest: nothing says how strong the units of alexnet can be; expected reference",
+        ),
+        (["choose=strongest", "units=[3]"], "choose=strongest chooses units, and units names them"),
+        (["reference=/nowhere"], "/nowhere does not exist; expected a record"),
+        ([f"reference={shipped.reference_path('zfnet64')}"], "the reference was made with weights"),
     ],
 )
 def test_a_mistake_is_one_line(

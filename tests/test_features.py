@@ -48,6 +48,12 @@ def test_a_unit_panel_holds_its_own_reconstructions_and_patches_in_order() -> No
     assert [len(panel.blocks) for panel in with_filters] == [3, 3, 3]
 
 
+def test_what_is_noted_of_a_unit_stands_in_its_label_in_place_of_the_activation() -> None:
+    panels = features.unit_panels(*records(), k=4, notes={1: "0.80 of its strongest over 100,000 images"})
+    assert panels[1].label == "unit 1, 0.80 of its strongest over 100,000 images"
+    assert panels[0].label.startswith("unit 0, activation ") and panels[2].label.startswith("unit 2, activation ")
+
+
 def test_a_figure_labels_each_unit_once_and_keeps_to_its_rows() -> None:
     recon, patches = records(units=6)
     layer = features.LayerPanels("conv1", features.unit_panels(recon, patches, 4))

@@ -41,7 +41,7 @@ HOUSE = {
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="firing"),
     "projection": Room("errors progress records images network", doors="patches responses rules"),
-    "models": Room("errors images network", doors="loading"),
+    "models": Room("errors records images network", doors="loading"),
     "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
@@ -52,7 +52,7 @@ HOUSE = {
         "errors files records projection compare training analyses",
         doors="features pictures",
     ),
-    "atlas": Room("errors progress files records images network engines mining projection figures"),
+    "atlas": Room("errors progress files records images network engines mining projection analyses figures"),
     "command": Room(
         "errors progress files records images network engines mining projection models training analyses",
         doors="options settings setup shipped",

@@ -37,6 +37,7 @@ SHARED = {
     "training": "training.lr=0.5",
     "features": "features=kept",
     "labels": "labels=[3]",
+    "reference": "reference=peaks.parquet",
 }
 REQUIRED = {"fig4_evolution": ["trained=runs/train"]}
 

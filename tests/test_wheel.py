@@ -40,6 +40,7 @@ def test_the_wheel_claims_no_other_name(wheel: Path) -> None:
         "atlas/assets/atlas.css",
         "images/synsets.txt",
         "models/weights/zfnet64.safetensors",
+        "models/weights/zfnet64.peaks.parquet",
     )
     assert {f"deconv/{file}" for file in data} <= set(names)
     for script in (ROOT / "experiments").glob("*.py"):

@@ -1,16 +1,24 @@
-"""What an analysis looks at: layers and units, some images of a source, and the class that each of them shows."""
+"""What an analysis looks at: layers and units, some images of a source, and the class that each of them shows.
+
+Which units some images really excite is told by a reference: the peaks of the same network over many more images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from deconv.errors import BadInput, UnknownName, bad_value, check_indices, nearest
+from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_indices, nearest, unknown
 from deconv.images import Source
 from deconv.images.class_names import spoken
 from deconv.network import Network
-from deconv.records import LayerPeaks
+from deconv.records import LayerPeaks, Peaks
+from deconv.records.provenance import check_same
 
 
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:
@@ -40,6 +48,100 @@ def firing_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_u
     if not chosen:
         raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others")
     return chosen
+
+
+def as_reference(network: Network, layers: Iterable[str], reference: Peaks) -> Peaks:
+    """Return the reference with these layers alone, by these names; there each may have its alias or its own name.
+
+    The input size may be another. Raises RecordMismatch, naming the difference, for peaks of other weights, of inputs
+    normalised in another way, or with another number of units in a layer; UnknownName for a layer that the reference
+    lacks; BadInput for what is no Peaks.
+
+    >>> import deconv
+    >>> module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())
+    >>> network = deconv.Network(module, (1, 8, 8), {"conv1": "1"})
+    >>> reference = deconv.mine(network, torch.randn(20, 1, 8, 8), ["1"], k=1)
+    >>> as_reference(network, ["conv1"], reference)
+    <Peaks: conv1 (4 units), 1 peaks each>
+    """
+    if not isinstance(reference, Peaks):
+        raise bad_value("reference", reference, "Peaks", "Peaks.load(path) reads them from a file")
+    mined, own = reference.provenance, network.provenance()
+    remedy = "Give the peaks of a larger mining by this very network"
+    check_same("the reference", {"weights": mined.get("weights")}, {"weights": own["weights"]}, remedy)
+    check_same("the reference", _normalisation(mined), _normalisation(own), remedy)
+    by_node = {network.node(name): name for name in reference if name in (*network.aliases, *network.layers)}
+    chosen = {}
+    for layer in layers:
+        if network.node(layer) not in by_node:
+            raise unknown("layer of the reference", layer, reference, "mine it too")
+        chosen[layer] = reference[by_node[network.node(layer)]]
+        units = len(chosen[layer].score)
+        if units != network.channels(layer):
+            raise RecordMismatch(
+                f"the reference has {units} units in {layer}; expected {network.channels(layer)}. {remedy}"
+            )
+    return Peaks(chosen, reference.image_keys, reference.provenance)
+
+
+def _normalisation(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two minings must share beside the weights for their scores to be comparable."""
+    preprocessing = provenance.get("preprocessing") or {}
+    return {key: preprocessing.get(key) for key in ("mean", "std")}
+
+
+def share_of_strongest(peaks: LayerPeaks, reference: LayerPeaks) -> Float[Tensor, " units"]:
+    """Return each unit's strongest score as a share of its strongest in the reference, where that is above zero.
+
+    It may pass 1, as the images need not be among the reference's. It is nan for a unit that is dead in either.
+
+    >>> zeros, box = torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 1, 4, dtype=torch.int64)
+    >>> here, there = torch.tensor([[2.0], [3.0], [1.0]]), torch.tensor([[4.0], [2.5], [torch.nan]])
+    >>> peaks, reference = (LayerPeaks(score, zeros, zeros, zeros, box) for score in (here, there))
+    >>> share_of_strongest(peaks, reference)
+    tensor([0.5000, 1.2000,    nan])
+    """
+    return peaks.score[:, 0] / _strongest(reference)
+
+
+def listed_shares(peaks: LayerPeaks, reference: LayerPeaks) -> list[float | None]:
+    """Return `share_of_strongest` as a record has it: in four digits after the point, None where there is none."""
+    shares = share_of_strongest(peaks, reference).tolist()
+    return [None if math.isnan(share) else round(share, 4) for share in shares]
+
+
+def strongest_units(peaks: LayerPeaks, reference: LayerPeaks, n_units: int) -> list[int]:
+    """Return up to `n_units` units that fire, those first that these images excite most beside the reference.
+
+    A unit is shown by all its peaks, so it goes by their mean score, a place without a peak counting as zero, over its
+    strongest score in the reference: nine strong peaks come before a single one. A unit that is dead in the reference
+    comes last; equals come by number.
+    """
+    excited = peaks.score.nan_to_num(0).mean(dim=1) / _strongest(reference)
+    order = torch.argsort(excited.nan_to_num(-math.inf), descending=True, stable=True)
+    return order[peaks.found.any(dim=1)[order]][:n_units].tolist()
+
+
+def _strongest(reference: LayerPeaks) -> Float[Tensor, " units"]:
+    """Return each unit's strongest score; nan for one that is dead, or never above zero."""
+    strongest = reference.score[:, 0]
+    return strongest.masked_fill(strongest <= 0, math.nan)
+
+
+def describe_share(share: float, reference: Peaks) -> str:
+    """Return how strong a unit is here, in words.
+
+    >>> source = {"source": {"name": "webdataset", "images": 100_000}}
+    >>> describe_share(0.8, Peaks({}, {}, source))
+    '0.80 of its strongest over 100,000 images'
+    """
+    return f"{share:.2f} of its strongest over {images_of(reference):,} images"
+
+
+def images_of(reference: Peaks) -> int:
+    """Return how many images were mined and could be read."""
+    images: int = reference.provenance["source"]["images"]
+    return images - len(reference.provenance.get("unreadable", []))
 
 
 def pick_images(source: Source, images: Sequence[str | int] | None, first: int) -> list[int]:

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from deconv.analyses.choosing import as_reference
 from deconv.atlas import contents, pages, sprites
 from deconv.atlas.blocks import Block
 from deconv.atlas.contents import Atlas, Layer
@@ -56,6 +57,7 @@ def write_atlas(
     batch_size: int = 64,
     engine: Engine | None = None,
     field: str = "effective",
+    reference: Peaks | None = None,
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
@@ -73,11 +75,13 @@ def write_atlas(
       first rule's energy, or "full".
     - engine: where reconstructions are made, by default in this process. Workers in other processes leave them in
       `records`, which they need.
+    - reference: peaks of a larger mining by this network, k=1 or more, with all these layers. Units then stand in the
+      order of their strongest scores as shares of those there, which tells what these images really excite.
 
-    Raises RecordMismatch, naming the difference, for peaks of other weights or images and for records of other peaks;
-    UnknownName and UnsupportedOperation for a rule; BadInput for metrics of another length, a folder with other things
-    in it, workers without `records`, a disk that is full or may not be written to, and another process that works in
-    these folders.
+    Raises RecordMismatch, naming the difference, for peaks of other weights or images, for a reference of other weights
+    and for records of other peaks; UnknownName for a layer that the reference lacks; UnknownName and
+    UnsupportedOperation for a rule; BadInput for metrics of another length, a folder with other things in it, workers
+    without `records`, a disk that is full or may not be written to, and another process that works in these folders.
 
     >>> import tempfile, deconv, torch
     >>> _ = torch.manual_seed(0)
@@ -98,9 +102,11 @@ def write_atlas(
     if records is not None and Path(records).resolve() == Path(folder).resolve():
         raise bad_value("records", records, "another folder than that of the site")
     _check(network, peaks, check_source(images), chosen, metrics)
+    reference = None if reference is None else as_reference(network, peaks, reference)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, field == "effective")
+        how = {"effective": field == "effective", "reference": reference}
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, **how)
         missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         _draw(site, unit_records, missing, engine)
@@ -136,6 +142,7 @@ def _plan_pages(
     mined: str | None,
     batch_size: int,
     effective: bool,
+    reference: Peaks | None,
 ) -> Atlas:
     """Gather all that the pages show."""
     rule = next(iter(rules.values()))
@@ -155,10 +162,11 @@ def _plan_pages(
             peaks=peaks[name],
             firing=firing[name],
             metrics=metrics.get(name, {}),
+            reference=None if reference is None else reference[name],
         )
         layers.append(layer)
     classes = _classes(records.images, peaks)
-    return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined)
+    return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined, reference)
 
 
 def _classes(images: Source, peaks: Peaks) -> dict[int, str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
 
+from deconv.analyses.choosing import images_of, listed_shares, strongest_units
 from deconv.files import safe_name
 from deconv.mining.firing import Firing
-from deconv.records import LayerPeaks, about_centres
+from deconv.records import LayerPeaks, Peaks, about_centres
 
 Pair = tuple[int, int]
 
@@ -24,6 +26,7 @@ class Layer:
     map_size, field, stride, input_size are (rows, columns), all but the first in pixels of the input image.
     side: of the square about the field's centre that pictures show of it.
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
+    reference: the layer's peaks of a larger mining, if there is one.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Layer:
     peaks: LayerPeaks
     firing: Firing
     metrics: Mapping[str, Sequence[float | None]]
+    reference: LayerPeaks | None = None
 
     @property
     def folder(self) -> str:
@@ -78,6 +82,19 @@ class Layer:
         """The units that fire on no image."""
         return (~self.peaks.found.any(dim=1)).nonzero()[:, 0].tolist()
 
+    @cached_property
+    def shares(self) -> list[float | None]:
+        """The strongest score of each unit as a share of its strongest in the reference; empty without one."""
+        return [] if self.reference is None else listed_shares(self.peaks, self.reference)
+
+    def most_excited(self, count: int) -> list[int]:
+        """Return up to `count` units that fire: beside the reference, or without one by their strongest score alone."""
+        if self.reference is not None:
+            return strongest_units(self.peaks, self.reference, count)
+        strength = self.peaks.score[:, 0].nan_to_num(-math.inf)
+        order: list[int] = strength.argsort(descending=True, stable=True).tolist()
+        return order[: min(count, len(self.firing_units))]
+
     @property
     def across(self) -> int:
         """The number of tiles in a row of the square that shows a unit's peaks."""
@@ -93,7 +110,7 @@ class Layer:
 class Atlas:
     """All that the pages show: the layers in order, and the name (`keys`) and class of each image, by its id.
 
-    mined: the day of the mining, if it is known.
+    mined: the day of the mining, if it is known.  reference: peaks of a larger mining, if there are any.
     """
 
     title: str
@@ -103,6 +120,7 @@ class Atlas:
     rules: Sequence[str]
     provenance: Mapping[str, Any]
     mined: str | None
+    reference: Peaks | None = None
 
     @property
     def units(self) -> int:
@@ -113,6 +131,11 @@ class Atlas:
     def images(self) -> int:
         """The number of images that were mined and could be read."""
         return self.layers[0].firing.images
+
+    @property
+    def reference_images(self) -> int:
+        """The number of images of the reference."""
+        return 0 if self.reference is None else images_of(self.reference)
 
 
 def unit_page(unit: int) -> str:

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 from torch import Tensor
 
+from deconv.analyses.choosing import describe_share
 from deconv.atlas import contents, drawings, sprites
 from deconv.atlas.contents import Atlas, Layer
 
@@ -24,7 +25,8 @@ POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 FEATURED = 3
-"""Units that the front page shows of a layer: its strongest."""
+"""Units that the front page shows of a layer: those that its photographs excite most."""
+SHARE = "share of its strongest"
 EXAMPLE_SHARE = 30
 """Per cent of the picture that the unit of the front page's example should see: the nearest layer is taken."""
 RULES = {
@@ -44,14 +46,27 @@ def front_page(atlas: Atlas) -> str:
 
 
 def layer_page(atlas: Atlas, layer: Layer) -> str:
-    """Return the page of a layer, which shows every unit, dead ones at the end."""
-    sorts = ["strength", "sparsity", "photographs", *layer.metrics]
-    units = [_thumbnail(layer, unit) | {"sort_values": _sort_values(layer, unit)} for unit in layer.firing_units]
-    neighbours = {
+    """Return the page of a layer, which shows every unit, dead ones at the end.
+
+    The others stand by their shares of their strongest where these are known, else by number.
+    """
+    sorts = ["strength", "sparsity", "photographs", *([SHARE] if layer.shares else []), *layer.metrics]
+    usual = sorts.index(SHARE) if layer.shares else None
+    units = [_thumbnail(layer, unit) | {"sort_values": _sort_values(layer, unit)} for unit in _usual_order(layer)]
+    shown = {
+        "share": _share(layer),
         "before": atlas.layers[layer.number - 2] if layer.number > 1 else None,
         "after": atlas.layers[layer.number] if layer.number < len(atlas.layers) else None,
     }
-    return _render("layer.html", atlas, layer=layer, units=units, sorts=sorts, share=_share(layer), **neighbours)
+    return _render("layer.html", atlas, layer=layer, units=units, sorts=sorts, usual=usual, **shown)
+
+
+def _usual_order(layer: Layer) -> list[int]:
+    """Return the units that fire in the order in which the layer's page opens, which its script keeps to."""
+    if not layer.shares:
+        return layer.firing_units
+    share_of = [-math.inf if share is None else share for share in layer.shares]
+    return sorted(layer.firing_units, key=lambda unit: -share_of[unit])
 
 
 def unit_pages(atlas: Atlas, layer: Layer) -> Iterator[tuple[int, str]]:
@@ -71,12 +86,19 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
         "unit": unit,
         "plate": plate,
         "peaks": _peaks(atlas, layer, unit, plate),
+        "strength": _describe_strength(atlas, layer, unit),
         "quiet": quiet,
         "bars": drawings.histogram(firing.counts[unit], quiet, top),
         "alike": [(_thumbnail(layer, other), value) for other, value in alike],
         "metrics": [(name, values[unit]) for name, values in layer.metrics.items() if values[unit] is not None],
         "other_rules": _other_rules(atlas, plate, unit),
     }
+
+
+def _describe_strength(atlas: Atlas, layer: Layer, unit: int) -> str:
+    """Return how strong a unit is, in words, beside the reference; nothing where that says nothing."""
+    share = layer.shares[unit] if layer.shares else None
+    return "" if atlas.reference is None or share is None else describe_share(share, atlas.reference)
 
 
 def _other_rules(atlas: Atlas, plate: sprites.Plate, unit: int) -> list[tuple[str, str, str]]:
@@ -143,8 +165,6 @@ def _square(box: tuple[int, int, int, int]) -> tuple[float, float, int]:
 
 
 def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
-    strength = layer.peaks.score[:, 0].nan_to_num(-math.inf)
-    order = strength.argsort(descending=True, stable=True).tolist()[: min(FEATURED, len(layer.firing_units))]
     box = drawings.centred(layer.shown, layer.input_size)
     return {
         "layer": layer,
@@ -152,7 +172,7 @@ def _layer_card(atlas: Atlas, layer: Layer, largest: int) -> dict[str, Any]:
         "image": contents.image_file(_most_used(atlas)),
         "box": box,
         "spotlight": drawings.spotlight(box, layer.input_size),
-        "featured": [_thumbnail(layer, unit) for unit in order],
+        "featured": [_thumbnail(layer, unit) for unit in layer.most_excited(FEATURED)],
         "share": _share(layer),
     }
 
@@ -169,7 +189,7 @@ def _example(atlas: Atlas) -> dict[str, Any] | None:
     if not firing_layers:
         return None
     layer = min(reversed(firing_layers), key=lambda layer: abs(_share(layer) - EXAMPLE_SHARE))
-    unit = max(layer.firing_units, key=lambda unit: layer.peaks.score[unit, 0].item())
+    (unit,) = layer.most_excited(1)
     plate = sprites.plate_of(layer)
     return {"layer": layer, "unit": unit, "plate": plate, "peak": _peaks(atlas, layer, unit, plate)[0]}
 
@@ -194,7 +214,7 @@ def _thumbnail(layer: Layer, unit: int) -> dict[str, Any]:
 def _sort_values(layer: Layer, unit: int) -> list[float | int | None]:
     """Return what units can be sorted by, in the order of the layer page's list."""
     own_values = [layer.peaks.score[unit, 0].item(), layer.firing.sparsity[unit], layer.firing.fires_on(unit)]
-    return [*own_values, *(values[unit] for values in layer.metrics.values())]
+    return [*own_values, *(layer.shares[unit : unit + 1]), *(values[unit] for values in layer.metrics.values())]
 
 
 def _render(name: str, atlas: Atlas, **shown: Any) -> str:

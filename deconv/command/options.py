@@ -21,6 +21,7 @@ from deconv.command.shared import (
     WithDraw,
     WithLayers,
     WithModel,
+    WithReference,
     WithRule,
     WithUnits,
     option,
@@ -38,14 +39,17 @@ class WithField(Options):
 
 
 @dataclass
-class Fig2Features(Mining, WithUnits, WithRule, WithField):
+class Fig2Features(Mining, WithUnits, WithRule, WithReference, WithField):
     """The options of experiments/fig2_features.py."""
 
+    choose: str = option(
+        "random", "how n_units are chosen: random, by the seed; or strongest, those most excited beside the reference"
+    )
     masks: bool = option(False, "whether to show, and to save as PNG files, what in each patch the unit answers to")
 
 
 @dataclass
-class Atlas(Mining, WithRule, WithField):
+class Atlas(Mining, WithRule, WithReference, WithField):
     """The options of experiments/atlas.py."""
 
     other_rules: list[str] = option([], "rules shown on each unit's page beside `rule`, as [guided,gradient]")

@@ -5,6 +5,7 @@ The library takes plain arguments; what files of configs/ say in their own words
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,20 +14,22 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from deconv.analyses.choosing import check_units
+from deconv.analyses.choosing import as_reference, check_units
 from deconv.command import shared
 from deconv.command.shipped import choices, shipped
 from deconv.engines import Engine, open_engine
-from deconv.errors import BadInput, UnknownName, nearest
+from deconv.errors import BadInput, RecordMismatch, UnknownName, nearest
 from deconv.images import Source, open_source
 from deconv.images.cached import cached
 from deconv.images.preprocessing import Preprocessing
 from deconv.mining import mine_into
-from deconv.models import build
+from deconv.models import build, reference_peaks
 from deconv.network import Network
 from deconv.projection import check_rules
 from deconv.projection.rules import Rule, as_rule
 from deconv.records import Peaks
+
+log = logging.getLogger("deconv")
 
 PREPROCESSING = ("size", "resize", "mean", "std")
 """The keys of a file of configs/model/ that are the preprocessing's; `aliases` is the network's, the rest `build`'s."""
@@ -67,6 +70,24 @@ def prepare(
     check_units(network, ordered, units)
     images, engine = open_images(options, network), open_engine(**options.engine)
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
+
+
+def open_reference(options: shared.WithReference, network: Network, layers: Sequence[str]) -> Peaks | None:
+    """Return the peaks of `reference`, or those that travel with the model's weights, by the names of these layers.
+
+    None if neither is there, or if those that travel do not serve, which is logged: for a layer that they lack, or for
+    another preprocessing than the model's own. Raises RecordMismatch and UnknownName if the ones of `reference` do not
+    serve, BadInput if they cannot be read.
+    """
+    if options.reference is not None:
+        return as_reference(network, layers, Peaks.load(options.reference))
+    model = options.model
+    shipped_peaks = reference_peaks(model["name"], model["weights"], bool(model.get("trunk")))
+    try:
+        return None if shipped_peaks is None else as_reference(network, layers, shipped_peaks)
+    except (RecordMismatch, UnknownName) as error:
+        log.info("units are not compared with their strongest over the training images: %s", error)
+        return None
 
 
 def open_images(options: shared.WithCache, network: Network) -> Source:

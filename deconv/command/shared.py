@@ -96,6 +96,15 @@ class Mining(Scanning, WithModel, WithLayers):
 
 
 @dataclass
+class WithReference(WithModel):
+    """An experiment that says how strongly the images excite a unit, beside many others."""
+
+    reference: str | None = option(
+        None, "peaks.parquet of a larger mining by this network; null is what travels with its weights, if any"
+    )
+
+
+@dataclass
 class WithDraw(Options):
     """An experiment that draws units at random."""
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from deconv.errors import BadInput
 from deconv.figures import check_format, save_as
 from deconv.figures.page import CAPTION, MARGIN, NOTE, PART_TITLE, TILE, Page, head, text_height, wrapped
-from deconv.figures.pictures import PERCENTILE, has_colours, masked_tiles, on_grid, patch_tiles, recon_tiles
+from deconv.figures.pictures import PERCENTILE, has_colours, on_grid, patch_tiles, recon_tiles
 from deconv.records import Patches, Reconstructions
 
 GAP = 2
@@ -83,24 +83,23 @@ def unit_panels(
     patches: Patches,
     k: int,
     filters: Float[Tensor, "units channels kh kw"] | None = None,
-    masks: Bool[Tensor, "n h w"] | None = None,
+    notes: Mapping[int, str] | None = None,
 ) -> tuple[UnitPanel, ...]:
-    """Return a panel for each unit in `recon`, in its order, with room for k peaks.
+    """Return a panel for each unit in `recon`, in its order, with room for k peaks; `filters` adds each unit's own.
 
-    filters: adds each unit's own filter.  masks: adds the patches, pale but for what these cover.
+    notes: what the labels of some units say of them; those of the others have the strongest activation.
     """
-    shown = [recon_tiles(recon.pixels, TILE), patch_tiles(patches.pixels, patches.inside, TILE)]
-    if masks is not None:
-        shown.append(masked_tiles(patches.pixels, patches.inside, masks, TILE))
+    recons, cut = recon_tiles(recon.pixels, TILE), patch_tiles(patches.pixels, patches.inside, TILE)
     across = math.ceil(math.sqrt(k))
     panels = []
     for unit in dict.fromkeys(recon.channel.tolist()):
         of_unit = (recon.channel == unit).numpy()
-        blocks = [on_grid(tiles[of_unit], across, GAP, places=k) for tiles in shown]
+        blocks = [on_grid(shown[of_unit], across, GAP, places=k) for shown in (recons, cut)]
         if filters is not None:
             blocks.insert(0, recon_tiles(filters[unit : unit + 1], TILE)[0])
         strongest = float(recon.score[torch.from_numpy(of_unit)].max())
-        panels.append(UnitPanel(f"unit {unit}, activation {strongest:.3g}", tuple(blocks)))
+        note = (notes or {}).get(unit, f"activation {strongest:.3g}")
+        panels.append(UnitPanel(f"unit {unit}, {note}", tuple(blocks)))
     return tuple(panels)
 
 

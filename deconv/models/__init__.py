@@ -11,6 +11,7 @@ from torchvision.models import SqueezeNet1_1_Weights
 
 from deconv.errors import bad_value, check_count, check_list, unknown
 from deconv.models import googlenet, shipped, squeezenet, torchvision
+from deconv.records import Peaks
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its weights and seed
     **dict.fromkeys(shipped.NETWORKS, ("classes", "trunk", "maps", "widths")),
@@ -68,6 +69,21 @@ def class_names(name: str) -> list[str]:
         return shipped.class_names()
     categories: list[str] = SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]
     return list(categories)
+
+
+def reference_peaks(name: str, weights: str | PathLike[str], trunk: bool = False) -> Peaks | None:
+    """Return the strongest peak of every unit over many images, where such peaks travel with the weights; else None.
+
+    They do with "zfnet64", "shipped": over the training images, by the aliases of configs/model/zfnet64.yaml. `trunk`
+    as in `build`. Raises UnknownName for a `name` that build does not know, RecordMismatch for peaks of other weights.
+
+    >>> reference_peaks("zfnet64", "shipped")["conv1"].score.shape
+    torch.Size([96, 1])
+    >>> reference_peaks("zfnet64", "random") is None
+    True
+    """
+    _check_name(name)
+    return shipped.reference_peaks(name, trunk) if name in shipped.SHA256 and weights == "shipped" else None
 
 
 def _check_name(name: str) -> None:

@@ -1,4 +1,7 @@
-"""The networks that this project defines and trains itself, and the weights that travel with it in `weights/`."""
+"""The networks that this project defines and trains itself, and the weights that travel with it in `weights/`.
+
+Beside the weights of a network lie its strongest peaks, one of each unit, over the images that it was trained on.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from deconv.errors import BadInput
 from deconv.models.krizhevsky import CAFFE_NAMES, krizhevsky, krizhevsky64
 from deconv.models.loading import is_file_name, load_file, load_into, randomly, unknown_weights
 from deconv.models.zfnet import ConvNet, zfnet, zfnet64
+from deconv.records import Peaks
+from deconv.records.provenance import check_same, weights_hash
 
 NETWORKS: dict[str, Callable[..., ConvNet]] = {
     "zfnet64": zfnet64,
@@ -54,6 +59,26 @@ def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = Fals
         alone = module.trunk() if trunk else None
         load_file(module, weights, takes_classes=True, published=PUBLISHED.get(name), trunk=alone)
     return module.trunk().eval() if trunk else module
+
+
+def reference_path(name: str) -> Path:
+    """Return where the strongest peaks of a network with shipped weights lie."""
+    return WEIGHTS / f"{name}.peaks.parquet"
+
+
+def reference_peaks(name: str, trunk: bool = False) -> Peaks:
+    """Return the strongest peak of every unit of `name`, one of SHA256, over the images that it was trained on.
+
+    trunk: whether the trunk is to be compared with them. Its layers are the network's, so that mining it would have
+    given the same peaks: their provenance then has the trunk's weights.
+    Raises RecordMismatch if they were mined by other weights than those that are shipped; BadInput if they are missing.
+    """
+    path = reference_path(name)
+    peaks, module = Peaks.load(path), build(name, "shipped", seed=0)
+    mined, shipped = peaks.provenance.get("weights"), weights_hash(module.state_dict())
+    check_same(path, {"weights": mined}, {"weights": shipped}, f"Mine again, as {name}.md beside it tells")
+    weights = weights_hash(module.trunk().state_dict()) if trunk else shipped
+    return Peaks(peaks.layers, peaks.image_keys, peaks.provenance | {"weights": weights})
 
 
 def class_names() -> list[str]:

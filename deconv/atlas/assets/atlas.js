@@ -74,9 +74,9 @@ function layerPage(grid) {
 
   function read() {
     const wanted = new URLSearchParams(location.hash.slice(1));
-    const by = wanted.get("sort") || "";
+    const by = wanted.get("sort") ?? sort.dataset.usual;
     show(["patch", "masked"].includes(wanted.get("show")) ? wanted.get("show") : "recon");
-    order([...sort.options].some((option) => option.value === by) ? by : "");
+    order([...sort.options].some((option) => option.value === by) ? by : sort.dataset.usual);
   }
 
   function keep() {
