@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from deconv import figures
 from deconv.analyses.choosing import choose_units
+from deconv.analyses.features import classes_of_units, summarise
 from deconv.command.options import Fig2Features
 from deconv.command.setup import open_network, open_rule, prepare
 from deconv.errors import BadInput
@@ -21,6 +23,8 @@ from deconv.projection.patches import patches_of
 from deconv.records import LayerPeaks, Peaks
 
 log = logging.getLogger("deconv")
+ROWS = 3
+"""Rows of units that the picture of all layers shows of each; a layer's own picture has all of its units."""
 
 
 def run(options: Fig2Features, folder: Path) -> Path:
@@ -37,7 +41,7 @@ def run(options: Fig2Features, folder: Path) -> Path:
     heading = (
         f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
-    picture = figures.save_figure(features.features_figure(panels, heading, rows=2), folder / "fig2.png")
+    picture = save(panels, heading, folder / "fig2.png", rows=ROWS)
     write_json(folder / "summary.json", {"layers": summary, "provenance": peaks.provenance, "rule": rule.options()})
     return picture
 
@@ -55,10 +59,18 @@ def draw_layer(
     recon.save(folder / f"{safe_name(layer)}.reconstructions.safetensors")
     patches.save(folder / f"{safe_name(layer)}.patches.safetensors")
     filters = first_convolution(network.graph, network.node(layer))
-    panels = features.unit_panels(recon, patches, options.k, None if filters is None else filters.weight.float().cpu())
+    weights = None if filters is None else filters.weight.float().cpu()
+    classes = classes_of_units(images, peaks[layer], units)
+    panels = features.unit_panels(recon, patches, options.k, weights, classes)
     drawn = features.LayerPanels(title(network, layer, peaks[layer], filters is not None), panels)
-    figures.save_figure(features.features_figure([drawn], options.model["name"]), folder / f"{safe_name(layer)}.png")
+    save([drawn], options.model["name"], folder / f"{safe_name(layer)}.png")
     return drawn
+
+
+def save(layers: Sequence[features.LayerPanels], heading: str, path: Path, rows: int | None = None) -> Path:
+    """One long picture as PNG and, for printing, pages as PDF; returns the PNG's path."""
+    picture = features.features_figure(layers, heading, rows)
+    return figures.save_pages(picture, features.features_pages(layers, heading, rows), path)
 
 
 def title(network: Network, layer: str, peaks: LayerPeaks, with_filters: bool) -> str:
@@ -69,18 +81,3 @@ def title(network: Network, layer: str, peaks: LayerPeaks, with_filters: bool) -
         + (f", {dead} never fire" if dead else "")
         + ("; first its filter" if with_filters else "")
     )
-
-
-def summarise(network: Network, layer: str, peaks: LayerPeaks, units: list[int]) -> dict[str, object]:
-    """The numbers that the figure shows."""
-    field = network.receptive_field(layer)
-    return {
-        "units": units,
-        "channels": network.channels(layer),
-        "map_size": network.map_size(layer),
-        "receptive_field": field.size,
-        "stride": field.stride,
-        "dead_units": int((~peaks.found.any(dim=1)).sum()),
-        "strongest_score": [round(float(peaks.score[unit, 0]), 6) if peaks.found[unit, 0] else None for unit in units],
-        "different_images": [int(peaks.image[unit][peaks.found[unit]].unique().numel()) for unit in units],
-    }
