@@ -25,6 +25,7 @@ WIDEST = 1500
 """Pixels of a page across: as many units stand beside each other as there is room for, and one at least."""
 LEAST_WIDTH = 480
 """Pixels of a page across, so that a title beside its numbers is not cut."""
+LABEL = NOTE | {"fontsize": 11, "color": "0.1"}
 CONTINUED = ", continued"
 A4 = 297 / 210
 """How much longer than wide a page is that is printed."""
@@ -56,7 +57,7 @@ class UnitPanel:
     @property
     def title(self) -> str:
         """The label, its lines no longer than the blocks."""
-        return wrapped(self.label, self.size[1], NOTE)
+        return wrapped(self.label, self.size[1], LABEL)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class LayerPanels:
     @property
     def above(self) -> int:
         """Pixels down of the units' titles, the same for all of them."""
-        return max((text_height(unit.title, NOTE) for unit in self.units), default=0)
+        return max((text_height(unit.title, LABEL) for unit in self.units), default=0)
 
     @property
     def pitch(self) -> tuple[int, int]:
@@ -204,7 +205,7 @@ def _page(layers: Sequence[LayerPanels], heading: str, caption: str, width: int,
 
 
 def _place_unit(page: Page, y: int, x: int, unit: UnitPanel, above: int) -> None:
-    page.text(y, x, unit.title, **NOTE)
+    page.text(y, x, unit.title, **LABEL)
     for block in unit.blocks:
         page.picture(y + above, x, block)
         x += block.shape[1] + 3 * GAP
