@@ -67,5 +67,8 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
     "table7_layers": lambda home: [
         *SQUEEZENET, "layers=[conv1,flatten]", "splits=1", "train_per_class=4", "test_per_class=3", "grid=1"
     ],
+    "tour": lambda home: [
+        *ALEXNET, "k=2", "n_units=2", "chapters.conv1.units={3: bars}", *(f"chapters.conv{n}=null" for n in (3, 4, 5))
+    ],
     "train": lambda home: [*TINY, "model=zfnet64", "model.maps=[4,4,4,4,4]", "model.widths=[8]", "held_out=0.25"],
 }  # fmt: skip

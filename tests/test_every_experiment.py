@@ -33,7 +33,7 @@ def test_the_same_options_give_the_same_bytes(name: str, tmp_path: Path) -> None
         assert main([*said, f"folder={tmp_path / run}"]) == 0
     first = files(tmp_path / "first")
     assert {"config.yaml", "summary.json"} <= first.keys() and first == files(tmp_path / "again")
-    assert any(Path(file).suffix in (".png", ".html") for file in first)
+    assert any(Path(file).suffix in (".png", ".jpg", ".html") for file in first)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -25,6 +25,8 @@ EXAMPLES = (
 )
 WIDEST = 34
 """Characters of the first column; a longer name has its line to itself."""
+LONGEST_VALUE = 120
+"""Characters of a default; of a longer one, as whole paragraphs are, its beginning is shown."""
 OWN_KEY = re.compile(r"^(\w+):", re.MULTILINE)
 
 
@@ -61,9 +63,13 @@ def options(experiment: str) -> list[tuple[str, str]]:
         if is_dataclass(entry.type) or entry.type == dict[str, Any]:
             continue  # its own rows follow; a group has a section on the first page
         mapping = isinstance(value, DictConfig)
-        rows.append((f"{entry.name}={'...' if mapping else shown(value)}", entry.help))
-        rows += [(f"{entry.name}.{key}={shown(value[key])}", "") for key in (value if mapping else ())]
+        rows.append((f"{entry.name}={'...' if mapping else _beginning(shown(value))}", entry.help))
+        rows += [(f"{entry.name}.{key}={_beginning(shown(value[key]))}", "") for key in (value if mapping else ())]
     return rows
+
+
+def _beginning(value: str) -> str:
+    return value if len(value) <= LONGEST_VALUE else textwrap.shorten(value, LONGEST_VALUE, placeholder=" ...")
 
 
 def _file(experiment: str) -> Path:

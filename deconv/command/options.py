@@ -231,6 +231,23 @@ class Table4Transfer(Probing):
     )
 
 
+@dataclass
+class Tour(Scanning, WithModel, WithDraw, WithRule):
+    """The options of experiments/tour.py."""
+
+    k: int = option(9, "strongest peaks of each unit", 1)
+    name: str = option("tour", "what the names of the pictures begin with")
+    title: str = option("What the units of a ConvNet see", "the page's")
+    introduction: str | None = option(None, "what stands before the chapters; {images} and other names are numbers")
+    ending: str | None = option(None, "what stands after them")
+    chapters: dict[str, dict[str, Any] | None] = option(
+        {}, "in the order of the page: layer, heading, text, network of `networks`, units and what is seen in each"
+    )
+    networks: dict[str, dict[str, Any] | None] = option(
+        {}, "others beside `model`: a model of configs/model, what replaces that file's settings, and source if another"
+    )
+
+
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
     "compare_rules": CompareRules,
@@ -244,6 +261,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "table3_ablation": Table3Ablation,
     "table4_transfer": Table4Transfer,
     "table7_layers": Table7Layers,
+    "tour": Tour,
     "train": Train,
 }
 """The options of each experiment, by its name in configs/experiment/ and experiments/."""

@@ -5,16 +5,19 @@ Only this package and `deconv.atlas` draw. `pictures` makes tiles of pixels; `pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import matplotlib
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from deconv.errors import BadInput
 from deconv.figures.pictures import display
 from deconv.files import write_whole
 
-__all__ = ["DPI", "FORMATS", "display", "save_as", "save_figure"]
+__all__ = ["DPI", "FORMATS", "display", "save_as", "save_figure", "save_pages"]
 
 DPI = 100
 FORMATS = {
@@ -25,6 +28,7 @@ FORMATS = {
     ".jpeg": None,
 }
 """{suffix of a picture's file: metadata that would differ between two runs, left out}."""
+JPEG: dict[str, Any] = {"quality": 85}
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -37,6 +41,22 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return save_as(figure, path.with_suffix(".png"))
 
 
+def save_pages(picture: Figure, pages: Sequence[Figure], path: str | Path) -> Path:
+    """Write one long picture as PNG and, beside it, its pages as PDF, for printing. Returns the PNG's path.
+
+    path: of the PNG, as for `save_figure`; again the same figures give the same bytes.
+    """
+    path = Path(path)
+    write_whole(path.with_suffix(".pdf"), lambda file: _write_pages(pages, file))
+    return save_as(picture, path.with_suffix(".png"))
+
+
+def _write_pages(pages: Sequence[Figure], file: BinaryIO) -> None:
+    with PdfPages(file, metadata=FORMATS[".pdf"]) as pdf:
+        for page in pages:
+            pdf.savefig(page, dpi=DPI)
+
+
 def save_as(figure: Figure, path: str | Path) -> Path:
     """Write the figure to this file, in the format of its suffix, and return its path.
 
@@ -44,8 +64,11 @@ def save_as(figure: Figure, path: str | Path) -> Path:
     """
     path = Path(path)
     suffix = check_format(path)
+    how: dict[str, Any] = {"format": suffix[1:], "dpi": DPI, "metadata": FORMATS[suffix]}
+    if suffix in (".jpg", ".jpeg"):
+        how["pil_kwargs"] = JPEG
     with matplotlib.rc_context({"svg.hashsalt": "deconv"}):  # names inside an SVG are random without it
-        write_whole(path, lambda file: figure.savefig(file, format=suffix[1:], dpi=DPI, metadata=FORMATS[suffix]))
+        write_whole(path, lambda file: figure.savefig(file, **how))
     return path
 
 

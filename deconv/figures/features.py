@@ -6,31 +6,37 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from deconv.errors import BadInput
 from deconv.figures import check_format, save_as
-from deconv.figures.page import CAPTION, MARGIN, NOTE, PART_TITLE, TILE, Page, head, text_height, wrapped
-from deconv.figures.pictures import PERCENTILE, has_colours, on_grid, patch_tiles, recon_tiles
+from deconv.figures.page import CAPTION, HEADING, MARGIN, NOTE, PART_TITLE, TILE, Page, head, text_height, wrapped
+from deconv.figures.pictures import PERCENTILE, has_colours, masked_tiles, on_grid, patch_tiles, recon_tiles
 from deconv.records import Patches, Reconstructions
 
 GAP = 2
 """Pixels between two tiles of a block; between two blocks of a unit are three times as many."""
-ABREAST = 4
-"""Units beside each other; one fewer where each has its filter too."""
+WIDEST = 1500
+"""Pixels of a page across: as many units stand beside each other as there is room for, and one at least."""
 LEAST_WIDTH = 480
 """Pixels of a page across, so that a title beside its numbers is not cut."""
-UNIT_LABEL = text_height("unit 1", NOTE)
-LAYER_TITLE = text_height("conv1", PART_TITLE)
+LABEL = NOTE | {"fontsize": 11, "color": "0.1"}
+CONTINUED = ", continued"
+A4 = 297 / 210
+"""How much longer than wide a page is that is printed."""
 COLOURED = (
     "Left of each pair: reconstructions, zero at mid-grey, each scaled by the "
     f"{PERCENTILE:g} % percentile of its absolute values. "
     "Right: the patches, in the same order; hatched: outside the image."
+)
+MASKED = (
+    " Third: the patches, pale but for the pixels, outlined, that hold 80 % of the reconstruction's smoothed energy."
 )
 ENERGY = (
     "Left of each pair: reconstructions of {channels} channels, as energy: the root of the sum of squares over channels"
@@ -48,34 +54,55 @@ class UnitPanel:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Pixels (down, across) of the blocks beside each other, under their label."""
+        """Pixels (down, across) of the blocks beside each other."""
         heights, widths = zip(*(block.shape[:2] for block in self.blocks), strict=True)
-        return UNIT_LABEL + max(heights), sum(widths) + 3 * GAP * (len(widths) - 1)
+        return max(heights), sum(widths) + 3 * GAP * (len(widths) - 1)
+
+    @property
+    def title(self) -> str:
+        """The label, its lines no longer than the blocks."""
+        return wrapped(self.label, self.size[1], LABEL)
 
 
 @dataclass(frozen=True)
 class LayerPanels:
-    """One layer of Figure 2: a title, and its units."""
+    """One layer of Figure 2: a title, and its units; `widest`: pixels that they may take across."""
 
     title: str
     units: tuple[UnitPanel, ...]
+    widest: int = WIDEST
 
     @property
-    def abreast(self) -> int:
-        """Units in a row."""
-        with_filters = any(len(unit.blocks) > 2 for unit in self.units)
-        return min(ABREAST - with_filters, max(len(self.units), 1))
+    def above(self) -> int:
+        """Pixels down of the units' titles, the same for all of them."""
+        return max((text_height(unit.title, LABEL) for unit in self.units), default=0)
 
     @property
     def pitch(self) -> tuple[int, int]:
         """Pixels (down, across) from a unit to the next."""
         sizes = [unit.size for unit in self.units] or [(0, 0)]
-        return max(down for down, _ in sizes) + MARGIN // 2, max(across for _, across in sizes) + MARGIN
+        return self.above + max(down for down, _ in sizes) + MARGIN // 2, max(across for _, across in sizes) + MARGIN
+
+    @property
+    def abreast(self) -> int:
+        """Units in a row."""
+        return max(min((self.widest - MARGIN) // self.pitch[1], len(self.units)), 1)
+
+    @property
+    def width(self) -> int:
+        """Pixels across, with the margins."""
+        return MARGIN + self.abreast * self.pitch[1]
 
     @property
     def height(self) -> int:
         """Pixels down, with the title and the margin below."""
-        return LAYER_TITLE + math.ceil(len(self.units) / self.abreast) * self.pitch[0] + MARGIN
+        rows = math.ceil(len(self.units) / self.abreast)
+        return text_height(self.title, PART_TITLE) + rows * self.pitch[0] + MARGIN
+
+    def cut(self, rows: int) -> tuple[LayerPanels, LayerPanels]:
+        """Return the first rows of the layer, and the others, whose title says that the layer goes on."""
+        count, title = rows * self.abreast, self.title.removesuffix(CONTINUED) + CONTINUED
+        return replace(self, units=self.units[:count]), replace(self, units=self.units[count:], title=title)
 
 
 def unit_panels(
@@ -83,55 +110,131 @@ def unit_panels(
     patches: Patches,
     k: int,
     filters: Float[Tensor, "units channels kh kw"] | None = None,
+    titles: Mapping[int, str] | None = None,
     notes: Mapping[int, str] | None = None,
+    masks: Bool[Tensor, "n h w"] | None = None,
 ) -> tuple[UnitPanel, ...]:
-    """Return a panel for each unit in `recon`, in its order, with room for k peaks; `filters` adds each unit's own.
+    """Return a panel for each unit in `recon`, in its order, with room for k peaks.
 
-    notes: what the labels of some units say of them; those of the others have the strongest activation.
+    - filters: those of the layer; each panel then has its unit's own.
+    - titles: {unit: what it is called}, beside its number.
+    - notes: {unit: what else is said of it}, in place of its strongest activation.
+    - masks: which pixels of each patch the reconstruction is about; each panel then has its patches pale but for these.
     """
-    recons, cut = recon_tiles(recon.pixels, TILE), patch_tiles(patches.pixels, patches.inside, TILE)
+    shown = [recon_tiles(recon.pixels, TILE), patch_tiles(patches.pixels, patches.inside, TILE)]
+    if masks is not None:
+        shown.append(masked_tiles(patches.pixels, patches.inside, masks, TILE))
     across = math.ceil(math.sqrt(k))
+    titles, notes = titles or {}, notes or {}
     panels = []
     for unit in dict.fromkeys(recon.channel.tolist()):
         of_unit = (recon.channel == unit).numpy()
-        blocks = [on_grid(shown[of_unit], across, GAP, places=k) for shown in (recons, cut)]
+        blocks = [on_grid(tiles[of_unit], across, GAP, places=k) for tiles in shown]
         if filters is not None:
             blocks.insert(0, recon_tiles(filters[unit : unit + 1], TILE)[0])
         strongest = float(recon.score[torch.from_numpy(of_unit)].max())
-        note = (notes or {}).get(unit, f"activation {strongest:.3g}")
-        panels.append(UnitPanel(f"unit {unit}, {note}", tuple(blocks)))
+        panels.append(UnitPanel(_label(unit, strongest, titles.get(unit), notes.get(unit)), tuple(blocks)))
     return tuple(panels)
+
+
+def _label(unit: int, strongest: float, title: str | None, note: str | None) -> str:
+    """A unit's number and title, then in a line of its own, or beside a mere number, its note or its activation."""
+    numbers = note or f"activation {strongest:.3g}"
+    return f"unit {unit}: {title}\n{numbers}" if title else f"unit {unit}, {numbers}"
+
+
+def layer_title(numbers: Mapping[str, Any]) -> str:
+    """Return what stands above a layer's units, of the numbers that `deconv.analyses.features.summarise` returns."""
+    (rows, cols), shown, dead = numbers["receptive_field"], numbers["shown_field"], numbers["dead_units"]
+    part = (
+        f", shown: the {shown[0]} x {shown[1]} in its middle that hold 95 % of the energy"
+        if tuple(shown) != (rows, cols)
+        else ""
+    )
+    never = f", {dead} never fire" if dead else ""
+    return f"{numbers['channels']} units, receptive field {rows} x {cols} pixels{part}{never}"
 
 
 def features_figure(
     layers: Sequence[LayerPanels], heading: str, rows: int | None = None, caption: str = COLOURED
 ) -> Figure:
-    """Draw Figure 2: layer under layer, each a grid of units; at most `rows` rows of each layer, None for all."""
-    if rows is not None:
-        layers = [replace(layer, units=layer.units[: rows * layer.abreast]) for layer in layers]
-    width = max((layer.abreast * layer.pitch[1] for layer in layers), default=0) + MARGIN
-    width = max(width, LEAST_WIDTH)
-    caption = wrapped(caption, width - 2 * MARGIN, CAPTION)
-    y = head(caption)
-    page = Page(y + sum(layer.height for layer in layers), width, heading, caption)
+    """Draw Figure 2 as one picture: layer under layer, each a grid of units; at most `rows` rows of each, None for all.
+
+    Texts are broken where the units end.
+    """
+    layers, width = _laid_out(layers, rows)
+    return _page(layers, heading, caption, width)
+
+
+def features_pages(
+    layers: Sequence[LayerPanels], heading: str, rows: int | None = None, caption: str = COLOURED
+) -> list[Figure]:
+    """Draw the same on pages of the shape of A4, upright, each with the heading; a layer may go on on the next page."""
+    layers, width = _laid_out(layers, rows)
+    longest = wrapped(f"{heading}, page 99 of 99", width - 2 * MARGIN, HEADING)
+    above = head(wrapped(caption, width - 2 * MARGIN, CAPTION), longest)
+    least = max((layer.cut(0)[0].height + layer.pitch[0] for layer in layers), default=0)
+    height = max(round(width * A4), above + least)
+    pages = _divide(layers, height - above)
+    if len(pages) == 1:
+        return [_page(pages[0], heading, caption, width, height)]
+    return [
+        _page(page, f"{heading}, page {number} of {len(pages)}", caption, width, height)
+        for number, page in enumerate(pages, start=1)
+    ]
+
+
+def _laid_out(layers: Sequence[LayerPanels], rows: int | None) -> tuple[list[LayerPanels], int]:
+    """The rows that are drawn of each layer, and the width of a page, which the titles keep to."""
+    drawn = [layer if rows is None else layer.cut(rows)[0] for layer in layers]
+    width = max([LEAST_WIDTH, *(layer.width for layer in drawn)])
+    return [replace(layer, title=wrapped(layer.title, width - 2 * MARGIN, PART_TITLE)) for layer in drawn], width
+
+
+def _divide(layers: Sequence[LayerPanels], room: int) -> list[list[LayerPanels]]:
+    """The layers page by page, each page at most `room` pixels high and every row of units whole."""
+    pages: list[list[LayerPanels]] = [[]]
+    for layer in layers:
+        rest = layer
+        while rest.units:
+            left = room - sum(part.height for part in pages[-1])
+            rows = (left - rest.cut(0)[0].height) // rest.pitch[0]
+            if rows < 1:
+                pages.append([])
+            else:
+                part, rest = rest.cut(rows)
+                pages[-1].append(part)
+    return pages
+
+
+def _page(layers: Sequence[LayerPanels], heading: str, caption: str, width: int, height: int | None = None) -> Figure:
+    """One page: heading, caption, and the layers below them; it is as high as they need if no height is given."""
+    heading, caption = (
+        wrapped(text, width - 2 * MARGIN, style) for text, style in ((heading, HEADING), (caption, CAPTION))
+    )
+    y = head(caption, heading)
+    page = Page(height or y + sum(layer.height for layer in layers), width, heading, caption)
     for layer in layers:
         page.text(y, MARGIN, layer.title, **PART_TITLE)
+        top = y + text_height(layer.title, PART_TITLE)
         for n, unit in enumerate(layer.units):
             down, across = divmod(n, layer.abreast)
-            _place_unit(page, y + LAYER_TITLE + down * layer.pitch[0], MARGIN + across * layer.pitch[1], unit)
+            _place_unit(page, top + down * layer.pitch[0], MARGIN + across * layer.pitch[1], unit, layer.above)
         y += layer.height
     return page.finish()
 
 
-def _place_unit(page: Page, y: int, x: int, unit: UnitPanel) -> None:
-    page.text(y, x, unit.label, **NOTE)
+def _place_unit(page: Page, y: int, x: int, unit: UnitPanel, above: int) -> None:
+    page.text(y, x, unit.title, **LABEL)
     for block in unit.blocks:
-        page.picture(y + UNIT_LABEL, x, block)
+        page.picture(y + above, x, block)
         x += block.shape[1] + 3 * GAP
 
 
 def draw(recon: Reconstructions, patches: Patches, path: str | Path) -> Path:
     """Draw reconstructions beside their patches, unit by unit, into this file, in the format of its suffix.
+
+    Of receptive fields the effective part is shown (`Reconstructions.zoomed`).
 
     Reconstructions of one channel are drawn grey, those of two or more than three as an energy map. Returns the path.
     Raises BadInput if the two do not belong together, or for a suffix that names no format.
@@ -150,5 +253,6 @@ def draw(recon: Reconstructions, patches: Patches, path: str | Path) -> Path:
     k = int(recon.channel.unique(return_counts=True)[1].max()) if len(recon) else 1
     channels = recon.pixels.shape[1]
     caption = COLOURED if has_colours(channels) else ENERGY.format(channels=channels)
-    panels = LayerPanels(recon.layer, unit_panels(recon, patches, k))
+    shown = recon.zoomed()
+    panels = LayerPanels(recon.layer, unit_panels(shown, patches.cut_to(shown.box), k))
     return save_as(features_figure([panels], recon.rule, caption=caption), path)

@@ -19,7 +19,7 @@ from deconv.figures.pictures import WHITE
 
 MARGIN = 20
 """Pixels around a page, and between the parts of it."""
-TILE = 88
+TILE = 96
 """Pixels a side of one reconstruction or patch."""
 LINE_SPACING = 1.35
 HEADING: dict[str, Any] = {"fontsize": 15, "weight": "bold"}
@@ -37,14 +37,15 @@ def text_height(text: str, style: dict[str, Any]) -> int:
 
 def wrapped(text: str, width: int, style: dict[str, Any]) -> str:
     """Return the text with its lines broken where they would be longer than `width` pixels."""
-    character = 0.58 * style["fontsize"] * DPI / 72  # a character of the font is 0.58 of its points wide, on average
+    points = 0.68 if style.get("weight") == "bold" else 0.58  # width of the font's characters, on average
+    character = points * style["fontsize"] * DPI / 72
     lines = [textwrap.wrap(line, max(int(width / character), 20)) for line in text.splitlines()]
     return "\n".join(line for parts in lines for line in parts)
 
 
-def head(caption: str) -> int:
+def head(caption: str, heading: str = "heading") -> int:
     """Return the pixels that a page's heading and caption take down, with the margins around them."""
-    return MARGIN + text_height("heading", HEADING) + text_height(caption, CAPTION) + MARGIN
+    return MARGIN + text_height(heading, HEADING) + text_height(caption, CAPTION) + MARGIN
 
 
 class Page:
@@ -61,9 +62,9 @@ class Page:
         self.pixels[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
 
     def text(self, y: float | int, x: float | int, text: str, **style: Any) -> None:
-        """Write a text there; `ha` and `va` as matplotlib has them, left and top by default."""
+        """Write a text there, a $ as it is; `ha` and `va` as matplotlib has them, left and top by default."""
         height, width = self.pixels.shape[:2]
-        self.figure.text(x / width, 1 - y / height, text, **({"va": "top", "ha": "left"} | style))
+        self.figure.text(x / width, 1 - y / height, text, parse_math=False, **({"va": "top", "ha": "left"} | style))
 
     def axes(self, y: int, x: int, height: int, width: int) -> Axes:
         """Return an empty chart of (height, width) pixels there, its labels outside."""

@@ -1,0 +1,97 @@
+"""Figure 2's numbers: those of a layer and of the units that are shown of it, and the classes their images share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from deconv.images import Source
+from deconv.network import Network
+from deconv.records import LayerPeaks, Reconstructions
+
+MOST_CLASSES = 2
+"""Classes that a unit's title names."""
+LONGEST_NAME = 24
+"""Letters of a class's name in a title."""
+
+
+def shared_classes(labels: Sequence[int], names: Sequence[str] | None = None) -> str:
+    """Return which classes at least two of some images have, the most frequent first, at most two of them.
+
+    labels: the class of each image, the strongest image first, which decides among equals. names: of all classes; of a
+    name such as "church, church building" only what stands before the comma is used. "" where no two share a class.
+
+    >>> shared_classes([3, 1, 3, 0, 1, 3], ["ape", "bee", "cat", "dog, domestic dog"])
+    'dog 3, bee 2 of 6'
+    >>> shared_classes([4, 4, 1]), shared_classes([0, 1, 2])
+    ('class 4 2 of 3', '')
+    """
+    counts = Counter(labels).most_common(MOST_CLASSES)
+    shared = [f"{_short(names[label] if names else f'class {label}')} {count}" for label, count in counts if count > 1]
+    return f"{', '.join(shared)} of {len(labels)}" if shared else ""
+
+
+def _short(name: str) -> str:
+    first = " ".join(name.split(",")[0].split()) or "no name"
+    return first if len(first) <= LONGEST_NAME else f"{first[: LONGEST_NAME - 1].rstrip()}…"
+
+
+def classes_of_units(images: Source, peaks: LayerPeaks, units: Sequence[int]) -> dict[int, str]:
+    """Return {unit: the classes that the images of its peaks share}, each image counted once.
+
+    A unit is left out where no two of its images share one, and every unit is where the source has no labels.
+
+    >>> import torch
+    >>> from dataclasses import replace
+    >>> from deconv.images import bundled
+    >>> photographs = replace(bundled().part([0, 1, 2]), labels=(1, 0, 1), class_names=("cat", "dog"))
+    >>> image = torch.tensor([[0, 2, 0], [0, 1, -1]])
+    >>> peaks = LayerPeaks(image.float(), image, image, image, torch.zeros(2, 3, 4, dtype=torch.int64))
+    >>> classes_of_units(photographs, peaks, [0, 1])
+    {0: 'dog 2 of 2'}
+    """
+    if images.labels is None:
+        return {}
+    classes = {}
+    for unit in units:
+        image_ids = dict.fromkeys(peaks.image[unit][peaks.found[unit]].tolist())
+        labels = [images.labels[images.index_of(image_id)] for image_id in image_ids]
+        classes[unit] = shared_classes(labels, images.class_names)
+    return {unit: shared for unit, shared in classes.items() if shared}
+
+
+def summarise(
+    network: Network,
+    layer: str,
+    peaks: LayerPeaks,
+    units: Sequence[int],
+    recon: Reconstructions,
+    shown: Reconstructions,
+) -> dict[str, Any]:
+    """Return the numbers of a layer and of the units that are shown of it.
+
+    recon: the reconstructions of their peaks.  shown: what pictures show of these.
+
+    >>> import deconv, torch
+    >>> network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()), (1, 8, 8))
+    >>> images = torch.randn(20, 1, 8, 8)
+    >>> peaks = deconv.mine(network, images, ["1"])["1"]
+    >>> recon = deconv.project_peaks(network, images, "1", peaks, [3, 0])
+    >>> numbers = summarise(network, "1", peaks, [3, 0], recon, recon.zoomed())
+    >>> numbers["units"], numbers["channels"], numbers["receptive_field"], numbers["dead_units"]
+    ([3, 0], 4, (3, 3), 0)
+    """
+    field = network.receptive_field(layer)
+    return {
+        "units": list(units),
+        "channels": network.channels(layer),
+        "map_size": network.map_size(layer),
+        "receptive_field": field.size,
+        "effective_field": recon.effective_field,
+        "shown_field": tuple(shown.pixels.shape[2:]),
+        "stride": field.stride,
+        "dead_units": int((~peaks.found.any(dim=1)).sum()),
+        "strongest_score": [round(float(peaks.score[unit, 0]), 6) if peaks.found[unit, 0] else None for unit in units],
+        "different_images": [int(peaks.image[unit][peaks.found[unit]].unique().numel()) for unit in units],
+    }
