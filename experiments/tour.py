@@ -11,7 +11,7 @@ from deconv.analyses.choosing import firing_units
 from deconv.analyses.features import classes_of_units
 from deconv.analyses.tour import Chapter, check_placeholders, fill, numbers_of, read_chapters
 from deconv.command.options import Tour
-from deconv.command.setup import Prepared, model_file, open_network, open_rule, prepare
+from deconv.command.setup import Prepared, model_file, open_network, open_rule, prepare, yaml_file
 from deconv.errors import BadInput, bad_value, check_indices
 from deconv.figures import save_as
 from deconv.figures.features import unit_panels
@@ -22,6 +22,10 @@ from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Peaks
+
+
+WORDS = ("title", "introduction", "ending", "chapters")
+"""The options that a file of words may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,8 @@ class Visited:
 
 def run(options: Tour, folder: Path) -> Path:
     """Mine every network, project and draw the units of every chapter, write the page; returns it."""
+    if options.words is not None:
+        options = replace(options, **yaml_file("words", options.words, WORDS))
     rule, chapters = open_rule(options.rule), read_chapters(options.chapters, options.networks)
     check_texts(options, chapters)
     visited = visit(options, chapters, rule)

@@ -105,6 +105,21 @@ def test_another_network_over_other_images_stands_beside(tmp_path: Path) -> None
     assert (tmp_path / "run/figures/walk_beside.jpg").exists()
 
 
+def test_words_of_ones_own_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text('title: Mine\nending: The end\nchapters: {conv2: {units: {7: "a corner"}}}\n')
+    said = [word for word in SMALL if "chapters" not in word and "ending" not in word]
+    assert main([*said, f"words={file}", f"folder={tmp_path / 'run'}"]) == 0
+    text = (tmp_path / "run/tour.md").read_text()
+    assert text.startswith("# Mine\n") and text.endswith("\nThe end\n") and "![unit 7: a corner]" in text
+    file.write_text("tittle: Mine\n")
+    assert "'tittle'; expected one of title" in refusal([*said, f"words={file}"], tmp_path / "other", capsys)
+    for content in ("- 1\n", "title: [\n"):
+        file.write_text(content)
+        assert "expected a YAML file that is a mapping" in refusal([*said, f"words={file}"], tmp_path / "other", capsys)
+    assert "words: given nowhere.yaml" in refusal([*said, "words=nowhere.yaml"], tmp_path / "other", capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

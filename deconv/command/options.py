@@ -237,6 +237,9 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
 
     k: int = option(9, "strongest peaks of each unit", 1)
     name: str = option("tour", "what the names of the pictures begin with")
+    words: str | None = option(
+        None, "a YAML file with title, introduction, ending and chapters of your own, in place of those below"
+    )
     title: str = option("What the units of a ConvNet see", "the page's")
     introduction: str | None = option(None, "what stands before the chapters; {images} and other names are numbers")
     ending: str | None = option(None, "what stands after them")

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from yaml import YAMLError
 
 from deconv.analyses.choosing import as_reference, check_units
 from deconv.command import shared
 from deconv.command.shipped import choices, shipped
 from deconv.engines import Engine, open_engine
-from deconv.errors import BadInput, RecordMismatch, UnknownName, nearest
+from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line, nearest
 from deconv.images import Source, open_source
 from deconv.images.cached import cached
 from deconv.images.preprocessing import Preprocessing
@@ -133,6 +135,23 @@ def build_model(model: Mapping[str, Any], seed: int, **replaced: Any) -> nn.Modu
     """Return the module that a file of configs/model/ describes, some of its settings replaced."""
     settings = {key: value for key, value in model.items() if key not in (*PREPROCESSING, "aliases")}
     return build(**{**settings, **replaced}, seed=seed)
+
+
+def yaml_file(option: str, path: str, known: Sequence[str]) -> dict[str, Any]:
+    """Return what a YAML file says, a mapping with some of the keys that are known.
+
+    Raises BadInput for a file that is missing or no such mapping, UnknownName for another key.
+    """
+    expected = f"a YAML file that is a mapping of {', '.join(known)}"
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise bad_value(option, path, expected, f"it cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise bad_value(option, path, expected)
+    for key in content:
+        check_choice(f"key of {option} {path}", key, known)
+    return {str(key): value for key, value in content.items()}
 
 
 def model_file(option: str, settings: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:
