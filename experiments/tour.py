@@ -23,7 +23,6 @@ from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Peaks
 
-
 WORDS = ("title", "introduction", "ending", "chapters")
 """The options that a file of words may have."""
 
