@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deconv.images import Source
+from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.records import LayerPeaks, Reconstructions
 
@@ -20,12 +21,15 @@ def shared_classes(labels: Sequence[int], names: Sequence[str] | None = None) ->
     """Return which classes at least two of some images have, the most frequent first, at most two of them.
 
     labels: the class of each image, the strongest image first, which decides among equals. names: of all classes; of a
-    name such as "church, church building" only what stands before the comma is used. "" where no two share a class.
+    name such as "church, church building" only what stands before the comma is used, and of an ImageNet id its words.
+    "" where no two share a class.
 
     >>> shared_classes([3, 1, 3, 0, 1, 3], ["ape", "bee", "cat", "dog, domestic dog"])
     'dog 3, bee 2 of 6'
     >>> shared_classes([4, 4, 1]), shared_classes([0, 1, 2])
     ('class 4 2 of 3', '')
+    >>> shared_classes([0, 0], ["n03028079"])
+    'church 2 of 2'
     """
     counts = Counter(labels).most_common(MOST_CLASSES)
     shared = [f"{_short(names[label] if names else f'class {label}')} {count}" for label, count in counts if count > 1]
@@ -33,7 +37,7 @@ def shared_classes(labels: Sequence[int], names: Sequence[str] | None = None) ->
 
 
 def _short(name: str) -> str:
-    first = " ".join(name.split(",")[0].split()) or "no name"
+    first = " ".join(spoken(name).split(",")[0].split()) or "no name"
     return first if len(first) <= LONGEST_NAME else f"{first[: LONGEST_NAME - 1].rstrip()}…"
 
 
