@@ -37,7 +37,7 @@ def run(options: Fig2Features, folder: Path) -> Path:
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
         units = choose_units(peaks[layer], options.units, options.n_units, options.seed)
         panels.append(draw_layer(network, images, layer, peaks, units, options, folder))
-        summary[layer] = summarise(network, layer, peaks[layer], units)
+        summary[layer] = summarise(network, images, layer, peaks[layer], units)
     heading = (
         f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )

@@ -121,6 +121,10 @@ def test_another_network_over_other_images_stands_beside(tmp_path: Path) -> None
             ["+networks.alexnet={model: alexnet, weights: random, source: folder}", "+chapters.conv2.network=alexnet"],
             "networks.alexnet.source: given folder; expected a source with its options",
         ),
+        (
+            ["+networks.zfnet64={model: zfnet64_trunk}", "+chapters.conv2.network=zfnet64"],
+            "networks.zfnet64: given the name of the run's own network",
+        ),
         (["rule=guidd"], "unknown rule 'guidd'"),
     ],
 )  # fmt: skip

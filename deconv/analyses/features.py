@@ -61,16 +61,18 @@ def classes_of_units(images: Source, peaks: LayerPeaks, units: Sequence[int]) ->
     return {unit: shared for unit, shared in classes.items() if shared}
 
 
-def summarise(network: Network, layer: str, peaks: LayerPeaks, units: Sequence[int]) -> dict[str, Any]:
-    """Return the numbers of a layer and of the units that are shown of it.
+def summarise(network: Network, images: Source, layer: str, peaks: LayerPeaks, units: Sequence[int]) -> dict[str, Any]:
+    """Return the numbers of a layer and of the units that are shown of it; classes: what their images share, or None.
 
     >>> import deconv, torch
-    >>> network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()), (1, 8, 8))
-    >>> numbers = summarise(network, "1", deconv.mine(network, torch.randn(20, 1, 8, 8), ["1"])["1"], [3, 0])
-    >>> numbers["units"], numbers["channels"], numbers["receptive_field"], numbers["dead_units"]
-    ([3, 0], 4, (3, 3), 0)
+    >>> module, images = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), deconv.bundled().part([0, 1])
+    >>> preprocessing = deconv.Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> network = deconv.Network(module, (3, 16, 16), preprocessing=preprocessing)
+    >>> numbers = summarise(network, images, "1", deconv.mine(network, images, ["1"])["1"], [3, 0])
+    >>> numbers["units"], numbers["channels"], numbers["receptive_field"], numbers["classes"]
+    ([3, 0], 4, (3, 3), [None, None])
     """
-    field = network.receptive_field(layer)
+    field, classes = network.receptive_field(layer), classes_of_units(images, peaks, units)
     return {
         "units": list(units),
         "channels": network.channels(layer),
@@ -80,4 +82,5 @@ def summarise(network: Network, layer: str, peaks: LayerPeaks, units: Sequence[i
         "dead_units": int((~peaks.found.any(dim=1)).sum()),
         "strongest_score": [round(float(peaks.score[unit, 0]), 6) if peaks.found[unit, 0] else None for unit in units],
         "different_images": [int(peaks.image[unit][peaks.found[unit]].unique().numel()) for unit in units],
+        "classes": [classes.get(unit) for unit in units],
     }
