@@ -9,7 +9,7 @@ from typing import Any
 
 from deconv import figures
 from deconv.analyses.choosing import choose_units, describe_share, listed_shares, strongest_units
-from deconv.analyses.features import classes_of_units, summarise
+from deconv.analyses.features import summarise
 from deconv.command.options import Fig2Features
 from deconv.command.setup import open_network, open_reference, open_rule, prepare
 from deconv.errors import BadInput, check_choice
@@ -50,11 +50,10 @@ def run(options: Fig2Features, folder: Path) -> Path:
         recon = project_peaks(network, images, layer, peaks[layer], units, rule)
         recon.save(folder / f"{safe_name(layer)}.reconstructions.safetensors")
         shown = recon.zoomed(None if options.field == "effective" else max(network.receptive_field(layer).size))
-        summary[layer] = summarise(network, layer, peaks[layer], units, recon, shown) | shares_of(
-            layer, peaks, units, reference
-        )
+        numbers = summarise(network, images, layer, peaks[layer], units, recon, shown)
+        summary[layer] = numbers | shares_of(layer, peaks, units, reference)
         notes = describe_units(layer, peaks, units, reference)
-        panels.append(draw_layer(network, images, peaks, recon, shown, summary[layer], notes, options, folder))
+        panels.append(draw_layer(network, images, recon, shown, summary[layer], notes, options, folder))
     heading = (
         f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
     )
@@ -103,7 +102,6 @@ def shares_of(layer: str, peaks: Peaks, units: Sequence[int], reference: Peaks |
 def draw_layer(
     network: Network,
     images: Source,
-    peaks: Peaks,
     recon: Reconstructions,
     shown: Reconstructions,
     numbers: Mapping[str, Any],
@@ -123,7 +121,7 @@ def draw_layer(
         patches.cut_to(shown.box),
         options.k,
         filters=None if filters is None else filters.weight.float().cpu(),
-        titles=classes_of_units(images, peaks[layer], numbers["units"]),
+        titles={unit: text for unit, text in zip(numbers["units"], numbers["classes"], strict=True) if text},
         notes=notes,
         masks=mask_of(shown) if options.masks else None,
     )

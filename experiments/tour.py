@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from deconv.analyses.choosing import firing_units
-from deconv.analyses.features import classes_of_units
 from deconv.analyses.tour import Chapter, check_placeholders, fill, numbers_of, read_chapters
 from deconv.command.options import Tour
 from deconv.command.setup import Prepared, model_file, open_network, open_rule, prepare, yaml_file
@@ -21,7 +20,7 @@ from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
-from deconv.records import LayerPeaks, Peaks
+from deconv.records import Peaks
 
 WORDS = ("title", "introduction", "ending", "chapters")
 """The options that a file of words may have."""
@@ -75,6 +74,9 @@ def visit(options: Tour, chapters: Sequence[Chapter], rule: Rule) -> dict[str | 
         for chapter in own:
             option, of = f"chapters.{chapter.name}.units", f"units of {chapter.layer}"
             check_indices(option, chapter.units or [], network.channels(chapter.layer), of)
+    if None in visited and visited[None].title in visited:
+        title = visited[None].title
+        raise BadInput(f"networks.{title}: given the name of the run's own network; expected another: rename it")
     return visited
 
 
@@ -83,7 +85,8 @@ def visit_network(options: Tour, name: str | None, chapters: Sequence[Chapter], 
     layers = list(dict.fromkeys(chapter.layer for chapter in chapters))
     if name is None:
         network = open_network(options.model, options.seed)
-        return Visited(options.model["name"], prepare(options, network, layers, [rule]), "peaks.parquet")
+        title = options.model.get("arch") or options.model["name"]
+        return Visited(title, prepare(options, network, layers, [rule]), "peaks.parquet")
     settings = options.networks[name]
     network = open_network(model_file(f"networks.{name}", settings or {}, own=("source",)), options.seed)
     options = replace(options, source=source_of(name, settings, options.source))
@@ -121,19 +124,18 @@ def draw_chapter(
     folder: Path,
 ) -> dict[str, Any]:
     """Records and picture of one chapter; returns its numbers."""
-    network, images = visited.prepared.network, visited.prepared.images
-    of_layer: LayerPeaks = peaks[chapter.layer]
-    recon = project_peaks(network, images, chapter.layer, of_layer, list(words), rule)
+    network, images, units = visited.prepared.network, visited.prepared.images, list(words)
+    recon = project_peaks(network, images, chapter.layer, peaks[chapter.layer], units, rule)
     patches = patches_of(network, images, recon)
     recon.save(folder / f"{safe_name(chapter.name)}.reconstructions.safetensors")
     patches.save(folder / f"{safe_name(chapter.name)}.patches.safetensors")
     shown = recon.zoomed()
-    numbers = numbers_of(chapter, visited.title, network, images, of_layer, list(words), recon, shown)
-    classes = classes_of_units(images, of_layer, list(words))
-    said = {unit: text for unit, text in words.items() if text}
-    panels = unit_panels(shown, patches.cut_to(shown.box), options.k, titles=said, notes=classes)
+    numbers = numbers_of(chapter, visited.title, network, images, peaks[chapter.layer], units, recon, shown)
+    titles = {unit: text for unit, text in words.items() if text}
+    notes = {unit: text for unit, text in zip(units, numbers["classes"], strict=True) if text}
+    panels = unit_panels(shown, patches.cut_to(shown.box), options.k, titles=titles, notes=notes)
     save_as(chapter_figure(panels, numbers), folder / picture_of(options, chapter))
-    return numbers | {"words": list(words.values()), "classes": [classes.get(unit) for unit in words]}
+    return numbers | {"words": list(words.values())}
 
 
 def picture_of(options: Tour, chapter: Chapter) -> str:

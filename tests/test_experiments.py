@@ -23,6 +23,7 @@ from deconv.models import shipped
 from deconv.records import Patches, Peaks, Reconstructions
 from tests.commands import refusal, words
 from tests.drawn import assert_drawn
+from tests.labelled import folder_of
 from tests.samples import noise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +62,21 @@ def test_fig2_leaves_its_records_pictures_and_numbers(finished: Path) -> None:
         assert torch.allclose(recon.score, peaks[layer].scores_of(numbers["units"]), rtol=1e-5)
         assert torch.equal(recon.box, patches.box) and len(recon) == 12
     assert_drawn(finished, "fig2", "conv1", "conv3")
+
+
+def test_fig2_says_which_classes_the_images_of_a_unit_share(tmp_path: Path) -> None:
+    photographs = folder_of(tmp_path / "photos", each=3, side=64)
+    small = words(SMALL, ["model.size=[64,64]", "layers=[conv1]", "source=folder", f"source.root={photographs}"])
+    run("experiment=fig2_features", *small, f"folder={tmp_path / 'run'}")
+    peaks = Peaks.load(tmp_path / "run/peaks.parquet")
+    numbers = json.loads((tmp_path / "run/summary.json").read_text())["layers"]["conv1"]
+    for unit, classes in zip(numbers["units"], numbers["classes"], strict=True):
+        images = [image for image in peaks["conv1"].image[unit].tolist() if image >= 0]
+        bright = sum(peaks.image_keys[image].startswith("bright") for image in images)
+        counts = {"bright": bright, "dark": len(images) - bright}
+        said = [f"{name} {count}" for name, count in counts.items() if count > 1]
+        assert (classes is None) == (not said)
+        assert classes is None or sorted(classes.removesuffix(f" of {len(images)}").split(", ")) == sorted(said)
 
 
 def test_a_rule_is_named_or_spelled(tmp_path: Path) -> None:

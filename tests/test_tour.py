@@ -136,6 +136,10 @@ def test_words_of_ones_own_stand_in_a_file(tmp_path: Path, capsys: pytest.Captur
             ["+networks.alexnet={model: alexnet, weights: random, source: folder}", "+chapters.conv2.network=alexnet"],
             "networks.alexnet.source: given folder; expected a source with its options",
         ),
+        (
+            ["+networks.zfnet64={model: zfnet64_trunk}", "+chapters.conv2.network=zfnet64"],
+            "networks.zfnet64: given the name of the run's own network",
+        ),
         (["rule=guidd"], "unknown rule 'guidd'"),
     ],
 )  # fmt: skip

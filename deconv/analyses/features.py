@@ -67,6 +67,7 @@ def classes_of_units(images: Source, peaks: LayerPeaks, units: Sequence[int]) ->
 
 def summarise(
     network: Network,
+    images: Source,
     layer: str,
     peaks: LayerPeaks,
     units: Sequence[int],
@@ -75,18 +76,20 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the numbers of a layer and of the units that are shown of it.
 
-    recon: the reconstructions of their peaks.  shown: what pictures show of these.
+    recon: the reconstructions of their peaks.  shown: what pictures show of these.  `classes` in the result: what each
+    unit's images share, or None.
 
     >>> import deconv, torch
-    >>> network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()), (1, 8, 8))
-    >>> images = torch.randn(20, 1, 8, 8)
+    >>> module, images = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), deconv.bundled().part([0, 1])
+    >>> preprocessing = deconv.Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> network = deconv.Network(module, (3, 16, 16), preprocessing=preprocessing)
     >>> peaks = deconv.mine(network, images, ["1"])["1"]
     >>> recon = deconv.project_peaks(network, images, "1", peaks, [3, 0])
-    >>> numbers = summarise(network, "1", peaks, [3, 0], recon, recon.zoomed())
-    >>> numbers["units"], numbers["channels"], numbers["receptive_field"], numbers["dead_units"]
-    ([3, 0], 4, (3, 3), 0)
+    >>> numbers = summarise(network, images, "1", peaks, [3, 0], recon, recon.zoomed())
+    >>> numbers["units"], numbers["channels"], numbers["receptive_field"], numbers["classes"]
+    ([3, 0], 4, (3, 3), [None, None])
     """
-    field = network.receptive_field(layer)
+    field, classes = network.receptive_field(layer), classes_of_units(images, peaks, units)
     return {
         "units": list(units),
         "channels": network.channels(layer),
@@ -98,4 +101,5 @@ def summarise(
         "dead_units": int((~peaks.found.any(dim=1)).sum()),
         "strongest_score": [round(float(peaks.score[unit, 0]), 6) if peaks.found[unit, 0] else None for unit in units],
         "different_images": [int(peaks.image[unit][peaks.found[unit]].unique().numel()) for unit in units],
+        "classes": [classes.get(unit) for unit in units],
     }

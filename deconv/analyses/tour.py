@@ -142,4 +142,4 @@ def numbers_of(
 ) -> dict[str, Any]:
     """Return what the texts can say of a chapter, and what its picture shows; `title` is what the network is called."""
     about = {"network": title, "layer": chapter.layer, "images": len(images), "k": peaks.score.shape[1]}
-    return about | summarise(network, chapter.layer, peaks, units, recon, shown)
+    return about | summarise(network, images, chapter.layer, peaks, units, recon, shown)
