@@ -34,7 +34,7 @@ def run(options: Atlas, folder: Path) -> Path:
     if options.compared is not None and not (Path(options.compared) / "records").is_dir():
         raise BadInput(f"compared: {options.compared} has no folder records; give the folder of a compare_rules run")
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.parquet"
-    reference = open_reference(options, network, prepared.layers)
+    reference = open_reference(options, network, prepared.images, prepared.layers)
     peaks = prepared.mine(record, options.k, options.per_image)
     metrics = {} if options.compared is None else compared(Path(options.compared), peaks, rules[0])
     shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}

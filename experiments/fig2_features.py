@@ -37,7 +37,7 @@ def run(options: Fig2Features, folder: Path) -> Path:
     network, rule = open_network(options.model, options.seed), open_rule(options.rule)
     prepared = prepare(options, network, options.layers, [rule], options.units)
     images, layers = prepared.images, prepared.layers
-    reference = open_reference(options, network, layers)
+    reference = open_reference(options, network, images, layers)
     check_choosing(options, reference)
     peaks = prepared.mine(folder / "peaks.parquet", options.k, options.per_image)
     panels, summary = [], {}

@@ -35,7 +35,8 @@ def reconstructions(pixels: Tensor, box: list[int], field: list[int], size: tupl
     n = len(pixels)
     places = torch.arange(n)
     boxes, fields = torch.tensor([box]).expand(n, 4), torch.tensor([field]).expand(n, 4)
-    return Reconstructions("l", "deconvnet", pixels, torch.ones(n), boxes, fields, *[places] * 4, size)
+    peaks = (places, places, places, places)
+    return Reconstructions("l", "deconvnet", pixels, torch.ones(n), boxes, fields, *peaks, size)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -105,8 +105,8 @@ def write_atlas(
     reference = None if reference is None else as_reference(network, peaks, reference)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
-        how = {"effective": field == "effective", "reference": reference}
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, **how)
+        effective = field == "effective"
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, effective, reference)
         missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         _draw(site, unit_records, missing, engine)

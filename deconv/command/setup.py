@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
-from yaml import YAMLError
 
 from deconv.analyses.choosing import as_reference, check_units
 from deconv.command import shared
@@ -74,17 +72,22 @@ def prepare(
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
 
 
-def open_reference(options: shared.WithReference, network: Network, layers: Sequence[str]) -> Peaks | None:
+def open_reference(
+    options: shared.WithReference, network: Network, images: Source, layers: Sequence[str]
+) -> Peaks | None:
     """Return the peaks of `reference`, or those that travel with the model's weights, by the names of these layers.
 
-    None if neither is there, or if those that travel do not serve, which is logged: for a layer that they lack, or for
-    another preprocessing than the model's own. Raises RecordMismatch and UnknownName if the ones of `reference` do not
+    None if neither is there, or if those that travel do not serve, which is logged: over these very images, for a layer
+    that they lack, or for another preprocessing than the model's own. Raises RecordMismatch and UnknownName if the ones of `reference` do not
     serve, BadInput if they cannot be read.
     """
     if options.reference is not None:
         return as_reference(network, layers, Peaks.load(options.reference))
     model = options.model
     shipped_peaks = reference_peaks(model["name"], model["weights"], bool(model.get("trunk")))
+    if shipped_peaks is not None and shipped_peaks.provenance["source"]["content"] == images.content_hash:
+        log.info("these are the images that the units' strongest activations were taken from: nothing to compare")
+        return None
     try:
         return None if shipped_peaks is None else as_reference(network, layers, shipped_peaks)
     except (RecordMismatch, UnknownName) as error:
@@ -145,7 +148,7 @@ def yaml_file(option: str, path: str, known: Sequence[str]) -> dict[str, Any]:
     expected = f"a YAML file that is a mapping of {', '.join(known)}"
     try:
         content = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except Exception as error:  # YAML, OmegaConf and files have errors of their own
         raise bad_value(option, path, expected, f"it cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise bad_value(option, path, expected)

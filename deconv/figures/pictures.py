@@ -102,7 +102,7 @@ def masked_tiles(
     pale = WHITE - FADED * (WHITE - shown.mean(axis=3, keepdims=True))
     faded = np.where(covered, shown, pale.astype(np.uint8))
     outline = np.stack([find_boundaries(tile[..., 0], mode="inner") for tile in covered])[..., None]
-    return np.where(outline, np.uint8(OUTLINE), faded)
+    return np.where(outline, np.array(OUTLINE, dtype=np.uint8), faded)
 
 
 def tiles(pictures: UInt8[Tensor, "N C h w"], side: int) -> UInt8[np.ndarray, "N side side 3"]:

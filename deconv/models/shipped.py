@@ -32,7 +32,7 @@ PUBLISHED = {"krizhevsky": CAFFE_NAMES}
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 """The folder of the weights that travel with the package."""
 SHA256 = {
-    "zfnet64": "f3d081c822e78796a27b8d8701cb5ba29abfc333f3ee24202ba21d9cccdee659",
+    "zfnet64": "b740d65c5a86d91e4bec450b7961290344f79426ef52a97906c2b14959233867",
 }
 """The SHA-256 of weights/<name>.safetensors, for each network that has such a file."""
 

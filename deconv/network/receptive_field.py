@@ -60,16 +60,18 @@ class ReceptiveField:
         >>> ReceptiveField((427, 91), (16, 8), (-200, -40)).cut_to((224, 224))
         ReceptiveField(size=(224, 91), stride=(0, 8), start=(0, -40))
         """
-        longer = [size > most for size, most in zip(self.size, image_size, strict=True)]
-        if not any(longer):
+        tall, wide = (size > most for size, most in zip(self.size, image_size, strict=True))
+        if not (tall or wide):
             return self
-        size, stride, start = (
-            tuple(whole if cut else own for cut, own, whole in zip(longer, pair, instead, strict=True))
-            for pair, instead in ((self.size, image_size), (self.stride, (0, 0)), (self.start, (0, 0)))
-        )
+
+        def choose(own: Pair, instead: Pair) -> Pair:
+            return (instead[0] if tall else own[0], instead[1] if wide else own[1])
+
         starts = None
         if self.starts is not None:
-            starts = tuple((0,) * len(axis) if cut else axis for cut, axis in zip(longer, self.starts, strict=True))
+            rows, cols = self.starts
+            starts = ((0,) * len(rows) if tall else rows, (0,) * len(cols) if wide else cols)
+        size, stride, start = choose(self.size, image_size), choose(self.stride, (0, 0)), choose(self.start, (0, 0))
         return replace(self, size=size, stride=stride, start=start, starts=starts)
 
     def holds(self, positions: Int[Tensor, "N 2"]) -> bool:

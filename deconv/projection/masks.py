@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def save_masks(
     for channel, picture in zip(recon.channel.tolist(), pictures, strict=True):
         ranks[channel] = ranks.get(channel, 0) + 1
         path = Path(folder) / f"{safe_name(recon.layer)}.unit-{channel:04d}.{ranks[channel]}.png"
-        image = Image.fromarray(picture.numpy().astype(np.uint8) * 255)
-        paths.append(write_whole(path, lambda file, image=image: image.save(file, "PNG")))
+        file = io.BytesIO()
+        Image.fromarray(picture.numpy().astype(np.uint8) * 255).save(file, "PNG")
+        paths.append(write_whole(path, file.getvalue()))
     return paths
