@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +154,7 @@ def test_a_mistake_is_one_line_before_anything_is_mined(
 
 
 def test_numbers_stand_in_for_what_is_in_braces() -> None:
-    numbers = {
+    numbers: dict[str, dict[str, Any]] = {
         "low": {"images": 1234567, "channels": 96, "receptive_field": [7, 9], "network": "zfnet64"},
         "layer1.0.relu": {"dead_units": 0},
     }

@@ -99,7 +99,7 @@ def check_placeholders(option: str, text: str, chapters: Iterable[str]) -> None:
     >>> check_placeholders("ending", "Of {images} images, {conv1.dead_units} ...", ["conv1"])
     >>> check_placeholders("ending", "Of {image} images", ["conv1"])
     Traceback (most recent call last):
-    deconv.errors.UnknownName: unknown name in braces in ending '{image}'; ... did you mean '{images}'?
+    deconv.errors.UnknownName: unknown name in braces in ending '{image}'; expected one of ...
     """
     known = [*PLACEHOLDERS, *(f"{chapter}.{name}" for chapter in chapters for name in PLACEHOLDERS)]
     for name in IN_BRACES.findall(text):
