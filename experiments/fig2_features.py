@@ -71,8 +71,8 @@ def check_choosing(options: Fig2Features, reference: Peaks | None) -> None:
         raise BadInput("choose=strongest chooses units, and units names them: leave one of them out")
     if options.choose == "strongest" and reference is None:
         raise BadInput(
-            f"choose=strongest: nothing says how strong the units of {options.model['name']} can be; expected "
-            "reference=PATH, the peaks.parquet of a run with this network over many more images, or choose=random"
+            "choose=strongest: nothing says how strong the units of this network can be; expected reference=PATH, the "
+            "peaks.parquet of a run with it over many more images, or choose=random"
         )
 
 

@@ -139,7 +139,7 @@ def test_the_shipped_network_brings_its_reference(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("whole", "trunk", "other")]
     run(*said, "model=zfnet64", "layers=[fc7]", "choose=strongest", f"folder={folders[0]}")
     run(*said, "model=zfnet64_trunk", "model.size=[80,80]", "layers=[features.1]", f"folder={folders[1]}")
-    run(*said, "model=zfnet64", "layers=[conv1]", "model.std=[1,1,1]", f"folder={folders[2]}")
+    run(*said, "model=zfnet64", "layers=[conv1]", "model.std=[1.0,1.0,1.0]", f"folder={folders[2]}")
     whole, trunk, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert whole["reference"]["layers"][-1] == "output" and len(whole["layers"]["fc7"]["share_of_strongest"]) == 2
     assert len(trunk["layers"]["features.1"]["share_of_strongest"]) == 2
@@ -170,7 +170,7 @@ def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.Cap
         (["choose=strongst"], "unknown choice of units 'strongst'; expected one of random, strongest"),
         (
             ["choose=strongest"],
-            "choose=strongest: nothing says how strong the units of alexnet can be; expected reference",
+            "choose=strongest: nothing says how strong the units of this network can be; expected ref",
         ),
         (["choose=strongest", "units=[3]"], "choose=strongest chooses units, and units names them"),
         (["reference=/nowhere"], "/nowhere does not exist; expected a record"),
