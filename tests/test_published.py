@@ -20,7 +20,7 @@ from deconv.models import build, class_names
 from deconv.projection import check_rules
 
 MODELS = Path(__file__).parent.parent / "configs" / "model"
-MAPS = {"maps": [6, 8, 6, 4, 4], "widths": [8, 6], "classes": 5}
+MAPS: dict[str, Any] = {"maps": [6, 8, 6, 4, 4], "widths": [8, 6], "classes": 5}
 State = dict[str, Tensor]
 
 TOWERS = {
@@ -246,7 +246,7 @@ def test_a_trunk_loads_from_a_file_without_classifier_and_from_one_with_it(tmp_p
 
 
 def test_a_trunks_own_names_load_for_the_other_networks_too(tmp_path: Path) -> None:
-    small = {"maps": [4, 4, 4], "widths": [4], "classes": 3}
+    small: dict[str, Any] = {"maps": [4, 4, 4], "widths": [4], "classes": 3}
     trunk = build("zfnet64", "random", seed=3, trunk=True, **small)
     path = written(tmp_path / "w.safetensors", trunk.state_dict())
     assert same(trunk, build("zfnet64", path, trunk=True, **small))
