@@ -18,6 +18,7 @@ from .errors import (
     UnsupportedOperation as UnsupportedOperation,
 )
 from .figures.features import draw as draw
+from .figures.masks import save_masks as save_masks
 from .images import (
     Source as Source,
     bundled as bundled,
@@ -33,10 +34,7 @@ from .projection import (
     project as project,
     project_peaks as project_peaks,
 )
-from .projection.masks import (
-    mask_of as mask_of,
-    save_masks as save_masks,
-)
+from .projection.masks import mask_of as mask_of
 from .projection.patches import (
     cut_patches as cut_patches,
     patches_of as patches_of,

@@ -14,13 +14,14 @@ from deconv.command.options import Fig2Features
 from deconv.command.setup import open_network, open_reference, open_rule, prepare
 from deconv.errors import BadInput, check_choice
 from deconv.figures import features
+from deconv.figures.masks import save_masks
 from deconv.files import safe_name, write_json
 from deconv.images import Source
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
 from deconv.projection import project_peaks
-from deconv.projection.masks import mask_of, save_masks
+from deconv.projection.masks import mask_of
 from deconv.projection.patches import patches_of
 from deconv.records import FIELDS, Peaks, Reconstructions
 

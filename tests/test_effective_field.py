@@ -129,8 +129,8 @@ def test_a_mask_covers_the_fewest_pixels_that_hold_the_share() -> None:
         assert int(mask[0].sum()) == count and bool(mask[0, 2, 2]), share
         assert not mask[1].any()  # no energy at all
     assert int(deconv.mask_of(recon, 0.5, sigma=1.5)[0].sum()) > 4
-    with pytest.raises(BadInput, match="share: given 1; expected a number between 0 and 1"):
-        deconv.mask_of(recon, 1)
+    with pytest.raises(BadInput, match="share: given 1.0; expected a number between 0 and 1"):
+        deconv.mask_of(recon, 1.0)
     with pytest.raises(BadInput, match="sigma: given -1"):
         deconv.mask_of(recon, sigma=-1)
 

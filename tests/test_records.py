@@ -70,7 +70,7 @@ def sorted_about(record: Any) -> str:
 
 
 def without_about(record: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name != "provenance"}
+    return {of.name: getattr(record, of.name) for of in fields(record) if of.name != "provenance"}
 
 
 @EVERY_RECORD

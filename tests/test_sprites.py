@@ -26,7 +26,8 @@ def noise(size: tuple[int, int], seed: int = 0) -> sprites.Pixels:
     inside = torch.ones(9, *size, dtype=torch.bool)
     inside[1, : size[0] // 2] = inside[2, :, size[1] // 3 :] = False
     patch = torch.randint(0, 256, (9, 3, *size), generator=generator, dtype=torch.uint8) * inside[:, None]
-    mask = torch.rand(9, *size, generator=generator) > 0.5
+    mask = torch.zeros(9, *size, dtype=torch.bool)
+    mask[:, size[0] // 4 : size[0] // 2, size[1] // 3 :] = True
     return sprites.Pixels(torch.randn(9, 3, *size, generator=generator), patch, inside, mask)
 
 
