@@ -105,8 +105,8 @@ def test_units_are_chosen_and_captioned_by_how_strongly_they_are_excited(
     expected: list[str] = []
     panels = features.unit_panels
 
-    def kept(*arguments: Any) -> tuple[features.UnitPanel, ...]:
-        made = panels(*arguments)
+    def kept(*arguments: Any, **options: Any) -> tuple[features.UnitPanel, ...]:
+        made = panels(*arguments, **options)
         labels.extend(panel.label for panel in made)
         return made
 
@@ -196,6 +196,6 @@ def test_the_readme_python_runs_as_written(
     assert [path.name for path in tmp_path.iterdir()] == ["fire5.png"]
     with Image.open(tmp_path / "fire5.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    first = recon_tiles(names["recon"].pixels[:1], TILE)[0]
+    first = recon_tiles(names["recon"].zoomed().pixels[:1], TILE)[0]
     column = pixels[:, MARGIN : MARGIN + TILE]
     assert any(np.array_equal(column[y : y + TILE], first) for y in range(len(column)))

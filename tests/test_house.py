@@ -40,7 +40,7 @@ HOUSE = {
     "network": Room("errors images records", doors="classes graph incremental operations receptive_field spatial"),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="firing"),
-    "projection": Room("errors progress records images network", doors="patches responses rules"),
+    "projection": Room("errors progress records images network", doors="masks patches responses rules"),
     "models": Room("errors records images network", doors="loading"),
     "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
@@ -62,7 +62,7 @@ HOUSE = {
 KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
-FOR_ALL_FIGURES = ("page", "pictures")
+FOR_ALL_FIGURES = ("masks", "page", "pictures")
 FOR_ALL_ANALYSES = ("choosing", "reframing")
 """Modules that are no analysis of their own; reframing makes the pictures that invariance measures."""
 

@@ -28,7 +28,7 @@ CELL = 120
 """Pixels a side of one unit's square in a sheet."""
 ROWS, COLUMNS = 4, 8
 SHEET = ROWS * COLUMNS
-SHEET_BYTES = 84_000
+SHEET_BYTES = 82_000
 """A sheet that is heavier, as noise is, takes the next of QUALITIES: 512 units are 32 sheets, and with their page
 below 3 MB."""
 QUALITIES = (50, 38, 26, 14, 6, 0)
