@@ -78,8 +78,8 @@ def open_reference(
     """Return the peaks of `reference`, or those that travel with the model's weights, by the names of these layers.
 
     None if neither is there, or if those that travel do not serve, which is logged: over these very images, for a layer
-    that they lack, or for another preprocessing than the model's own. Raises RecordMismatch and UnknownName if the ones of `reference` do not
-    serve, BadInput if they cannot be read.
+    that they lack, or for another preprocessing than the model's own. Raises RecordMismatch and UnknownName if the ones
+    of `reference` do not serve, BadInput if they cannot be read.
     """
     if options.reference is not None:
         return as_reference(network, layers, Peaks.load(options.reference))
