@@ -6,12 +6,14 @@ MODEL ?= zfnet64_trunk
 LAYERS ?= conv1,conv2,conv3,conv4,conv5
 # Only zfnet64 comes with what each of its units can reach; of another network units are drawn at random.
 CHOOSE ?= $(if $(filter zfnet64 zfnet64_trunk,$(MODEL)),strongest,random)
+# At 96 pixels things have nearly the size at which zfnet64 learned them.
+SIZE ?= $(if $(filter zfnet64_trunk,$(MODEL)),'model.size=[96,96]')
 
 .PHONY: demo test lint bench reliability clean
 
 demo: $(VENV)/installed-demo
-	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)] choose=$(CHOOSE)
-	$(VENV)/bin/deconv experiment=atlas model=$(MODEL) layers=[$(LAYERS)]
+	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)] choose=$(CHOOSE) $(SIZE)
+	$(VENV)/bin/deconv experiment=atlas model=$(MODEL) layers=[$(LAYERS)] $(SIZE)
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest

@@ -75,13 +75,13 @@ def test_a_score_is_told_as_a_share_of_the_strongest_of_the_reference() -> None:
     assert choosing.listed_shares(peaks, reference) == [0.5, 1.2, None, None, None, None]
 
 
-def test_units_with_many_strong_peaks_come_first_and_those_that_cannot_be_compared_last() -> None:
+def test_units_nearest_to_their_strongest_come_first_and_those_that_cannot_be_compared_last() -> None:
     one_strong, all_good, weaker_in_numbers = [10.0, 0.1, 0.1], [6.0, 6.0, 6.0], [0.7, 0.7, 0.7]
     fires_once, dead, dead_in_reference = [9.0, NAN, NAN], [NAN, NAN, NAN], [9.0, 9.0, 9.0]
     peaks = scored(dead_in_reference, one_strong, dead, all_good, fires_once, weaker_in_numbers, all_good)
     reference = scored([NAN], [10.0], [5.0], [10.0], [10.0], [1.0], [10.0])
-    assert choosing.strongest_units(peaks, reference, 9) == [5, 3, 6, 1, 4, 0]
-    assert choosing.strongest_units(peaks, reference, 2) == [5, 3]
+    assert choosing.strongest_units(peaks, reference, 9) == [1, 4, 5, 3, 6, 0]
+    assert choosing.strongest_units(peaks, reference, 2) == [1, 4]
     assert choosing.strongest_units(scored(dead), scored([1.0]), 2) == []
 
 

@@ -113,12 +113,15 @@ def listed_shares(peaks: LayerPeaks, reference: LayerPeaks) -> list[float | None
 def strongest_units(peaks: LayerPeaks, reference: LayerPeaks, n_units: int) -> list[int]:
     """Return up to `n_units` units that fire, those first that these images excite most beside the reference.
 
-    A unit is shown by all its peaks, so it goes by their mean score, a place without a peak counting as zero, over its
-    strongest score in the reference: nine strong peaks come before a single one. A unit that is dead in the reference
-    comes last; equals come by number.
+    A unit goes by its `share_of_strongest`: over few images, no more than one or two show what it looks for. A unit that
+    is dead in the reference comes last; equals come by number.
+
+    >>> zeros, box = torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 1, 4, dtype=torch.int64)
+    >>> here, there = torch.tensor([[2.0], [3.0], [1.0]]), torch.tensor([[4.0], [2.5], [1.0]])
+    >>> strongest_units(*(LayerPeaks(score, zeros, zeros, zeros, box) for score in (here, there)), n_units=2)
+    [1, 2]
     """
-    excited = peaks.score.nan_to_num(0).mean(dim=1) / _strongest(reference)
-    order = torch.argsort(excited.nan_to_num(-math.inf), descending=True, stable=True)
+    order = torch.argsort(share_of_strongest(peaks, reference).nan_to_num(-math.inf), descending=True, stable=True)
     return order[peaks.found.any(dim=1)[order]][:n_units].tolist()
 
 
