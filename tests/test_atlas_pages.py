@@ -135,7 +135,6 @@ def test_units_stand_in_the_order_of_what_a_reference_says_of_them(tmp_path: Pat
     featured = [
         attributes["alt"] for tag, attributes in front.elements if (attributes.get("alt") or "").startswith("Unit")
     ]
-    score = peaks["two"].score
     best = (1 / torch.tensor(times).float()).argsort(descending=True)[:3].tolist()
     assert featured[3:] == [f"Unit {unit}, reconstructions" for unit in best]
     assert "Share of its strongest" in front.text
