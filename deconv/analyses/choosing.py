@@ -113,8 +113,8 @@ def listed_shares(peaks: LayerPeaks, reference: LayerPeaks) -> list[float | None
 def strongest_units(peaks: LayerPeaks, reference: LayerPeaks, n_units: int) -> list[int]:
     """Return up to `n_units` units that fire, those first that these images excite most beside the reference.
 
-    A unit goes by its `share_of_strongest`: of few images, no more than one or two show what it looks for. A unit that is
-    dead in the reference comes last; equals come by number.
+    A unit goes by its `share_of_strongest`: of few images, no more than one or two show what it looks for. A unit that
+    is dead in the reference comes last; equals come by number.
 
     >>> zeros, box = torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 1, 4, dtype=torch.int64)
     >>> here, there = torch.tensor([[2.0], [3.0], [1.0]]), torch.tensor([[4.0], [2.5], [1.0]])
