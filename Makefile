@@ -7,7 +7,8 @@ LAYERS ?= conv1,conv2,conv3,conv4,conv5
 # Only zfnet64 comes with what each of its units can reach; of another network units are drawn at random.
 CHOOSE ?= $(if $(filter zfnet64 zfnet64_trunk,$(MODEL)),strongest,random)
 # At 96 pixels things have nearly the size at which zfnet64 learned them.
-SIZE ?= $(if $(filter zfnet64_trunk,$(MODEL)),'model.size=[96,96]')
+SQUARE := model.size=[96,96]
+SIZE ?= $(if $(filter zfnet64_trunk,$(MODEL)),$(SQUARE))
 
 .PHONY: demo test lint bench reliability clean
 
