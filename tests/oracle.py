@@ -48,7 +48,7 @@ class RuleMode(TorchFunctionMode):
 
     def __init__(self, rule: str):
         super().__init__()
-        self.rule = rule
+        self.rule = rule.removesuffix("_beyond")
         self.seen = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

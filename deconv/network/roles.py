@@ -196,10 +196,19 @@ class _Finder:
             return 1 if operation.ceiling is not None else 0
         if node.kind in SQUASHES:
             return SQUASHES[node.kind]
-        role = self.roles.get(index)
-        if role is not None and role.source is not None and len(node.inputs) > 1:
-            return SQUASHES.get(named(self.nodes, index, role.source) or "", 0)
+        if index in self.roles:
+            return self._spelled_squash(index)[0]
         return min((self._squashed(source) for source in _passed(node)), default=0)
+
+    def _spelled_squash(self, index: int) -> tuple[int, int | None]:
+        """How surely a sigmoid gates that is written as other operations, and what it is a function of; else 0."""
+        source = source_of(self.nodes, index)
+        while source is not None:
+            strength = SQUASHES.get(named(self.nodes, index, source) or "", 0)
+            if strength:
+                return strength, source
+            source = source_of(self.nodes, source)
+        return 0, None
 
     def _made_by(self, factor: int, carrying: set[int], gates: bool) -> list[int]:
         """The nodes that make a factor of what the carrier knows, or of what was squashed to gate it."""
@@ -215,6 +224,9 @@ class _Finder:
             if not (passed or squashes or is_elementwise(node) or self._is_statistic(index)):
                 continue
             made_by.append(index)
+            if squashes and node.kind not in SQUASHES and index in self.roles:
+                source = self._spelled_squash(index)[1]
+                made_by.extend([] if source is None else nodes_between(self.nodes, node.inputs, source))
             pending.extend(passed or (() if squashes else node.inputs))
         return made_by
 

@@ -6,8 +6,8 @@
 - `gradient`: the derivative (Simonyan et al. 2013, arXiv 1312.6034).
 
 The three differ at rectifiers and at local response normalisation (which deconvnet leaves out on the way back); all
-else is linear, or a choice of the maximum, and goes back by its transpose; what is neither, by its derivative or as the
-rule's further options say (`ways`). The table does not know whether it works on whole maps or on windows cut out of them.
+else is linear, or a choice of the maximum, and goes back by its transpose; what is neither, by its derivative or as
+further options say (`ways`). The table does not know whether it works on whole maps or on windows cut out of them.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def backward_of(node: Node, rule: str | Rule) -> Backward:
     return cell
 
 
-def no_way_back(node: Node, rule: Rule, remedy: str = "rules that can serve: gradient") -> UnsupportedOperation:
+def no_way_back(
+    node: Node, rule: Rule, remedy: str = "rules that can serve: gradient", why: str = "it is neither linear nor a ReLU"
+) -> UnsupportedOperation:
     """Return the error of an operation that a rule cannot send back."""
-    return UnsupportedOperation(
-        f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}: "
-        f"it is neither linear nor a ReLU; {remedy}; or choose a layer before it"
-    )
+    named = f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}"
+    return UnsupportedOperation(f"{named}: {why}; {remedy}; or choose a layer before it")
 
 
 def cell_of(operation: Any, rule: Rule) -> Backward | None:

@@ -87,15 +87,17 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
     """
     blocked = _blocked(graph, target, rule)
     if blocked is not None:
-        raise no_way_back(blocked, rule, _remedy(graph, target, rule))
+        role = roles(graph).get(blocked)
+        untold = role is not None and not role.told and rule.gate == "constant"
+        why = {"why": "which of its factors is the gate cannot be told"} if untold else {}
+        raise no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
 
 
-def _blocked(graph: Graph, target: int, rule: Rule) -> Node | None:
-    """The first node on the way back from the target that the rule has no way through."""
+def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:
+    """The index of the first node on the way back from the target that the rule has no way through."""
     for index in sorted(carrying(graph, target, rule)):
-        node = graph.nodes[index]
-        if not isinstance(node.operation, ops.Input) and _way(graph, index, rule) is None:
-            return node
+        if not isinstance(graph.nodes[index].operation, ops.Input) and _way(graph, index, rule) is None:
+            return index
     return None
 
 
@@ -111,11 +113,12 @@ def _remedy(graph: Graph, target: int, rule: Rule) -> str:
         if change and _blocked(graph, target, replace(rule, **change)) is None:
             wanted = ",".join(f"{option}={choice}" for option, choice in change.items())
             return f"{wanted} would carry it; {serving}"
-    farthest = replace(rule, activation="rectify", gate="constant", norm="constant")
-    last = _blocked(graph, target, farthest)
-    if last is None:
-        return serving
-    return f"no option carries '{last.kind}' in {last.path or 'the network itself'}{_untold(graph, last)}; {serving}"
+    for choice in ("constant", "derivative"):
+        blocked = _blocked(graph, target, replace(rule, activation="rectify", gate=choice, norm=choice))
+        if blocked is not None and blocked not in roles(graph):
+            node = graph.nodes[blocked]
+            return f"no option carries '{node.kind}' in {node.path or 'the network itself'}; {serving}"
+    return serving
 
 
 def _way(graph: Graph, index: int, rule: Rule) -> Way | None:
@@ -194,12 +197,6 @@ def _named(operation: ops.Call) -> dict[str, Any]:
     """The arguments of a call of torch's own by their names."""
     names = (argument.name for argument in operation.function._schema.arguments)  # type: ignore[attr-defined]
     return dict(zip(names, operation.arguments, strict=False))
-
-
-def _untold(graph: Graph, node: Node) -> str:
-    """Why no option serves a node, where more can be said than its kind."""
-    role = roles(graph).get(graph.nodes.index(node))
-    return "" if role is None or role.told else ", for which of its factors is the gate cannot be told"
 
 
 ACTIVATIONS = RECTIFIERS | {"both": Backward(forward_keeping_inputs, _masked_by_output, remembers=True)}
