@@ -198,7 +198,12 @@ class _Finder:
             return SQUASHES[node.kind]
         if index in self.roles:
             return self._spelled_squash(index)[0]
-        return min((self._squashed(source) for source in _passed(node)), default=0)
+        strengths: list[int] = []
+        for source in sorted(_passed(node), reverse=True):  # the latest first: a long sum need not be followed
+            strengths.append(self._squashed(source))
+            if not strengths[-1]:
+                break
+        return min(strengths, default=0)
 
     def _spelled_squash(self, index: int) -> tuple[int, int | None]:
         """How surely a sigmoid gates that is written as other operations, and what it is a function of; else 0."""
