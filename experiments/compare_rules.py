@@ -53,7 +53,8 @@ class Study:
     def provenance(self, layer: str, name: str) -> dict[str, Any]:
         """Return all that decides the record of a layer by a rule, a control or PATCHES."""
         rule = self.rules.get(name, name)
-        return {
+        carried = {"carried_like": self.tested.options()} if isinstance(rule, str) and self.tested.goes_beyond else {}
+        return carried | {
             "layer": layer,
             "rule": rule.options() if isinstance(rule, Rule) else rule,
             "units": self.units[layer],
@@ -66,7 +67,14 @@ class Study:
     def gather(self, layer: str, units: list[int], per_unit: int | None = None) -> PeakSet:
         """Return the strongest peaks of some units of a layer with the photographs they lie in; None for all."""
         peaks = self.peaks[layer]
-        return gather_peaks(self.network, self.images, layer, peaks, units, per_unit, self.random, self.seed)
+        return gather_peaks(
+            self.network, self.images, layer, peaks, units, per_unit, self.random, self.seed, self.tested
+        )
+
+    @property
+    def tested(self) -> Rule:
+        """The rule under test."""
+        return as_rule(next(iter(self.rules.values())))
 
 
 def run(options: CompareRules, folder: Path) -> Path:
@@ -96,7 +104,11 @@ def compared_rules(options: CompareRules) -> dict[str, str | Rule]:
 
 def needed(rules: dict[str, str | Rule]) -> set[Rule]:
     """The rules that the network must be able to serve, those behind the controls among them."""
-    behind = {as_rule("gradient" if name == "gradient_times_input" else "deconvnet") for name in rules}
+    tested = as_rule(next(iter(rules.values())))
+    deconvnet = Rule().carried_like(tested)
+    behind = {
+        as_rule("gradient") if name == "gradient_times_input" else deconvnet for name in rules if name in CONTROLS
+    }
     return behind | {rule for rule in rules.values() if isinstance(rule, Rule)}
 
 

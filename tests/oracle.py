@@ -48,7 +48,7 @@ class RuleMode(TorchFunctionMode):
 
     def __init__(self, rule: str):
         super().__init__()
-        self.rule = rule
+        self.rule = rule.removesuffix("_beyond")
         self.seen = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -68,7 +68,11 @@ class RuleMode(TorchFunctionMode):
 
 
 def project_by_autograd(
-    activations: Callable[[Tensor], Any], images: Tensor, peaks: Tensor, rule: str, seed: Tensor | None = None
+    activations: Callable[[Tensor], Any],
+    images: Tensor,
+    peaks: Tensor,
+    rule: str | BeyondMode,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(scores (N,), pixels (N, C, H, W)) of peaks (N, 4) = (image, channel, row, col) of `activations(images)`.
 
@@ -79,6 +83,9 @@ def project_by_autograd(
         pixels = images[image].requires_grad_()
         if rule == "gradient":
             maps = activations(pixels * 1)
+        elif isinstance(rule, BeyondMode):
+            with rule:
+                maps = activations(pixels * 1)
         else:
             with RuleMode(rule) as mode:
                 maps = activations(pixels * 1)
@@ -94,3 +101,115 @@ def relative_error(actual: Tensor, expected: Tensor) -> Tensor:
     """(N,) ||actual - expected|| / ||expected|| of each peak; where both are zero, zero."""
     difference = (actual.double() - expected.double()).flatten(1).norm(dim=1)
     return difference / expected.double().flatten(1).norm(dim=1).clamp_min(1e-30)
+
+
+class _Pass(torch.autograd.Function):
+    """Any function of single values, which a signal passes as a rule's `relu` says of a rectifier."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], relu: str) -> Tensor:
+        output = function(x)
+        ctx.relu = relu
+        ctx.save_for_backward(output > 0)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        signal = grads[0] if ctx.relu == "none" else grads[0].clamp_min(0)
+        return signal * ctx.saved_tensors[0] if ctx.relu == "both" else signal, None, None
+
+
+RECTIFIERS = RELUS | {F.relu6}
+ACTIVATIONS: set[Any] = {
+    *(F.silu, F.gelu, F.hardswish, F.leaky_relu, F.prelu, F.elu, F.selu, F.celu, F.mish, F.softplus, F.hardtanh),
+    *(torch.tanh, Tensor.tanh, F.tanh),
+}
+SQUASHES: set[Any] = {torch.sigmoid, F.hardsigmoid}
+
+
+class BeyondMode(TorchFunctionMode):
+    """While it is on, rectifiers, activations and norms go backwards by a rule's options.
+
+    squashes: whether sigmoids are activations, and not what makes gates.
+    """
+
+    def __init__(self, relu: str, activation: str, norm: str, squashes: bool):
+        super().__init__()
+        self.passed = (RECTIFIERS | ACTIVATIONS | (SQUASHES if squashes else set())) if relu != "forward" else set()
+        if activation == "derivative":
+            self.passed = self.passed & RECTIFIERS
+        self.relu, self.hold_norms = relu, norm == "constant"
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = {name: value for name, value in (kwargs or {}).items() if name != "inplace"}
+        if func in self.passed:
+            return _Pass.apply(args[0], lambda x: func(x, *args[1:], **kwargs), self.relu)
+        if func in NORMS and self.hold_norms:
+            return NORMS[func](*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _standardised(x: Tensor, axes: Any, eps: float) -> Tensor:
+    mean, variance = x.mean(axes, keepdim=True).detach(), x.var(axes, correction=0, keepdim=True).detach()
+    return (x - mean) / (variance + eps) ** 0.5
+
+
+def _along_channels(values: Tensor | None, like: Tensor) -> Any:
+    return 1 if values is None else values.view(1, -1, *(1,) * (like.dim() - 2))
+
+
+def _layer_norm(x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    held = _standardised(x, tuple(range(-len(shape), 0)), eps)
+    return held if weight is None else held * weight + bias
+
+
+def _rms_norm(x: Tensor, shape: Any, weight: Any = None, eps: float | None = None) -> Tensor:
+    square = (x**2).mean(tuple(range(-len(shape), 0)), keepdim=True)
+    held = x / (square + (torch.finfo(x.dtype).eps if eps is None else eps)).sqrt().detach()
+    return held if weight is None else held * weight
+
+
+def _group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    held = _standardised(x.reshape(len(x), groups, -1), 2, eps).view(x.shape)
+    return held if weight is None else held * _along_channels(weight, x) + _along_channels(bias, x)
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    if use_input_stats:
+        return _group_norm(x, x.shape[1], weight, bias, eps)
+    return (x - _along_channels(running_mean, x)) / (_along_channels(running_var, x) + eps) ** 0.5
+
+
+NORMS: dict[Any, Callable[..., Tensor]] = {
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    F.instance_norm: _instance_norm,
+}
+
+
+class Detach(torch.nn.Module):
+    """Takes the place of what is held constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def run_plainly(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The function with autograd's derivative, whatever mode is on."""
+    with torch._C.DisableTorchFunction():
+        return function(x)
+
+
+def run_passing(relu: str) -> Callable[..., Tensor]:
+    """Run a function that a signal passes as `relu` says."""
+    return lambda x, function: _Pass.apply(x, lambda value: run_plainly(value, function), relu)

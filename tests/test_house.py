@@ -37,7 +37,9 @@ HOUSE = {
     "images": Room(
         "errors progress files records", doors="ahead batches cached class_names decoding members preprocessing shards"
     ),
-    "network": Room("errors images records", doors="classes graph incremental operations receptive_field spatial"),
+    "network": Room(
+        "errors images records", doors="classes graph incremental operations receptive_field roles spatial"
+    ),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="firing"),
     "projection": Room("errors progress records images network", doors="masks patches responses rules"),

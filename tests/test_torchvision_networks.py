@@ -15,7 +15,7 @@ from torchvision.models.regnet import BlockParams
 from deconv.errors import UnsupportedOperation
 from deconv.mining import mine
 from deconv.network import Network
-from deconv.projection import project, table
+from deconv.projection import check_rules, project
 from deconv.projection.rules import RULES
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at
@@ -127,8 +127,7 @@ def test_every_pure_relu_network_is_carried_by_every_rule(name: str) -> None:
     module = build(name, "meta")
     network = Network(module, (3, 96, 96))
     check_names(network, module)
-    for rule in RULES:
-        table.check_supported(network.graph.nodes, rule)
+    check_rules(network, network.layers[-1:], RULES)
 
 
 def check_names(network: Network, module: nn.Module) -> None:

@@ -33,6 +33,8 @@ RULES = {
     "deconvnet": "positive signals only, at every layer on the way down",
     "guided": "only positive signals, and only where the layer below fired",
     "gradient": "the plain derivative of the activation",
+    "deconvnet_beyond": "positive signals only, at every activation; gates and norms held constant",
+    "guided_beyond": "only positive signals, and only where the layer below fired; gates and norms held constant",
 }
 OWN_RULE = "a rule of one's own"
 

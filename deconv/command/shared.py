@@ -37,6 +37,11 @@ class Rule:
     lrn: str = option("identity", "local response normalisation: identity, or its derivative")
     batch_norm: str = option("scale", "batch normalisation: its scale, or identity")
     seed: int = option(0, "decides random switches", 0, MOST_SEED)
+    activation: str = option(
+        "refuse", "SiLU, GELU, LeakyReLU and the like: refuse, rectify (as relu says) or derivative"
+    )
+    gate: str = option("refuse", "a factor that gates, as in squeeze-and-excitation: refuse, constant or derivative")
+    norm: str = option("refuse", "norms by the image's own mean and deviation: refuse, constant or derivative")
 
 
 @dataclass

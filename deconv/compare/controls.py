@@ -21,7 +21,7 @@ CONTROLS = {
     "random_mask": "noise: its strongest p % are a random mask of that size",
     "centre": "a Gaussian about the peak's position, which knows neither network nor image",
 }
-"""The controls by name, and what each is."""
+"""The controls by name, and what each is. Deconvnet here is carried as far as the tested rule: `Rule.carried_like`."""
 
 CENTRE_SIGMA = 1 / 6
 """Standard deviation of `centre`, as a fraction of the field's sides. Effective fields are Gaussian (Luo et al. 2016,

@@ -27,6 +27,7 @@ from deconv.records import LayerPeaks
 IMAGES_AT_ONCE = 64
 """Images that are decoded between two looks at whether one of them is gone."""
 
+PLAIN = Rule()
 RuleOrControl = str | Rule | Mapping[str, object]
 
 
@@ -46,13 +47,26 @@ CONTROLS_BY_PROJECTION = {
 """The controls that a projection through the same network gives."""
 
 
+def control_projection(control: str, like: Rule) -> Projection | None:
+    """Return what a control projects, None where it does not project; a deconvnet is carried as far as the rule `like`.
+
+    >>> control_projection("other_switches", as_rule("guided_beyond")).rule.name
+    'switches=other,activation=rectify,gate=constant,norm=constant'
+    """
+    projection = CONTROLS_BY_PROJECTION.get(control)
+    if projection is None or projection.rule.relu == "forward":
+        return projection
+    return projection._replace(rule=projection.rule.carried_like(like))
+
+
 @dataclass(frozen=True, eq=False)
 class PeakSet:
     """N peaks of one layer of a network, and the photographs that they lie in.
 
     input_images: the photographs, preprocessed; image_ids: their ids, ascending.  peaks: rows of image id, channel,
     row, col, on the CPU.  random: the same network with its weights shuffled, for the control that needs it.
-    seed: decides what controls draw.
+    seed: decides what controls draw.  carried_like: the rule from which the controls that are deconvnets take what they
+    make of activations, gates and norms.
     """
 
     network: Network
@@ -62,6 +76,7 @@ class PeakSet:
     peaks: Int64[Tensor, "N 4"]
     random: Network | None = None
     seed: int = 0
+    carried_like: Rule = PLAIN
 
     @property
     def channel(self) -> Int64[Tensor, " N"]:
@@ -164,7 +179,7 @@ class PeakSet:
     def _projection_of(self, rule: RuleOrControl) -> Projection | None:
         """Return what is to be projected; None for a control that does not come from this network."""
         if isinstance(rule, str) and rule in controls.CONTROLS:
-            return CONTROLS_BY_PROJECTION.get(rule)
+            return control_projection(rule, self.carried_like)
         return Projection(as_rule(rule))
 
     def _control_picture(self, control: str) -> np.ndarray:
@@ -174,7 +189,7 @@ class PeakSet:
                 raise UnknownName(
                     "the control 'random_weights' needs a network with shuffled weights: give random=a Network"
                 )
-            return replace(self, network=self.random).firing().reconstruct("deconvnet")
+            return replace(self, network=self.random).firing().reconstruct(Rule().carried_like(self.carried_like))
         if control == "edges":
             rows = zip(self.patches, self.inside, strict=True)
             pictures = [controls.edge_picture(patch, inside) for patch, inside in rows]
@@ -227,11 +242,12 @@ def gather_peaks(
     per_unit: int | None = None,
     random: Network | None = None,
     seed: int = 0,
+    carried_like: Rule = PLAIN,
 ) -> PeakSet:
     """Return the peaks of some units of a layer, unit by unit and strongest first, with the photographs they lie in.
 
-    per_unit: how many of the strongest peaks of each unit; None for all that were mined. random, seed: as PeakSet has
-    them. Raises BadInput for a unit that is not there and for an image that cannot be read any more.
+    per_unit: how many of the strongest peaks of each unit; None for all that were mined. random, seed, carried_like:
+    as PeakSet has them. Raises BadInput for a unit that is not there and for an image that cannot be read any more.
 
     >>> import deconv
     >>> _ = torch.manual_seed(0)
@@ -251,4 +267,5 @@ def gather_peaks(
     rows = torch.stack(peaks.of(units), dim=1)[rank < per_unit]
     image_ids = rows[:, 0].unique()
     batches = whole_batches(images, network.needed_preprocessing(), IMAGES_AT_ONCE, image_ids.tolist())
-    return PeakSet(network, layer, torch.cat([batch for _, batch in batches]), image_ids, rows, random, seed)
+    input_images = torch.cat([batch for _, batch in batches])
+    return PeakSet(network, layer, input_images, image_ids, rows, random, seed, carried_like)

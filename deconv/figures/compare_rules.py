@@ -18,7 +18,13 @@ from deconv.compare.measuring import METRICS, curve_column
 from deconv.compare.sufficiency import CURVES, FILLS, SHARES
 from deconv.figures.pictures import as_bytes, on_grid, recon_tiles, tiles
 
-RULE_COLOURS = {"deconvnet": "tab:red", "guided": "tab:blue", "gradient": "tab:green"}
+RULE_COLOURS = {
+    "deconvnet": "tab:red",
+    "guided": "tab:blue",
+    "gradient": "tab:green",
+    "deconvnet_beyond": "firebrick",
+    "guided_beyond": "navy",
+}
 UNNAMED_RULE_COLOUR = "tab:purple"
 """The colour of a rule under test that has no name."""
 CONTROL_COLOURS = ("tab:brown", "tab:pink", "tab:gray", "tab:olive", "tab:cyan", "tab:orange", "darkgray", "black")

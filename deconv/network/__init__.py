@@ -66,7 +66,7 @@ class Network:
         self.aliases: dict[str, str] = {}
         self.graph_at((height, width))  # now, so that a module that cannot be traced is refused here
         for alias, layer in (aliases or {}).items():
-            if layer not in self.graph.layers:
+            if layer not in self.graph.layers and layer not in self.graph.values:
                 raise unknown(f"layer of the alias {alias!r}", layer, self.layers)
         self.aliases = dict(aliases or {})
 
@@ -119,17 +119,24 @@ class Network:
 
     @property
     def layers(self) -> list[str]:
-        """The names that can be mined, in forward order: rectified maps, concatenations of these, and the output."""
+        """The names of the layers, in forward order: rectified maps, concatenations of these, and the output.
+
+        Other nodes can be mined by name too: see `node`.
+        """
         return list(self.graph.layers)
 
     def node(self, layer: str, size: tuple[int, int] | None = None) -> int:
-        """Return the index of a layer (name or alias) in the graph at `size`. Raises UnknownName."""
+        """Return the index of a layer (name or alias) in the graph at `size`. Raises UnknownName.
+
+        Any node that gives a map or a vector serves, asked for by its name: a sum, or a convolution before its
+        rectifier, with the batch normalisation that is folded into it.
+        """
         graph = self.graph if size is None else self.graph_at(size)
         name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
         if not isinstance(name, str):
             raise unknown("layer", layer, [*self.aliases, *self.layers])
-        if name in graph.layers:
-            return graph.layers[name]
+        if name in graph.layers or name in graph.values:
+            return graph.layers.get(name, graph.values.get(name, 0))
         stopped = graph.refusals.get("", "")
         reason = graph.refusals.get(name, stopped if name in self.graph.layers else "")
         if reason:

@@ -64,6 +64,15 @@ class Graph:
                 readers[source].append(index)
         return tuple(map(tuple, readers))
 
+    @cached_property
+    def values(self) -> dict[str, int]:
+        """The nodes whose value is a map or a vector with a derivative, by name: what can be mined, layer or not."""
+        return {
+            node.name: index
+            for index, node in enumerate(self.nodes)
+            if index and (node.is_map or len(node.shape) == 1) and not isinstance(node.operation, Detached)
+        }
+
     def cast(self, dtype: torch.dtype) -> Graph:
         """Return the same graph with its constants in another floating-point type."""
         if dtype not in self._casts:

@@ -15,7 +15,7 @@ from deconv.network import Network
 from deconv.projection.loading import input_size, lent_images, peak_chunks
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.strategies import plan, send_back
-from deconv.projection.table import check_supported
+from deconv.projection.ways import check_carried
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import build
 
@@ -48,7 +48,7 @@ def project(
 
     images: a Source, or preprocessed images.
     image, channel, row, col: (N,) whole numbers; `image` counts from 0 in `images`.
-    rule: "deconvnet", "guided", "gradient", or a `Rule` or its options.
+    rule: "deconvnet", "guided", "gradient", "deconvnet_beyond", "guided_beyond", or a `Rule` or its options.
     score: the activations as they were mined, if known; they are checked.
     strategy: "window", "shared" or "whole" forces one of three that give the same (see `deconv.projection.strategies`);
         "auto" takes the one with least work.
@@ -174,9 +174,8 @@ def check_rules(
     checked = [as_rule(rule) for rule in rules]
     for layer in layers:
         graph = network.graph if size is None else network.graph_at(size)
-        nodes = [graph.nodes[index] for index in graph.carrying(network.node(layer, size))]
         for rule in checked:
-            check_supported(nodes, rule)
+            check_carried(graph, network.node(layer, size), rule)
 
 
 def _check_kinds(network: Network, images: Images) -> None:

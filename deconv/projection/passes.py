@@ -11,7 +11,8 @@ from deconv.network.operations import Input
 from deconv.network.spatial import MaxPool
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.switches import CHOSEN, chosen_switches
-from deconv.projection.table import FORWARD_ONLY, Memory, backward_of, forward_for
+from deconv.projection.table import Memory
+from deconv.projection.ways import carrying, forward_cell, way_back
 from deconv.projection.windows import WholeMaps, Windows
 
 Tape = dict[int, Memory]
@@ -21,16 +22,16 @@ Tape = dict[int, Memory]
 def forward(
     graph: Graph, target: int, images: Tensor, rules: Sequence[str | Rule], maps: WholeMaps | Windows
 ) -> tuple[Tensor, Tape]:
-    """Return the target's value and one tape for `backward` by any of the rules.
+    """Return the target's value and one tape for `backward` by any of the rules; without rules, the value alone.
 
     images: (N, C, H, W), or windows (N, C, h, w) of images, which are worked on in place; the value is (N, *shape).
     """
     tape: Tape = {}
-    carrying = set(graph.carrying(target))
+    reached = [(rule, carrying(graph, target, rule)) for rule in map(as_rule, rules)]
 
     def compute(index: int, inputs: list[Tensor]) -> Tensor:
         node = graph.nodes[index]
-        cell = forward_for(node, rules) if index in carrying else FORWARD_ONLY
+        cell = forward_cell(graph, index, [rule for rule, indices in reached if index in indices])
         in_place = cell.forward_in_place if index in graph.overwriting else None
         read = [maps.read(index, source, value) for source, value in zip(node.inputs, inputs, strict=True)]
         output, tape[index] = (in_place or cell.forward)(maps.operation(node.operation), *read)
@@ -52,8 +53,9 @@ def backward(
             continue
         signal = signals.pop(index)
         operation, shapes = maps.operation(node.operation), maps.input_shapes(index, len(signal))
-        returned = backward_of(node, rule).backward(operation, signal, tape[index], shapes)
-        for source, share in zip(node.inputs, returned, strict=True):
+        way = way_back(graph, index, rule)
+        returned = way.cell.backward(operation, signal, tape[index], shapes)
+        for source, share in zip(way.sources, returned, strict=True):
             if share is not None:
                 signals[source] = maps.returned(index, source, share, signals.get(source))
     return signals[0] if 0 in signals else signal.new_zeros(maps.pixels_shape(len(signal)))

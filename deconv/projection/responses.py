@@ -71,7 +71,7 @@ def _respond_to(
         return response if channel is None else response[peak, channel]
     cut = Windows(graph, cone_of_layer, positions)
     if channel is None or seed is None:
-        response = forward(graph, target, windows, [PLAIN], cut)[0][:, :, 0, 0]
+        response = forward(graph, target, windows, [], cut)[0][:, :, 0, 0]
         return response if channel is None else response[peak, channel]
-    below = forward(graph, seed.source, windows, [PLAIN], cut)[0]
+    below = forward(graph, seed.source, windows, [], cut)[0]
     return seed.forward(cut.read(seed.index, seed.source, below), channel, PLAIN)[0]

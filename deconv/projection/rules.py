@@ -1,5 +1,7 @@
 """What a rule is: the choices on the way back, each an option; `deconvnet`, `guided` and `gradient` are three settings.
 
+`deconvnet_beyond` and `guided_beyond` are these two carried further, through what their papers' networks did not have.
+
 Which of the choices carries the picture is the question of Mahendran and Vedaldi 2016, Salient Deconvolutional
 Networks: their DeConvNet is `deconvnet`, their SaliNet `gradient`, their DeSaliNet `guided`.
 """
@@ -7,7 +9,7 @@ Networks: their DeConvNet is `deconvnet`, their SaliNet `gradient`, their DeSali
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from deconv.errors import bad_value, check_choice, check_count, unknown
@@ -18,6 +20,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "bias": ("none", "subtract"),
     "lrn": ("identity", "derivative"),
     "batch_norm": ("scale", "identity"),
+    "activation": ("refuse", "rectify", "derivative"),
+    "gate": ("refuse", "constant", "derivative"),
+    "norm": ("refuse", "constant", "derivative"),
 }
 
 
@@ -35,6 +40,22 @@ class Rule:
     lrn: local response normalisation: "identity" leaves it out, "derivative" does not.
     batch_norm: "scale" multiplies by its scale, which is also its derivative; "identity" leaves it out.
     seed: decides random switches.
+
+    The papers' networks are linear but for rectifiers, pools and local response normalisation: so far the rule is
+    theirs. The other three options say what is made of other operations. They are ours; "refuse", the default, makes
+    nothing of them (with relu "forward", the derivative).
+
+    activation: any other function of single values (SiLU, GELU, hard-swish, LeakyReLU, PReLU, tanh, ...): "rectify"
+        does what `relu` says of a rectifier: the positive part of the signal passes, for the paper's rule does not ask
+        what the rectifier was given; with "both" also only where the output was positive; with "forward" the
+        derivative. "derivative" is that of the function, whatever `relu` says.
+    gate: the product of two values of the image: "constant" holds the gate (squeeze-and-excitation, attention weights),
+        whose factor multiplies the signal as a batch normalisation's scale does; no signal enters it. The gate is the
+        factor that is the same at several positions or channels, else the one that was squashed (sigmoid, softmax,
+        tanh). "derivative" is that of the product and of what squashes.
+    norm: normalisation by the image's own statistics (of layers, groups, instances, by root mean square, GRN):
+        "constant" holds the mean and the deviation, "derivative" is autograd's.
+
     Raises UnknownName for any other choice.
 
     >>> import deconv
@@ -50,6 +71,9 @@ class Rule:
     lrn: str = "identity"
     batch_norm: str = "scale"
     seed: int = 0
+    activation: str = "refuse"
+    gate: str = "refuse"
+    norm: str = "refuse"
 
     def __post_init__(self) -> None:
         for option, possible in CHOICES.items():
@@ -58,13 +82,26 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """The name of one of the three rules, or what sets this one apart, as "relu=both,switches=random"."""
+        """The name of one of RULES, or what sets this one apart, as "relu=both,switches=random"."""
         for name, rule in RULES.items():
             if rule == self:
                 return name
         standard = Rule().options()
         differing = {option: value for option, value in self.options().items() if value != standard[option]}
         return ",".join(f"{option}={value}" for option, value in differing.items())
+
+    @property
+    def goes_beyond(self) -> bool:
+        """Whether it makes anything of operations that the papers' rules do not know."""
+        return (self.activation, self.gate, self.norm) != ("refuse", "refuse", "refuse")
+
+    def carried_like(self, other: Rule) -> Rule:
+        """Return the same rule with what another makes of activations, gates and norms.
+
+        >>> RULES["guided"].carried_like(RULES["deconvnet_beyond"]).name
+        'guided_beyond'
+        """
+        return replace(self, activation=other.activation, gate=other.gate, norm=other.norm)
 
     def options(self) -> dict[str, Any]:
         """Return all options in plain types, for a record."""
@@ -75,6 +112,8 @@ RULES: dict[str, Rule] = {
     "deconvnet": Rule(),
     "guided": Rule(relu="both", lrn="derivative"),
     "gradient": Rule(relu="forward", lrn="derivative"),
+    "deconvnet_beyond": Rule(activation="rectify", gate="constant", norm="constant"),
+    "guided_beyond": Rule(relu="both", lrn="derivative", activation="rectify", gate="constant", norm="constant"),
 }
 
 
@@ -87,7 +126,7 @@ def as_rule(rule: str | Rule | Mapping[str, Any]) -> Rule:
     True
     >>> as_rule("guide")
     Traceback (most recent call last):
-    deconv.errors.UnknownName: unknown rule 'guide'; expected one of deconvnet, guided, gradient; did you mean 'guided'?
+    deconv.errors.UnknownName: unknown rule 'guide'; expected one of deconvnet, guided, gradient, ...
     """
     if isinstance(rule, Rule):
         return rule

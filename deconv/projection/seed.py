@@ -16,7 +16,8 @@ from deconv.network.graph import Graph
 from deconv.network.operations import Rectifier
 from deconv.network.spatial import Convolution
 from deconv.projection.rules import Rule
-from deconv.projection.table import Memory, backward_of, without_bias
+from deconv.projection.table import Memory, without_bias
+from deconv.projection.ways import way_back
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class SeedConvolution:
         memories = []
         for index in self.rectifiers:
             node = self.graph.nodes[index]
-            value, memory = backward_of(node, rule).forward(node.operation, value)
+            value, memory = way_back(self.graph, index, rule).cell.forward(node.operation, value)
             memories.append(memory)
         return value, memories
 
@@ -65,7 +66,8 @@ class SeedConvolution:
         """Return signals at the units channel[n] sent to what the convolution reads, windows of `size`."""
         for index, memory in zip(reversed(self.rectifiers), reversed(memories), strict=True):
             node = self.graph.nodes[index]
-            (signal,) = backward_of(node, rule).backward(node.operation, signal, memory, [signal.shape])
+            cell = way_back(self.graph, index, rule).cell
+            (signal,) = cell.backward(node.operation, signal, memory, [signal.shape])
         bias = self.convolution.bias
         if rule.bias == "subtract" and bias is not None:
             signal = without_bias(signal, bias[channel])

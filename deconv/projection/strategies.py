@@ -143,7 +143,10 @@ def send_back(
     top = target if seed is None else seed.source
 
     value, tape = _forward(plan.strategy, graph, top, images, [rule for rule, _ in requests], maps)
-    lent_tape = None if lenders is None else _forward(plan.strategy, graph, top, lenders, [Rule()], maps)[1]
+    lent_tape = None
+    if lenders is not None:
+        borrowing = [rule for rule, _ in requests if rule.switches == "other"]
+        lent_tape = _forward(plan.strategy, graph, top, lenders, borrowing, maps)[1]
     if seed is not None:
         value = maps.read(seed.index, top, value)
     results = []

@@ -6,13 +6,13 @@
 - `gradient`: the derivative (Simonyan et al. 2013, arXiv 1312.6034).
 
 The three differ at rectifiers and at local response normalisation (which deconvnet leaves out on the way back); all
-else is linear, or a choice of the maximum, and goes back by its transpose. The table does not know whether it works on
-whole maps or on windows cut out of them.
+else is linear, or a choice of the maximum, and goes back by its transpose; what is neither, by its derivative or as
+further options say (`ways`). The table does not know whether it works on whole maps or on windows cut out of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from deconv.errors import UnsupportedOperation, first_line
 from deconv.network import operations as ops
 from deconv.network.graph import Node
 from deconv.network.spatial import AveragePool, Convolution, MaxPool, Pad
-from deconv.projection.rules import RULES, Rule, as_rule
+from deconv.projection.rules import Rule, as_rule
 
 Memory = tuple[Tensor, ...]
 """What a node keeps of its forward step."""
@@ -51,42 +51,30 @@ class Backward:
 def backward_of(node: Node, rule: str | Rule) -> Backward:
     """Return the table's cell for a node and a rule. Raises UnsupportedOperation where there is none, UnknownName."""
     rule = as_rule(rule)
-    cell = TABLE[type(node.operation)](rule)
+    cell = cell_of(node.operation, rule)
     if cell is None:
-        raise _no_way_back(node, rule)
+        raise no_way_back(node, rule)
     return cell
 
 
-def forward_for(node: Node, rules: Sequence[str | Rule]) -> Backward:
-    """Return the cell by which a node runs forward once for several rules.
-
-    A node has one kind of thing to remember: the cell of any rule that remembers it serves the others, which ignore it.
-    """
-    cells = [backward_of(node, rule) for rule in rules]
-    return next((cell for cell in cells if cell.remembers), cells[0])
-
-
-def check_supported(nodes: Iterable[Node], rule: str | Rule) -> None:
-    """Raise UnsupportedOperation, naming the first operation that `rule` cannot send back."""
-    rule = as_rule(rule)
-    for node in nodes:
-        if not isinstance(node.operation, ops.Input):
-            backward_of(node, rule)
+def no_way_back(
+    node: Node, rule: Rule, remedy: str = "rules that can serve: gradient", why: str = "it is neither linear nor a ReLU"
+) -> UnsupportedOperation:
+    """Return the error of an operation that a rule cannot send back."""
+    named = f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}"
+    return UnsupportedOperation(f"{named}: {why}; {remedy}; or choose a layer before it")
 
 
-def _no_way_back(node: Node, rule: Rule) -> UnsupportedOperation:
-    able = [name for name, known in RULES.items() if known.relu == "forward"]
-    return UnsupportedOperation(
-        f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}: "
-        f"it is neither linear nor a ReLU; rules that can serve: {', '.join(able)}; or choose a layer before it"
-    )
+def cell_of(operation: Any, rule: Rule) -> Backward | None:
+    """Return the table's cell for an operation and a rule, None where there is none."""
+    return TABLE[type(operation)](rule)
 
 
 def _forward(operation: Any, *inputs: Tensor) -> tuple[Tensor, Memory]:
     return operation.forward(*inputs), ()
 
 
-def _forward_keeping_inputs(operation: Any, *inputs: Tensor) -> tuple[Tensor, Memory]:
+def forward_keeping_inputs(operation: Any, *inputs: Tensor) -> tuple[Tensor, Memory]:
     return operation.forward(*inputs), inputs
 
 
@@ -109,7 +97,7 @@ def _pool_keeping_switches(operation: MaxPool, x: Tensor) -> tuple[Tensor, Memor
     return pooled, (switches,)
 
 
-def _rectified(operation: ops.Rectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
+def _rectified(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
     return (torch.relu_(_writable(signal)),)
 
 
@@ -159,17 +147,23 @@ def _reshaped(operation: ops.Reshape, signal: Tensor, memory: Memory, shapes: Sh
     return (signal.reshape(shapes[0]),)
 
 
-def _derived(operation: Any, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor | None, ...]:
-    """The vector-Jacobian product; for a linear operation it is the same at any point, so zeros serve.
+def derived(
+    operation: Any, signal: Tensor, memory: Memory, shapes: Shapes, towards: Collection[int] | None = None
+) -> tuple[Tensor | None, ...]:
+    """Return the vector-Jacobian product; for a linear operation it is the same at any point, so zeros serve.
 
-    None for inputs of whole numbers, which have no derivative.
+    towards: the inputs that it is asked for, the others being constants; None for all. It is None for those, and for
+    inputs of whole numbers, which have no derivative.
     """
     points = memory or tuple(signal.new_zeros(shape) for shape in shapes)
     if isinstance(operation, ops.Call) and not operation.pointwise:
         # channels last, torch's derivative of instance_norm is another (2.14); and the user's own maps were not
         signal, points = signal.contiguous(), tuple(point.contiguous() for point in points)
     with torch.inference_mode(False), torch.enable_grad():
-        points = tuple(_differentiable(point) for point in points)
+        points = tuple(
+            _differentiable(point) if towards is None or n in towards else _normal(point).detach()
+            for n, point in enumerate(points)
+        )
         inputs = [point for point in points if point.requires_grad]
         # what writes in place must not write on a leaf
         output = operation.forward(*(point.view_as(point) if point.requires_grad else point for point in points))
@@ -199,7 +193,11 @@ def _normal(value: Tensor) -> Tensor:
 
 
 def _spelled(operation: ops.SpelledRectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Any, ...]:
-    return _derived(_Spelling(operation), signal, memory, shapes)
+    return derived(_Spelling(operation), signal, memory, shapes)
+
+
+def _masked_spelled(operation: ops.SpelledRectifier, signal: Tensor, memory: Memory, shapes: Shapes) -> Any:
+    return (torch.relu_(_writable(signal)).mul_(operation.passes(operation.forward(memory[0]))),)
 
 
 @dataclass(frozen=True)
@@ -256,8 +254,8 @@ def _by_bias(rule: Rule, cell: Backward, bias_of: Callable[[Any, Tensor, Shapes]
 LEFT_OUT = Backward(_forward, _unchanged)
 FORWARD_ONLY = Backward(_forward, _stopped)
 """For what no signal reaches: detached values, and all that lies behind them."""
-DERIVED = Backward(_forward_keeping_inputs, _derived, remembers=True)
-LINEAR = Backward(_forward, _derived)
+DERIVED = Backward(forward_keeping_inputs, derived, remembers=True)
+LINEAR = Backward(_forward, derived)
 RECORDED = Backward(_pool_keeping_switches, _unpooled, remembers=True)
 CHOSEN = Backward(_forward, _unpooled)
 """A max-pooling whose switches are put on the tape after the forward pass (`passes.with_switches`)."""
@@ -267,7 +265,11 @@ RECTIFIERS = {
     "forward": Backward(_rectify_keeping_mask, _masked, _rectify_in_place_keeping_mask, remembers=True),
     "none": Backward(_forward, _unchanged, _rectify_in_place),
 }
-SPELLED = Backward(_forward_keeping_inputs, _spelled, remembers=True)
+SPELLED = RECTIFIERS | {
+    "both": Backward(forward_keeping_inputs, _masked_spelled, remembers=True),
+    "forward": Backward(forward_keeping_inputs, _spelled, remembers=True),
+}
+"""Whatever the rule, they remember one kind of thing, as every type of node does: one forward pass serves all rules."""
 TRANSPOSED = Backward(_forward, _transposed_filters)
 SCALED = Backward(_forward, _scaled)
 CROPPED = Backward(_forward, _cropped)
@@ -278,7 +280,7 @@ CAST_BACK = Backward(_forward, _cast_back)
 
 TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     ops.Rectifier: lambda rule: RECTIFIERS[rule.relu],
-    ops.SpelledRectifier: lambda rule: SPELLED if rule.relu == "forward" else RECTIFIERS[rule.relu],
+    ops.SpelledRectifier: lambda rule: SPELLED[rule.relu],
     MaxPool: lambda rule: RECORDED if rule.switches in ("recorded", "other") else CHOSEN,
     Convolution: lambda rule: _by_bias(rule, TRANSPOSED, _filter_bias),
     ops.ChannelScale: lambda rule: LEFT_OUT if rule.batch_norm == "identity" else _by_bias(rule, SCALED, _shift),

@@ -22,6 +22,8 @@ from deconv.errors import RecordMismatch
 Provenance = dict[str, Any]
 
 DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "matplotlib", "scikit-image")
+NEWER_SETTINGS = {"activation": "refuse", "gate": "refuse", "norm": "refuse"}
+"""Settings that older records do not name, as they were then: the options of a rule that go beyond rectifiers."""
 LONGEST_VALUE = 80
 """Characters of a value that a refusal quotes; of a longer one it quotes the beginning."""
 
@@ -61,7 +63,8 @@ def check_same(path: str | Path, found: Mapping[str, Any], expected: Mapping[str
     """Raise RecordMismatch, naming the first setting that differs, unless a record was made as this run would make it.
 
     found, expected: the provenances of the record at `path` and of this run. A setting that only one of them has
-    differs. remedy: what to do about it, as the last sentence of the message.
+    differs, unless it is one of NEWER_SETTINGS and as it was before it had a name. remedy: what to do about it, as the
+    last sentence of the message.
     """
     difference = first_difference(plain(found), plain(expected))
     if difference:
@@ -77,7 +80,9 @@ def first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, An
     """
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in sorted(found.keys() | expected.keys()):
-            inner = first_difference(found.get(key), expected.get(key), f"{name}.{key}" if name else key)
+            inner = first_difference(
+                found.get(key, NEWER_SETTINGS.get(key)), expected.get(key), f"{name}.{key}" if name else key
+            )
             if inner:
                 return inner
         return None

@@ -6,18 +6,14 @@ together give its positive part.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import torch
-from torch import Tensor
 
-from deconv.network.graph import Node, cast_operation
-from deconv.network.operations import Call, Detached, Operation, PerImage, SpelledRectifier, run_steps
+from deconv.network.compositions import steps_from, values_at
+from deconv.network.graph import Node
+from deconv.network.operations import Operation, SpelledRectifier
 
 MOST_STEPS = 8
 SAMPLE = (-900.0, -7.0, -2.5, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 3.0, 5.5, 7.0, 900.0)
-Steps = tuple[tuple[Any, tuple[int, ...]], ...]
 
 
 def spelled_rectifier(
@@ -27,8 +23,8 @@ def spelled_rectifier(
     for source in _sources(nodes, elementwise, inputs):
         if nodes[source].shape != shape:
             continue
-        steps = _steps(nodes, operation, inputs, source)
-        result = _run(steps, shape)
+        steps = steps_from(nodes, operation, inputs, source)
+        result = values_at(steps, SAMPLE)
         if result is None:
             continue
         expected = torch.tensor(SAMPLE, dtype=result.dtype)
@@ -65,47 +61,3 @@ def _all_through(nodes: list[Node], elementwise: set[int], inputs: tuple[int, ..
             return False
         pending.extend(p for p in nodes[position].inputs if p != source)
     return True
-
-
-def _steps(nodes: list[Node], operation: Operation, inputs: tuple[int, ...], source: int) -> Steps:
-    order: list[int] = []
-    pending = list(inputs)
-    while pending:
-        position = pending.pop()
-        if position != source and position not in order:
-            order.append(position)
-            pending.extend(nodes[position].inputs)
-    order.sort()
-    number = {source: 0} | {position: n for n, position in enumerate(order, 1)}
-    steps = [(nodes[p].operation, nodes[p].inputs) for p in order]
-    steps.append((operation, inputs))
-    return tuple((_of_any_shape(step), tuple(number[i] for i in read)) for step, read in steps)
-
-
-def _of_any_shape(operation: Any) -> Any:
-    """The operation with constants of one value (zeros_like(x)) as that number, so that any shape will do."""
-    if isinstance(operation, Detached):
-        return Detached(_of_any_shape(operation.operation))
-    if not isinstance(operation, Call):
-        return operation
-    arguments = tuple(map(_as_number, operation.arguments))
-    return replace(operation, arguments=arguments, keywords={k: _as_number(v) for k, v in operation.keywords.items()})
-
-
-def _as_number(value: Any) -> Any:
-    constant = value.value if isinstance(value, PerImage) else value
-    if isinstance(constant, Tensor) and constant.numel() and not constant.is_meta:
-        first = constant.flatten()[0]
-        return first.clone() if bool((constant == first).all()) else value
-    return value
-
-
-def _run(steps: Steps, shape: tuple[int, ...]) -> Tensor | None:
-    """What the steps give for the sample, in float64; None if they may differ from channel to channel."""
-    operations = tuple((cast_operation(operation, torch.float64, "cpu"), inputs) for operation, inputs in steps)
-    sample = torch.tensor(SAMPLE, dtype=torch.float64)
-    try:
-        result = run_steps(operations, sample.view(-1, 1, 1, 1))
-    except (RuntimeError, IndexError):  # it has constants of channels or places
-        return None
-    return result.flatten().double() if result.shape == (len(SAMPLE), 1, 1, 1) else None
