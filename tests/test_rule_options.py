@@ -25,8 +25,8 @@ from tests.beyond_networks import FAMILIES, Holding, Spelled, SqueezeExcite
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at, random_positions, strategies_of
 
-ALL = {"activation": "rectify", "gate": "constant", "norm": "constant"}
-OPTIONS: dict[str, dict[str, str]] = {
+ALL: dict[str, Any] = {"activation": "rectify", "gate": "constant", "norm": "constant"}
+OPTIONS: dict[str, dict[str, Any]] = {
     "deconvnet": ALL,
     "guided": {"relu": "both", **ALL},
     "unrectified": {"relu": "none", **ALL},
@@ -114,7 +114,7 @@ def of_torchvision(name: str) -> nn.Module:
     module = models.get_model(name, weights=None)
     for inner in module.modules():  # of random weights alone, signals fade; and a layer's scale would be all but zero
         if isinstance(inner, nn.BatchNorm2d):
-            inner.running_var.fill_(0.1)
+            inner.get_buffer("running_var").fill_(0.1)
         if hasattr(inner, "layer_scale"):
             inner.layer_scale.data.fill_(0.5)
     return module.double().eval()
@@ -269,7 +269,7 @@ def test_a_bad_choice_is_one_line_with_the_nearest() -> None:
 
 def test_the_options_are_in_the_name_and_in_the_record() -> None:
     network = Network(made("efficientnet"), SIZE)
-    options = {"activation": "rectify", "gate": "derivative"}
+    options: dict[str, Any] = {"activation": "rectify", "gate": "derivative"}
     recon = project(network, IMAGES, network.layers[-1], [0], [1], [2], [2], rule=options)
     assert recon.rule == "activation=rectify,gate=derivative"
     assert recon.provenance["rule_options"] == Rule(**options).options()
