@@ -146,7 +146,7 @@ def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFix
         (["k=true"], ["k=true", "a whole number"]),
         (["k=null"], ["k=null", "a whole number"]),
         (["seed=-1"], ["seed=-1", "0 or more"]),
-        (["rule=[a]"], ["unknown rule '[a]'", "deconvnet, gradient, guided"]),
+        (["rule=[a]"], ["unknown rule '[a]'", "deconvnet, deconvnet_beyond, gradient"]),
         (["scale=big"], ["scale=big", "a number"]),
         (["model.size=8"], ["model.size=8", "a list"]),
         (["model.aliases=8"], ["model.aliases=8", "a mapping"]),

@@ -115,7 +115,7 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
     [
         ({"against": "[guidd]"}, "unknown rule or control in against 'guidd'; expected one of deconvnet, guided"),
         ({"rule.relu": "forwards"}, "'forwards'; expected one of backward, forward, both, none"),
-        ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, gradient, guided"),
+        ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, deconvnet_beyond, gradient"),
         ({"layers": "[conv9]"}, "unknown layer 'conv9'"),
         ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
         ({"rule": "[a]"}, "unknown rule '[a]'"),

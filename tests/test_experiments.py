@@ -160,7 +160,7 @@ def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.Cap
         (["layers=[conv9]"], "unknown layer 'conv9'; expected one of conv1"),
         (["units=[99999]"], "units: given 99999; expected a whole number, 0 to 63"),
         (["rule.relu=forwards"], "the rule's relu 'forwards'; expected one of backward, forward, both, none"),
-        (["rule=guidd"], "unknown rule 'guidd'; expected one of deconvnet, gradient, guided"),
+        (["rule=guidd"], "unknown rule 'guidd'; expected one of deconvnet, deconvnet_beyond, gradient"),
         (["rule.switches=other"], "rule.switches=other: only compare_rules has other images"),
         (["source=folder", "source.root=/nowhere"], "/nowhere"),
         (["choose=strongst"], "unknown choice of units 'strongst'; expected one of random, strongest"),
