@@ -53,7 +53,7 @@ def run(options: Fig2Features, folder: Path) -> Path:
         shown = recon.zoomed(None if options.field == "effective" else max(network.receptive_field(layer).size))
         numbers = summarise(network, images, layer, peaks[layer], units, recon, shown)
         summary[layer] = numbers | shares_of(layer, peaks, units, reference)
-        notes = describe_units(layer, peaks, units, reference)
+        notes = describe_units(summary[layer], reference)
         panels.append(draw_layer(network, images, recon, shown, summary[layer], notes, options, folder))
     heading = (
         f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
@@ -84,20 +84,20 @@ def pick_units(options: Fig2Features, layer: str, peaks: Peaks, reference: Peaks
     return choose_units(peaks[layer], options.units, options.n_units, options.seed)
 
 
-def describe_units(layer: str, peaks: Peaks, units: Sequence[int], reference: Peaks | None) -> dict[int, str]:
-    """Return what is said of the units that have a share of their strongest."""
-    if reference is None:
-        return {}
-    shares = listed_shares(peaks[layer], reference[layer])
-    return {unit: describe_share(share, reference) for unit in units if (share := shares[unit]) is not None}
-
-
 def shares_of(layer: str, peaks: Peaks, units: Sequence[int], reference: Peaks | None) -> dict[str, Any]:
-    """Return the same as numbers, one for each unit."""
+    """Return the share of its strongest of each unit, where there is a reference."""
     if reference is None:
         return {}
     shares = listed_shares(peaks[layer], reference[layer])
     return {"share_of_strongest": [shares[unit] for unit in units]}
+
+
+def describe_units(numbers: Mapping[str, Any], reference: Peaks | None) -> dict[int, str]:
+    """Return what is said of the units that have a share of their strongest."""
+    if reference is None:
+        return {}
+    shares = zip(numbers["units"], numbers["share_of_strongest"], strict=True)
+    return {unit: describe_share(share, reference) for unit, share in shares if share is not None}
 
 
 def draw_layer(

@@ -246,7 +246,7 @@ def _draw(site: Site, records: UnitRecords, missing: Sequence[_MissingPictures],
         tracked = track(pictures, "drawing units", total, unit="units", size=lambda done: len(blocks[done[0]].units))
         for index, recon, patches in tracked:
             part = missing[index]
-            units = sprites.by_unit(recon, patches, part.layer)
+            units = sprites.by_unit(recon, patches, part.layer, all_kinds=part.rule == 0)
             site.wait()  # the block before was drawn meanwhile; two at most are in memory
             _put_pictures(site, part.layer, units, part.rule)
             site.done(part.group, part.provenance)

@@ -46,7 +46,7 @@ class Layer:
         """The layer's folder in the site, safe whatever the name is, and no other layer's."""
         return f"{self.number:02d}-{safe_name(self.name)}"
 
-    @property
+    @cached_property
     def boxes(self) -> Int64[Tensor, "units k 4"]:
         """What pictures show of each peak, in the input image."""
         peaks = self.peaks.box
@@ -55,11 +55,7 @@ class Layer:
     @property
     def shown(self) -> Pair:
         """The size, in pixels, of what pictures show of a receptive field."""
-        sides = (
-            min(self.side, field, whole) if field > whole else min(self.side, field)
-            for field, whole in zip(self.field, self.input_size, strict=True)
-        )
-        height, width = sides
+        height, width = (min(self.side, *sides) for sides in zip(self.field, self.input_size, strict=True))
         return height, width
 
     @property

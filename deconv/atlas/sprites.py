@@ -43,23 +43,28 @@ BLOCK = 16
 class Pixels(NamedTuple):
     """Reconstructions and patches of n peaks of one unit, strongest first.
 
-    inside: which pixels lie in the image.  mask: which of them the reconstruction is about.
+    inside: which pixels lie in the image.  mask: which of them the reconstruction is about; None where only the
+    reconstructions are drawn.
     """
 
     recon: Float[Tensor, "n C h w"]
     patch: UInt8[Tensor, "n C h w"]
     inside: Bool[Tensor, "n h w"]
-    mask: Bool[Tensor, "n h w"]
+    mask: Bool[Tensor, "n h w"] | None
 
 
-def by_unit(recon: Reconstructions, patches: Patches, layer: Layer) -> dict[int, Pixels]:
-    """Return what pictures show of each unit, from records of that layer that hold one unit after the other."""
+def by_unit(recon: Reconstructions, patches: Patches, layer: Layer, all_kinds: bool) -> dict[int, Pixels]:
+    """Return what pictures show of each unit, from records of that layer that hold one unit after the other.
+
+    all_kinds: whether they show all KINDS, or reconstructions alone, which need no masks.
+    """
     recon = recon.zoomed(layer.side)
     patches = patches.cut_to(recon.box)
-    masks = mask_of(recon, sigma=layer.side * SMOOTHING)
     units, counts = recon.channel.unique_consecutive(return_counts=True)
-    columns = [column.split(counts.tolist()) for column in (recon.pixels, patches.pixels, patches.inside, masks)]
-    return dict(zip(units.tolist(), map(Pixels, *columns), strict=True))
+    peaks = counts.tolist()
+    columns = [column.split(peaks) for column in (recon.pixels, patches.pixels, patches.inside)]
+    masks = mask_of(recon, sigma=layer.side * SMOOTHING).split(peaks) if all_kinds else [None] * len(units)
+    return dict(zip(units.tolist(), map(Pixels, *columns, masks), strict=True))
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,7 @@ def _tiles(kind: str, pixels: Pixels, side: int) -> np.ndarray:
     if kind == "recon":
         return recon_tiles(pixels.recon, side, keep_contrast=True)
     if kind == "masked":
+        assert pixels.mask is not None, "drawn with all kinds"
         return masked_tiles(pixels.patch, pixels.inside, pixels.mask, side)
     return patch_tiles(pixels.patch, pixels.inside, side)
 

@@ -85,11 +85,13 @@ def open_reference(
         return as_reference(network, layers, Peaks.load(options.reference))
     model = options.model
     shipped_peaks = reference_peaks(model["name"], model["weights"], bool(model.get("trunk")))
-    if shipped_peaks is not None and shipped_peaks.provenance["source"]["content"] == images.content_hash:
+    if shipped_peaks is None:
+        return None
+    if shipped_peaks.provenance["source"]["content"] == images.content_hash:
         log.info("these are the images that the units' strongest activations were taken from: nothing to compare")
         return None
     try:
-        return None if shipped_peaks is None else as_reference(network, layers, shipped_peaks)
+        return as_reference(network, layers, shipped_peaks)
     except (RecordMismatch, UnknownName) as error:
         log.info("units are not compared with their strongest over the training images: %s", error)
         return None

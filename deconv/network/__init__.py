@@ -135,8 +135,9 @@ class Network:
         name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
         if not isinstance(name, str):
             raise unknown("layer", layer, [*self.aliases, *self.layers])
-        if name in graph.layers or name in graph.values:
-            return graph.layers.get(name, graph.values.get(name, 0))
+        for nodes in (graph.layers, graph.values):
+            if name in nodes:
+                return nodes[name]
         stopped = graph.refusals.get("", "")
         reason = graph.refusals.get(name, stopped if name in self.graph.layers else "")
         if reason:
