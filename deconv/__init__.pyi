@@ -28,6 +28,7 @@ from .images import (
 from .images.cached import cached as cached
 from .images.preprocessing import Preprocessing as Preprocessing
 from .mining import mine as mine
+from .models.presets import load as load
 from .network import Network as Network
 from .network.receptive_field import ReceptiveField as ReceptiveField
 from .projection import (

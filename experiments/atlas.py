@@ -11,11 +11,12 @@ from typing import Any
 from deconv.analyses.choosing import listed_shares
 from deconv.atlas import write_atlas
 from deconv.command.options import Atlas
-from deconv.command.setup import open_network, open_reference, open_rule, prepare
+from deconv.command.setup import open_reference, open_rule, prepare
 from deconv.compare.sufficiency import CURVES
 from deconv.compare.tasks import record_path
 from deconv.errors import BadInput
 from deconv.files import write_json
+from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.projection.rules import Rule
 from deconv.records import Peaks

@@ -11,7 +11,7 @@ import numpy as np
 
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import CompareRules
-from deconv.command.setup import build_model, open_network, prepare
+from deconv.command.setup import prepare
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
@@ -24,6 +24,7 @@ from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
 from deconv.files import safe_name, write_json
 from deconv.images import Source
+from deconv.models.presets import build_model, open_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import RULES, Rule, as_rule

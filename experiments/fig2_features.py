@@ -11,12 +11,13 @@ from deconv import figures
 from deconv.analyses.choosing import choose_units, describe_share, listed_shares, strongest_units
 from deconv.analyses.features import summarise
 from deconv.command.options import Fig2Features
-from deconv.command.setup import open_network, open_reference, open_rule, prepare
+from deconv.command.setup import open_reference, open_rule, prepare
 from deconv.errors import BadInput, check_choice
 from deconv.figures import features
 from deconv.figures.masks import save_masks
 from deconv.files import safe_name, write_json
 from deconv.images import Source
+from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track

@@ -10,10 +10,11 @@ from deconv import figures
 from deconv.analyses.choosing import choose_units
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
 from deconv.command.options import Fig4Evolution
-from deconv.command.setup import open_network, open_rule, prepare
+from deconv.command.setup import open_rule, prepare
 from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows
 from deconv.files import safe_name, write_json
 from deconv.images import Source
+from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection import project_peaks

@@ -14,10 +14,11 @@ from deconv import figures
 from deconv.analyses import filters
 from deconv.analyses.choosing import choose_units
 from deconv.command.options import Fig6Filters
-from deconv.command.setup import model_file, open_network, open_rule, prepare
+from deconv.command.setup import open_rule, prepare
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import filters as charts
 from deconv.files import safe_name, write_json
+from deconv.models.presets import open_network, replaced_settings
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.projection import project_peaks
@@ -68,7 +69,7 @@ def load_subject(name: str, settings: Mapping[str, Any], options: Fig6Filters) -
     """The network of one of the options `networks`. Raises BadInput unless there are two layers, the first filters."""
     if len(options.layers) != 2:
         raise BadInput(f"layers={options.layers}: expected two, the first for its filters, the second to project")
-    network, first = open_network(model_file(f"networks.{name}", settings), options.seed), options.layers[0]
+    network, first = open_network(replaced_settings(f"networks.{name}", settings), options.seed), options.layers[0]
     convolution = first_convolution(network.graph, network.node(first))
     if convolution is None:
         raise BadInput(f"networks.{name}: {first} is not the rectified output of a convolution of the image")

@@ -14,13 +14,14 @@ from deconv.analyses import occlusion
 from deconv.analyses.choosing import check_units, number_labels, pick_images
 from deconv.analyses.occlusion import Occlusion
 from deconv.command.options import Fig7Occlusion
-from deconv.command.setup import Prepared, open_network, open_rule, prepare
+from deconv.command.setup import Prepared, open_rule, prepare
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.occlusion import OcclusionRow, occlusion_figure
 from deconv.files import write_json, write_whole
 from deconv.images import Source
 from deconv.models import class_names
+from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
 from deconv.projection import project
@@ -80,7 +81,7 @@ def run(options: Fig7Occlusion, folder: Path) -> Path:
 def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
     """The network, the photographs, the layer and the square's colour; raises for what cannot be used."""
     network = open_network(options.model, options.seed)
-    names = name_classes(network, class_names(options.model["name"]))
+    names = name_classes(network, class_names(options.model["name"], options.model.get("arch")))
     layers = options.layers or [top_layer(network, maps_only=True)]
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
         raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9]")

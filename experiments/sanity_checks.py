@@ -12,7 +12,7 @@ import numpy as np
 
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import SanityChecks
-from deconv.command.setup import build_model, open_network, prepare
+from deconv.command.setup import prepare
 from deconv.compare.measuring import mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
@@ -21,6 +21,7 @@ from deconv.compare.tasks import keep_or_measure
 from deconv.figures import sanity_checks, save_figure
 from deconv.files import write_json
 from deconv.images import Source
+from deconv.models.presets import build_model, open_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import as_rule

@@ -21,13 +21,13 @@ from deconv.analyses.correspondence import (
     read_annotations,
 )
 from deconv.command.options import Table1Correspondence
-from deconv.command.setup import open_network
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.correspondence import correspondence_figure, masks_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source
 from deconv.images.preprocessing import Preprocessing
+from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.classes import class_layer, top_layer
 from deconv.progress import track

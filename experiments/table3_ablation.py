@@ -10,13 +10,13 @@ from torch import nn
 
 from deconv.analyses import ablation
 from deconv.command.options import Table3Ablation
-from deconv.command.setup import build_model, model_file, preprocessing_of
 from deconv.errors import BadInput, check_choice
 from deconv.figures import save_figure
 from deconv.figures.ablation import ablation_figure
 from deconv.figures.train import save_curves
 from deconv.files import write_json
 from deconv.images.preprocessing import Preprocessing
+from deconv.models.presets import build_model, preprocessing_of, replaced_settings
 from deconv.progress import track
 from deconv.records.provenance import build as build_provenance
 from deconv.records.provenance import weights_hash
@@ -30,7 +30,9 @@ OWN = ("title", "paper")
 def run(options: Table3Ablation, folder: Path) -> Path:
     """Train what is not trained yet, measure, draw; returns the picture of the table."""
     settings, variants = options.training, chosen(options)
-    described = {name: model_file(f"variants.{name}", {"weights": "random"} | v, OWN) for name, v in variants.items()}
+    described = {
+        name: replaced_settings(f"variants.{name}", {"weights": "random"} | v, OWN) for name, v in variants.items()
+    }
     preprocessing = common_preprocessing(described)
     images = open_images(options.source, options.validation, options.held_out)
     models = {name: untrained(described[name], images.classes, options.seed) for name in variants}

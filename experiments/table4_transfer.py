@@ -24,13 +24,13 @@ from deconv.analyses.layers import (
 )
 from deconv.analyses.transfer import PAPER, class_accuracy, with_new_head
 from deconv.command.options import Table4Transfer
-from deconv.command.setup import build_model, open_network
 from deconv.errors import BadInput, check_choice
 from deconv.figures import save_figure
 from deconv.figures.train import save_curves
 from deconv.figures.transfer import transfer_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source, require_labels
+from deconv.models.presets import build_model, open_network
 from deconv.network import Network
 from deconv.network.classes import top_layer
 from deconv.progress import track

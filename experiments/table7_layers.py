@@ -25,12 +25,12 @@ from deconv.analyses.layers import (
     spread,
 )
 from deconv.command.options import Table7Layers
-from deconv.command.setup import open_network
 from deconv.errors import UnknownName
 from deconv.figures import save_figure
 from deconv.figures.layers import layers_figure
 from deconv.files import write_json
 from deconv.images import open_source, require_labels
+from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer
 from deconv.progress import track

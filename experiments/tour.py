@@ -10,12 +10,13 @@ from typing import Any
 from deconv.analyses.choosing import firing_units
 from deconv.analyses.tour import Chapter, check_placeholders, fill, numbers_of, read_chapters
 from deconv.command.options import Tour
-from deconv.command.setup import Prepared, model_file, open_network, open_rule, prepare, yaml_file
+from deconv.command.setup import Prepared, open_rule, prepare, yaml_file
 from deconv.errors import BadInput, bad_value, check_indices
 from deconv.figures import save_as
 from deconv.figures.features import unit_panels
 from deconv.figures.tour import Section, chapter_figure, page
 from deconv.files import safe_name, write_json, write_whole
+from deconv.models.presets import open_network, replaced_settings
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
@@ -88,7 +89,7 @@ def visit_network(options: Tour, name: str | None, chapters: Sequence[Chapter], 
         title = options.model.get("arch") or options.model["name"]
         return Visited(title, prepare(options, network, layers, [rule]), "peaks.parquet")
     settings = options.networks[name]
-    network = open_network(model_file(f"networks.{name}", settings or {}, own=("source",)), options.seed)
+    network = open_network(replaced_settings(f"networks.{name}", settings or {}, own=("source",)), options.seed)
     options = replace(options, source=source_of(name, settings, options.source))
     return Visited(name, prepare(options, network, layers, [rule]), f"{safe_name(name)}.peaks.parquet")
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from deconv.command.options import Train
-from deconv.command.setup import build_model, preprocessing_of
 from deconv.errors import BadInput
 from deconv.figures.train import save_curves
 from deconv.files import write_json, write_whole
 from deconv.models.loading import load_into
+from deconv.models.presets import build_model, preprocessing_of
 from deconv.records.provenance import versions, weights_hash
 from deconv.training import evaluate, train
 from deconv.training.data import Labelled
@@ -31,7 +31,7 @@ def run(options: Train, folder: Path) -> Path:
     images = open_images(options.source, options.validation, options.held_out)
     model = model_for(options, images.classes)
     provenance = {
-        "model": {key: options.model[key] for key in ("name", "arch") if key in options.model},
+        "model": {key: options.model[key] for key in ("name", "arch", "target", "args") if key in options.model},
         "first_weights": weights_hash(model.state_dict()),
         "preprocessing": preprocessing.as_dict(),
         **images.provenance(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deconv.command.shipped import headline
+from deconv.shipped import headline
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "deconv"
@@ -33,6 +33,7 @@ HOUSE = {
     "errors": Room(),
     "progress": Room(),
     "files": Room("errors"),
+    "shipped": Room(),
     "records": Room("errors files", doors="formats provenance"),
     "images": Room(
         "errors progress files records", doors="ahead batches cached class_names decoding members preprocessing shards"
@@ -43,7 +44,7 @@ HOUSE = {
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="firing"),
     "projection": Room("errors progress records images network", doors="masks patches responses rules"),
-    "models": Room("errors records images network", doors="loading"),
+    "models": Room("errors shipped records images network", doors="loading presets"),
     "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
@@ -56,8 +57,8 @@ HOUSE = {
     ),
     "atlas": Room("errors progress files records images network engines mining projection analyses figures"),
     "command": Room(
-        "errors progress files records images network engines mining projection models training analyses",
-        doors="options settings setup shipped",
+        "errors progress files shipped records images network engines mining projection models training analyses",
+        doors="options settings setup",
     ),
     "__init__": Room("analyses atlas compare errors figures images mining models network projection records training"),
 }

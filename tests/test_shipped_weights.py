@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from deconv.analyses.choosing import as_reference
-from deconv.command.setup import open_network
 from deconv.errors import RecordMismatch
 from deconv.images import bundled
 from deconv.models import reference_peaks, shipped
+from deconv.models.presets import open_network
 from deconv.network.receptive_field import first_convolution
 from deconv.records import Peaks
 from tests.test_models import settings

@@ -55,6 +55,6 @@ def test_the_command_works_from_the_installed_wheel(wheel: Path, tmp_path: Path)
     call(*pip, str(wheel), cwd=tmp_path)
     page = call(sys.executable, "-m", "deconv.command.cli", "--help", cwd=elsewhere, path=site)
     assert re.search(r"fig2_features +Figure 2", page)
-    where = "from deconv.command.shipped import shipped; print(shipped('configs'), shipped('experiments'))"
+    where = "from deconv.shipped import shipped; print(shipped('configs'), shipped('experiments'))"
     found = call(sys.executable, "-c", where, cwd=elsewhere, path=site)
     assert found.split() == [str(site / "deconv/configs"), str(site / "deconv/experiments")]

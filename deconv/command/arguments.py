@@ -12,8 +12,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from deconv.command.shipped import choices
 from deconv.errors import BadInput, first_line
+from deconv.shipped import choices
+
+ARGUMENTS = ("model.args.", "source.args.")
+"""Mappings to which any key can be added: the arguments of a function that a model or a source is made by."""
 
 
 def parsed(argument: str) -> Override:
@@ -23,6 +26,8 @@ def parsed(argument: str) -> Override:
         raise BadInput(f"cannot read {argument!r}: options are given as key=value, see deconv --help{hint}")
     if argument.startswith("hydra.run.dir="):
         argument = argument.replace("hydra.run.dir", "folder", 1)
+    if argument.startswith(ARGUMENTS):
+        argument = f"++{argument}"
     override = override_of(argument)
     foreign = override.is_hydra_override() and not is_launcher(argument)
     if foreign or override.is_delete() or override.package:

@@ -25,8 +25,8 @@ from omegaconf import OmegaConf
 from deconv import files, progress
 from deconv.command import help, launchers
 from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
-from deconv.command.shipped import shipped
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
+from deconv.shipped import shipped
 
 FLAGS = ("-h", "--help", "-m", "--multirun", "--version")
 ABOUT_THE_RUN = ("config.yaml", "run.log")

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from deconv.command.describing import described, shown
 from deconv.command.options import EXPERIMENTS
-from deconv.command.shipped import choices, default_choices, groups, shipped
 from deconv.errors import unknown
+from deconv.shipped import choices, default_choices, groups, shipped
 
 USAGE = """deconv [-m] key=value ...            (-m: run every combination of comma-separated values)
        deconv --help experiment=NAME    (what it shows, what to expect, its options)"""

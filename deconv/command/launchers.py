@@ -22,8 +22,8 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 
-from deconv.command.shipped import shipped
 from deconv.errors import BadInput, DeconvError, first_line
+from deconv.shipped import shipped
 
 GROUP = "hydra/launcher"
 JOBLIB, SUBMITIT = ("hydra_joblib_launcher", "joblib"), ("hydra_submitit_launcher", "slurm")

@@ -23,8 +23,8 @@ from deconv.command import launchers
 from deconv.command.arguments import as_text, expanded, is_launcher, override_of, parsed, short, split
 from deconv.command.describing import described, expected, option_of, shown
 from deconv.command.options import EXPERIMENTS, Options
-from deconv.command.shipped import choices, default_choices, groups, shipped
 from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest, unknown
+from deconv.shipped import choices, default_choices, groups, read_config, shipped
 
 MISSING = "???"
 LAUNCHER = "hydra.launcher"
@@ -224,7 +224,7 @@ def _with_any_name(key: str) -> str:
 
 
 def _choice_keys(group: str, name: str) -> dict[str, Any]:
-    return _flat(OmegaConf.to_container(OmegaConf.load(shipped("configs") / group / f"{name}.yaml")))
+    return _flat(read_config(name, group))
 
 
 def _check_like_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -6,33 +6,27 @@ The library takes plain arguments; what files of configs/ say in their own words
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch import nn
 
 from deconv.analyses.choosing import as_reference, check_units
 from deconv.command import shared
-from deconv.command.shipped import choices, shipped
 from deconv.engines import Engine, open_engine
-from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line, nearest
+from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line
 from deconv.images import Source, open_source
 from deconv.images.cached import cached
-from deconv.images.preprocessing import Preprocessing
 from deconv.mining import mine_into
-from deconv.models import build, reference_peaks
+from deconv.models import reference_peaks
 from deconv.network import Network
 from deconv.projection import check_rules
 from deconv.projection.rules import Rule, as_rule
 from deconv.records import Peaks
 
 log = logging.getLogger("deconv")
-
-PREPROCESSING = ("size", "resize", "mean", "std")
-"""The keys of a file of configs/model/ that are the preprocessing's; `aliases` is the network's, the rest `build`'s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,34 +108,6 @@ def open_rule(rule: str | shared.Rule) -> Rule:
     return opened
 
 
-def open_network(model: Mapping[str, Any], seed: int, **replaced: Any) -> Network:
-    """Return the network that a file of configs/model/ describes, some of its settings replaced.
-
-    With `trunk`, aliases of layers in the classifier are left away with it.
-    Raises what `deconv.models.build`, Preprocessing and Network raise, and BadInput without a `size`.
-    """
-    settings = {**model, **replaced}
-    preprocessing = preprocessing_of(settings)
-    if preprocessing.size is None:
-        raise BadInput("model.size is null; expected the input image's height and width, as model.size=[224,224]")
-    height, width = preprocessing.size
-    left_away = ("classifier.",) if settings.get("trunk") else ()
-    aliases = settings.get("aliases") or {}
-    kept = {alias: layer for alias, layer in aliases.items() if not layer.startswith(left_away)}
-    return Network(build_model(settings, seed), (3, height, width), kept, preprocessing)
-
-
-def preprocessing_of(model: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing that a file of configs/model/ describes."""
-    return Preprocessing(*(model[key] for key in PREPROCESSING))
-
-
-def build_model(model: Mapping[str, Any], seed: int, **replaced: Any) -> nn.Module:
-    """Return the module that a file of configs/model/ describes, some of its settings replaced."""
-    settings = {key: value for key, value in model.items() if key not in (*PREPROCESSING, "aliases")}
-    return build(**{**settings, **replaced}, seed=seed)
-
-
 def yaml_file(option: str, path: str, known: Sequence[str]) -> dict[str, Any]:
     """Return what a YAML file says, a mapping with some of the keys that are known.
 
@@ -157,19 +123,3 @@ def yaml_file(option: str, path: str, known: Sequence[str]) -> dict[str, Any]:
     for key in content:
         check_choice(f"key of {option} {path}", key, known)
     return {str(key): value for key, value in content.items()}
-
-
-def model_file(option: str, settings: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what configs/model/<settings.model>.yaml says, replaced by what else the settings say unless it is None.
-
-    option: what holds the settings, for messages. own: keys of the settings that are not the model's.
-    Raises UnknownName for a model or a key that does not exist.
-    """
-    name, known = settings.get("model"), choices("model")
-    if name not in known:
-        raise UnknownName(f"{option}.model={name}: there are {', '.join(known)}{nearest(str(name), known)}")
-    filed: Any = OmegaConf.to_container(OmegaConf.load(shipped("configs") / "model" / f"{name}.yaml"))
-    replaced = {key: value for key, value in settings.items() if key not in ("model", *own)}
-    for key in replaced.keys() - filed.keys():
-        raise UnknownName(f"{option}.{key}: model {name} has no such setting{nearest(key, filed)}")
-    return {**filed, **{key: value for key, value in replaced.items() if value is not None}}

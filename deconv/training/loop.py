@@ -71,7 +71,7 @@ def train(
     folder, provenance = Path(folder), provenance or {}
     check_fit(model, data, validation, settings)
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
+    optimizer = _optimizer(model, settings)
     remove_leftovers(folder)
     with claimed(folder):
         rows = training_state.restore(folder / "state.pt", model, optimizer, settings, provenance)
@@ -155,6 +155,13 @@ def _shape_of_scores(model: nn.Module, side: int) -> tuple[int, ...]:
             "auxiliary outputs"
         )
     return tuple(scores.shape)
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    decay = settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), settings.lr, (settings.momentum, 0.999), weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=decay)
 
 
 def _epoch(

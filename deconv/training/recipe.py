@@ -9,6 +9,7 @@ from typing import Any
 
 from deconv.errors import bad_value, check_choice
 
+OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("trapezoid", "one_cycle", "plateau")
 
 
@@ -31,9 +32,14 @@ class Settings:
 
     epochs: int = _number(30, "passes over the training images; paper: 70")
     batch_size: int = _number(128, "images in one step, as in the paper")
-    lr: float = _number(0.03, "the highest learning rate; paper: 0.01")
-    momentum: float = _number(0.9, "as in the paper")
-    weight_decay: float = _number(5e-4, "added to each gradient, times the weight")
+    optimizer: str = _number(
+        "sgd", "sgd, with momentum, as in the paper; or adamw, which networks such as ConvNeXt want"
+    )
+    lr: float = _number(0.03, "the highest learning rate; paper: 0.01; adamw wants about 0.002")
+    momentum: float = _number(0.9, "as in the paper; of adamw, that of its first moment")
+    weight_decay: float = _number(
+        5e-4, "added to each gradient, times the weight; of adamw, taken off the weight itself, and about 0.05"
+    )
     label_smoothing: float = _number(0.1, "the share of each label spread over all classes; paper: 0")
     rms_limit: float | None = _number(0.1, "a filter's largest root mean square, as in the paper; null: no limit")
     dropout: float = _number(0.5, "before each hidden fully connected layer, as in the paper")
@@ -53,6 +59,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self.crop_range, self.snapshots = tuple(self.crop_range), tuple(self.snapshots)  # a configuration has lists
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         for name, (fits, expected) in _LIMITS.items():
             if not fits(getattr(self, name)):

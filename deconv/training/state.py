@@ -79,6 +79,7 @@ def _read(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
         if "made_of" in state:
             state["provenance"] = _provenance_of_older(state["made_of"], provenance)
         missing = KEYS - state.keys()
+        state.get("settings", {}).setdefault("optimizer", "sgd")  # the only one of older states
     except Exception as error:  # foreign bytes raise many types
         raise BadInput(f"{path} cannot be read ({type(error).__name__}): delete it to train from the start") from error
     if missing:

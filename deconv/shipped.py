@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
 
 HOMES = (PACKAGE, PACKAGE.parent)  # inside an installed wheel; the root of a checkout
 
@@ -39,7 +39,13 @@ def headline(path: Path) -> str:
     return ""
 
 
+def read_config(name: str, group: str = "") -> dict[str, Any]:
+    """Return what the file of a choice of a group says, or of one of configs/ itself; {} for comments alone."""
+    content = yaml.safe_load((shipped("configs") / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return dict(content or {})
+
+
 def default_choices() -> dict[str, str]:
     """Return {group: choice} of the defaults list of config.yaml."""
-    listed: Any = OmegaConf.to_container(OmegaConf.load(shipped("configs") / "config.yaml"))
+    listed = read_config("config")
     return {group: choice for entry in listed["defaults"] if entry != "_self_" for group, choice in entry.items()}

@@ -1,0 +1,103 @@
+"""Networks with their preprocessing and the names of their layers, as the files of configs/model/ describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from deconv.errors import UnknownName, bad_value, check_count, nearest
+from deconv.images.preprocessing import Preprocessing
+from deconv.models import build, preprocessing_of_weights
+from deconv.models.torchvision import architectures
+from deconv.network import Network
+from deconv.shipped import choices, read_config
+
+PREPROCESSING = ("size", "resize", "mean", "std", "interpolation", "squash")
+"""The keys of a file of configs/model/ that are the preprocessing's; `aliases` is the network's, the rest `build`'s."""
+
+
+def load(name: str, seed: int = 0, **options: Any) -> Network:
+    """Return a network by its name: what `model=NAME` is on the command line, with weights, preprocessing and aliases.
+
+    name: a file of configs/model/, among them squeezenet, zfnet64, torchvision, timm and python.
+    options: what replaces the settings of that file, as `weights="random"`, `arch="resnet18"`, `size=(320, 320)`,
+    `args={"stem_width": 32}` or `aliases={"low": "layer1"}`.
+    seed: decides random weights; torch's own generator is left alone.
+    Raises UnknownName for a model or a setting that does not exist, BadInput for one that cannot be used, DeconvError
+    if weights cannot be downloaded, and what Network raises.
+
+    >>> import deconv
+    >>> network = deconv.load("torchvision", arch="resnet18", weights="random")
+    >>> network.input_shape, network.channels("layer4.1.relu_1")
+    ((3, 224, 224), 512)
+    """
+    check_count("seed", seed, least=0)
+    settings = settings_of(name, name)
+    for key in options.keys() - settings.keys():
+        hint = nearest(key, settings)
+        raise UnknownName(f"{key}: model {name} has no such option; it has {', '.join(settings)}{hint}")
+    return open_network(settings | options, seed)
+
+
+def settings_of(name: str, said: str) -> dict[str, Any]:
+    """Return what configs/model/<name>.yaml says. Raises UnknownName, with `said`, for a model that does not exist."""
+    known = choices("model")
+    if name not in known:
+        theirs = f"; it is torchvision's: model torchvision with arch={name}" if name in architectures() else ""
+        raise UnknownName(f"{said}: there are {', '.join(known)}{theirs or nearest(str(name), known)}")
+    return read_config(name, "model")
+
+
+def replaced_settings(option: str, settings: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what configs/model/<settings.model>.yaml says, replaced by what else the settings say unless it is None.
+
+    option: what holds the settings, for messages. own: keys of the settings that are not the model's.
+    Raises UnknownName for a model or a key that does not exist.
+    """
+    name = settings.get("model")
+    filed = settings_of(str(name), f"{option}.model={name}")
+    replaced = {key: value for key, value in settings.items() if key not in ("model", *own)}
+    for key in replaced.keys() - filed.keys():
+        raise UnknownName(f"{option}.{key}: model {name} has no such setting{nearest(key, filed)}")
+    return {**filed, **{key: value for key, value in replaced.items() if value is not None}}
+
+
+def open_network(model: Mapping[str, Any], seed: int, **replaced: Any) -> Network:
+    """Return the network that a file of configs/model/ describes, some of its settings replaced.
+
+    With `trunk`, aliases of layers in the classifier are left away with it.
+    Raises what `deconv.models.build`, Preprocessing and Network raise, and BadInput without a `size`.
+    """
+    settings = {**model, **replaced}
+    preprocessing = preprocessing_of(settings)
+    if preprocessing.size is None:
+        raise bad_value("size", None, "the input image's height and width, as [224,224]")
+    left_away = ("classifier.",) if settings.get("trunk") else ()
+    aliases = settings.get("aliases") or {}
+    kept = {alias: layer for alias, layer in aliases.items() if not layer.startswith(left_away)}
+    height, width = preprocessing.size
+    return Network(build_model(settings, seed), (preprocessing.channels, height, width), kept, preprocessing)
+
+
+def preprocessing_of(model: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that a file of configs/model/ describes.
+
+    Where it leaves `size`, `mean`, `std`, `interpolation` or `squash` open, they are those of the weights, and so is
+    `resize` beside a `size` of theirs. Raises what Preprocessing raises.
+    """
+    said = {key: model[key] for key in PREPROCESSING if model.get(key) is not None}
+    weights = preprocessing_of_weights(model["name"], model.get("arch"), model["weights"])
+    if weights is None:
+        return Preprocessing(**{"size": None, "resize": None, "mean": None, "std": None} | said)
+    theirs = {key: getattr(weights, key) for key in PREPROCESSING}
+    if "size" in said:
+        theirs["resize"] = None
+    return Preprocessing(**theirs | said)
+
+
+def build_model(model: Mapping[str, Any], seed: int, **replaced: Any) -> nn.Module:
+    """Return the module that a file of configs/model/ describes, some of its settings replaced."""
+    settings = {key: value for key, value in model.items() if key not in (*PREPROCESSING, "aliases")}
+    return build(**{**settings, **replaced}, seed=seed)
