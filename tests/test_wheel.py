@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import deconv
 from tests.samples import photographs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +71,11 @@ def test_the_wheel_claims_no_other_name(wheel: Path) -> None:
     for script in (ROOT / "experiments").glob("*.py"):
         assert f"deconv/experiments/{script.name}" in names
     assert [name for name in names if "__pycache__" in name] == []
+
+
+def test_the_version_is_the_same_everywhere(wheel: Path) -> None:
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), flags=re.M)
+    assert cited and cited[1] == deconv.__version__ == wheel.name.split("-")[1]
 
 
 def test_the_command_works_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -137,10 +137,12 @@ def _(recon: Reconstructions) -> str:
     units = list(dict.fromkeys(recon.channel.tolist()))
     pictures = []
     for unit in units[:MOST_UNITS]:
-        own = _some_of(recon, (recon.channel == unit).nonzero().flatten()[:PER_UNIT])
-        shown = own.zoomed(shown_side(recon.effective_field, (own.field[0, 2:] - own.field[0, :2]).tolist()))
-        caption = f"unit {unit}, activation {float(own.score.max()):.3g}"
-        alt = f"unit {unit}: {len(own)} reconstructions by {recon.rule}"
+        of_unit = _subset(recon, (recon.channel == unit).nonzero().flatten()[:PER_UNIT])
+        shown = of_unit.zoomed(
+            shown_side(recon.effective_field, (of_unit.field[0, 2:] - of_unit.field[0, :2]).tolist())
+        )
+        caption = f"unit {unit}, activation {float(of_unit.score.max()):.3g}"
+        alt = f"unit {unit}: {len(of_unit)} reconstructions by {recon.rule}"
         pictures.append(picture(recon_tiles(shown.pixels, SIDE), shown.pixels, ACROSS_UNIT, caption, alt))
     return page(
         f"Reconstructions of {recon.layer} by {recon.rule}",
@@ -165,7 +167,7 @@ def _(patches: Patches) -> str:
     )
 
 
-def _some_of(recon: Reconstructions, chosen: Tensor) -> Reconstructions:
+def _subset(recon: Reconstructions, chosen: Tensor) -> Reconstructions:
     columns: dict[str, Any] = {each.name: getattr(recon, each.name) for each in fields(recon)}
     columns |= {name: value[chosen] for name, value in columns.items() if isinstance(value, Tensor)}
     return replace(recon, **columns)

@@ -60,8 +60,8 @@ def measured(damage: Callable[[bytes], bytes]) -> Given:
 
 def flipped(content: bytes) -> bytes:
     """One bit of the first page of a table, or of the last tensor, both of which are data."""
-    at = 100 if content.startswith(b"PAR1") else len(content) - 1
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    index = 100 if content.startswith(b"PAR1") else len(content) - 1
+    return content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
 
 
 def table(said: bytes | None = None, rows: int = -1, **columns: Any) -> Given:
