@@ -30,7 +30,7 @@ def rows(scene: Scene) -> Iterator[Row]:
         shutil.rmtree(home, ignore_errors=True)
         laps.append(clock(lambda: make_all(home, source)))
     wall, cpu = (statistics.median(getattr(lap, kind) for lap in laps) for kind in ("wall", "cpu"))
-    peaks = sum(int(layer.found.sum()) for layer in Peaks.load(home / "peaks.parquet").values())
+    peaks = sum(int(layer.found.sum()) for layer in Peaks.load(home / "peaks.safetensors").values())
     size = sum(file.stat().st_size for file in home.iterdir()) / 2**30
     shutil.rmtree(home)
     what = f"end to end: {len(source)} JPEG files to all {peaks} patches and reconstructions"
@@ -42,7 +42,7 @@ def rows(scene: Scene) -> Iterator[Row]:
 def make_all(home: Path, source: Source) -> None:
     """Peaks, reconstructions and patches of all units, as files in `home`."""
     network = subject("alexnet").network
-    peaks = mine_into(home / "peaks.parquet", network, source, LAYERS["alexnet"], K)
+    peaks = mine_into(home / "peaks.safetensors", network, source, LAYERS["alexnet"], K)
     for layer in LAYERS["alexnet"]:
         recon = project_peaks(network, source, layer, peaks[layer], range(network.channels(layer)))
         recon.save(home / f"{layer}.reconstructions.safetensors")
@@ -53,7 +53,7 @@ def check_saved(home: Path, source: Source) -> None:
     """Raise unless the files of a small run hold a patch and a reconstruction, equal to one made anew, of each peak."""
     make_all(home, source)
     network = subject("alexnet").network
-    peaks = Peaks.load(home / "peaks.parquet")
+    peaks = Peaks.load(home / "peaks.safetensors")
     for layer in LAYERS["alexnet"]:
         recon = Reconstructions.load(home / f"{layer}.reconstructions.safetensors")
         patches = Patches.load(home / f"{layer}.patches.safetensors")

@@ -114,8 +114,8 @@ def driver_memory(scene: Scene) -> Row:
 def mined_at(home: Path, network: Network, source: Source, layers: list[str], engine: Engine, batch_size: int) -> bytes:
     """The file of peaks, mined from the beginning."""
     shutil.rmtree(home, ignore_errors=True)
-    mine_into(home / "peaks.parquet", network, source, layers, K, batch_size, engine=engine)
-    return (home / "peaks.parquet").read_bytes()
+    mine_into(home / "peaks.safetensors", network, source, layers, K, batch_size, engine=engine)
+    return (home / "peaks.safetensors").read_bytes()
 
 
 def tiny() -> Network:

@@ -7,4 +7,6 @@ Mine the image patches that fire each unit most, and send each activation back t
 
 import lazy_loader
 
+__version__ = "0.1.0"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,3 +1,5 @@
+__version__: str
+
 from . import (
     analyses as analyses,
     atlas as atlas,

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -148,6 +149,21 @@ def check_indices(name: str, value: Any, size: int, of: str) -> list[int]:
     [0, 3]
     """
     return [check_count(name, item, 0, size - 1) for item in check_list(name, value, f"{of}, 0 to {size - 1}")]
+
+
+@contextmanager
+def needed(what: str, library: str, extra: str) -> Iterator[None]:
+    """Turn the failed import of a library that only an extra brings into BadInput, which names the extra.
+
+    >>> with needed("Table 9", "a-library", extra="probing"):
+    ...     import a_library
+    Traceback (most recent call last):
+    deconv.errors.BadInput: Table 9 needs a-library, which is not installed: pip install 'deconvnet[probing]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{what} needs {library}, which is not installed: pip install 'deconvnet[{extra}]'") from error
 
 
 def shown(value: Any, quoted: bool = False) -> str:

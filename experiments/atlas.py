@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from deconv.analyses.choosing import listed_shares
 from deconv.atlas import write_atlas
 from deconv.command.options import Atlas
 from deconv.command.setup import open_reference, open_rule, prepare
-from deconv.compare.sufficiency import CURVES
-from deconv.compare.tasks import record_path
 from deconv.errors import BadInput
 from deconv.files import write_json
 from deconv.models.presets import open_network
@@ -23,7 +21,6 @@ from deconv.records import Peaks
 from deconv.records.formats import read_columns, reading
 from deconv.records.provenance import check_same
 
-Metrics = dict[str, dict[str, list[float | None]]]
 DECIDE_PEAKS = ("weights", "source", "k", "per_image")
 """What must be the same of two sets of peaks, of whichever layers, for numbers of the one to stand beside the other."""
 
@@ -32,12 +29,11 @@ def run(options: Atlas, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
     network = open_network(options.model, options.seed)
     rules = [open_rule(options.rule), *map(open_rule, options.other_rules)]
-    if options.compared is not None and not (Path(options.compared) / "records").is_dir():
-        raise BadInput(f"compared: {options.compared} has no folder records; give the folder of a compare_rules run")
-    prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.parquet"
+    prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.safetensors"
+    measured = {} if options.compared is None else measured_layers(Path(options.compared), prepared.layers, rules[0])
     reference = open_reference(options, network, prepared.images, prepared.layers)
     peaks = prepared.mine(record, options.k, options.per_image)
-    metrics = {} if options.compared is None else compared(Path(options.compared), peaks, rules[0])
+    metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
     shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
     site: dict[str, Any] = {
         "rules": rules,
@@ -76,29 +72,30 @@ def summarise(network: Network, layer: str, peaks: Peaks, reference: Peaks | Non
     }
 
 
-def compared(folder: Path, peaks: Peaks, rule: Rule) -> Metrics:
-    """Return {layer: {metric: one for each unit}} of the units that a compare_rules run has measured by this rule.
+def measured_layers(folder: Path, layers: Sequence[str], rule: Rule) -> dict[str, Path]:
+    """Return {layer: its record} of the layers of which a compare_rules run has measured units by this rule.
 
-    Raises RecordMismatch, naming the difference, for a run over other peaks, BadInput for one that measured nothing by
-    this rule.
+    Raises BadInput for a folder that is none of such a run, and if there are no such layers.
     """
-    paths = {layer: record_path(folder / "records", layer, rule.name) for layer in peaks}
-    metrics = {
-        layer: read_metrics(path, peaks.provenance, len(peaks[layer].score))
-        for layer, path in paths.items()
-        if path.is_file()
-    }
-    if not metrics:
-        raise BadInput(f"{folder} measured none of {', '.join(peaks)} by the rule {rule.name}: give another run")
-    return metrics
+    from deconv.compare.tasks import record_path  # here and below: only `compared` needs the extra `comparing`
+
+    if not (folder / "records").is_dir():
+        raise BadInput(f"compared: {folder} has no folder records; give the folder of a compare_rules run")
+    paths = {layer: record_path(folder / "records", layer, rule.name) for layer in layers}
+    measured = {layer: path for layer, path in paths.items() if path.is_file()}
+    if not measured:
+        raise BadInput(f"{folder} measured none of {', '.join(layers)} by the rule {rule.name}: give another run")
+    return measured
 
 
 def read_metrics(path: Path, peaks: Mapping[str, Any], units: int) -> dict[str, list[float | None]]:
-    """Return the columns of one record, a number or None for each unit of the layer.
+    """Return {metric: a number or None for each unit of the layer}, as one record has them.
 
     peaks: the provenance of the atlas's peaks. Raises RecordMismatch, naming the difference, unless those measured,
     of whichever layers, were mined from the same images by the same weights.
     """
+    from deconv.compare.sufficiency import CURVES
+
     with reading(path):
         columns, provenance = read_columns(path)
         measured, mined = columns.pop("unit").tolist(), provenance["peaks"]

@@ -84,7 +84,7 @@ def run(options: CompareRules, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, needed(rules), options.units)
     random = randomised(network, prepared.layers, options)
     with prepared.engine.connected():  # once, for mining and measuring
-        peaks, seed = prepared.mine(folder / "peaks.parquet", options.k, options.per_image), options.seed
+        peaks, seed = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image), options.seed
         units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
         study = Study(network, prepared.images, peaks, units, rules, random, seed, prepared.engine, folder / "records")
         measurements = measured(study)

@@ -41,7 +41,7 @@ def run(options: Fig2Features, folder: Path) -> Path:
     images, layers = prepared.images, prepared.layers
     reference = open_reference(options, network, images, layers)
     check_choosing(options, reference)
-    peaks = prepared.mine(folder / "peaks.parquet", options.k, options.per_image)
+    peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image)
     panels, summary = [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
         units = pick_units(options, layer, peaks, reference)
@@ -74,7 +74,7 @@ def check_choosing(options: Fig2Features, reference: Peaks | None) -> None:
     if options.choose == "strongest" and reference is None:
         raise BadInput(
             "choose=strongest: nothing says how strong the units of this network can be; expected reference=PATH, the "
-            "peaks.parquet of a run with it over many more images, or choose=random"
+            "peaks.safetensors of a run with it over many more images, or choose=random"
         )
 
 

@@ -45,7 +45,7 @@ def run(options: Fig6Filters, folder: Path) -> Path:
     strides = sorted({subject.stride for subject in subjects if subject.stride > 1})
     upper, lower, numbers = [], [], {}
     for subject in subjects:
-        peaks = prepared[subject.name].mine(folder / f"{safe_name(subject.name)}.peaks.parquet", k=1)
+        peaks = prepared[subject.name].mine(folder / f"{safe_name(subject.name)}.peaks.safetensors", k=1)
         numbers[subject.name] = entry = measure_filters(subject, peaks, first)
         upper.append(charts.filter_panel(subject.name, subject.filters, entry))
         if subject.name in options.projected:

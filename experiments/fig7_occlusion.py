@@ -61,7 +61,7 @@ def run(options: Fig7Occlusion, folder: Path) -> Path:
     """Occlude, project, compare and draw; returns the picture."""
     scene, prepared = set_scene(options)
     subjects = choose(scene, options)
-    peaks = prepared.mine(folder / "peaks.parquet", k=1 + OTHERS)
+    peaks = prepared.mine(folder / "peaks.safetensors", k=1 + OTHERS)
     rows, summary = [], []
     for number, subject in enumerate(subjects):
         seen = see(scene, subject, options)

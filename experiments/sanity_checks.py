@@ -37,7 +37,7 @@ def run(options: SanityChecks, folder: Path) -> Path:
     network = open_network(options.model, options.seed)
     prepared = prepare(options, network, options.layers, options.rules, options.units)
     blocks(network, prepared.layers)  # refuses layers between which nothing could be shuffled
-    peaks, seed = prepared.mine(folder / "peaks.parquet", k=1), options.seed
+    peaks, seed = prepared.mine(folder / "peaks.safetensors", k=1), options.seed
     units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
     measurements = checked(Checks(network, prepared.images, peaks, units, options), folder / "records")
     summary = {

@@ -87,11 +87,11 @@ def visit_network(options: Tour, name: str | None, chapters: Sequence[Chapter], 
     if name is None:
         network = open_network(options.model, options.seed)
         title = options.model.get("arch") or options.model["name"]
-        return Visited(title, prepare(options, network, layers, [rule]), "peaks.parquet")
+        return Visited(title, prepare(options, network, layers, [rule]), "peaks.safetensors")
     settings = options.networks[name]
     network = open_network(replaced_settings(f"networks.{name}", settings or {}, own=("source",)), options.seed)
     options = replace(options, source=source_of(name, settings, options.source))
-    return Visited(name, prepare(options, network, layers, [rule]), f"{safe_name(name)}.peaks.parquet")
+    return Visited(name, prepare(options, network, layers, [rule]), f"{safe_name(name)}.peaks.safetensors")
 
 
 def source_of(name: str, settings: Mapping[str, Any] | None, usual: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def mine_small(
     photographs: Path, folder: Path, network: deconv.Network | None = None, engine: Engine | None = None
 ) -> None:
     """Peaks of the photographs, in shards of SHARD unless an engine is given."""
-    source, path = deconv.folder(photographs), folder / "peaks.parquet"
+    source, path = deconv.folder(photographs), folder / "peaks.safetensors"
     engine = engine or Local(shard_size=SHARD)
     mine_into(path, network or with_preprocessing(), source, ["one", "two"], 4, BATCH, engine=engine)
 
@@ -75,7 +75,7 @@ def killed_after(child: int, cpu_seconds: float) -> bool:
 
 def whole_shards(folder: Path) -> dict[str, int]:
     """When each shard's record was written; all of them can be read."""
-    shards = sorted((folder / "shards").rglob("[!.]*.parquet"))
+    shards = sorted((folder / "shards").rglob("[!.]*.safetensors"))
     assert ended(forked(lambda: [Partial.load(path) for path in shards])) == 0
     return {path.name: path.stat().st_mtime_ns for path in shards}
 
@@ -103,7 +103,7 @@ def again_and_again(
         counts["kills"] += 1
         counts["half_written"] += len(list(folder.rglob(".*.part")))
         there = whole_shards(folder)
-        if not (folder / "peaks.parquet").exists():
+        if not (folder / "peaks.safetensors").exists():
             assert {name: there.get(name) for name in kept} == kept
             kept = there
             counts["kept_shards"] += len(kept)

@@ -60,18 +60,18 @@ def test_the_numbers_of_a_comparison_become_ways_to_sort(photographs: Path, tmp_
     folder, other = tmp_path / "run", tmp_path / "other"
     assert run(photographs, folder) == 0
     columns = {"unit": np.array([2, 5]), "area50": np.array([0.25, np.nan])}
-    provenance = Peaks.load(folder / "peaks.parquet").provenance
-    save_columns(other / "records" / "conv1.deconvnet.parquet", columns, {"peaks": provenance, "curves": CURVES})
+    provenance = Peaks.load(folder / "peaks.safetensors").provenance
+    save_columns(other / "records" / "conv1.deconvnet.safetensors", columns, {"peaks": provenance, "curves": CURVES})
     assert run(photographs, folder, f"compared={other}") == 0
     page = (folder / "site/01-conv1/index.html").read_text()
     assert ">area50</option>" in page and page.count('|0.25"') == 1
 
 
 def test_units_are_compared_with_a_reference(photographs: Path, tmp_path: Path) -> None:
-    folder, path = tmp_path / "run", tmp_path / "reference.parquet"
+    folder, path = tmp_path / "run", tmp_path / "reference.safetensors"
     assert run(photographs, folder) == 0
     assert "share_of_strongest" not in json.loads((folder / "summary.json").read_text())["layers"]["conv1"]
-    peaks = Peaks.load(folder / "peaks.parquet")
+    peaks = Peaks.load(folder / "peaks.safetensors")
     replace(peaks, layers={"conv1": replace(peaks["conv1"], score=2 * peaks["conv1"].score)}).save(path)
     assert run(photographs, folder, f"reference={path}") == 0
     summary = json.loads((folder / "summary.json").read_text())
@@ -84,7 +84,7 @@ def test_a_comparison_of_other_peaks_is_refused(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     columns, provenance = {"unit": np.array([2])}, {"peaks": {"weights": "others"}, "curves": CURVES}
-    save_columns(tmp_path / "other/records/conv1.deconvnet.parquet", columns, provenance)
+    save_columns(tmp_path / "other/records/conv1.deconvnet.safetensors", columns, provenance)
     assert run(photographs, tmp_path / "run", f"compared={tmp_path / 'other'}") == 2
     assert "was made with k None; this run has 4. Run compare_rules again" in capsys.readouterr().err
     assert not (tmp_path / "run/site").exists()
@@ -104,4 +104,4 @@ def test_a_mistake_is_one_line(
 ) -> None:
     assert run(photographs, tmp_path / "run", *arguments) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and expected in said[0] and not (tmp_path / "run/peaks.parquet").exists()
+    assert len(said) == 1 and expected in said[0] and not (tmp_path / "run/peaks.safetensors").exists()

@@ -117,8 +117,8 @@ def test_a_reference_of_anything_else_is_refused() -> None:
 
 
 def test_a_path_is_no_reference(unchecked: None) -> None:
-    with pytest.raises(BadInput, match=r"^reference: given peaks\.parquet; expected Peaks: Peaks\.load"):
-        choosing.as_reference(samples.network(), ["one"], "peaks.parquet")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"^reference: given peaks\.safetensors; expected Peaks: Peaks\.load"):
+        choosing.as_reference(samples.network(), ["one"], "peaks.safetensors")  # type: ignore[arg-type]
 
 
 def test_images_that_are_not_there(tmp_path: Path) -> None:

@@ -258,9 +258,9 @@ def test_the_second_of_two_runs_of_any_experiment_ends_at_once(
 def test_what_a_killed_run_left_is_removed(workshop: Path) -> None:
     for left in (
         "x/.fig.png.0123.part",
-        "x/records/.one.parquet.0123.part",
+        "x/records/.one.safetensors.0123.part",
         "x/records/.lock",
-        "x/records/one.parquet",
+        "x/records/one.safetensors",
     ):
         Path(left).parent.mkdir(parents=True, exist_ok=True)
         Path(left).write_bytes(b"half")
@@ -269,7 +269,7 @@ def test_what_a_killed_run_left_is_removed(workshop: Path) -> None:
     with claimed("x/.held"):
         assert main(["folder=x"]) == 0
         assert Path("x/.held/.fig.png.0123.part").is_file()
-    assert [path.name for path in Path("x/records").iterdir()] == ["one.parquet"]
+    assert [path.name for path in Path("x/records").iterdir()] == ["one.safetensors"]
     assert {path.name for path in Path("x").iterdir()} == {".held", "config.yaml", "records", "run.log", "said.txt"}
 
 

@@ -50,7 +50,7 @@ def test_it_leaves_records_numbers_and_pictures(finished: Path) -> None:
     for layer, rules in summary["layers"].items():
         assert set(rules) == names | {"patches"} and len(summary["units"][layer]) == 2
         assert all(set(METRICS) <= set(rules[name]) for name in names)
-        assert all((finished / "records" / f"{layer}.{name}.parquet").is_file() for name in rules)
+        assert all((finished / "records" / f"{layer}.{name}.safetensors").is_file() for name in rules)
     assert summary["rules"]["deconvnet"]["switches"] == "recorded" and len(summary["provenance"]["weights"]) == 64
     cell = summary["all_layers"]["deconvnet"]["insertion_blur"]
     assert cell["low"] <= cell["mean"] <= cell["high"] and cell["units"] == 4
@@ -68,9 +68,9 @@ def test_a_single_filter_is_known_exactly(finished: Path) -> None:
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path) -> None:
     left = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != "run.log"}
-    kept = finished / "records" / "conv1.deconvnet.parquet"
+    kept = finished / "records" / "conv1.deconvnet.safetensors"
     before = kept.stat().st_mtime_ns
-    for name in ("records/conv1.centre.parquet", "records/conv2.patches.parquet", "summary.json", "table.png"):
+    for name in ("records/conv1.centre.safetensors", "records/conv2.patches.safetensors", "summary.json", "table.png"):
         (finished / name).unlink()
     assert main(command(finished)) == 0
     assert {path: path.read_bytes() for path in left} == left and kept.stat().st_mtime_ns == before
@@ -86,7 +86,7 @@ def test_records_whose_curves_have_other_names_are_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As those are that were written when the curves were called keep and remove."""
-    path = finished / "records" / "conv1.edges.parquet"
+    path = finished / "records" / "conv1.edges.safetensors"
     before = path.read_bytes()
     columns, provenance = read_columns(path)
     del provenance["curves"]
@@ -128,7 +128,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert main(command(tmp_path / "run", **changes)) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and expected in said[0]
-    assert not (tmp_path / "run" / "peaks.parquet").exists()
+    assert not (tmp_path / "run" / "peaks.safetensors").exists()
 
 
 def test_the_best_the_median_and_the_worst_unit() -> None:

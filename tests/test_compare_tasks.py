@@ -97,12 +97,12 @@ def test_what_has_a_record_is_not_measured_again_and_all_records_are_read_first(
     expected = {layer: {rule: {"layer": layer, "rule": rule} for rule in ("a", "b")} for layer in ("one/x", "two")}
     first = keep_or_measure(tmp_path, expected, measure, "measuring")
     assert measured == [("one/x", ["a", "b"]), ("two", ["a", "b"])]
-    (tmp_path / "two.b.parquet").unlink()
+    (tmp_path / "two.b.safetensors").unlink()
     again = keep_or_measure(tmp_path, expected, measure, "measuring")
     assert measured[2:] == [("two", ["b"])] and again["two"]["b"]["unit"].tolist() == [3]
     assert list(again) == list(first) and again["one/x"]["a"]["unit"].tolist() == [1]
     record_path(tmp_path, "one/x", "a").unlink()
     expected["two"]["b"]["rule"] = "c"
-    with pytest.raises(RecordMismatch, match=r"two\.b\.parquet was made with rule b; this run has c"):
+    with pytest.raises(RecordMismatch, match=r"two\.b\.safetensors was made with rule b; this run has c"):
         keep_or_measure(tmp_path, expected, measure, "measuring")
     assert len(measured) == 3

@@ -76,9 +76,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def mined(folder: Path, source: Source, engine: Engine | None = None, precision: str = "float32") -> bytes:
-    path = folder / "peaks.parquet"
+    path = folder / "peaks.safetensors"
     mine_into(path, wide(), source, ["one", "two"], K, BATCH, precision=precision, engine=engine)
-    assert [found.name for found in folder.iterdir()] == ["peaks.parquet"]
+    assert [found.name for found in folder.iterdir()] == ["peaks.safetensors"]
     return path.read_bytes()
 
 
@@ -103,7 +103,7 @@ def test_any_cut_and_any_order_give_the_same_bytes(
 
 def test_an_unreadable_image_is_told_once(tmp_path: Path, source: Source) -> None:
     mined(tmp_path, source, Local(10), "bfloat16")
-    unreadable = deconv.Peaks.load(tmp_path / "peaks.parquet").provenance["unreadable"]
+    unreadable = deconv.Peaks.load(tmp_path / "peaks.safetensors").provenance["unreadable"]
     assert [item[:2] for item in unreadable] == [[source.keys.index("17.png"), "17.png"]]
 
 
@@ -153,14 +153,14 @@ def test_one_shard_leaves_nothing_and_many_a_record_each(
     mined(tmp_path / "one", source, Local(COUNT))
     assert written == []
     mined(tmp_path / "three", source, Local(16))
-    assert written == [f"float32-0000{number}.parquet" for number in range(3)]
+    assert written == [f"float32-0000{number}.safetensors" for number in range(3)]
 
 
 def test_images_of_several_sizes_are_named_across_shards(tmp_path: Path) -> None:
     source, net = photographs(tmp_path / "p", 6), with_preprocessing()
     net.preprocessing = replace(net.needed_preprocessing(), size=None)
     with pytest.raises(BadInput, match="images differ in size"):
-        mine_into(tmp_path / "peaks.parquet", net, source, ["two"], 3, 1, engine=Local(1))
+        mine_into(tmp_path / "peaks.safetensors", net, source, ["two"], 3, 1, engine=Local(1))
 
 
 def test_more_than_half_unreadable_is_counted_over_all_shards(tmp_path: Path) -> None:
@@ -170,11 +170,11 @@ def test_more_than_half_unreadable_is_counted_over_all_shards(tmp_path: Path) ->
         if number % 12 < 6:
             (tmp_path / "p" / f"{number}.png").write_bytes(b"no picture")
     source = deconv.folder(tmp_path / "p")
-    mine_into(tmp_path / "a.parquet", with_preprocessing(), source, ["two"], 3, 2, engine=Local(2))
+    mine_into(tmp_path / "a.safetensors", with_preprocessing(), source, ["two"], 3, 2, engine=Local(2))
     (tmp_path / "p" / "9.png").write_bytes(b"no picture")
     with pytest.raises(BadInput, match="7 of the 12 images of the source folder cannot be read"):
-        mine_into(tmp_path / "b.parquet", with_preprocessing(), source, ["two"], 3, 2, engine=Local(2))
-    assert not (tmp_path / "b.parquet").exists()
+        mine_into(tmp_path / "b.safetensors", with_preprocessing(), source, ["two"], 3, 2, engine=Local(2))
+    assert not (tmp_path / "b.safetensors").exists()
 
 
 def test_a_long_run_says_how_far_it_is(
@@ -243,7 +243,7 @@ def test_a_worker_of_ray_is_killed(tmp_path: Path, source: Source, in_float32: b
     """As soon as the first shard is there, every process that works on one; and again after the second."""
 
     def finished() -> int:
-        return 9 if (tmp_path / "peaks.parquet").exists() else len(list(tmp_path.rglob("[!.]*-0*.parquet")))
+        return 9 if (tmp_path / "peaks.safetensors").exists() else len(list(tmp_path.rglob("[!.]*-0*.safetensors")))
 
     with workers_killed(finished) as killed:
         found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=9))
@@ -277,9 +277,11 @@ def test_mistakes_in_a_worker_come_as_they_are(tmp_path: Path, cluster: None) ->
     assert isinstance(convolution, Convolution)
     convolution.weight.fill_(np.inf)
     with pytest.raises(BadInput, match="gives NaN or infinite activations at 'two'") as raised:
-        mine_into(tmp_path / "peaks.parquet", network, source, ["two"], 3, 2, engine=open_engine("ray", shard_size=2))
+        mine_into(
+            tmp_path / "peaks.safetensors", network, source, ["two"], 3, 2, engine=open_engine("ray", shard_size=2)
+        )
     assert type(raised.value) is BadInput
-    assert not list(tmp_path.rglob("*.parquet"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(("option", "least"), [("num_cpus_per_worker", 1), ("num_gpus", 0), ("retries", 0)])

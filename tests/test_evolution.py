@@ -86,10 +86,14 @@ def test_mining_takes_each_epochs_own_weights_and_goes_on_where_it_was(tmp_path:
     assert table.shape == (3, 5)
     assert torch.equal(table[2], peaks[30]["two"].image[:, 0])
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "peaks").iterdir()}
-    assert sorted(path.name for path in files) == ["epoch-001.parquet", "epoch-007.parquet", "epoch-030.parquet"]
+    assert sorted(path.name for path in files) == [
+        "epoch-001.safetensors",
+        "epoch-007.safetensors",
+        "epoch-030.safetensors",
+    ]
     mine_epochs(networks, images, ["one", "two"], tmp_path / "peaks")
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "peaks").iterdir()}
-    with pytest.raises(RecordMismatch, match=r"epoch-001\.parquet was made with weights"):
+    with pytest.raises(RecordMismatch, match=r"epoch-001\.safetensors was made with weights"):
         mine_epochs({1: networks[7]}, images, ["one", "two"], tmp_path / "peaks")
 
 

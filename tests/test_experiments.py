@@ -52,7 +52,7 @@ def test_bfloat16_draws_the_same_figure(finished: Path, tmp_path: Path) -> None:
 
 
 def test_fig2_leaves_its_records_pictures_and_numbers(finished: Path) -> None:
-    peaks = Peaks.load(finished / "peaks.parquet")
+    peaks = Peaks.load(finished / "peaks.safetensors")
     summary = json.loads((finished / "summary.json").read_text())
     assert list(peaks) == ["conv1", "conv3"] and peaks["conv3"].score.shape == (384, 4)
     for layer, numbers in summary["layers"].items():
@@ -68,7 +68,7 @@ def test_fig2_says_which_classes_the_images_of_a_unit_share(tmp_path: Path) -> N
     photographs = folder_of(tmp_path / "photos", each=3, side=64)
     small = words(SMALL, ["model.size=[64,64]", "layers=[conv1]", "source=folder", f"source.root={photographs}"])
     run("experiment=fig2_features", *small, f"folder={tmp_path / 'run'}")
-    peaks = Peaks.load(tmp_path / "run/peaks.parquet")
+    peaks = Peaks.load(tmp_path / "run/peaks.safetensors")
     numbers = json.loads((tmp_path / "run/summary.json").read_text())["layers"]["conv1"]
     for unit, classes in zip(numbers["units"], numbers["classes"], strict=True):
         images = [image for image in peaks["conv1"].image[unit].tolist() if image >= 0]
@@ -90,12 +90,12 @@ def test_a_rule_is_named_or_spelled(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def reference(finished: Path) -> Path:
     """The peaks of the finished run, unit n of each layer n + 1 times as strong."""
-    peaks = Peaks.load(finished / "peaks.parquet")
+    peaks = Peaks.load(finished / "peaks.safetensors")
     larger = {}
     for layer, mined in peaks.items():
         times = torch.arange(1, len(mined.score) + 1)[:, None]
         larger[layer] = replace(mined, score=(mined.score.double() * times).float())
-    return replace(peaks, layers=larger).save(finished.parent / "reference.parquet")
+    return replace(peaks, layers=larger).save(finished.parent / "reference.safetensors")
 
 
 def test_units_are_chosen_and_captioned_by_how_strongly_they_are_excited(
@@ -113,7 +113,7 @@ def test_units_are_chosen_and_captioned_by_how_strongly_they_are_excited(
     monkeypatch.setattr(features, "unit_panels", kept)
     run("experiment=fig2_features", *SMALL, "choose=strongest", f"reference={reference}", f"folder={tmp_path / 'run'}")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    peaks, images = Peaks.load(tmp_path / "run/peaks.parquet"), len(bundled())
+    peaks, images = Peaks.load(tmp_path / "run/peaks.safetensors"), len(bundled())
     for layer, numbers in summary["layers"].items():
         firing = peaks[layer].found.any(1).nonzero()[:, 0].tolist()
         assert numbers["units"] == firing[:3]  # unit n has a share of 1 / (n + 1)
@@ -143,9 +143,9 @@ def test_the_shipped_network_brings_its_reference(tmp_path: Path) -> None:
 
 
 def test_a_run_started_again_takes_up_its_peaks(finished: Path) -> None:
-    before = (finished / "peaks.parquet").stat().st_mtime_ns
+    before = (finished / "peaks.safetensors").stat().st_mtime_ns
     run("experiment=fig2_features", *SMALL, f"folder={finished}")
-    assert (finished / "peaks.parquet").stat().st_mtime_ns == before
+    assert (finished / "peaks.safetensors").stat().st_mtime_ns == before
 
 
 def test_peaks_of_another_setting_are_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

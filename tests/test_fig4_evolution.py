@@ -59,7 +59,7 @@ def finished(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_summary_has_the_numbers_of_the_peaks(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
-    peaks = {epoch: Peaks.load(finished / "peaks" / f"epoch-{epoch:03d}.parquet") for epoch in EPOCHS}
+    peaks = {epoch: Peaks.load(finished / "peaks" / f"epoch-{epoch:03d}.safetensors") for epoch in EPOCHS}
     assert list(summary["layers"]) == list(LAYERS)
     for layer, numbers in summary["layers"].items():
         settled = settling_epochs(winners(peaks, layer), EPOCHS)
@@ -77,7 +77,7 @@ def test_each_reconstruction_is_of_its_epochs_winner(finished: Path) -> None:
         units = summary["layers"][layer]["shown"]
         assert len(units) == 2
         for epoch in EPOCHS:
-            peaks = Peaks.load(finished / "peaks" / f"epoch-{epoch:03d}.parquet")[layer]
+            peaks = Peaks.load(finished / "peaks" / f"epoch-{epoch:03d}.safetensors")[layer]
             recon = Reconstructions.load(finished / layer / f"epoch-{epoch:03d}.reconstructions.safetensors")
             assert torch.allclose(recon.score, peaks.scores_of(units), rtol=1e-5)
         patches = Patches.load(finished / layer / "patches.safetensors")

@@ -64,7 +64,7 @@ def test_aliasing_is_that_of_the_saved_projections_and_larger_with_the_larger_st
     assert "aliasing" not in numbers["unlimited"]
     for name in ("krizhevsky64", "zfnet64"):
         recon = Reconstructions.load(finished / f"{name}.reconstructions.safetensors")
-        peaks = Peaks.load(finished / f"{name}.peaks.parquet")
+        peaks = Peaks.load(finished / f"{name}.peaks.safetensors")
         assert torch.equal(recon.channel, peaks["conv2"].found[:, 0].nonzero().flatten())
         for stride in (2, 4):
             share = float(filters.aliasing(recon.pixels, stride).mean())

@@ -65,7 +65,8 @@ def use_shard(path: Path) -> None:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], object]]] = {
-    "peaks": ("a.parquet", lambda path: making.peaks().save(path).read_bytes(), use_peaks),
+    "peaks": ("a.safetensors", lambda path: making.peaks().save(path).read_bytes(), use_peaks),
+    "tables of peaks": ("a.parquet", lambda path: making.peaks().save(path).read_bytes(), use_peaks),
     "reconstructions": (
         "a.safetensors",
         lambda path: making.reconstructions().save(path).read_bytes(),

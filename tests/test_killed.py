@@ -44,7 +44,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     home = tmp_path_factory.mktemp("undisturbed")
     photographs(home / "photos", COUNT)
     mine_small(home / "photos", home)
-    return (home / "peaks.parquet").read_bytes()
+    return (home / "peaks.safetensors").read_bytes()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -95,8 +95,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     counts = json.loads(done.stdout)
     assert counts["kills"] >= KILLS and counts["kept_shards"] > 0
     for folder in (tmp_path / "runs").iterdir():
-        assert names_in(folder) == ["peaks.parquet"]
-        peaks = (folder / "peaks.parquet").read_bytes()
+        assert names_in(folder) == ["peaks.safetensors"]
+        peaks = (folder / "peaks.safetensors").read_bytes()
         assert peaks == undisturbed
         record_property("compared: bytes", len(peaks))
     record_property("injected: SIGKILL at a random moment", counts["kills"])
@@ -122,9 +122,9 @@ files._fill = half
     folder = tmp_path / "run"
     line_of(in_a_process(before, pictures, folder), -signal.SIGKILL)
     assert len(list(folder.rglob(".*.part"))) == 1
-    assert len(list(folder.rglob("[!.]*.parquet"))) == write - 1 and not (folder / "peaks.parquet").exists()
+    assert len(list(folder.rglob("[!.]*.safetensors"))) == write - 1 and not (folder / "peaks.safetensors").exists()
     mine_small(pictures, folder)
-    assert (folder / "peaks.parquet").read_bytes() == undisturbed and names_in(folder) == ["peaks.parquet"]
+    assert (folder / "peaks.safetensors").read_bytes() == undisturbed and names_in(folder) == ["peaks.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -156,19 +156,19 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 engine = open_engine("ray", shard_size={BATCH}, num_workers=2)
 """
     with in_a_process(before, pictures, folder) as first:
-        while len(list(folder.rglob("[!.]*.parquet"))) < 2:
+        while len(list(folder.rglob("[!.]*.safetensors"))) < 2:
             assert first.poll() is None, first.communicate()
             time.sleep(0.001)
         started = below(first.pid)
         first.kill()
-    done = len(list(folder.rglob("[!.]*.parquet")))
-    assert first.returncode == -signal.SIGKILL and not (folder / "peaks.parquet").exists()
+    done = len(list(folder.rglob("[!.]*.safetensors")))
+    assert first.returncode == -signal.SIGKILL and not (folder / "peaks.safetensors").exists()
     again = in_a_process(before, pictures, folder)
     said = again.communicate(timeout=500)[1]
     assert again.returncode == 0, said
     found = re.search(r"float32: (\d+) of 10 shards are there, and checked first", said)
     assert found is not None and int(found[1]) >= done, said
-    assert names_in(folder) == ["peaks.parquet"] and (folder / "peaks.parquet").read_bytes() == undisturbed
+    assert names_in(folder) == ["peaks.safetensors"] and (folder / "peaks.safetensors").read_bytes() == undisturbed
     assert any("raylet" in name for name in started.values())
     orphans |= started
 
@@ -187,10 +187,10 @@ def test_a_disk_that_is_full(tmp_path: Path, pictures: Path, undisturbed: bytes)
     folder = tmp_path / "run"
     before = "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))"
     said = line_of(in_a_process(before, pictures, folder), 2)
-    assert f"cannot write {folder}/shards/peaks/float32-00000.parquet: File too large" in said
+    assert f"cannot write {folder}/shards/peaks/float32-00000.safetensors: File too large" in said
     assert names_in(folder) == []
     mine_small(pictures, folder)
-    assert (folder / "peaks.parquet").read_bytes() == undisturbed
+    assert (folder / "peaks.safetensors").read_bytes() == undisturbed
 
 
 @ON_THE_DISK
@@ -199,13 +199,13 @@ def test_a_disk_with_room_for_a_few_shards(tmp_path: Path, pictures: Path, undis
     folder = tmp_path / "run"
     with mounted(folder, "size=40k"):
         with pytest.raises(
-            BadInput, match=r"float32-0000[1-4]\.parquet: No space left on device; nothing is left half"
+            BadInput, match=r"float32-0000[1-4]\.safetensors: No space left on device; nothing is left half"
         ):
             mine_small(pictures, folder)
-        assert names_in(folder) and all(name.endswith(".parquet") for name in names_in(folder))
+        assert names_in(folder) and all(name.endswith(".safetensors") for name in names_in(folder))
         subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
         mine_small(pictures, folder)
-        assert (folder / "peaks.parquet").read_bytes() == undisturbed and names_in(folder) == ["peaks.parquet"]
+        assert (folder / "peaks.safetensors").read_bytes() == undisturbed and names_in(folder) == ["peaks.safetensors"]
 
 
 @ON_THE_DISK
@@ -246,7 +246,7 @@ def test_an_image_that_does_not_stay_as_it_is(
         return original(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(network, "forward_with_maxima", meanwhile)
-    path, engine = tmp_path / "run" / "peaks.parquet", Local(shard_size=shard_size)
+    path, engine = tmp_path / "run" / "peaks.safetensors", Local(shard_size=shard_size)
     with pytest.raises(BadInput, match=rf"the image '20\.png' was {how} while it was mined \(1 file in all\)"):
         mine_into(path, network, deconv.folder(pictures), ["two"], 4, BATCH, engine=engine)
     assert not path.exists()
@@ -261,13 +261,13 @@ def test_a_shard_of_an_image_that_has_changed_is_not_gone_on_with(
     mine_a_part(monkeypatch, pictures, folder, 3)
     before = (pictures / "10.png").read_bytes()
     Image.new("RGB", (SIZE, SIZE), "red").save(pictures / "10.png")
-    shards = {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.parquet")}
-    with pytest.raises(RecordMismatch, match=r"float32-00000\.parquet was made when '10\.png' was another image"):
+    shards = {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.safetensors")}
+    with pytest.raises(RecordMismatch, match=r"float32-00000\.safetensors was made when '10\.png' was another image"):
         mine_small(pictures, folder)
-    assert {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.parquet")} == shards
+    assert {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.safetensors")} == shards
     (pictures / "10.png").write_bytes(before)
     mine_small(pictures, folder)
-    assert (folder / "peaks.parquet").read_bytes() == undisturbed
+    assert (folder / "peaks.safetensors").read_bytes() == undisturbed
 
 
 def mine_a_part(monkeypatch: pytest.MonkeyPatch, pictures: Path, folder: Path, shards: int) -> None:
@@ -318,11 +318,11 @@ def test_a_run_is_not_gone_on_with_as_another(
         "source.images": {"images": deconv.folder(fewer)},
     }
     for name, difference in differences.items():
-        with pytest.raises(RecordMismatch, match=rf"float32-00000\.parquet was made with {name} "):
-            mine_into(folder / "peaks.parquet", **{**same, **difference})
+        with pytest.raises(RecordMismatch, match=rf"float32-00000\.safetensors was made with {name} "):
+            mine_into(folder / "peaks.safetensors", **{**same, **difference})
         assert names_in(folder) == kept
     mine_small(pictures, folder)
-    assert (folder / "peaks.parquet").read_bytes() == undisturbed
+    assert (folder / "peaks.safetensors").read_bytes() == undisturbed
 
 
 @NEVER_MIXED
@@ -352,7 +352,7 @@ def test_two_runs_into_one_folder(tmp_path: Path, pictures: Path, undisturbed: b
         assert f"another run works in {folder} (process {os.getpid()} on " in said
     assert names_in(folder) == []
     mine_small(pictures, folder)
-    assert (folder / "peaks.parquet").read_bytes() == undisturbed
+    assert (folder / "peaks.safetensors").read_bytes() == undisturbed
 
 
 @ONE_RUN
@@ -395,15 +395,15 @@ def slow(file, content):
 files._fill = slow
 """
     assert line_of(in_a_process(before, pictures, folder), 130) == ""
-    assert names_in(folder) == [f"shards/peaks/float32-0000{number}.parquet" for number in range(2)]
+    assert names_in(folder) == [f"shards/peaks/float32-0000{number}.safetensors" for number in range(2)]
     mine_small(pictures, folder)
-    assert (folder / "peaks.parquet").read_bytes() == undisturbed
+    assert (folder / "peaks.safetensors").read_bytes() == undisturbed
 
 
 def test_what_lies_in_the_folder_of_shards_besides_stays(tmp_path: Path, pictures: Path) -> None:
-    mine = tmp_path / "shards" / "peaks" / "mine.parquet"
+    mine = tmp_path / "shards" / "peaks" / "mine.safetensors"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"of somebody else")
     mine_small(pictures, tmp_path)
-    assert names_in(tmp_path / "shards") == ["peaks/mine.parquet"]
-    assert list(Peaks.load(tmp_path / "peaks.parquet")) == ["one", "two"]
+    assert names_in(tmp_path / "shards") == ["peaks/mine.safetensors"]
+    assert list(Peaks.load(tmp_path / "peaks.safetensors")) == ["one", "two"]

@@ -182,7 +182,7 @@ def test_a_source_needs_preprocessing(tmp_path: Path) -> None:
 
 def test_mining_into_a_file_loads_it_again_and_refuses_another_making(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    source, path = photographs(tmp_path / "photos"), tmp_path / "peaks.parquet"
+    source, path = photographs(tmp_path / "photos"), tmp_path / "peaks.safetensors"
     first = mine_into(path, with_preprocessing(), source, ["two"], k=3)
     written = path.read_bytes()
     again = mine_into(path, with_preprocessing(), source, ["two"], k=3)

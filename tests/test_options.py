@@ -37,7 +37,7 @@ SHARED = {
     "training": "training.lr=0.5",
     "features": "features=kept",
     "labels": "labels=[3]",
-    "reference": "reference=peaks.parquet",
+    "reference": "reference=peaks.safetensors",
 }
 REQUIRED = {"fig4_evolution": ["trained=runs/train"]}
 

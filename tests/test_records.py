@@ -17,11 +17,17 @@ import torch
 from torch import nn
 
 import deconv
+from deconv.engines import Local
 from deconv.errors import BadInput, RecordMismatch, UnknownName
+from deconv.mining import mine_into
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions, formats
 from deconv.records.pictures import RECONSTRUCTION_AXES
 from tests.annotations import jaxtyping_off
-from tests.samples import images, network
+from tests.samples import images, network, photographs, with_preprocessing
+
+
+def with_photographs(folder: Path) -> tuple[deconv.Network, deconv.Source, list[str], int]:
+    return with_preprocessing(), photographs(folder / "photos"), ["two"], 3
 
 
 def peaks() -> Peaks:
@@ -39,11 +45,14 @@ def patches() -> Patches:
 
 
 MADE: list[tuple[Any, Any, str]] = [
+    (peaks, Peaks, "peaks.safetensors"),
     (peaks, Peaks, "peaks.parquet"),
     (patches, Patches, "patches.safetensors"),
     (reconstructions, Reconstructions, "reconstructions.safetensors"),
 ]
-EVERY_RECORD = pytest.mark.parametrize(("make", "kind", "name"), MADE, ids=["peaks", "patches", "reconstructions"])
+EVERY_RECORD = pytest.mark.parametrize(
+    ("make", "kind", "name"), MADE, ids=["peaks", "table", "patches", "reconstructions"]
+)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -94,6 +103,39 @@ def test_the_table_has_the_promised_columns(tmp_path: Path) -> None:
     table = pq.read_table(peaks().save(tmp_path / "peaks.parquet"))
     names = ["layer", "channel", "rank", "score", "image", "key", "row", "col", "y0", "x0", "y1", "x1"]
     assert table.column_names == names and len(table) == (6 + 5) * 9
+
+
+def test_tables_of_peaks_have_a_row_for_each_and_the_names_of_what_project_takes() -> None:
+    made = peaks()
+    frame, table = made.to_pandas(), made.to_arrow()
+    assert table.to_pandas().astype(frame.dtypes.to_dict()).equals(frame) and set(frame["layer"]) == {"one", "two"}
+    of_two = frame[frame["layer"] == "two"]
+    for name, values in zip(("image", "channel", "row", "col"), made["two"].of(range(5)), strict=True):
+        assert of_two[name].tolist() == values.tolist()
+    assert of_two["score"].tolist() == made["two"].scores_of(range(5)).tolist()
+    assert of_two["key"].tolist() == [made.image_keys[image_id] for image_id in of_two["image"]]
+    assert of_two[["y0", "x0", "y1", "x1"]].values.tolist() == made["two"].box[made["two"].found].tolist()
+
+
+@pytest.mark.parametrize("name", ["pyarrow", "pandas"])
+def test_a_library_that_is_not_there_is_named_with_its_extra(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, table = peaks(), peaks().save(tmp_path / "peaks.parquet")
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "deconv.records.parquet", raising=False)
+    monkeypatch.delattr(deconv.records, "parquet", raising=False)
+    if name == "pandas":
+        with pytest.raises(
+            BadInput, match=r"^a data frame of peaks needs pandas, .*: pip install 'deconvnet\[pandas\]'$"
+        ):
+            made.to_pandas()
+        return
+    new, source = tmp_path / "new.parquet", with_photographs(tmp_path)
+    for ask in (made.to_arrow, lambda: Peaks.load(table), lambda: made.save(new), lambda: mine_into(new, *source)):
+        with pytest.raises(BadInput, match=r"table .*needs pyarrow, .*: pip install 'deconvnet\[parquet\]'$"):
+            ask()
+    assert not (tmp_path / "shards").exists() and not new.exists()  # refused before anything was mined
 
 
 def test_an_unknown_layer_of_peaks_is_named() -> None:
@@ -154,26 +196,40 @@ def test_records_of_format_1_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     axes = {name: axis for name, axis in RECONSTRUCTION_AXES.items() if name != "field"}  # it was the box
     save(tmp_path / "recon", "reconstructions", {name: getattr(recon, name) for name in axes}, axes, older)
     provenance = {("frame" if name == "input_size" else name): value for name, value in made.provenance.items()}
-    Peaks(made.layers, made.image_keys, provenance).save(tmp_path / "peaks")
+    Peaks(made.layers, made.image_keys, provenance).save(tmp_path / "peaks.parquet")
     table = pa.table(columns).replace_schema_metadata({"deconv": json.dumps({"weights": "9f86d0"})})
     pq.write_table(table, tmp_path / "measures", write_page_checksum=True)
     monkeypatch.undo()
     assert same(without_about(Reconstructions.load(tmp_path / "recon")), without_about(recon))
-    assert sorted_about(Peaks.load(tmp_path / "peaks")) == sorted_about(made)
+    assert sorted_about(Peaks.load(tmp_path / "peaks.parquet")) == sorted_about(made)
     found, about = formats.read_columns(tmp_path / "measures")
     assert about == {"weights": "9f86d0"} and found["unit"].tolist() == [0, 1, 2]
 
 
 def test_measures_of_something_else_are_refused_by_name(tmp_path: Path) -> None:
-    path = formats.save_columns(tmp_path / "a.parquet", {"unit": np.arange(3)}, {"k": 9, "rule": {"relu": "both"}})
-    assert formats.load_columns(tmp_path / "b.parquet", {}) is None
-    with pytest.raises(RecordMismatch, match=r"a\.parquet was made with rule\.relu both; this run has none\. Choose"):
+    path = formats.save_columns(tmp_path / "a.safetensors", {"unit": np.arange(3)}, {"k": 9, "rule": {"relu": "both"}})
+    assert formats.load_columns(tmp_path / "b.safetensors", {}) is None
+    with pytest.raises(
+        RecordMismatch, match=r"a\.safetensors was made with rule\.relu both; this run has none\. Choose"
+    ):
         formats.load_columns(path, {"k": 9, "rule": {"relu": "none"}})
 
 
-def test_representations_are_short() -> None:
+def test_representations_are_short(tmp_path: Path) -> None:
     for record in (peaks(), peaks()["one"], patches(), reconstructions()):
         assert repr(record).startswith(f"<{type(record).__name__}: ") and len(repr(record)) < 100
+    net, source = with_preprocessing(), photographs(tmp_path, 300)
+    frames = deconv.cached(source.part(range(3)), net.needed_preprocessing(), tmp_path / "frames")
+    for public in (source, source.part([1, 2]), frames, net, net.graph, net.graph.nodes[1], net.receptive_field("two")):
+        assert type(public).__name__ in repr(public) and len(repr(public)) < 100
+    for setting in (net.preprocessing, deconv.Rule(relu="both", seed=3), Local()):
+        assert len(repr(setting)) < 200
+
+
+def test_peaks_of_many_layers_name_the_first() -> None:
+    many = Peaks(dict.fromkeys([f"layer{n}" for n in range(60)], peaks()["one"]), {})
+    assert repr(many).startswith("<Peaks: layer0 (6 units), layer1 (6 units), ")
+    assert repr(many).endswith(", layer6 (6 units), ... 53 more layers, 9 peaks each>")
 
 
 @pytest.mark.parametrize("units", [[500], [-1], 3, "3", [1.5], [True]])

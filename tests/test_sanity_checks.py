@@ -56,9 +56,9 @@ def test_a_shuffled_filter_is_another_filter(finished: Path) -> None:
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path) -> None:
     left = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != "run.log"}
-    kept = finished / "records" / "conv1.gradient.parquet"
+    kept = finished / "records" / "conv1.gradient.safetensors"
     before = kept.stat().st_mtime_ns
-    for name in ("records/conv2.deconvnet.parquet", "summary.json", "sanity_checks.png"):
+    for name in ("records/conv2.deconvnet.safetensors", "summary.json", "sanity_checks.png"):
         (finished / name).unlink()
     assert main(command(finished)) == 0
     assert {path: path.read_bytes() for path in left} == left and kept.stat().st_mtime_ns == before
@@ -85,7 +85,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert main(command(tmp_path / "run", **changes)) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and expected in said[0]
-    assert not (tmp_path / "run" / "peaks.parquet").exists()
+    assert not (tmp_path / "run" / "peaks.safetensors").exists()
 
 
 def test_curves_start_at_one_and_go_down_the_blocks_with_the_other_unit_as_a_line_across() -> None:

@@ -61,13 +61,13 @@ def test_the_strongest_peaks_beside_the_weights_are_of_these_weights() -> None:
 
 
 def reference_paths() -> list[Path]:
-    return sorted(shipped.WEIGHTS.glob("*.peaks.parquet"))
+    return sorted(shipped.WEIGHTS.glob("*.peaks.safetensors"))
 
 
 def test_peaks_of_other_weights_beside_the_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = Peaks.load(shipped.reference_path("zfnet64"))
     stale = replace(peaks, provenance=peaks.provenance | {"weights": "of yesterday"})
-    monkeypatch.setattr(shipped, "reference_path", lambda name: stale.save(tmp_path / f"{name}.parquet"))
+    monkeypatch.setattr(shipped, "reference_path", lambda name: stale.save(tmp_path / f"{name}.safetensors"))
     with pytest.raises(
         RecordMismatch, match="made with weights of yesterday; this run has .* Mine again, as zfnet64.md"
     ):

@@ -232,8 +232,9 @@ def test_bundled_without_foolbox_keeps_the_other_numbers(monkeypatch: pytest.Mon
     everything, find = bundled(), importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "foolbox" else find(name))
     assert bundled().keys == everything.keys[:16]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match="no bundled photograph"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else find(name))
+    expected = r"lie inside scikit-learn, which is not installed: pip install 'deconvnet\[demo\]', or give"
+    with pytest.raises(BadInput, match=expected):
         bundled()
 
 

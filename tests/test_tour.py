@@ -63,7 +63,7 @@ def test_the_page_has_its_numbers_from_the_summary_and_its_pictures_beside_it(fi
 
 def test_each_chapter_leaves_its_records(finished: Path) -> None:
     chapters = json.loads((finished / "summary.json").read_text())["chapters"]
-    peaks = Peaks.load(finished / "peaks.parquet")
+    peaks = Peaks.load(finished / "peaks.safetensors")
     assert list(peaks) == ["conv1", "conv2"] and len(chapters["conv2"]["units"]) == 3
     assert chapters["conv1"]["units"] == [3, 17] and chapters["conv1"]["words"] == ["bars, leaning", None]
     for layer, numbers in chapters.items():
@@ -73,13 +73,13 @@ def test_each_chapter_leaves_its_records(finished: Path) -> None:
 
 
 def test_other_words_leave_what_was_mined(finished: Path) -> None:
-    mined = (finished / "peaks.parquet").stat().st_mtime_ns
+    mined = (finished / "peaks.safetensors").stat().st_mtime_ns
     said = words(SMALL, ["chapters.conv2.heading=Corners", "ending=Thanks", f"folder={finished}"])
     try:
         assert main(said) == 0
         text = (finished / "tour.md").read_text()
         assert "\n## Corners\n" in text and text.endswith("\n\nThanks\n")
-        assert (finished / "peaks.parquet").stat().st_mtime_ns == mined
+        assert (finished / "peaks.safetensors").stat().st_mtime_ns == mined
     finally:
         assert main([*SMALL, f"folder={finished}"]) == 0
 
@@ -98,7 +98,7 @@ def test_another_network_over_other_images_stands_beside(tmp_path: Path) -> None
     assert f"\nalexnet 6 {len(bundled())}\n" in (tmp_path / "run/tour.md").read_text()
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert list(summary["provenance"]) == ["alexnet", "zfnet64"]
-    peaks = Peaks.load(tmp_path / "run/alexnet.peaks.parquet")
+    peaks = Peaks.load(tmp_path / "run/alexnet.peaks.safetensors")
     (image,) = peaks["conv1"].image[[5]].tolist()
     classes = Counter(peaks.image_keys[image_id].split("/")[0] for image_id in image)
     shared = ", ".join(f"{name} {count}" for name, count in classes.most_common() if count > 1)

@@ -57,7 +57,7 @@ def mine_epochs(
     networks: {epoch: the network with the weights of that epoch}. Each epoch's peaks are saved in `folder` and taken up
     by a later call. Raises what `deconv.mining.mine_into` raises.
     """
-    files = {epoch: folder / f"epoch-{epoch:03d}.parquet" for epoch in networks}
+    files = {epoch: folder / f"epoch-{epoch:03d}.safetensors" for epoch in networks}
     return {
         epoch: mine_into(files[epoch], network, images, layers, 1, batch_size, precision=precision, engine=engine)
         for epoch, network in networks.items()

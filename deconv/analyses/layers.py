@@ -13,21 +13,23 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import GridSearchCV
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 from torch.nn import functional
 
-from deconv.errors import BadInput, bad_value, check_count, unknown
+from deconv.errors import BadInput, bad_value, check_count, needed, unknown
 from deconv.files import claimed, remove_leftovers, reserve, whole_files
 from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.network import Network
 from deconv.progress import track
 from deconv.records.provenance import build, digest
+
+with needed("classifying a layer's features", "scikit-learn", extra="probing"):
+    from sklearn.base import BaseEstimator
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
 
 CLASSIFIERS = ("svm", "softmax")
 LEFT_OUT = -1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 
 import torch
-from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from deconv.errors import BadInput, check_count
+from deconv.errors import BadInput, check_count, needed
 from deconv.training.data import Labelled
+
+with needed("the accuracy over classes", "scikit-learn", extra="probing"):
+    from sklearn.metrics import balanced_accuracy_score
 
 IMAGES_AT_ONCE = 100
 PAPER = {"ImageNet-pretrained": (83.8, 0.5), "not pretrained": (22.8, 1.5)}

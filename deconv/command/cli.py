@@ -23,12 +23,12 @@ from types import ModuleType
 from omegaconf import OmegaConf
 
 from deconv import files, progress
-from deconv.command import help, launchers
+from deconv.command import completion, help, launchers
 from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
 from deconv.shipped import shipped
 
-FLAGS = ("-h", "--help", "-m", "--multirun", "--version")
+FLAGS = ("-h", "--help", "-m", "--multirun", "--version", *completion.FLAGS)
 ABOUT_THE_RUN = ("config.yaml", "run.log")
 """What a run says of itself: where a refused run has left nothing else, its folder is removed again."""
 CLAIM = ".running"
@@ -65,7 +65,9 @@ def _command(given: list[str]) -> int:
     for flag in sorted(flags.difference(FLAGS)):
         raise unknown("flag", flag, FLAGS)
     words = [word for word in given if word not in flags]
-    if flags & {"-h", "--help"} or given in ([], ["help"]):
+    if flags & set(completion.FLAGS):
+        completion.complete(words)
+    elif flags & {"-h", "--help"} or given in ([], ["help"]):
         named = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
         _say(help.experiment_text(named[-1]) if named else help.text())
     elif "--version" in flags:

@@ -105,7 +105,7 @@ class WithReference(WithModel):
     """An experiment that says how strongly the images excite a unit, beside many others."""
 
     reference: str | None = option(
-        None, "peaks.parquet of a larger mining by this network; null is what travels with its weights, if any"
+        None, "peaks.safetensors of a larger mining by this network; null is what travels with its weights, if any"
     )
 
 

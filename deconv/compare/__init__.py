@@ -14,3 +14,8 @@ keeps it. Unless it says otherwise, a metric takes one reconstruction (3, h, w) 
 does not change when the reconstruction is scaled by any a > 0, and raises BadInput for shapes that differ and for NaN
 or infinite values.
 """
+
+from deconv.errors import needed
+
+with needed("comparing rules", "scikit-image", extra="comparing"):
+    import skimage  # noqa: F401 - asked for here, once for all of this room

@@ -123,4 +123,4 @@ def keep_or_measure(
 
 def record_path(records: Path, layer: str, rule: str) -> Path:
     """Return the file in the folder `records` that keeps a layer's units as measured by a rule."""
-    return records / f"{safe_name(layer)}.{safe_name(rule)}.parquet"
+    return records / f"{safe_name(layer)}.{safe_name(rule)}.safetensors"

@@ -152,26 +152,20 @@ def content_hash(keys: Iterable[str], digests: Iterable[bytes]) -> str:
 
 
 def bundled() -> Source:
-    """Return the photographs inside scikit-image, scikit-learn, matplotlib and, if it is installed, foolbox.
+    """Return the photographs inside scikit-image, scikit-learn, matplotlib and foolbox, which the extra `demo` brings.
 
-    There are 36 of them, 16 without foolbox (the extra `demo`), always in the same order; nothing is downloaded.
+    There are 36 of them, 16 without foolbox, always in the same order; nothing is downloaded.
     All of them show what a person knows at a glance: people, animals, things, buildings, surfaces (brick, grass,
     gravel), and for points, spots and lines the Hubble deep field, the moon and a retina. Left out are drawings, masks,
     charts, text and test patterns, microscope pictures, one photograph blurred beyond recognition, and the right half
-    of the motorcycle stereo pair. Raises BadInput if none can be found.
+    of the motorcycle stereo pair. Raises BadInput if scikit-image or scikit-learn is not installed.
 
     >>> import deconv
     >>> photographs = deconv.bundled()
     >>> photographs.key(0), photographs.image(0).shape
     ('skimage/astronaut.png', (512, 512, 3))
     """
-    photographs = installed_photographs()
-    if not photographs:
-        raise BadInput(
-            "no bundled photograph was found; expected them inside scikit-image, scikit-learn and matplotlib: "
-            "install these with pip, or use folder(root)"
-        )
-    return _of_files("bundled", photographs)
+    return _of_files("bundled", installed_photographs())
 
 
 def folder(root: str | PathLike[str]) -> Source:

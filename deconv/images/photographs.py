@@ -6,6 +6,8 @@ import importlib.util
 import logging
 from pathlib import Path
 
+from deconv.errors import BadInput
+
 log = logging.getLogger("deconv")
 
 # The file names in foolbox end in the class of ImageNet.
@@ -24,13 +26,22 @@ _PHOTOGRAPHS = {
     "matplotlib": ("mpl-data/sample_data", ("grace_hopper.jpg",)),
     "foolbox": ("data", tuple(f"imagenet_{n:02d}_{c}.jpg" for n, c in enumerate(_FOOLBOX_CLASSES))),
 }
+NEEDED = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+"""The packages without which next to nothing is bundled, and what pip calls them."""
 
 
 def installed_photographs() -> list[tuple[str, Path]]:
     """Return (key, path) of each photograph that is there, in fixed order; packages are found without importing them.
 
     Keys look like "skimage/chelsea.png". A photograph that an installed package should have but lacks is logged.
+    Raises BadInput if one of NEEDED is not installed.
     """
+    for package, distribution in NEEDED.items():
+        if importlib.util.find_spec(package) is None:
+            raise BadInput(
+                f"the bundled photographs lie inside {distribution}, which is not installed: "
+                "pip install 'deconvnet[demo]', or give photographs of your own, as folder(root)"
+            )
     return [item for package in _PHOTOGRAPHS for item in _photographs_of(package)]
 
 

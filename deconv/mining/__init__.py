@@ -21,7 +21,7 @@ from deconv.mining.scan import Scan, Search, in_memory, key_of
 from deconv.mining.shards import REMEDY, InShards, remove_shards, shards_of
 from deconv.mining.watching import watched
 from deconv.network import Network
-from deconv.records import Peaks
+from deconv.records import Peaks, check_path
 from deconv.records.provenance import Provenance, build, check_same
 
 PRECISIONS = ("float32", "bfloat16")
@@ -94,6 +94,7 @@ def mine_into(
     Raises RecordMismatch, naming the difference, if what is there was made of anything else; BadInput if another
     process is mining into the same folder or a file cannot be written; and what `mine` raises.
     """
+    check_path(path)
     scan = _scan(network, images, layers, k, batch_size, per_image, precision)
     shards = path.parent / "shards" / path.stem
     if path.exists() and not shards.exists():

@@ -25,7 +25,7 @@ from deconv.records.provenance import Provenance, check_same, digest
 
 log = logging.getLogger("deconv")
 
-RECORD = re.compile(r"(float32|bfloat16|witnesses|candidates|rest)-\d{5,}\.parquet")
+RECORD = re.compile(r"(float32|bfloat16|witnesses|candidates|rest)-\d{5,}\.safetensors")
 REMEDY = "Choose another folder, or delete {} to mine again."
 
 
@@ -140,7 +140,7 @@ class InShards:
                 number,
                 self.images,
                 chunk,
-                self.folder / f"{stage}-{number:05d}.parquet",
+                self.folder / f"{stage}-{number:05d}.safetensors",
                 provenance | {"shard": number},
             )
             for number, chunk in enumerate(chunks)

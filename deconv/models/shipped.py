@@ -63,7 +63,7 @@ def build(name: str, weights: str | PathLike[str], seed: int, trunk: bool = Fals
 
 def reference_path(name: str) -> Path:
     """Return where the strongest peaks of a network with shipped weights lie."""
-    return WEIGHTS / f"{name}.peaks.parquet"
+    return WEIGHTS / f"{name}.peaks.safetensors"
 
 
 def reference_peaks(name: str, trunk: bool = False) -> Peaks:

@@ -17,10 +17,11 @@ from deconv.network.graph import Graph, covering_pool, evaluate, stream
 from deconv.network.operations import Concatenate, Rectifier
 from deconv.network.receptive_field import ReceptiveField, receptive_field
 from deconv.network.tracing import private_copy, trace
+from deconv.notebooks import ShownInNotebooks
 from deconv.records.provenance import Provenance, weights_hash
 
 
-class Network:
+class Network(ShownInNotebooks):
     """An nn.Module traced to a graph of known operations, with its weights as they are now.
 
     module: any ConvNet that takes one (N, C, H, W) batch. A copy of it, in eval mode and without its hooks, runs on

@@ -37,6 +37,9 @@ class Node:
     shape: tuple[int, ...]
     is_map: bool
 
+    def __repr__(self) -> str:
+        return f"<Node {self.name}: {self.kind}, {' x '.join(map(str, self.shape))}>"
+
     @property
     def map_size(self) -> tuple[int, int]:
         """(H, W) of the output; (1, 1) where it is no map."""
@@ -54,6 +57,9 @@ class Graph:
     nodes: tuple[Node, ...]
     layers: dict[str, int]
     refusals: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Graph: {len(self.nodes)} nodes, {len(self.layers)} layers>"
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:

@@ -1,14 +1,14 @@
 """What the stages hand on: peaks, patches and reconstructions, frozen, saved whole and loaded bit for bit.
 
-Peaks are Parquet tables, pixels are safetensors files; both carry `provenance`, a JSON object that says what the record
-was made of (weights hash, layer, source and its content hash, preprocessing, rule, versions).
+All are safetensors files, and peaks can be Parquet tables for other tools; all carry `provenance`, a JSON object that
+says what the record was made of (weights hash, layer, source and its content hash, preprocessing, rule, versions).
 
 Boxes are y0, x0, y1, x1 in the pixels of the input image, y1 and x1 excluded; they may reach beyond the image.
 """
 
 from __future__ import annotations
 
-from deconv.records.peaks import LayerPeaks, Peaks
+from deconv.records.peaks import LayerPeaks, Peaks, check_path
 from deconv.records.pictures import FIELDS, Patches, Reconstructions, about_centres, clip, recut, shown_side
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Peaks",
     "Reconstructions",
     "about_centres",
+    "check_path",
     "clip",
     "recut",
     "shown_side",

@@ -1,4 +1,6 @@
-"""The files that records are saved in, Parquet and safetensors: what they are made of, checked when they are read.
+"""The files that records are saved in, safetensors: what they are made of, checked when they are read.
+
+Peaks may also be a Parquet table (`deconv.records.parquet`), which needs a library that an extra brings.
 
 A file that was cut, damaged or made by somebody else is refused in one line. Nothing in it is run, and no more memory
 taken than a record of its size may need.
@@ -8,31 +10,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from deconv.errors import BadInput, DeconvError, first_line
+from deconv.errors import BadInput, DeconvError, first_line, needed
 from deconv.files import write_whole
-from deconv.records.provenance import Provenance, check_same
+from deconv.records.provenance import Provenance, check_same, weights_hash
 
 FORMAT = 3
 """Version of the saved forms; a newer one is refused, an older one read."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
-MOST_ROWS = 2**26
-"""Largest table that is read: compressed Parquet can hold far more rows than its size suggests."""
 MEASURES = "measures"
 """The kind of a table of measured units; in format 1 its metadata are its provenance and nothing else."""
+PARQUET = ".parquet"
 
 Axes = Mapping[str, tuple[torch.dtype, str]]
 """By name a tensor's dtype and axes, as "N 4 h w": numbers are sizes, and a letter is one size wherever it stands."""
@@ -55,28 +55,11 @@ def reading(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def save_table(path: str | Path, kind: str, table: pa.Table, provenance: Mapping[str, Any]) -> Path:
-    """Write a Parquet file in which a damaged page is noticed."""
-    whole = table.replace_schema_metadata(_metadata(kind, provenance))
-    return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
-
-
-def load_table(path: str | Path, kind: str, schema: pa.Schema | None = None) -> tuple[pa.Table, Provenance]:
-    """Return (table, provenance); schema: the columns that it must have. To be called within `reading`."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        if file.metadata.num_rows > MOST_ROWS:
-            raise ValueError(f"it has {file.metadata.num_rows} rows, more than {MOST_ROWS}")
-        provenance = _check_metadata(path, kind, file.schema_arrow.metadata)
-        if schema is not None and not file.schema_arrow.equals(schema):
-            raise ValueError(f"its columns are {', '.join(file.schema_arrow.names)}, or of other types")
-        table = file.read()
-    table.validate(full=True)
-    return table, provenance
-
-
 def save_columns(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
-    """Write the measures of units, columns of one length, as a Parquet table."""
-    return save_table(path, MEASURES, pa.table(columns), provenance)
+    """Write the measures of units, columns of numbers of one length, in their order."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in columns.items()}
+    fields = {"columns": list(columns), "provenance": provenance}
+    return save_tensors(path, MEASURES, tensors, _axes_of_columns(tensors), fields, checked=True)
 
 
 def load_columns(path: Path, provenance: Mapping[str, Any]) -> Columns | None:
@@ -94,35 +77,72 @@ def load_columns(path: Path, provenance: Mapping[str, Any]) -> Columns | None:
 def read_columns(path: str | Path) -> tuple[Columns, Provenance]:
     """Return (columns, provenance), whatever they were made of. Raises BadInput if the file is missing or damaged."""
     with reading(path):
-        table, provenance = load_table(path, MEASURES)
-        return {name: table[name].to_numpy() for name in table.column_names}, provenance
+        if is_parquet(path):
+            return needed_parquet(path).load_measures(path)
+        tensors, saved = load_tensors(path, MEASURES, _axes_of_columns)
+        return {name: tensors[name].numpy() for name in saved["columns"]}, saved["provenance"]
+
+
+def _axes_of_columns(columns: Mapping[str, Tensor]) -> Axes:
+    return {name: (values.dtype, "n") for name, values in columns.items()}
+
+
+def is_parquet(path: str | Path) -> bool:
+    """Return whether a file is a Parquet table, by its first bytes."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def needed_parquet(path: str | Path) -> ModuleType:
+    """Return `deconv.records.parquet`. Raises BadInput, naming the file, where there is no pyarrow."""
+    with needed(f"the table {path}", "pyarrow", extra="parquet"):
+        from deconv.records import parquet
+    return parquet
 
 
 def save_tensors(
-    path: str | Path, kind: str, tensors: Mapping[str, Tensor], axes: Axes, provenance: Mapping[str, Any]
+    path: str | Path,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    axes: Axes,
+    provenance: Mapping[str, Any],
+    checked: bool = False,
 ) -> Path:
-    """Write a safetensors file. Raises BadInput for tensors that `load_tensors` would refuse."""
+    """Write a safetensors file. Raises BadInput for tensors that `load_tensors` would refuse.
+
+    checked: keep the SHA-256 of the tensors with them, by which `load_tensors` notices a flipped bit.
+    """
     try:
         _check_tensors(tensors, axes)
     except ValueError as error:
         raise BadInput(f"{path} cannot be written: {error}") from error
     whole = {name: value.contiguous() for name, value in tensors.items()}
-    return write_whole(path, save(whole, metadata=_metadata(kind, provenance)))
+    return write_whole(
+        path, save(whole, metadata=metadata_of(kind, provenance, weights_hash(whole) if checked else ""))
+    )
 
 
 def load_tensors(
-    path: str | Path, kind: str, axes: Axes, older: Mapping[str, str] | None = None
+    path: str | Path,
+    kind: str,
+    axes: Axes | Callable[[Mapping[str, Tensor]], Axes],
+    older: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Tensor], Provenance]:
     """Return (tensors, provenance). To be called within `reading`.
 
+    axes: those of the tensors, or a function that says from the tensors what theirs must be.
     older: {name: other}, tensors that files of an older format lack, and those whose values they had.
     """
     with safe_open(str(path), framework="pt") as file:
-        provenance = _check_metadata(path, kind, file.metadata())
+        metadata = file.metadata()
+        provenance = check_metadata(path, kind, metadata)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     for name, other in (older or {}).items():
         tensors.setdefault(name, tensors[other].clone())
-    _check_tensors(tensors, axes)
+    _check_tensors(tensors, axes(tensors) if callable(axes) else axes)
+    checksum = json.loads(metadata["deconv"]).get("tensors", "")
+    if checksum and checksum != weights_hash(tensors):
+        raise ValueError("its numbers are not those that were written")
     return tensors, provenance
 
 
@@ -139,12 +159,17 @@ def _check_tensors(tensors: Mapping[str, Tensor], axes: Axes) -> None:
         sizes |= zip(names.split(), shape, strict=True)
 
 
-def _metadata(kind: str, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """One entry only: safetensors orders several at random, and the bytes should be the same each time."""
-    return {"deconv": json.dumps({"kind": kind, "format": FORMAT, "provenance": provenance}, sort_keys=True)}
+def metadata_of(kind: str, provenance: Mapping[str, Any], checksum: str = "") -> dict[str, str]:
+    """Return what a file says of itself; checksum: of its tensors.
+
+    One entry only: safetensors orders several at random, and the bytes should be the same each time.
+    """
+    said = {"kind": kind, "format": FORMAT, "provenance": provenance} | ({"tensors": checksum} if checksum else {})
+    return {"deconv": json.dumps(said, sort_keys=True)}
 
 
-def _check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | None) -> Provenance:
+def check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | None) -> Provenance:
+    """Return the provenance. Raises BadInput for a record of another kind, or newer, ValueError for a damaged one."""
     texts = {_text(name): value for name, value in (metadata or {}).items()}
     saved = json.loads(_text(texts.get("deconv", '{"kind": "something else", "format": 0}')))
     if kind == MEASURES and "kind" not in saved:

@@ -1,20 +1,48 @@
-"""Peaks: where units are strongest, and their table on disk."""
+"""Peaks: where units are strongest, and their file on disk: safetensors, or Parquet where the name says so."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from deconv.errors import check_indices, unknown
-from deconv.records.formats import load_table, reading, save_table
+from deconv.errors import check_indices, needed, shown, unknown
+from deconv.notebooks import ShownInNotebooks
+from deconv.records.formats import (
+    PARQUET,
+    Axes,
+    Columns,
+    is_parquet,
+    load_tensors,
+    needed_parquet,
+    reading,
+    save_tensors,
+)
+from deconv.records.provenance import Provenance
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+MOST_LISTED = 8
+"""Layers that a repr names."""
+SIDES = ("y0", "x0", "y1", "x1")
+COLUMNS = ("layer", "channel", "rank", "score", "image", "key", "row", "col", *SIDES)
+"""Of a table of peaks, one a row."""
+PEAK_AXES: Axes = {
+    **{name: (torch.int64, "n") for name in COLUMNS if name not in ("score", "key")},
+    "score": (torch.float32, "n"),
+    "image_ids": (torch.int64, "m"),
+    "keys": (torch.uint8, "b"),
+}
+"""Of the same in safetensors: `layer` is a number, and the keys of the images stand apart, as JSON."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +101,7 @@ class LayerPeaks:
 
 
 @dataclass(frozen=True, eq=False)
-class Peaks(Mapping[str, LayerPeaks]):
+class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
     """Peaks by layer: a mapping from the names of layers to their `LayerPeaks`.
 
     - image_keys: the key of each image that holds a peak, by its id.
@@ -86,7 +114,7 @@ class Peaks(Mapping[str, LayerPeaks]):
     >>> peaks
     <Peaks: 1 (4 units), 3 peaks each>
     >>> from tempfile import mkdtemp
-    >>> list(deconv.Peaks.load(peaks.save(mkdtemp() + "/peaks.parquet")))
+    >>> list(deconv.Peaks.load(peaks.save(mkdtemp() + "/peaks.safetensors")))
     ['1']
     """
 
@@ -106,56 +134,121 @@ class Peaks(Mapping[str, LayerPeaks]):
         return len(self.layers)
 
     def __repr__(self) -> str:
-        layers = ", ".join(f"{name} ({len(peaks.score)} units)" for name, peaks in self.layers.items())
+        listed = [f"{shown(name)} ({len(peaks.score)} units)" for name, peaks in self.layers.items()]
+        if len(listed) > MOST_LISTED:
+            listed = [*listed[: MOST_LISTED - 1], f"... {len(listed) - MOST_LISTED + 1} more layers"]
         k = max((peaks.score.shape[1] for peaks in self.layers.values()), default=0)
-        return f"<Peaks: {layers or 'no layers'}, {k} peaks each>"
+        return f"<Peaks: {', '.join(listed) or 'no layers'}, {k} peaks each>"
 
     def save(self, path: str | Path) -> Path:
-        """Write a Parquet table with columns layer, channel, rank, score, image, key, row, col, y0, x0, y1, x1."""
-        tables = [_table(layer, peaks, self.image_keys) for layer, peaks in self.layers.items()]
-        return save_table(path, "peaks", pa.concat_tables(tables or [_no_rows()]), self.provenance)
+        """Write a safetensors file; where the name ends in .parquet, a table of COLUMNS, with rows for missing peaks.
+
+        Raises BadInput for a .parquet where there is no pyarrow (the extra `parquet`).
+        """
+        columns = self._all_columns()
+        if Path(path).suffix == PARQUET:
+            table: Path = needed_parquet(path).save_peaks(path, columns, self.provenance)
+            return table
+        image_ids, names = sorted(self.image_keys), list(self.layers)
+        keys = json.dumps([self.image_keys[image_id] for image_id in image_ids]).encode()
+        tensors = {name: torch.from_numpy(values) for name, values in columns.items() if values.dtype != object}
+        rows_of = torch.tensor([peaks.score.numel() for peaks in self.layers.values()], dtype=torch.int64)
+        tensors["layer"] = torch.arange(len(names)).repeat_interleave(rows_of)
+        tensors["image_ids"] = torch.tensor(image_ids, dtype=torch.int64)
+        tensors["keys"] = torch.frombuffer(bytearray(keys), dtype=torch.uint8)
+        fields = {"layers": names, "provenance": self.provenance}
+        return save_tensors(path, "peaks", tensors, PEAK_AXES, fields, checked=True)
 
     @staticmethod
     def load(path: str | Path) -> Peaks:
-        """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer."""
+        """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer.
+
+        A table needs pyarrow, as in `save`.
+        """
         with reading(path):
-            table, provenance = load_table(path, "peaks", _no_rows().schema)
-            _check_nulls(table)
-            columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("layer", "key")}
-            keys = zip(columns["image"].tolist(), table["key"].to_pylist(), strict=True)
-            layer_of_row = np.array(table["layer"].to_pylist(), dtype=object)
-            layers = {name: _layer_from(columns, layer_of_row == name) for name in dict.fromkeys(layer_of_row)}
-            return Peaks(layers, {image_id: key for image_id, key in sorted(keys) if image_id >= 0}, provenance)
+            if is_parquet(path):
+                columns, provenance = needed_parquet(path).load_peaks(path)
+                names = list(dict.fromkeys(columns["layer"].tolist()))
+                keys = dict(zip(columns["image"].tolist(), columns.pop("key").tolist(), strict=True))
+                image_keys = {image_id: keys[image_id] for image_id in sorted(keys) if image_id >= 0}
+                columns["layer"] = np.array([names.index(name) for name in columns["layer"]], dtype=np.int64)
+            else:
+                columns, names, image_keys, provenance = _load_tensors(path)
+            number = columns.pop("layer")
+            return Peaks(
+                {name: _layer_from(columns, number == n) for n, name in enumerate(names)}, image_keys, provenance
+            )
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return an Arrow table of the peaks, one a row: the columns that `to_pandas` names.
+
+        Raises BadInput where there is no pyarrow (the extra `parquet`).
+        """
+        return needed_parquet("of peaks").arrow_table(self._columns())
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame of the peaks, one a row: layer by layer, unit by unit, strongest first.
+
+        Its columns are layer, channel, rank (0 for the strongest), score, image, key, row, col, and y0, x0, y1, x1 of
+        the receptive field; they are named as the arguments of `deconv.project` that take them.
+        Raises BadInput where there is no pandas (the extra `pandas`).
+        """
+        with needed("a data frame of peaks", "pandas", extra="pandas"):
+            import pandas
+        return pandas.DataFrame(self._columns())
+
+    def _columns(self) -> Columns:
+        """The columns of the table, without rows for missing peaks."""
+        columns = self._all_columns()
+        return {name: values[columns["image"] >= 0] for name, values in columns.items()}
+
+    def _all_columns(self) -> Columns:
+        parts = [_columns(layer, peaks, self.image_keys) for layer, peaks in self.layers.items()]
+        return {name: np.concatenate([part[name] for part in parts or [_no_rows()]]) for name in COLUMNS}
 
 
-def _no_rows() -> pa.Table:
-    empty = torch.zeros((0, 0), dtype=torch.int64)
-    box = torch.zeros((0, 0, 4), dtype=torch.int64)
-    return _table("", LayerPeaks(empty.float(), empty, empty, empty, box), {})
+def check_path(path: str | Path) -> None:
+    """Raise BadInput for a path that peaks could not be saved to: a .parquet where there is no pyarrow."""
+    if Path(path).suffix == PARQUET:
+        needed_parquet(path)
 
 
-def _check_nulls(table: pa.Table) -> None:
-    empty = [name for name in table.column_names if name != "key" and table[name].null_count]
-    if empty:
-        raise ValueError(f"values of {', '.join(empty)} are missing")
-
-
-def _table(layer: str, peaks: LayerPeaks, keys: dict[int, str]) -> pa.Table:
+def _columns(layer: str, peaks: LayerPeaks, keys: Mapping[int, str]) -> Columns:
     channels, k = peaks.score.shape
-    image = peaks.image.flatten()
-    box = peaks.box.reshape(-1, 4)
-    columns = {
-        "layer": pa.array([layer] * (channels * k), pa.string()).dictionary_encode(),
-        "channel": torch.arange(channels).repeat_interleave(k).numpy(),
-        "rank": torch.arange(k).repeat(channels).numpy(),
-        "score": peaks.score.flatten().numpy(),
-        "image": image.numpy(),
-        "key": pa.array([keys.get(i) for i in image.tolist()], pa.string()),
-        "row": peaks.row.flatten().numpy(),
-        "col": peaks.col.flatten().numpy(),
-        **{name: box[:, i].contiguous().numpy() for i, name in enumerate(("y0", "x0", "y1", "x1"))},
+    image, box = peaks.image.flatten(), peaks.box.reshape(-1, 4)
+    tensors = {
+        "channel": torch.arange(channels).repeat_interleave(k),
+        "rank": torch.arange(k).repeat(channels),
+        "score": peaks.score.flatten(),
+        "image": image,
+        "row": peaks.row.flatten(),
+        "col": peaks.col.flatten(),
+        **{name: box[:, i].contiguous() for i, name in enumerate(SIDES)},
     }
-    return pa.table(columns)
+    words = {"layer": [layer] * len(image), "key": [keys.get(image_id) for image_id in image.tolist()]}
+    numbers = {name: column.numpy() for name, column in tensors.items()}
+    columns = numbers | {name: np.array(values, dtype=object) for name, values in words.items()}
+    return {name: columns[name] for name in COLUMNS}
+
+
+def _no_rows() -> Columns:
+    empty, box = torch.zeros((0, 0), dtype=torch.int64), torch.zeros((0, 0, 4), dtype=torch.int64)
+    return _columns("", LayerPeaks(empty.float(), empty, empty, empty, box), {})
+
+
+def _load_tensors(path: str | Path) -> tuple[Columns, list[str], dict[int, str], Provenance]:
+    """Return (columns, names of layers, keys of images, provenance) of a safetensors file, `layer` being a number."""
+    tensors, saved = load_tensors(path, "peaks", PEAK_AXES)
+    names, provenance = saved["layers"], saved["provenance"]
+    keys = json.loads(tensors.pop("keys").numpy().tobytes())
+    image_keys = dict(zip(tensors.pop("image_ids").tolist(), keys, strict=True))
+    kinds = {type(name) for name in [*names, *keys]}
+    if not isinstance(provenance, dict) or not kinds <= {str}:
+        raise ValueError("its layers, its keys or its provenance are of another kind")
+    columns = {name: tensor.numpy() for name, tensor in tensors.items()}
+    if not set(columns["layer"].tolist()) == set(range(len(names))):
+        raise ValueError(f"its rows are not of its {len(names)} layers")
+    return columns, names, image_keys, provenance
 
 
 def _layer_from(columns: dict[str, np.ndarray], rows: np.ndarray) -> LayerPeaks:

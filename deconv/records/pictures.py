@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from deconv.errors import check_count
+from deconv.notebooks import ShownInNotebooks
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 
 ENERGY_SHARE = 0.95
@@ -27,7 +28,7 @@ ENERGIES_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Patches:
+class Patches(ShownInNotebooks):
     """Receptive fields cut out of their input images, or what reconstructions show of them.
 
     - pixels: the input image's, of C channels; zero outside the image.
@@ -80,7 +81,7 @@ class Patches:
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstructions:
+class Reconstructions(ShownInNotebooks):
     """The pixels that a rule gives for peaks of one layer.
 
     - layer, rule: their names.

@@ -21,7 +21,8 @@ from deconv.errors import RecordMismatch
 
 Provenance = dict[str, Any]
 
-DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "matplotlib", "scikit-image")
+DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib")
+"""What every installation has; a record would not be the same with an extra installed meanwhile."""
 NEWER_SETTINGS = {"activation": "refuse", "gate": "refuse", "norm": "refuse"}
 """Settings that older records do not name, as they were then: the options of a rule that go beyond rectifiers."""
 LONGEST_VALUE = 80

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 import deconv
 from deconv.mining import mine_into
 from deconv.mining.partials import Partial
-from deconv.records import Patches, Peaks, Reconstructions, formats
+from deconv.records import Patches, Peaks, Reconstructions, formats, parquet
+from deconv.records.peaks import COLUMNS
 from tests.hostile import making
 from tests.hostile.making import said_of, table_of
 from tests.hostile.rows import Given, Rows, line, within
@@ -23,7 +24,8 @@ from tests.samples import network, photographs, with_preprocessing
 
 Tensors = dict[str, torch.Tensor]
 SAVED: dict[str, tuple[Callable[[], Any], Any, str]] = {
-    "peaks": (making.peaks, Peaks, "a.parquet"),
+    "peaks": (making.peaks, Peaks, "a.safetensors"),
+    "table": (making.peaks, Peaks, "a.parquet"),
     "patches": (making.patches, Patches, "a.safetensors"),
     "reconstructions": (making.reconstructions, Reconstructions, "a.safetensors"),
 }
@@ -49,7 +51,7 @@ def newer(kind: str) -> Given:
 
 def measured(damage: Callable[[bytes], bytes]) -> Given:
     def make(home: Path) -> Path:
-        path = formats.save_columns(home / "a.parquet", {"unit": np.arange(99)}, {})
+        path = formats.save_columns(home / "a.safetensors", {"unit": np.arange(99)}, {})
         path.write_bytes(damage(path.read_bytes()))
         return path
 
@@ -57,8 +59,9 @@ def measured(damage: Callable[[bytes], bytes]) -> Given:
 
 
 def flipped(content: bytes) -> bytes:
-    """One bit of the first page, which is one of data."""
-    return content[:100] + bytes([content[100] ^ 1]) + content[101:]
+    """One bit of the first page of a table, or of the last tensor, both of which are data."""
+    index = 100 if content.startswith(b"PAR1") else len(content) - 1
+    return content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
 
 
 def table(said: bytes | None = None, rows: int = -1, **columns: Any) -> Given:
@@ -69,7 +72,7 @@ def table(said: bytes | None = None, rows: int = -1, **columns: Any) -> Given:
 def with_few_rows(path: Path) -> Peaks:
     """Where no more than 50 are allowed: so many as fill a memory take minutes to write, if only kilobytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "MOST_ROWS", 50)
+        patch.setattr(parquet, "MOST_ROWS", 50)
         return Peaks.load(path)
 
 
@@ -85,13 +88,17 @@ def tensors(kind: str, change: Callable[[Tensors], Tensors] = dict, said: bytes 
     return make
 
 
+def as_bytes(text: str) -> torch.Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
 def of_another_network(home: Path) -> Path:
     mine(home, with_preprocessing())
     return home
 
 
 def mine(home: Path, net: deconv.Network) -> Peaks:
-    return mine_into(home / "peaks.parquet", net, photographs(home / "photos"), ["two"], 3)
+    return mine_into(home / "peaks.safetensors", net, photographs(home / "photos"), ["two"], 3)
 
 
 def mine_with_another(home: Path) -> Peaks:
@@ -116,7 +123,30 @@ def reread(home: Path) -> deconv.Source:
     return deconv.cached(photographs(home / "photos"), preprocessing, home / "cache")
 
 
+OF_TWO_LAYERS = {"layers": ["one", "two"], "provenance": {}}
+ROWS = tuple(name for name in COLUMNS if name != "key")
 DAMAGED = r"cannot be read \(.*\); it is damaged or no record: make it again"
+IN_TENSORS: list[tuple[str, Callable[[Tensors], Tensors], dict[str, Any], str]] = [
+    ("rows are missing", lambda t: t | {name: t[name][:95] for name in ROWS}, {}, r"its \d+ rows are not 9 p"),
+    ("a row of a third layer", lambda t: t | {"layer": t["layer"] + 1}, {}, "its rows are not of its 2 layers"),
+    (
+        "a score without an image",
+        lambda t: t | {"image": 0 * t["image"] - 1},
+        {},
+        "a peak without an image has",
+    ),
+    (
+        "keys that are numbers",
+        lambda t: t | {"keys": as_bytes("[1, 2, 3, 4, 5, 6, 7]")},
+        {},
+        "its layers, its k",
+    ),
+    ("too few keys", lambda t: t | {"keys": as_bytes("[]")}, {}, DAMAGED),
+    ("keys that are no JSON", lambda t: t | {"keys": as_bytes("[[[[[")}, {}, DAMAGED),
+    ("layers that are a number", dict, {"layers": 3}, DAMAGED),
+    ("nothing on their making", dict, {"provenance": None}, DAMAGED),
+]
+"""Peaks in safetensors: what is wrong, how it comes about, what they say otherwise of themselves, the line."""
 RECORDS: Rows = {
     **{
         f"{kind}: {what}": (given(kind), SAVED[kind][1].load, line(said))
@@ -140,13 +170,27 @@ RECORDS: Rows = {
         Reconstructions.load,
         line("holds patches; expected reconstr"),
     ),
-    "peaks given as patches": (saved("peaks"), Patches.load, line(DAMAGED)),
+    "peaks given as patches": (saved("peaks"), Patches.load, line("holds peaks; expected patches")),
+    "a table of peaks given as patches": (saved("table"), Patches.load, line(DAMAGED)),
     "peaks of another network": (
         of_another_network,
         mine_with_another,
         line("was made with weights .*; this run has .*Choo"),
     ),
-    "peaks with a flipped bit": (saved("peaks", flipped), Peaks.load, line(DAMAGED)),
+    "peaks with a flipped bit": (
+        saved("peaks", flipped),
+        Peaks.load,
+        line(r"cannot be read \(its numbers are not those that were written\)"),
+    ),
+    "a table of peaks with a flipped bit": (saved("table", flipped), Peaks.load, line(DAMAGED)),
+    **{
+        f"peaks in tensors: {what}": (
+            tensors("peaks", change, said_of("peaks", provenance=OF_TWO_LAYERS | differences)),
+            Peaks.load,
+            line(said),
+        )
+        for what, change, differences, said in IN_TENSORS
+    },
     "peaks: what they say is no JSON": (table(b"{kind"), Peaks.load, line(DAMAGED)),
     "peaks: what they say is no UTF-8": (table(b"\xff"), Peaks.load, line(DAMAGED)),
     "peaks: what they say is a number": (table(b"3"), Peaks.load, line(DAMAGED)),
@@ -178,7 +222,7 @@ RECORDS: Rows = {
         Peaks.load,
         line("a peak without an image has a sc"),
     ),
-    "peaks of too many rows": (saved("peaks"), with_few_rows, line("it has 99 rows, more than 50")),
+    "peaks of too many rows": (saved("table"), with_few_rows, line("it has 99 rows, more than 50")),
     **{
         f"a shard's record: {what}": (
             table(said_of("peaks", provenance={"found": found})),
