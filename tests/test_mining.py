@@ -138,7 +138,11 @@ def test_activations_that_are_no_numbers_name_the_image(value: float) -> None:
             BadInput,
             r"network: given Conv2d; expected a Network: Network\(",
         ),
-        ({"images": [1]}, BadInput, r"images: given a list of 1 int; expected a Source, or preprocessed images"),
+        (
+            {"images": [1]},
+            BadInput,
+            r"images: given a list of 1 int; expected a Source, a Dataset, or preprocessed images",
+        ),
         ({"images": torch.zeros(())}, BadInput, "images: given"),
         ({"images": torch.zeros(0, 3, SIZE, SIZE)}, BadInput, "expected at least one"),
         (

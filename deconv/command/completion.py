@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from deconv.command.shipped import default_choices, groups, shipped
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 from deconv.command.options import EXPERIMENTS
 from deconv.errors import BadInput
+from deconv.shipped import default_choices, groups, shipped
 
 FLAGS = ("-sc", "--shell-completion")
 SUBCOMMANDS = ("install", "uninstall", "query")
