@@ -48,23 +48,26 @@ HOUSE = {
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation choosing correspondence filters layers occlusion transfer",
+        doors="ablation choosing correspondence features filters layers occlusion transfer",
     ),
     "figures": Room(
         "errors files records projection compare training analyses",
-        doors="features pictures",
+        doors="features pictures strongest",
     ),
+    "views": Room("errors progress files records images network mining projection analyses figures"),
     "atlas": Room("errors progress files records images network engines mining projection analyses figures"),
     "command": Room(
         "errors progress files records images network engines mining projection models training analyses",
         doors="options settings setup shipped",
     ),
-    "__init__": Room("analyses atlas compare errors figures images mining models network projection records training"),
+    "__init__": Room(
+        "analyses atlas compare errors figures images mining models network projection records training views"
+    ),
 }
 KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
-FOR_ALL_FIGURES = ("masks", "page", "pictures")
+FOR_ALL_FIGURES = ("masks", "page", "pictures", "strongest")
 FOR_ALL_ANALYSES = ("choosing", "reframing")
 """Modules that are no analysis of their own; reframing makes the pictures that invariance measures."""
 
