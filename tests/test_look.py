@@ -162,10 +162,11 @@ def test_mistakes_are_one_line_before_the_work(
 
 
 def test_units_that_are_dead(images: deconv.Source) -> None:
-    module = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
-    with torch.no_grad():
-        module[0].bias.copy_(torch.tensor([-100.0, 100, -100]))
-    network = deconv.Network(module, (3, SIZE, SIZE), preprocessing=with_preprocessing().preprocessing)
+    convolution = nn.Conv2d(3, 3, 3)
+    convolution.bias = nn.Parameter(torch.tensor([-100.0, 100, -100]))
+    network = deconv.Network(
+        nn.Sequential(convolution, nn.ReLU()), (3, SIZE, SIZE), preprocessing=with_preprocessing().preprocessing
+    )
     assert deconv.look(network, images, "1", k=2).numbers["1"]["units"] == [1]
     with pytest.raises(BadInput, match=r"layer 1: none of the units \[0, 2\] fires on any of the 6 images"):
         deconv.look(network, images, "1", units=[0, 2], k=2)

@@ -69,10 +69,11 @@ def test_a_photograph_of_its_own(images: deconv.Source) -> None:
 
 
 def test_units_that_do_not_fire_are_named(images: deconv.Source) -> None:
-    module = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
-    with torch.no_grad():
-        module[0].bias.copy_(torch.tensor([-100.0, 100, -100]))
-    network = deconv.Network(module, (3, SIZE, SIZE), preprocessing=with_preprocessing().preprocessing)
+    convolution = nn.Conv2d(3, 3, 3)
+    convolution.bias = nn.Parameter(torch.tensor([-100.0, 100, -100]))
+    network = deconv.Network(
+        nn.Sequential(convolution, nn.ReLU()), (3, SIZE, SIZE), preprocessing=with_preprocessing().preprocessing
+    )
     recon = deconv.project_strongest(network, images, 0, "1", [0, 1])
     assert recon.channel.tolist() == [1] and recon.not_firing == (0,)
     assert any("not firing here: 0" in text.get_text() for text in recon.figure().texts)
