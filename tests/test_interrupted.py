@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -15,11 +19,16 @@ import torch
 
 import deconv
 from deconv import progress
+from deconv.command.cli import main
+from deconv.command.settings import compose_jobs
+from deconv.command.setup import open_network
 from deconv.engines.local import Local
 from deconv.mining import mine_into
-from tests.samples import photographs, with_preprocessing
+from tests.samples import noise, photographs, with_preprocessing
 
+ROOT = Path(__file__).resolve().parent.parent
 COUNT, BATCH = 24, 3
+COLUMNS = ("score", "image", "row", "col", "box")
 
 
 class Terminal(io.StringIO):
@@ -142,3 +151,44 @@ def test_what_was_mined_is_not_mined_again(
         assert torch.equal(by_mine_into(images, tmp_path / "run"), undisturbed)
     assert len(calls) == 4
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["peaks"]
+
+
+def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
+    """One line, status 130; started again it goes on with the shards that are there, and ends with the same peaks."""
+    photographs = noise(tmp_path / "photos", 60, (72, 96), 5)
+    words = [
+        "experiment=fig2_features",
+        "source=folder",
+        f"source.root={photographs}",
+        "model=alexnet",
+        "model.weights=random",
+    ]
+    words += ["model.classes=2", "model.maps=[4,4,4,4,4]"]
+    words += ["layers=[conv1]", "units=[0]", "k=1", "batch_size=2", "engine.shard_size=2", f"folder={tmp_path / 'run'}"]
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
+    program = (
+        "import signal, sys; from deconv.command.cli import main;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    shards = tmp_path / "run" / "shards" / "peaks"
+    while not shards.is_dir() or len(list(shards.glob("float32-*"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    end = f"deconv: interrupted: go on with folder={tmp_path / 'run'} and the same options"
+    assert said.splitlines()[-1] == end and "Traceback" not in said
+    kept = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
+    assert 2 <= len(kept) < 30 and not list((tmp_path / "run").rglob(".*"))
+    assert main(words) == 0
+    assert f"{len(kept)} of 30 shards are there" in (tmp_path / "run" / "run.log").read_text()
+    (record,) = (tmp_path / "run").glob("peaks.*")
+    peaks = deconv.Peaks.load(record)
+    (job,) = compose_jobs(words, sweep=False)
+    undisturbed = deconv.mine(
+        open_network(job.options.model, 0), deconv.folder(photographs), ["conv1"], k=1, batch_size=2
+    )
+    assert all(torch.equal(getattr(peaks["conv1"], name), getattr(undisturbed["conv1"], name)) for name in COLUMNS)
