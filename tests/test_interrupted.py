@@ -22,6 +22,7 @@ from deconv import progress
 from deconv.command.cli import main
 from deconv.command.settings import compose_jobs
 from deconv.command.setup import open_network
+from deconv.command.shared import WithModel
 from deconv.engines.local import Local
 from deconv.mining import mine_into
 from tests.samples import noise, photographs, with_preprocessing
@@ -160,7 +161,7 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
         "experiment=fig2_features",
         "source=folder",
         f"source.root={photographs}",
-        "model=alexnet",
+        "model=zfnet64",
         "model.weights=random",
     ]
     words += ["model.classes=2", "model.maps=[4,4,4,4,4]"]
@@ -188,6 +189,7 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
     (record,) = (tmp_path / "run").glob("peaks.*")
     peaks = deconv.Peaks.load(record)
     (job,) = compose_jobs(words, sweep=False)
+    assert isinstance(job.options, WithModel)
     undisturbed = deconv.mine(
         open_network(job.options.model, 0), deconv.folder(photographs), ["conv1"], k=1, batch_size=2
     )

@@ -2,6 +2,7 @@
 
 Exit status: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C, 1 after a bug (a traceback).
 A run that ends with 2 before it has made anything leaves nothing: the folder that was made for it is removed again.
+With --dry-run it only says what each run would do, or what it would be refused with.
 Of a sweep, the first run that fails is the last in this process; where a launcher starts them, all others are finished.
 """
 
@@ -28,7 +29,7 @@ from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.command.shipped import shipped
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
 
-FLAGS = ("-h", "--help", "-m", "--multirun", "--version")
+FLAGS = ("-h", "--help", "-m", "--multirun", "--dry-run", "--version")
 ABOUT_THE_RUN = ("config.yaml", "run.log")
 """What a run says of itself: where a refused run has left nothing else, its folder is removed again."""
 CLAIM = ".running"
@@ -70,9 +71,28 @@ def _command(given: list[str]) -> int:
         _say(help.experiment_text(named[-1]) if named else help.text())
     elif "--version" in flags:
         _say(f"deconv {_versions()['deconv']}")
+    elif "--dry-run" in flags:
+        _rehearse_all(words, sweep=bool(flags & {"-m", "--multirun"}))
     else:
         return _run_all(words, sweep=bool(flags & {"-m", "--multirun"}))
     return 0
+
+
+def _rehearse_all(words: list[str], sweep: bool) -> None:
+    """Say of each run what it would do; raises what the run would be refused with. No folder is made."""
+    from deconv.command import planning  # brings torch
+
+    jobs = compose_jobs(words, sweep)
+    for number, job in enumerate(jobs):
+        root = job.folder or Path("outputs") / job.experiment / "<time>"
+        folder = root / str(number) if sweep else root
+        try:
+            text = planning.plan(job, _load(_script(job.experiment)), folder)
+        except DeconvError as error:
+            said = in_words_of_the_command(error, job.keys)
+            raise type(error)(_of_run(jobs, number, str(said))) from error
+        title = f"run {number + 1} of {len(jobs)}: {' '.join(job.said)}\n" if len(jobs) > 1 else ""
+        _say(f"{title}{text}")
 
 
 def _run_all(words: list[str], sweep: bool) -> int:
