@@ -55,7 +55,7 @@ def test_a_plan_beside_the_run_itself(said: list[str], tmp_path: Path, capsys: p
         "conv2: 4 units, maps of 15 x 15, receptive field 27 x 27",
     ]
     assert plan["peaks"].startswith("2 of each of 10 units: at most 1.68 kB in peaks.")
-    assert re.fullmatch(r"about \d+ s: [\d.]+ images/s in this process", plan["mining"])
+    assert re.fullmatch(r"about \d+ s: [\d.]+ images/s in float32 here", plan["mining"])
     assert re.match(r"at most about \d+ s: 18 reconstructions or fewer; at most ", plan["projecting"])
 
     assert main(said) == 0
@@ -83,7 +83,7 @@ def test_seconds_are_those_of_a_batch_times_their_number(
 
     monkeypatch.setattr(deconv.Network, "forward_with_maxima", slowly)
     monkeypatch.setattr(planning.time, "perf_counter", lambda: seconds[0])
-    assert planned(said, capsys)["mining"] == "about 3.5 min: 0.0333 images/s in this process"
+    assert planned(said, capsys)["mining"] == "about 3.5 min: 0.0333 images/s in float32 here"
 
 
 @pytest.mark.parametrize("name", sorted(set(EXPERIMENTS) - {"table3_ablation", "table4_transfer", "table7_layers"}))

@@ -86,8 +86,9 @@ def _of_mining(job: Job, begins: WorkBegins) -> list[tuple[str, str]]:
     network, images = prepared.network, prepared.images
     model = getattr(options, "model", {})  # the networks of Figure 6 are others
     lines = [("images", _images(images)), ("network", _network(model, network))]
-    if isinstance(options, Tour | Fig6Filters) and len(options.networks) > 1:
-        lines += [("", f"the first of those that are mined: {', '.join(options.networks)}")]
+    others = [name for name, settings in getattr(options, "networks", {}).items() if settings]
+    if others:
+        lines += [("", f"the first that is mined, and told of alone; networks are {', '.join(others)}")]
     lines += [("layers" if n == 0 else "", _layer(network, layer)) for n, layer in enumerate(prepared.layers)]
     units = sum(network.channels(layer) for layer in prepared.layers)
     size = units * begins.k * PEAK_BYTES
@@ -99,7 +100,7 @@ def _of_mining(job: Job, begins: WorkBegins) -> list[tuple[str, str]]:
         lines += [("", f"{len(list(shards.glob('[!.]*')))} shards are there already, and taken up")]
     seconds, sample = time_mining(prepared, begins.k, begins.per_image)
     per_image = seconds / sample.provenance["source"]["images"]
-    lines += [("mining", f"about {_duration(per_image * len(images))}: {1 / per_image:.3g} images/s in this process")]
+    lines += [("mining", f"about {_duration(per_image * len(images))}: {1 / per_image:.3g} images/s in float32 here")]
     if getattr(options, "cache", None) is not None:
         height, width = network.input_shape[1:]
         size = len(images) * network.input_shape[0] * height * width
