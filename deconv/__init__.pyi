@@ -23,6 +23,7 @@ from .figures.masks import save_masks as save_masks
 from .images import (
     Source as Source,
     bundled as bundled,
+    dataset as dataset,
     folder as folder,
     webdataset as webdataset,
 )

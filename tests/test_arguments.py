@@ -123,7 +123,7 @@ def test_urls_are_texts(value: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("++source.root=x", "the source bundled has no option root; it has none"),
         ("+source.urls=x", "the source bundled has no option urls; it has none"),
         ("++source.classes=x", "the source bundled has no option classes; it has none"),
-        ("source.root=x", "source.root belongs to source=folder: add that"),
+        ("source.root=x", "source.root belongs to source=folder or source=torchvision: add that"),
     ],
 )
 def test_options_of_another_source_are_one_line(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import deconv
-from deconv import images
 from deconv.errors import BadInput, UnreadableImage
+from deconv.images import source as source_module
 from deconv.images.batches import batches
 from tests.samples import SIZE, photographs, with_preprocessing
 from tests.test_mining import as_lists
@@ -25,7 +25,7 @@ def test_cached_frames_are_those_of_decoding_and_decoded_once(tmp_path: Path, mo
     source = photographs(tmp_path)
     expected = all_frames(source)
     assert torch.equal(all_frames(deconv.cached(source, LOOK, tmp_path / "cache")), expected)
-    monkeypatch.setattr(images, "decode", lambda path: pytest.fail(f"{path} was decoded again"))
+    monkeypatch.setattr(source_module, "decode", lambda path: pytest.fail(f"{path} was decoded again"))
     again = deconv.cached(deconv.folder(tmp_path), LOOK, tmp_path / "cache")
     assert torch.equal(all_frames(again), expected) and again.content_hash == source.content_hash
 

@@ -6,6 +6,7 @@ import logging
 import random
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.datasets import ImageFolder
 
 import deconv
 from deconv.command.cli import main
@@ -268,6 +270,31 @@ def test_what_is_packed_holds_no_network() -> None:
     content, networks = packed({"a": [network], "b": (network, "rest")})
     assert networks == [network] and len(content) < 1000
     assert unpacked(content, networks) == {"a": [network], "b": (network, "rest")}
+
+
+def image_folder(folder: Path) -> ImageFolder:
+    (folder / "photos").mkdir()
+    photographs(folder / "photos" / "one", 10)
+    return ImageFolder(folder / "photos")
+
+
+@SAME_BYTES
+@pytest.mark.filterwarnings("ignore")
+def test_a_dataset_is_cut_and_sent_too(tmp_path: Path, cluster: None) -> None:
+    images = image_folder(tmp_path)
+    whole = mined(tmp_path / "whole", deconv.dataset(images))
+    assert mined(tmp_path / "shards", deconv.dataset(images), Local(3)) == whole
+    assert mined(tmp_path / "ray", deconv.dataset(images), open_engine("ray", shard_size=4)) == whole
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dataset_that_cannot_be_sent_is_one_line(tmp_path: Path, cluster: None) -> None:
+    images = image_folder(tmp_path)
+    images.lock = threading.Lock()
+    said = "cannot be sent to Ray's workers .cannot pickle '_thread.lock' object.; expected .*or use the engine local$"
+    with pytest.raises(BadInput, match=said):
+        mined(tmp_path / "ray", deconv.dataset(images), open_engine("ray", shard_size=4))
+    assert mined(tmp_path / "local", deconv.dataset(images), Local(4))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,14 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from torchvision.datasets import ImageFolder
 
 import deconv
 from deconv.errors import DeconvError
 from deconv.images.cached import cached
 from tests.annotations import jaxtyping_off
 from tests.promises import REFUSED
-from tests.samples import SIZE, images, network, photographs, with_preprocessing
+from tests.samples import SIZE, images, network, with_preprocessing
 
 FEW = images(3)
 PICTURE = Image.new("RGB", (SIZE, SIZE))
@@ -49,13 +48,11 @@ SOURCES: dict[str, tuple[Callable[[], Any], str]] = {
 }
 TENSORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a DataLoader": (lambda: DataLoader(OfTensors()), r"given a DataLoader; .*torch\.cat\(\[batch\[0\] for batch"),
-    "a Dataset": (lambda: OfTensors(), r"given a OfTensors; .*torch\.stack\(\[images\[n\]"),
-    "a TensorDataset": (lambda: TensorDataset(FEW), r"given a TensorDataset; .*torch\.stack\("),
     "a list of tensors": (lambda: list(FEW), r"a list of 3 Tensor; .*torch\.stack\(images\)"),
     "a tuple of batches": (lambda: (FEW, FEW), r"a tuple of 2 Tensor; .*torch\.cat\(images\)"),
     "a list of arrays": (lambda: list(FEW.numpy()), r"a list of 3 ndarray; .*np\.stack\(images\)"),
-    "a list of PIL images": (lambda: [PICTURE], r"a list of 1 Image; .*for image in images"),
-    "a PIL image": (lambda: PICTURE, r"given a Image; .*preprocessing\.normalize\("),
+    "a list of PIL images": (lambda: [PICTURE], r"a list of 1 Image; .*deconv\.dataset\(images\)"),
+    "a PIL image": (lambda: PICTURE, r"given a Image; .*deconv\.dataset\(\[images\]\)"),
     "an array": (lambda: FEW.numpy(), r"given ndarray of shape .*torch\.from_numpy\(images\)"),
     "an array of pictures": (
         lambda: np.zeros((2, SIZE, SIZE, 3), np.uint8),
@@ -128,14 +125,20 @@ def test_what_is_no_source_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     line = refusal(call, {**SOURCES, **TENSORS, **SHAPES}[kind][0]())
-    assert re.search(r"^images: given .*(deconv\.folder|deconv\.webdataset|cut_patches)\(", line), line
+    assert re.search(r"^images: given .*(deconv\.(folder|webdataset|dataset)|cut_patches)\(", line), line
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("call", [mine, project, patches_of])
-def test_an_image_folder_of_torchvision_names_its_folder(call: Callable[[Any], object], tmp_path: Path) -> None:
-    photographs(tmp_path / "cats")
-    assert f"deconv.folder({str(tmp_path)!r})" in refusal(call, ImageFolder(tmp_path))
+@REFUSED
+@pytest.mark.parametrize("call", [mine, project, project_peaks, patches_of, atlas, cache])
+@pytest.mark.parametrize("given", [OfTensors(), TensorDataset(FEW - 2)], ids=["a Dataset", "a TensorDataset"])
+def test_a_dataset_of_floats_is_one_line(call: Callable[[Any], object], given: Any) -> None:
+    line = refusal(call, given)
+    assert re.search(
+        r"^item 0 of the dataset is Tensor of shape \(3, 20, 20\) and torch.float32 from -\d.* to \d.*; expected a PIL "
+        r"image, or uint8 of shape .*dataset\.transform = None.*torch\.stack\(",
+        line,
+    ), line
 
 
 @pytest.mark.parametrize(

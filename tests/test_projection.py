@@ -242,7 +242,11 @@ def test_scores_are_checked_against_those_mined(small: Network) -> None:
         ({"layer": "11", "strategy": "window"}, BadInput, "expected 'auto' or 'whole' for a layer .* whole image"),
         ({"images": torch.zeros(4, 1, 41, 45)}, BadInput, r"images: given Tensor of shape \(\d, 1, 41, 45\)"),
         ({"images": torch.zeros(4, 3, 41, 45, dtype=torch.uint8)}, BadInput, "preprocessed images"),
-        ({"images": np.zeros((4, 3, 41, 45))}, BadInput, "images: given ndarray .*expected a Source, or preprocessed"),
+        (
+            {"images": np.zeros((4, 3, 41, 45))},
+            BadInput,
+            "images: given ndarray .*expected a Source, a Dataset, or preprocessed",
+        ),
         ({"network": nn.ReLU()}, BadInput, "network: given ReLU; expected a deconv.Network"),
         ({"layer": ["5"]}, UnknownName, r"unknown layer \['5'\]"),
         ({"rule": 3}, BadInput, "rule: given 3; expected one of deconvnet"),

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deconv import images
 from deconv.errors import BadInput, UnknownName, UnreadableImage
 from deconv.images import Source, bundled, folder, open_source, require_labels, webdataset
+from deconv.images import source as source_module
 from deconv.images.batches import BATCHES_AHEAD, batches
 from deconv.images.decoding import decode
 from deconv.images.members import Member
@@ -311,7 +311,7 @@ def test_decoding_runs_only_a_few_batches_ahead_and_stops_with_its_reader(
         decoded.append(member)
         return decode(member)
 
-    monkeypatch.setattr(images, "decode", spy)
+    monkeypatch.setattr(source_module, "decode", spy)
     threads = threading.active_count()
     stream = batches(source, FRAME, 2)
     next(stream)

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from deconv.errors import BadInput, bad_value, check_count, unknown
 from deconv.files import claimed, remove_leftovers, reserve, whole_files
-from deconv.images import Source
+from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import batches
 from deconv.network import Network
 from deconv.progress import track
@@ -42,7 +42,12 @@ PAPER: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def extract(
-    network: Network, images: Source, layers: Iterable[str], folder: str | Path, grid: int = 6, batch_size: int = 16
+    network: Network,
+    images: Source | MapDataset,
+    layers: Iterable[str],
+    folder: str | Path,
+    grid: int = 6,
+    batch_size: int = 16,
 ) -> dict[str, np.ndarray]:
     """Return {layer: features} of every image, float32 (images, C * h * w), read from `folder` or computed into it.
 
@@ -56,6 +61,7 @@ def extract(
     layer.
     """
     check_count("grid", grid)
+    images = check_source(images)
     files = {layer: Path(folder) / f"{_name(network, images, layer, grid)}.npy" for layer in dict.fromkeys(layers)}
     remove_leftovers(Path(folder))
     if not all(path.exists() for path in files.values()):

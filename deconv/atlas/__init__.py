@@ -24,7 +24,7 @@ from deconv.atlas.site import Site, open_site
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
-from deconv.images import Source, check_source
+from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.images.class_names import spoken
 from deconv.network import Network
@@ -47,7 +47,7 @@ Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
 def write_atlas(
     network: Network,
     peaks: Peaks,
-    images: Source,
+    images: Source | MapDataset,
     folder: str | PathLike[str],
     rules: Sequence[str | Rule | Mapping[str, Any]] = ("deconvnet",),
     title: str = "a ConvNet",
@@ -64,7 +64,7 @@ def write_atlas(
     A site that is there is brought up to date: only files that change are written, and those that belong to it no more
     are removed.
 
-    - network, peaks, images: the peaks, and the network and the source that they were mined from.
+    - network, peaks, images: the peaks, and the network and the source or the Dataset that they were mined from.
     - rules: the first is the one that layer pages show; the pages of units show all.
     - title: the name of the network on the pages.
     - records: a folder that keeps reconstructions and patches for the next time; None keeps none.
@@ -101,7 +101,8 @@ def write_atlas(
         raise bad_value("records", records, "the folder that an engine of other processes writes to")
     if records is not None and Path(records).resolve() == Path(folder).resolve():
         raise bad_value("records", records, "another folder than that of the site")
-    _check(network, peaks, check_source(images), chosen, metrics)
+    images = check_source(images)
+    _check(network, peaks, images, chosen, metrics)
     reference = None if reference is None else as_reference(network, peaks, reference)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:

@@ -23,6 +23,8 @@ def parsed(argument: str) -> Override:
         raise BadInput(f"cannot read {argument!r}: options are given as key=value, see deconv --help{hint}")
     if argument.startswith("hydra.run.dir="):
         argument = argument.replace("hydra.run.dir", "folder", 1)
+    if argument.startswith("source.args."):  # a mapping to which every name can be added
+        argument = f"++{argument}"
     override = override_of(argument)
     foreign = override.is_hydra_override() and not is_launcher(argument)
     if foreign or override.is_delete() or override.package:

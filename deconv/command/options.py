@@ -164,7 +164,7 @@ class Training(WithCache):
     """An experiment that trains on labelled images."""
 
     validation: str | None = option(
-        None, "other images to validate on, given as source.urls or source.root is; null holds some out"
+        None, "other images to validate on, given as source.urls, source.root or source.split is; null holds some out"
     )
     held_out: float = option(0.1, "the share held out if validation is null: 0.1 is every tenth image")
     training: Settings = field(default_factory=Settings, metadata={"help": "the recipe"})

@@ -15,7 +15,7 @@ from torch import Tensor
 from deconv.compare import controls
 from deconv.compare.sufficiency import Baselines, measure_baselines
 from deconv.errors import UnknownName, check_count, check_indices
-from deconv.images import Source
+from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.projection import project_together
@@ -235,7 +235,7 @@ class PeakSet:
 
 def gather_peaks(
     network: Network,
-    images: Source,
+    images: Source | MapDataset,
     layer: str,
     peaks: LayerPeaks,
     units: list[int],
@@ -260,7 +260,7 @@ def gather_peaks(
     >>> peaks.channel.tolist(), peaks.reconstruct("deconvnet").shape
     ([0, 2], (2, 3, 5, 5))
     """
-    mined = peaks.score.shape[1]
+    images, mined = check_source(images), peaks.score.shape[1]
     units = check_indices("units", units, len(peaks.score), f"units of {layer}")
     per_unit = mined if per_unit is None else check_count("per_unit", per_unit)
     rank = torch.arange(mined).expand_as(peaks.image)[units][peaks.found[units]]

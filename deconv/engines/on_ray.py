@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from logging.handlers import QueueHandler
+from pickle import PicklingError
 from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -109,7 +110,7 @@ class OnRay:
         try:
             while True:
                 for task in islice(remaining, max(0, self._places() - len(waiting))):
-                    waiting.append(work.remote(job, references, task, self._device, self.num_cpus_per_worker))
+                    waiting.append(_sent_task(work, job, references, task, self._device, self.num_cpus_per_worker))
                 if not waiting:
                     return
                 (ready,), waiting = ray.wait(waiting, num_returns=1)
@@ -143,6 +144,17 @@ class OnRay:
         if self.num_gpus:
             rooms.append(cluster.get("GPU", 0) / self.num_gpus)
         return TASKS_AHEAD * max(1, int(min(rooms)))
+
+
+def _sent_task(work: Any, *arguments: Any) -> Any:
+    """Send a task to a worker. Raises BadInput for one that does not pickle."""
+    try:
+        return work.remote(*arguments)
+    except (TypeError, PicklingError) as error:  # Ray's own message is a page that draws the object
+        raise BadInput(
+            f"a task cannot be sent to Ray's workers ({first_line(error.__cause__ or error)}); expected images that "
+            "pickle: a Dataset that holds no lock, generator or connection, or use the engine local"
+        ) from error
 
 
 def _work(

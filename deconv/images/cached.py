@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deconv.errors import BadInput, UnreadableImage, first_line
 from deconv.files import claimed, remove_leftovers, reserve, write_json, write_whole
-from deconv.images import Source, check_source
+from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import Unreadable, batches
 from deconv.images.preprocessing import Preprocessing
 from deconv.progress import track
@@ -58,7 +58,7 @@ class CachedSource(Source):
         return torch.from_numpy(self.input_images[index].copy()).permute(2, 0, 1)
 
 
-def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> CachedSource:
+def cached(source: Source | MapDataset, preprocessing: Preprocessing, folder: str | Path) -> CachedSource:
     """Return the source with its input images in `folder`, decoded now if they are not there yet.
 
     A file in the folder belongs to the content of a source and a preprocessing: anything else makes another file. One
@@ -72,7 +72,7 @@ def cached(source: Source, preprocessing: Preprocessing, folder: str | Path) -> 
     >>> deconv.cached(photographs, preprocessing, mkdtemp()).input_images.shape
     (3, 64, 64, 3)
     """
-    check_source(source)
+    source = check_source(source)
     if preprocessing.size is None:
         raise BadInput(
             "the cache of input images needs input images of one size; give the preprocessing a size, or use no cache"

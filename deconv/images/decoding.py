@@ -47,7 +47,7 @@ def decode(member: Member) -> UInt8[np.ndarray, "H W 3"]:
         return _decode_bytes(member.read())
     except Exception as error:  # on damaged bytes the decoders raise nearly every type there is
         raise UnreadableImage(
-            f"{member} cannot be read ({_reason(error)}); expected a whole JPEG, PNG, WebP, BMP or TIFF image: "
+            f"{member} cannot be read ({reason_of(error)}); expected a whole JPEG, PNG, WebP, BMP or TIFF image: "
             "replace or remove it"
         ) from error
 
@@ -92,7 +92,7 @@ def _upright_pixels(data: np.ndarray) -> np.ndarray:
         _refuse_bomb(image)
         # 8-bit YCbCr JPEG, the usual kind, and its multi-picture relative: Pillow calls both RGB.
         plain_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
-        pixels = _torchvision_pixels(data) if plain_jpeg and _HAS_FAST_JPEG else _pillow_pixels(image)
+        pixels = _torchvision_pixels(data) if plain_jpeg and _HAS_FAST_JPEG else pillow_pixels(image)
         # Read after decoding: Pillow itself turns TIFFs upright while it loads them and then drops the tag.
         return _upright(pixels, _orientation(image))
 
@@ -115,7 +115,8 @@ def _torchvision_pixels(data: np.ndarray) -> np.ndarray:
     return pixels.permute(1, 2, 0).numpy()
 
 
-def _pillow_pixels(image: Image.Image) -> np.ndarray:
+def pillow_pixels(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a picture's pixels as 8-bit RGB, not turned. Raises ValueError for samples that have no agreed range."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return _deep_grey_pixels(image)
     if image.mode in ("I", "F"):
@@ -151,7 +152,8 @@ def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return why an image cannot be read, in one line that is the same in every process."""
     if isinstance(error, UnidentifiedImageError):  # its own words hold a memory address, and records must not
         return "not an image of a format known here"
     return first_line(error)

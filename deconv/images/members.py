@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,15 @@ class Member:
         if self.size > len(data):
             raise OSError(f"{self.path} ends {self.size - len(data)} bytes too early")
         return data
+
+    @property
+    def is_in_file(self) -> bool:
+        """Whether the file `path` holds the image."""
+        return True
+
+    def absolute(self) -> Member:
+        """Return the same bytes by a path that holds in another folder and process."""
+        return replace(self, path=self.path.absolute())
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the bytes; b"unreadable" if they cannot be read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from deconv.errors import BadInput, bad_value
 
 _TARS = (".tar", ".tar.gz", ".tgz")
-_INPUT = "preprocessing.input_image(np.array({}.convert('RGB')))"
 
 
 def no_images(images: Any, expected: str, takes_tensors: bool) -> BadInput:
@@ -58,14 +57,28 @@ def _as_source(images: Any) -> str:
         if path.name.endswith(_TARS):
             return f"deconv.webdataset({str(path)!r}) reads it"
         return f"deconv.folder({str(path.parent if path.is_file() else path)!r}) reads the images below a folder"
-    root = getattr(images, "root", None)
-    if isinstance(root, str | PathLike):
-        return f"deconv.folder({fspath(root)!r}) reads the images below its folder"
+    if isinstance(images, Mapping) and images and all(hasattr(part, "column_names") for part in images.values()):
+        return f"images[{next(iter(images))!r}] is one of its parts"
+    if hasattr(images, "column_names") and hasattr(images, "take"):  # a stream of Hugging Face's
+        return "datasets.Dataset.from_list(list(images.take(500))) has its first 500 images"
+    if _are_pictures(images):
+        return "deconv.dataset(images) takes such pictures"
     if isinstance(images, list | tuple) and images and all(isinstance(item, str | PathLike) for item in images):
         return f"deconv.folder({str(Path(fspath(images[0])).parent)!r}) reads all images below a folder"
-    if isinstance(images, Tensor | np.ndarray | Iterable) and not isinstance(images, dict):
+    if isinstance(images, Tensor | np.ndarray | Iterable) and not isinstance(images, Mapping):
         return "save them as picture files, and read these with deconv.folder(path)"
     return "deconv.folder(path) reads the images below a folder, deconv.bundled() has some"
+
+
+def _are_pictures(images: Any) -> bool:
+    """Whether these are PIL images, or arrays or tensors of bytes, that `deconv.dataset` takes one by one."""
+    if isinstance(images, Tensor | np.ndarray):
+        return str(images.dtype).endswith("uint8") and len(images.shape) in (3, 4)
+    return (
+        isinstance(images, list | tuple)
+        and bool(images)
+        and all(isinstance(item, Image.Image) or str(getattr(item, "dtype", "")).endswith("uint8") for item in images)
+    )
 
 
 def _as_tensor(images: Any) -> str:
@@ -75,20 +88,14 @@ def _as_tensor(images: Any) -> str:
         made = "torch.from_numpy(images)"
         return f"preprocessing.normalize({made}.permute(0, 3, 1, 2))" if pictures else f"{made} makes one of an array"
     if isinstance(images, Image.Image):
-        return f"preprocessing.normalize({_INPUT.format('images')}[None])"
+        return "deconv.dataset([images]) makes a source of it"
     if isinstance(images, DataLoader):
         return "torch.cat([batch[0] for batch in images]) where memory holds them; deconv.folder(path) reads files"
-    if isinstance(images, Dataset) and not isinstance(images, IterableDataset):
-        if isinstance(getattr(images, "root", None), str | PathLike):
-            return ""
-        return "torch.stack([images[n][0] for n in range(len(images))]) where its items are (image, class)"
     if isinstance(images, list | tuple) and images:
         if all(isinstance(item, Tensor) for item in images):
             return "torch.stack(images), of one shape each" if images[0].dim() < 4 else "torch.cat(images)"
         if all(isinstance(item, np.ndarray) for item in images):
             return "torch.from_numpy(np.stack(images))"
-        if all(isinstance(item, Image.Image) for item in images):
-            return f"preprocessing.normalize(torch.stack([{_INPUT.format('image')} for image in images]))"
     if isinstance(images, Iterator | IterableDataset):
         return "torch.stack(list(images)) where it gives tensors (C, H, W)"
     return ""

@@ -14,7 +14,7 @@ from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import bad_value, check_choice, check_count, check_list
 from deconv.files import claimed, remove_parts
-from deconv.images import Source, check_images
+from deconv.images import MapDataset, Source, check_images, check_source
 from deconv.mining.bfloat16 import mine_by_bfloat16
 from deconv.mining.partials import Partial
 from deconv.mining.scan import Scan, Search, in_memory, key_of
@@ -32,7 +32,7 @@ HASHED_BY_SHARD = "hashed shard by shard"
 
 def mine(
     network: Network,
-    images: Source | Float[Tensor, "M C H W"],
+    images: Source | MapDataset | Float[Tensor, "M C H W"],
     layers: Iterable[str],
     k: int = 9,
     batch_size: int = 64,
@@ -45,8 +45,8 @@ def mine(
     depend on batch_size. A unit that fires on fewer than k images has entries with image -1 and score nan; at a
     rectified layer a score of zero is not firing. Memory grows with units x k, not with the number of images.
 
-    - images: a Source, whose photographs pass through the network's preprocessing, or preprocessed images, whose ids
-      are 0 to M - 1.
+    - images: a Source or a Dataset, whose photographs pass through the network's preprocessing, or preprocessed images,
+      whose ids are 0 to M - 1.
     - layers: names or aliases of layers, see `Network.layers`.
     - per_image: how many peaks of one image may count for one unit; peaks whose boxes overlap by more than half count
       as one.
@@ -67,7 +67,7 @@ def mine(
     >>> peaks["1"].score.shape, peaks["1"].box.shape
     (torch.Size([4, 3]), torch.Size([4, 3, 4]))
     """
-    scan = _scan(network, images, layers, k, batch_size, per_image, precision)
+    scan, images = _scan(network, images, layers, k, batch_size, per_image, precision)
     with watched(images):
         partial, details = _search(in_memory(images), scan, images, precision)
     return _peaks(scan, images, partial, _provenance(scan, images), details)
@@ -76,7 +76,7 @@ def mine(
 def mine_into(
     path: Path,
     network: Network,
-    images: Source,
+    images: Source | MapDataset,
     layers: Iterable[str],
     k: int,
     batch_size: int = 64,
@@ -94,7 +94,8 @@ def mine_into(
     Raises RecordMismatch, naming the difference, if what is there was made of anything else; BadInput if another
     process is mining into the same folder or a file cannot be written; and what `mine` raises.
     """
-    scan = _scan(network, images, layers, k, batch_size, per_image, precision)
+    images = check_source(images)
+    scan, _ = _scan(network, images, layers, k, batch_size, per_image, precision)
     shards = path.parent / "shards" / path.stem
     if path.exists() and not shards.exists():
         return _load(path, scan, images)
@@ -131,17 +132,17 @@ def _load(path: Path, scan: Scan, images: Source) -> Peaks:
 
 def _scan(
     network: Network,
-    images: Source | Tensor,
+    images: Source | MapDataset | Tensor,
     layers: Iterable[str],
     k: int,
     batch_size: int,
     per_image: int,
     precision: str,
-) -> Scan:
-    """The scan in float32. Raises BadInput or UnknownName for an argument that cannot be used."""
+) -> tuple[Scan, Source | Tensor]:
+    """The scan in float32, and what it looks at. Raises BadInput or UnknownName for an argument that cannot be used."""
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a Network", "Network(module, input_shape) makes one")
-    check_images(images, network.input_shape[0])
+    images = check_images(images, network.input_shape[0])
     if not len(images):
         raise bad_value("images", "none", "at least one")
     names = list(dict.fromkeys(check_list("layers", layers, "layer names")))
@@ -155,7 +156,8 @@ def _scan(
             "take a smaller k, or fewer layers",
         )  # fmt: skip
     check_choice("precision", precision, PRECISIONS)
-    return Scan(network, names, k, check_count("per_image", per_image), check_count("batch_size", batch_size))
+    scan = Scan(network, names, k, check_count("per_image", per_image), check_count("batch_size", batch_size))
+    return scan, images
 
 
 def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str) -> tuple[Partial, dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ from deconv.images import Source
 def watched(images: Source | Tensor) -> Iterator[None]:
     """Raise BadInput at the end, naming the first of the images whose file changed or went away meanwhile.
 
-    By size, time of change and inode. Tensors and cached input images are not files that anybody changes.
+    By size, time of change and inode. Tensors and cached input images are not files that anybody changes, and items of
+    a Dataset are compared whenever they are read.
     """
     if isinstance(images, Tensor) or images.known_content:
         yield
@@ -28,23 +28,16 @@ def watched(images: Source | Tensor) -> Iterator[None]:
     yield
     changed = np.flatnonzero((_states(images) != before).any(axis=1))
     if len(changed):
-        key, path = list(_files(images))[changed[0]]
+        key, path = list(images.files())[changed[0]]
         raise BadInput(
             f"the image {key!r} was {'changed' if path.exists() else 'deleted'} while it was mined ({len(changed)} "
             f"{'files' if len(changed) > 1 else 'file'} in all); leave the images alone, and start again"
         )
 
 
-def _files(images: Source) -> Iterator[tuple[str, Path]]:
-    """(first key, path) of each file; the images of a tar follow one another."""
-    pairs = zip(images.keys, images.members, strict=True)
-    for path, inside in groupby(pairs, key=lambda pair: pair[1].path):
-        yield next(inside)[0], path
-
-
 def _states(images: Source) -> np.ndarray:
     """(files, 3) int64."""
-    return np.array([_state(path) for _, path in _files(images)], dtype=np.int64).reshape(-1, 3)
+    return np.array([_state(path) for _, path in images.files()], dtype=np.int64).reshape(-1, 3)
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.errors import RecordMismatch, bad_value, check_indices
-from deconv.images import Source, check_images
+from deconv.images import MapDataset, Source, check_images
 from deconv.network import Network
 from deconv.projection.loading import input_size, lent_images, peak_chunks
 from deconv.projection.rules import Rule, as_rule
@@ -27,7 +27,7 @@ ROUNDING = 1e-5
 """Share of a layer's strongest activation that rounding may take from any: large terms may cancel in weak units."""
 
 AnyRule = str | Rule | Mapping[str, Any]
-Images = Source | Float[Tensor, "M C H W"]
+Images = Source | MapDataset | Float[Tensor, "M C H W"]
 Indices = Int[Tensor, " N"] | Sequence[int]
 
 
@@ -46,7 +46,7 @@ def project(
 ) -> Reconstructions:
     """Send N activations, that of unit channel[n] of `layer` at (row[n], col[n]) on image[n], back to pixels.
 
-    images: a Source, or preprocessed images.
+    images: a Source or a Dataset, or preprocessed images.
     image, channel, row, col: (N,) whole numbers; `image` counts from 0 in `images`.
     rule: "deconvnet", "guided", "gradient", "deconvnet_beyond", "guided_beyond", or a `Rule` or its options.
     score: the activations as they were mined, if known; they are checked.
@@ -97,7 +97,7 @@ def project_together(
     that is larger than the image. Each result is the one that `project` gives alone, and so are the errors.
     """
     # plan: nothing is computed before all of it is known to be possible
-    _check_kinds(network, images)
+    images = _check_kinds(network, images)
     rules = [as_rule(rule) for rule, _ in requests]
     channel_columns = [("channel", channel) for _, channel in requests]
     image_ids, rows, cols, *channels = _columns([("image", image), ("row", row), ("col", col), *channel_columns])
@@ -178,10 +178,11 @@ def check_rules(
             check_carried(graph, network.node(layer, size), rule)
 
 
-def _check_kinds(network: Network, images: Images) -> None:
+def _check_kinds(network: Network, images: Images) -> Source | Tensor:
+    """Return the images as a source or a tensor. Raises BadInput for anything else, and for what is no network."""
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
-    check_images(images, network.input_shape[0])
+    return check_images(images, network.input_shape[0])
 
 
 def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:
@@ -203,7 +204,7 @@ def _column(name: str, values: Indices) -> Tensor:
     return column.to(torch.int64)
 
 
-def _check_image_ids(name: str, image_ids: Tensor, images: Images) -> None:
+def _check_image_ids(name: str, image_ids: Tensor, images: Source | Tensor) -> None:
     if isinstance(images, Tensor) or isinstance(images.ids, range):
         _check_range(name, image_ids, len(images))
     else:  # a part of a source, which keeps the ids that its images have in the whole
@@ -218,7 +219,9 @@ def _check_range(name: str, column: Tensor, limit: int) -> None:
         raise bad_value(name, int(outside[0]), f"0 to {limit - 1}", remedy)
 
 
-def _lenders(switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tensor, images: Images) -> Tensor | None:
+def _lenders(
+    switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tensor, images: Source | Tensor
+) -> Tensor | None:
     """(N,) images that lend their switches, within their range; None where every rule has switches of its own."""
     switches = [rule.switches for rule in rules]
     if (switches_of is not None) != ("other" in switches):

@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from deconv.errors import bad_value
-from deconv.images import Source, check_source
+from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.records import Patches, Reconstructions, clip
@@ -58,10 +58,12 @@ def cut_patches(
     return Patches(pixels, inside, box, image, provenance or {})
 
 
-def patches_of(network: Network, images: Source, recon: Reconstructions, content: str | None = None) -> Patches:
+def patches_of(
+    network: Network, images: Source | MapDataset, recon: Reconstructions, content: str | None = None
+) -> Patches:
     """Return the patches under some reconstructions, in their order, cut out of the photographs.
 
-    images: the source that the reconstructions were made from, or the part of it that they lie in.
+    images: the source or the Dataset that the reconstructions were made from, or the part of it that they lie in.
     content: the content hash of the whole source, to record; for None it is computed of `images`.
     Raises BadInput if an image can no longer be read.
 
@@ -77,7 +79,7 @@ def patches_of(network: Network, images: Source, recon: Reconstructions, content
     """
     if isinstance(images, Tensor):
         raise bad_value("images", images, "a Source", "cut_patches(pictures, recon.image, recon.box) takes a tensor")
-    check_source(images)
+    images = check_source(images)
     preprocessing = network.needed_preprocessing()
     height, width = (recon.box[0, 2:] - recon.box[0, :2]).tolist() if len(recon) else recon.pixels.shape[2:]
     pixels = torch.zeros((len(recon), recon.pixels.shape[1], height, width), dtype=torch.uint8)

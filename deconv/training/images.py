@@ -14,8 +14,8 @@ from deconv.images.preprocessing import Preprocessing
 from deconv.records.provenance import Provenance, digest
 from deconv.training.data import Labelled, load, split
 
-LOCATION_OPTIONS = {"folder": "root", "webdataset": "urls"}
-"""The option of `open_source` that says where images are, by the kind of source."""
+LOCATION_OPTIONS = {"folder": "root", "webdataset": "urls", "torchvision": "split", "huggingface": "split"}
+"""The option of `open_source` that says which images, by the kind of source."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class TrainingImages:
 def open_images(source: Mapping[str, Any], validation: str | None, held_out: float) -> TrainingImages:
     """Return the images of a source, given as `open_source` takes it, and those to validate on.
 
-    validation: where another source of the same kind is, the urls of a webdataset or the root of a folder; None holds
-    out the fraction `held_out` of the first. Raises BadInput for a source without labels, and for a validation source
-    of other classes or of a kind that has no location.
+    validation: another source of the same kind, by the urls of a webdataset, the root of a folder or the split of a
+    published dataset; None holds out the fraction `held_out` of the first. Raises BadInput for a source without labels,
+    and for a validation source of other classes or of a kind that has no location.
     """
     images = open_source(**source)
     require_labels(images)
