@@ -67,7 +67,7 @@ def by_project_strongest(images: deconv.Source, folder: Path) -> Any:
 
 CALLS: list[Callable[[deconv.Source, Path], Any]] = [by_mine, by_mine_into, by_project, by_look, by_project_strongest]
 MOMENTS = {
-    "while an image is decoded": "deconv.images.decode",
+    "while an image is decoded": "deconv.images.source.decode",
     "between two batches": "deconv.images.batches._collate",
     "while maps are computed": "deconv.network.Network.forward_with_maxima",
     "while peaks are sent back": "deconv.projection.send_back",

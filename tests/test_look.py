@@ -170,3 +170,26 @@ def test_units_that_are_dead(images: deconv.Source) -> None:
     assert deconv.look(network, images, "1", k=2).numbers["1"]["units"] == [1]
     with pytest.raises(BadInput, match=r"layer 1: none of the units \[0, 2\] fires on any of the 6 images"):
         deconv.look(network, images, "1", units=[0, 2], k=2)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Items of pictures with labels, from a source."""
+
+    def __init__(self, images: deconv.Source):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images.image(index)), index % 2
+
+
+def test_a_dataset_is_looked_at_as_its_pictures_are(images: deconv.Source) -> None:
+    pictures, network = Pictures(images), with_preprocessing()
+    look, of_source = (deconv.look(network, taken, "two", units=[1], k=4) for taken in (pictures, images))
+    assert torch.equal(look.reconstructions["two"].pixels, of_source.reconstructions["two"].pixels)
+    assert torch.equal(look.patches["two"].pixels, of_source.patches["two"].pixels)
+    assert look.numbers["two"]["classes"][0] is not None and of_source.numbers["two"]["classes"] == [None]
+    recon = deconv.project_strongest(network, pictures, 3, "two", [1])
+    assert torch.equal(recon.pixels, deconv.project_strongest(network, images, 3, "two", [1]).pixels)

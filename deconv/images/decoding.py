@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode
 
-from deconv.errors import UnreadableImage, bad_value, first_line
+from deconv.errors import UnreadableImage, first_line
 from deconv.images.members import Member
 from deconv.images.metadata import without_metadata
 
@@ -50,28 +50,6 @@ def decode(member: Member) -> UInt8[np.ndarray, "H W 3"]:
             f"{member} cannot be read ({reason_of(error)}); expected a whole JPEG, PNG, WebP, BMP or TIFF image: "
             "replace or remove it"
         ) from error
-
-
-def pixels_of(image: Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a picture of Pillow's, or an array of uint8 (H, W), (H, W, 1) or (H, W, 3), as upright RGB.
-
-    Raises BadInput for anything else, UnreadableImage for a picture that cannot be decoded.
-
-    >>> pixels_of(Image.new("L", (4, 2), 7)).shape, int(pixels_of(np.full((2, 4), 7, np.uint8)).sum())
-    ((2, 4, 3), 168)
-    """
-    if isinstance(image, Image.Image):
-        try:
-            return _upright(_pillow_pixels(image), _orientation(image))
-        except Exception as error:  # a picture may be decoded as late as here
-            raise UnreadableImage(f"the picture cannot be read ({_reason(error)}); expected a whole one") from error
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or 0 in image.shape:
-        raise bad_value("image", image, "a picture of Pillow's, or an array (height, width, 3) of uint8")
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
-        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise bad_value("image", image, "an array (height, width, 3) of uint8", "RGB, the colours last")
-    return np.ascontiguousarray(image)
 
 
 def _decode_bytes(data: np.ndarray) -> np.ndarray:

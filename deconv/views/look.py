@@ -17,7 +17,7 @@ from deconv.errors import BadInput, bad_value, check_count, check_list
 from deconv.figures import Figure, in_html, save_as
 from deconv.figures.features import caption_for, features_figure, layer_panels
 from deconv.files import safe_name
-from deconv.images import Source, check_source, folder
+from deconv.images import MapDataset, Source, check_source, folder
 from deconv.images.preprocessing import Preprocessing
 from deconv.mining import mine, mine_into
 from deconv.network import Network
@@ -103,7 +103,7 @@ class Look:
 
 def look(
     network: Network | nn.Module,
-    images: Source | str | PathLike[str],
+    images: Source | MapDataset | str | PathLike[str],
     layer: str | Sequence[str] | None = None,
     units: Sequence[int] | None = None,
     k: int = 9,
@@ -121,7 +121,7 @@ def look(
 
     - network: a Network; or a plain module, which is taken for one of photographs of 224 x 224 pixels that were
       preprocessed as ImageNet's are, which is said on stderr.
-    - images: a Source, or the path of a folder of photographs.
+    - images: a Source, a Dataset, or the path of a folder of photographs.
     - layer: the name of a layer, or several; for None the last layer of maps at each of the three last sizes of map
       before the class scores, as conv1, conv2 and conv5 of an AlexNet; which they are is said on stderr.
     - units: numbers of units, from 0; for None `n_units` of each layer, none picked for its looks: its units in the

@@ -17,8 +17,8 @@ from deconv.analyses.choosing import check_units, pick_images
 from deconv.errors import BadInput, bad_value, check_count, check_list
 from deconv.figures import Figure, in_html, save_as
 from deconv.figures.strongest import strongest_figure
-from deconv.images import Source, check_source
-from deconv.images.decoding import decode, pixels_of
+from deconv.images import MapDataset, Source, check_source, dataset
+from deconv.images.decoding import decode
 from deconv.images.members import Member
 from deconv.mining import mine
 from deconv.network import Network
@@ -72,7 +72,7 @@ class OnPhotograph(Reconstructions):
 
 def project_strongest(
     network: Network,
-    images: Source | None,
+    images: Source | MapDataset | None,
     image: Any,
     layer: str,
     units: Sequence[int] | None = None,
@@ -81,8 +81,8 @@ def project_strongest(
 ) -> OnPhotograph:
     """Find where units fire most on one photograph, and send each of these activations back to pixels.
 
-    - images, image: a Source with the key or the number of one of its images; or None with a photograph of its own: a
-      path, a picture of Pillow's, or an array (height, width, 3) of uint8.
+    - images, image: a Source or a Dataset with the key or the number of one of its images; or None with a photograph of
+      its own: a path, a picture of Pillow's, an array (height, width, 3) of uint8, or whatever an item of a Dataset is.
     - layer: the name of a layer.
     - units: numbers of units, from 0; for None the `n_units` that are strongest on this photograph, strongest first.
     - rule: as for `project`.
@@ -132,12 +132,14 @@ def project_strongest(
     return OnPhotograph(**vars(recon), photograph=input_image, name=name, not_firing=not_firing)
 
 
-def _photograph(images: Source | None, image: Any) -> tuple[int, str, UInt8[Any, "H W 3"]]:
+def _photograph(images: Source | MapDataset | None, image: Any) -> tuple[int, str, UInt8[Any, "H W 3"]]:
     """The photograph's id, its name and its pixels."""
     if images is None:
         if isinstance(image, str | PathLike):
             return 0, fspath(image), decode(Member(Path(fspath(image))))
-        return 0, "", pixels_of(image)
+        if image is None:
+            raise bad_value("image", None, "a path, a picture of Pillow's, or an array (height, width, 3) of uint8")
+        return 0, "", dataset([image]).image(0)
     source = check_source(images)
     if isinstance(image, str):
         (index,) = pick_images(source, [image], 1)
