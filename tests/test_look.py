@@ -98,6 +98,9 @@ def test_a_plain_module_is_taken_for_one_of_imagenet_and_that_is_said(
     assert look.peaks.provenance["preprocessing"]["size"] == [224, 224]
     deconv.look(with_preprocessing(), images, "one")
     assert capsys.readouterr().err == ""
+    with pytest.raises(UnsupportedOperation, match=r"cannot be traced for an input of \(3, 224, 224\)"):
+        deconv.look(nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU()), images)
+    assert "deconv.Network(module, input_shape, preprocessing=...) says otherwise" in capsys.readouterr().err
 
 
 def test_it_shows_itself_in_a_notebook_and_saves_one_file(images: deconv.Source, tmp_path: Path) -> None:

@@ -156,8 +156,6 @@ def look(
     check_rules(network, layers, [rule])
     network.needed_preprocessing()
     source = check_source(folder(images) if isinstance(images, str | PathLike) else images)
-    for sentence in chosen:
-        print_line(f"deconv.look: {sentence}")
     if keep is None:
         peaks = mine(network, source, layers, k, batch_size)
     else:
@@ -196,6 +194,7 @@ def _as_network(network: Network | nn.Module) -> tuple[Network, list[str]]:
         f"side {IMAGENET.resize}, the middle {height} x {width}, mean {IMAGENET.mean}, std {IMAGENET.std}; "
         "deconv.Network(module, input_shape, preprocessing=...) says otherwise"
     )
+    print_line(f"deconv.look: {said}")  # before it is tried, for another input would be refused
     return Network(network, (3, height, width), preprocessing=IMAGENET), [said]
 
 
