@@ -205,6 +205,7 @@ def _as_layers(network: Network, layer: str | Sequence[str] | None) -> tuple[lis
         said = (
             f"no layer named: looking at {', '.join(layers)}, the last layer of each of the last {LAYERS} sizes of map"
         )
+        print_line(f"deconv.look: {said}")
         return layers, [said]
     names = [layer] if isinstance(layer, str) else check_list("layer", layer, "layer names")
     if not names:
