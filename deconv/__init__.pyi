@@ -13,6 +13,7 @@ from . import (
     projection as projection,
     records as records,
     training as training,
+    views as views,
 )
 from .atlas import write_atlas as write_atlas
 from .errors import (
@@ -48,4 +49,12 @@ from .records import (
     Patches as Patches,
     Peaks as Peaks,
     Reconstructions as Reconstructions,
+)
+from .views.look import (
+    Look as Look,
+    look as look,
+)
+from .views.strongest import (
+    OnPhotograph as OnPhotograph,
+    project_strongest as project_strongest,
 )

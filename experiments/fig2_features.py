@@ -118,17 +118,15 @@ def draw_layer(
     if options.masks:
         save_masks(recon, folder / "masks")
     filters = first_convolution(network.graph, network.node(layer))
-    panels = features.unit_panels(
+    drawn = features.layer_panels(
         shown,
-        patches.cut_to(shown.box),
+        patches,
         options.k,
+        numbers,
         filters=None if filters is None else filters.weight.float().cpu(),
-        titles={unit: text for unit, text in zip(numbers["units"], numbers["classes"], strict=True) if text},
         notes=notes,
         masks=mask_of(shown) if options.masks else None,
     )
-    title = features.layer_title(numbers) + ("; first its filter" if filters is not None else "")
-    drawn = features.LayerPanels(f"{layer}   {title}", panels)
     save([drawn], options.model["name"], folder / f"{safe_name(layer)}.png", caption_of(options))
     return drawn
 

@@ -50,26 +50,29 @@ HOUSE = {
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation choosing correspondence filters layers occlusion transfer",
+        doors="ablation choosing correspondence features filters layers occlusion transfer",
     ),
     "figures": Room(
         "errors files records network projection compare training analyses",
-        doors="features html pictures",
+        doors="features html pictures strongest",
     ),
+    "views": Room("errors progress files records images network mining projection analyses figures"),
     "atlas": Room("errors progress files records images network engines mining projection analyses figures"),
     "command": Room(
         "errors progress files shipped records images network engines mining projection models training analyses",
         doors="cli options settings setup",
     ),
     "__main__": Room("command"),
-    "__init__": Room("analyses atlas compare errors figures images mining models network projection records training"),
+    "__init__": Room(
+        "analyses atlas compare errors figures images mining models network projection records training views"
+    ),
 }
 UPWARD = {("notebooks", "figures")}
 """The one import that goes up: a network and a record show themselves, when a notebook asks, as figures draws them."""
 KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
-FOR_ALL_FIGURES = ("html", "masks", "page", "pictures")
+FOR_ALL_FIGURES = ("html", "masks", "page", "pictures", "strongest")
 FOR_ALL_ANALYSES = ("choosing", "reframing")
 """Modules that are no analysis of their own; reframing makes the pictures that invariance measures."""
 

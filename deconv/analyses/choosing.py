@@ -17,8 +17,36 @@ from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, chec
 from deconv.images import Source
 from deconv.images.class_names import spoken
 from deconv.network import Network
+from deconv.network.classes import alias_of, top_layer
 from deconv.records import LayerPeaks, Peaks
 from deconv.records.provenance import check_same
+
+
+def last_maps(network: Network, count: int) -> list[str]:
+    """Return the last layer of each of the last `count` sizes of map, in forward order: where a network ends a stage.
+
+    Layers count that have an alias, by that, or all where none has; not those of a single position, nor maps that are
+    class scores already. Raises BadInput if there is none.
+
+    >>> import deconv
+    >>> pooled = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 5, 3)]
+    >>> last_maps(deconv.Network(torch.nn.Sequential(*pooled, torch.nn.ReLU()), (3, 16, 16)), 3)
+    ['1', '4']
+    """
+    try:
+        last = network.node(top_layer(network, maps_only=True))
+    except BadInput:  # it has no class scores
+        last = len(network.graph.nodes)
+    layers = sorted({network.node(name): name for name in network.aliases or network.layers}.items())
+    of_size = {network.map_size(name): name for index, name in layers if index <= last}
+    of_size.pop((1, 1), None)
+    if not of_size:
+        raise BadInput(
+            "this network has no layer of maps before its class scores; expected the name of a layer: network.layers "
+            "lists them, and the name of any other map serves"
+        )
+    names = sorted(of_size.values(), key=network.node)[-count:]
+    return [alias_of(network, name) for name in names]
 
 
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:
@@ -39,6 +67,27 @@ def choose_units(peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, s
     shuffled = torch.randperm(len(images_fired_on), generator=torch.Generator().manual_seed(seed))
     by_count = shuffled[torch.argsort(images_fired_on[shuffled], descending=True, stable=True)]
     return sorted(by_count[images_fired_on[by_count] > 0][:n_units].tolist())
+
+
+def spread_units(peaks: LayerPeaks, n_units: int) -> list[int]:
+    """Return up to `n_units` units, the strongest first: the strongest of each of `n_units` equal parts of the layer.
+
+    The parts divide its units in order of their strongest peaks, so that units of every strength come up and none is
+    picked for its looks. Those count that have as many peaks as any, or all that fire where these are too few; dead
+    ones never do.
+
+    >>> score = torch.tensor([[2.0], [5.0], [torch.nan], [4.0], [3.0]])
+    >>> image, box = torch.where(score.isnan(), -1, 0), torch.zeros(5, 1, 4, dtype=torch.int64)
+    >>> spread_units(LayerPeaks(score, image, image, image, box), 2)
+    [1, 4]
+    """
+    count = peaks.found.sum(dim=1)
+    most = count == count.max()
+    counted = (most if int(most.sum()) >= n_units else torch.ones_like(most)) & (count > 0)
+    units = counted.nonzero().flatten()
+    ordered = units[torch.argsort(peaks.score[units, 0], descending=True, stable=True)].tolist()
+    shown = min(n_units, len(ordered))
+    return [ordered[n * len(ordered) // shown] for n in range(shown)]
 
 
 def firing_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 Exit status: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C, 1 after a bug (a traceback).
 A run that ends with 2 before it has made anything leaves nothing: the folder that was made for it is removed again.
+With --dry-run it only says what each run would do, or what it would be refused with.
 Of a sweep, the first run that fails is the last in this process; where a launcher starts them, all others are finished.
 """
 
@@ -14,7 +15,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,19 +23,19 @@ from types import ModuleType
 
 from omegaconf import OmegaConf
 
-from deconv import files, progress
+from deconv import files
 from deconv.command import completion, help, launchers
+from deconv.command.run_log import logging_to
 from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
 from deconv.shipped import shipped
 
-FLAGS = ("-h", "--help", "-m", "--multirun", "--version", *completion.FLAGS)
+FLAGS = ("-h", "--help", "-m", "--multirun", "--dry-run", "--version", *completion.FLAGS)
 ABOUT_THE_RUN = ("config.yaml", "run.log")
 """What a run says of itself: where a refused run has left nothing else, its folder is removed again."""
 CLAIM = ".running"
 """The file that a run holds in its folder as long as it goes on; what it calls claims the folder in its own name."""
 log = logging.getLogger("deconv")
-warned = logging.getLogger("py.warnings")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,9 +73,28 @@ def _command(given: list[str]) -> int:
         _say(help.experiment_text(named[-1]) if named else help.text())
     elif "--version" in flags:
         _say(f"deconv {_versions()['deconv']}")
+    elif "--dry-run" in flags:
+        _rehearse_all(words, sweep=bool(flags & {"-m", "--multirun"}))
     else:
         return _run_all(words, sweep=bool(flags & {"-m", "--multirun"}))
     return 0
+
+
+def _rehearse_all(words: list[str], sweep: bool) -> None:
+    """Say of each run what it would do; raises what the run would be refused with. No folder is made."""
+    from deconv.command import planning  # brings torch
+
+    jobs = compose_jobs(words, sweep)
+    for number, job in enumerate(jobs):
+        root = job.folder or Path("outputs") / job.experiment / "<time>"
+        folder = root / str(number) if sweep else root
+        try:
+            text = planning.plan(job, _load(_script(job.experiment)), folder)
+        except DeconvError as error:
+            said = in_words_of_the_command(error, job.keys)
+            raise type(error)(_of_run(jobs, number, str(said))) from error
+        title = f"run {number + 1} of {len(jobs)}: {' '.join(job.said)}\n" if len(jobs) > 1 else ""
+        _say(f"{title}{text}")
 
 
 def _run_all(words: list[str], sweep: bool) -> int:
@@ -206,7 +226,7 @@ def _run(job: Job, program: ModuleType, folder: _Folder) -> Path:
 
 
 def _run_logged(job: Job, program: ModuleType, folder: Path) -> Path:
-    with _logging_to(folder):
+    with logging_to(folder):
         log.debug("deconv %s", shlex.join(job.said))
         try:
             return _run_in(job, program, folder)
@@ -237,58 +257,6 @@ def _versions() -> dict[str, str]:
     from deconv.records import provenance  # brings torch, which takes seconds: neither help nor a mistake needs it
 
     return provenance.versions()
-
-
-@contextmanager
-def _logging_to(folder: Path) -> Iterator[None]:
-    try:
-        file = _Log(folder / "run.log", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise BadInput(
-            f"cannot write into the folder {folder}: {error.strerror}; give another as folder=..."
-        ) from error
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handlers = (file, _Screen(logging.INFO))
-    level = log.level
-    log.setLevel(logging.DEBUG)
-    for handler in handlers:
-        log.addHandler(handler)
-    logging.captureWarnings(True)  # what libraries warn of, Pillow of damaged images above all, is for the log only
-    warned.addHandler(file)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        warned.removeHandler(file)
-        log.setLevel(level)
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
-
-
-class _Log(logging.FileHandler):
-    """run.log. Where the disk is full the run goes on without it, and says so once.
-
-    For the log is not what a run is for: what is, is written whole or refused with a line of its own.
-    """
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            return super().handleError(record)
-        for logger in (log, warned):
-            logger.removeHandler(self)
-        with suppress(OSError):  # the same once more: what could not be written is tried again on closing
-            self.close()
-        log.warning("cannot write %s: %s; going on without it", self.baseFilename, error.strerror)
-
-
-class _Screen(logging.Handler):
-    """Plain lines on stderr; while a bar is up, warnings appear above it and the rest only in run.log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING or not progress.bar_is_up():
-            progress.print_line(self.format(record))
 
 
 if __name__ == "__main__":

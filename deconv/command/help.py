@@ -17,6 +17,7 @@ from deconv.errors import unknown
 from deconv.shipped import choices, default_choices, groups, shipped
 
 USAGE = """deconv [-m] key=value ...            (-m: run every combination of comma-separated values)
+       deconv --dry-run key=value ...   (what a run would do, what is refused, how long mining takes; nothing is made)
        deconv --help experiment=NAME    (what it shows, what to expect, its options)"""
 EXAMPLES = (
     "deconv experiment=fig2_features",

@@ -6,7 +6,9 @@ The library takes plain arguments; what files of configs/ say in their own words
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,30 @@ from deconv.records import Peaks
 log = logging.getLogger("deconv")
 
 
+_rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
+
+
+@contextmanager
+def rehearsing() -> Iterator[None]:
+    """Within it an experiment goes as far as its first mining, which raises WorkBegins; no cache is filled."""
+    token = _rehearsing.set(True)
+    try:
+        yield
+    finally:
+        _rehearsing.reset(token)
+
+
+class WorkBegins(Exception):
+    """All that an experiment checks has been checked, and it would mine now.
+
+    record: where the peaks of `prepared` would be kept.
+    """
+
+    def __init__(self, prepared: Prepared, record: Path, k: int, per_image: int):
+        super().__init__(f"mining into {record}")
+        self.prepared, self.record, self.k, self.per_image = prepared, record, k, per_image
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A network and the images to mine it over; `layers` are in forward order."""
@@ -41,7 +67,12 @@ class Prepared:
     precision: str
 
     def mine(self, record: Path, k: int, per_image: int = 1) -> Peaks:
-        """Return the peaks of all layers, which `record` keeps; raises as `deconv.mining.mine_into`."""
+        """Return the peaks of all layers, which `record` keeps; raises as `deconv.mining.mine_into`.
+
+        Within `rehearsing` it raises WorkBegins instead.
+        """
+        if _rehearsing.get():
+            raise WorkBegins(self, record, k, per_image)
         counts: dict[str, Any] = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
         how: dict[str, Any] = {"precision": self.precision, "engine": self.engine}
         return mine_into(record, self.network, self.images, self.layers, **counts, **how)
@@ -81,7 +112,8 @@ def open_reference(
     shipped_peaks = reference_peaks(model["name"], model["weights"], bool(model.get("trunk")))
     if shipped_peaks is None:
         return None
-    if shipped_peaks.provenance["source"]["content"] == images.content_hash:
+    source = shipped_peaks.provenance["source"]
+    if source["images"] == len(images) and source["content"] == images.content_hash:  # which reads all of them
         log.info("these are the images that the units' strongest activations were taken from: nothing to compare")
         return None
     try:
@@ -94,7 +126,11 @@ def open_reference(
 def open_images(options: shared.WithCache, network: Network) -> Source:
     """Return the images of `source`, as the network sees them in the folder `cache` if there is one."""
     images = open_source(**options.source)
-    return images if options.cache is None else cached(images, network.needed_preprocessing(), options.cache)
+    return (
+        images
+        if options.cache is None or _rehearsing.get()
+        else cached(images, network.needed_preprocessing(), options.cache)
+    )
 
 
 def open_rule(rule: str | shared.Rule) -> Rule:

@@ -139,8 +139,39 @@ def unit_panels(
 
 def _label(unit: int, strongest: float, title: str | None, note: str | None) -> str:
     """A unit's number and title, then in a line of its own, or beside a mere number, its note or its activation."""
-    numbers = note or f"activation {strongest:.3g}"
+    numbers = note or score_text(strongest)
     return f"unit {unit}: {title}\n{numbers}" if title else f"unit {unit}, {numbers}"
+
+
+def score_text(score: float) -> str:
+    """Return an activation in words, of three digits at least: "activation 0.102", "activation 2,774"."""
+    return f"activation {score:,.0f}" if abs(score) >= 1000 else f"activation {score:.3g}"
+
+
+def layer_panels(
+    recon: Reconstructions,
+    patches: Patches,
+    k: int,
+    numbers: Mapping[str, Any],
+    filters: Float[Tensor, "units channels kh kw"] | None = None,
+    notes: Mapping[int, str] | None = None,
+    masks: Bool[Tensor, "n h w"] | None = None,
+    widest: int = WIDEST,
+) -> LayerPanels:
+    """Return a layer with its units, each called by the classes of its images, under what is to be known of the layer.
+
+    recon: what is shown.  patches: under the reconstructions, or more.  numbers: as
+    `deconv.analyses.features.summarise` returns them.  The rest is as for `unit_panels`.
+    """
+    titles = {unit: text for unit, text in zip(numbers["units"], numbers["classes"], strict=True) if text}
+    panels = unit_panels(recon, patches.cut_to(recon.box), k, filters, titles, notes, masks)
+    title = layer_title(numbers) + ("; first its filter" if filters is not None else "")
+    return LayerPanels(f"{recon.layer}   {title}", panels, widest)
+
+
+def caption_for(channels: int) -> str:
+    """Return how to read tiles of reconstructions of so many channels."""
+    return COLOURED if has_colours(channels) else ENERGY.format(channels=channels)
 
 
 def layer_title(numbers: Mapping[str, Any]) -> str:
@@ -251,8 +282,6 @@ def draw(recon: Reconstructions, patches: Patches, path: str | Path) -> Path:
     if not torch.equal(recon.box, patches.box) or not torch.equal(recon.image, patches.image):
         raise BadInput("draw: the patches are not those under the reconstructions; cut them with patches_of(...)")
     k = int(recon.channel.unique(return_counts=True)[1].max()) if len(recon) else 1
-    channels = recon.pixels.shape[1]
-    caption = COLOURED if has_colours(channels) else ENERGY.format(channels=channels)
     shown = recon.zoomed()
     panels = LayerPanels(recon.layer, unit_panels(shown, patches.cut_to(shown.box), k))
-    return save_as(features_figure([panels], recon.rule, caption=caption), path)
+    return save_as(features_figure([panels], recon.rule, caption=caption_for(recon.pixels.shape[1])), path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -78,10 +79,22 @@ def _batches(
         except UnreadableImage as error:
             return error
 
+    # closed here, for an interrupt in this function would leave its threads to whoever keeps the traceback
+    with closing(map_ahead(input_image, image_ids, BATCHES_AHEAD * batch_size)) as results:
+        yield from _batched(source, batch_size, image_ids, results, skipped, most_skipped)
+
+
+def _batched(
+    source: Source,
+    batch_size: int,
+    image_ids: list[int],
+    results: Iterator[Tensor | UnreadableImage],
+    skipped: list[Unreadable],
+    most_skipped: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
     batch: list[tuple[int, Tensor]] = []
     already_skipped = len(skipped)
-    results = zip(image_ids, map_ahead(input_image, image_ids, BATCHES_AHEAD * batch_size), strict=True)
-    for count, (image_id, result) in enumerate(results):
+    for count, (image_id, result) in enumerate(zip(image_ids, results, strict=True)):
         if batch and count % batch_size == 0:
             yield _collate(batch)
             batch = []

@@ -116,8 +116,13 @@ class InShards:
             seen[step.number] = step.seen
             return count
 
-        steps = self.engine.work(look, scan, shards)
-        for step in track(steps, "mining", images, size=newly_seen, status=lambda: f"{len(unreadable)} unreadable"):
+        for step in track(
+            self.engine.work(look, scan, shards),  # by no name, so that an interrupt ends it
+            "mining",
+            images,
+            size=newly_seen,
+            status=lambda: f"{len(unreadable)} unreadable",
+        ):
             if step.done:
                 unreadable.extend(step.unreadable)
                 check_readable(self.images, unreadable, len(self.images), len(self.images) // 2)

@@ -50,10 +50,13 @@ def peak_chunks(
             yield chunk, PeakImages(pixels, image_ids[chunk]).to(network.device)
         return
     used, counts = image_ids[order].unique_consecutive(return_counts=True)
-    batches = _load(network, images, used)
     done = 0
     for batch, pixels in track(
-        batches, "projecting", len(order), unit="peaks", size=lambda batch: int(counts[batch[0]].sum())
+        _load(network, images, used),  # by no name, so that an interrupt ends it
+        "projecting",
+        len(order),
+        unit="peaks",
+        size=lambda batch: int(counts[batch[0]].sum()),
     ):
         peaks = order[done : done + int(counts[batch].sum())]
         done += len(peaks)
