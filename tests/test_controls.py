@@ -16,6 +16,7 @@ from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
 from deconv.projection.responses import layer_responses, unit_responses
 from deconv.projection.rules import Rule
+from tests.beyond_networks import ChannelsLastNorm
 
 SIZE = 30
 PREPROCESSING = Preprocessing((SIZE, SIZE), None, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
@@ -70,6 +71,19 @@ def test_units_that_see_the_whole_image_are_asked_too() -> None:
     torch.testing.assert_close(
         unit_responses(net, "4", images, positions, torch.tensor([2, 0, 6])), expected[range(3), [2, 0, 6]]
     )
+
+
+def test_units_that_see_less_than_the_image_but_cannot_be_given_a_window_alone() -> None:
+    """A norm over channels, with those last, is run on whole maps."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, stride=2, padding=1), ChannelsLastNorm(6), nn.Conv2d(6, 5, 3, padding=1), nn.GELU()]
+    net = Network(nn.Sequential(*layers).eval(), (3, SIZE, SIZE), preprocessing=PREPROCESSING)
+    maps, size = net.forward(PREPROCESSING.normalize(FRAMES), ["3"])["3"], 15
+    peaks = torch.tensor([[IMAGE_IDS[n % 3], n % 5, n * size // 9, (8 - n) * size // 9] for n in range(9)])
+    of_net = PeakSet(net, "3", FRAMES, IMAGE_IDS, peaks)
+    assert of_net.windows.shape[-1] < SIZE
+    expected = maps[torch.arange(9) % 3, :, peaks[:, 2], peaks[:, 3]]
+    torch.testing.assert_close(layer_responses(net, "3", of_net.windows, of_net.positions), expected)
 
 
 def test_asking_leaves_the_windows_alone() -> None:

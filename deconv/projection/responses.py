@@ -7,13 +7,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.network import Network, as_map
-from deconv.network.graph import Graph, evaluate
+from deconv.network.graph import evaluate
 from deconv.network.receptive_field import Cone, cone
 from deconv.projection.passes import forward
 from deconv.projection.rules import Rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.strategies import chunk_size
 from deconv.projection.windows import Windows
+from deconv.records.pictures import recut
 
 PLAIN = Rule()
 
@@ -23,8 +24,8 @@ def layer_responses(
 ) -> Float[Tensor, "N units"]:
     """Return the activations of all units of a layer, each at its position (row, col), seeing only its window.
 
-    windows: the receptive field's pixels as the network's input; what lies outside the image is ignored. Where units
-    see the whole image, the window is the image. They are left as they are.
+    windows: the receptive field's pixels as the network's input; what lies outside the image is ignored. They are left
+    as they are.
     """
     return _respond(network, layer, windows, positions, None)
 
@@ -52,20 +53,25 @@ def _respond(network: Network, layer: str, windows: Tensor, positions: Tensor, c
         units = None if channel is None else channel[chunk].to(inputs.device)
         with torch.no_grad():
             places = positions[chunk].to(inputs.device)
-            responses.append(_respond_to(graph, cone_of_layer, seed, inputs, places, units))
+            responses.append(_respond_to(network, layer, cone_of_layer, seed, inputs, places, units))
     return torch.cat([response.float().cpu() for response in responses])
 
 
 def _respond_to(
-    graph: Graph,
+    network: Network,
+    layer: str,
     cone_of_layer: Cone,
     seed: SeedConvolution | None,
     windows: Tensor,
     positions: Tensor,
     channel: Tensor | None,
 ) -> Tensor:
+    graph = network.graph
     target, peak = cone_of_layer.target, torch.arange(len(windows), device=windows.device)
-    if not cone_of_layer.windowable:
+    if not cone_of_layer.windowable:  # what a unit does not see may be anything, here zero
+        boxes = [network.receptive_field(layer).box(*position) for position in positions.tolist()]
+        whole = torch.tensor([0, 0, *network.input_shape[1:]]).expand(len(windows), 4)
+        windows = recut(windows, torch.tensor(boxes).view(-1, 4), whole)
         maps = as_map(evaluate(graph, windows, [target])[target])
         response = maps[peak, :, positions[:, 0], positions[:, 1]]
         return response if channel is None else response[peak, channel]
