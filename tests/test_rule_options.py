@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
@@ -265,6 +266,21 @@ def test_a_bad_choice_is_one_line_with_the_nearest() -> None:
         as_rule({"gates": "constant"})
     with pytest.raises(UnknownName, match="did you mean 'deconvnet_beyond'"):
         as_rule("deconvnet_beyonds")
+
+
+def test_a_norm_and_a_gate_are_held_wherever_the_images_lie() -> None:
+    """In windows that count images too as in one window after the other."""
+    norm = nn.GroupNorm(2, 4).double()
+    apart = Applied(lambda x: torch.stack([F.glu(norm(half), 1) for half in x.reshape(-1, 2, 4, 11, 22).unbind(1)], 1))
+    together = Applied(lambda x: F.glu(norm(x.reshape(-1, 4, 11, 22)), 1).view(-1, 2, 2, 11, 22))
+    pictures = []
+    for windows in (apart, together):
+        torch.manual_seed(0)
+        flat = Applied(lambda x: x.flatten(1))
+        network = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), windows, flat, nn.Linear(968, 5)).double(), SIZE)
+        peaks = random_positions(network.forward(IMAGES, ["4"])["4"], 5)
+        pictures.append(project_at(network, IMAGES, "4", peaks, rule=FULL).pixels)
+    assert pictures[0].any() and relative_error(*pictures).max() < 1e-5
 
 
 def test_the_options_are_in_the_name_and_in_the_record() -> None:

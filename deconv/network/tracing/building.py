@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from deconv.errors import UnsupportedOperation, first_line
 from deconv.network import operations as ops
+from deconv.network.call import Layout
 from deconv.network.graph import Graph, Node, is_layer
 from deconv.network.operations import ChannelScale, Operation, Slot
 from deconv.network.spatial import Convolution
 from deconv.network.tracing import lowering
 from deconv.network.tracing.calls import Called, Overwriting, Ref, refs_in
+from deconv.network.tracing.layouts import layout_of
 from deconv.network.tracing.memory import lay_over
 from deconv.network.tracing.norms import local_response_norms
 from deconv.network.tracing.pairing import Pairing
@@ -38,6 +40,7 @@ class Builder:
         self.elementwise: set[int] = set()  # nodes whose every element depends on that element alone
         self.bent: set[int] = set()  # those of them that are neither linear in what they read nor a rectifier
         self.states: dict[int, int | UnsupportedOperation] = {}  # of each value its node, or why there is none
+        self.layouts: dict[int, Layout | None] = {0: None}  # of each value, where its images lie
         self.names: Counter[str] = Counter()
         self.used: set[str] = set()
         self.refusals: dict[str, str] = {}
@@ -105,8 +108,14 @@ class Builder:
             arguments, keywords = self.pairing.arguments(call, other, where)
             for pick, number in enumerate(call.outputs):
                 if number is not None and (number in self.readers or not call.several):
-                    self.pairing.check_images_apart(number, where)
+                    layouts = self.pairing.layouts(number, where)
+                    self.layouts[number] = layouts[0]
                     request = self._request(call, arguments, keywords, number, pick if call.several else None)
+                    if request.is_laid and isinstance(call.function, Overwriting):
+                        raise request.refused("writes in place where images do not lie along the first axis")
+                    if request.is_laid:
+                        self.layouts[number] = layout = layout_of(request, layouts)
+                        request = replace(request, gives=layout)
                     self.states[number] = self._placed(call, number, request)
         except UnsupportedOperation as error:
             for number in numbers:
@@ -122,6 +131,7 @@ class Builder:
         (number,) = call.outputs
         state = self.states[source]
         assert number is not None
+        self.layouts[number] = None
         if isinstance(state, UnsupportedOperation):
             raise state
         self.states[number] = self._add(call, number, self._detached(call, norm), (state,))
@@ -130,6 +140,7 @@ class Builder:
         self, call: Called, arguments: tuple[Any, ...], keywords: dict[str, Any], number: int, pick: int | None
     ) -> Request:
         inputs: list[int] = []
+        lays: list[Layout | None] = []
         cast_to = self._autocast_type(call, number)
 
         def resolve(value: Any) -> Any:
@@ -137,6 +148,7 @@ class Builder:
                 position = self.states[value.number]
                 assert isinstance(position, int)
                 inputs.append(self._cast(call, position, cast_to))
+                lays.append(self.layouts[value.number])
                 return Slot(len(inputs) - 1)
             if isinstance(value, Tensor):
                 value = value.detach().clone() if value.requires_grad else value  # it is not the copy's own
@@ -145,10 +157,18 @@ class Builder:
 
         named = named_arguments(call.function, arguments, keywords)
         resolved = {name: map_values(value, resolve) for name, value in named.items()}
-        shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
+        shape, dtype = self._shape(number), self.recording.dtypes[number]
+        known = self.nodes, self.dtypes
         return Request(
-            call.function, call.name, call.path, resolved, tuple(inputs), self.nodes, self.dtypes, shape, dtype, pick
+            *(call.function, call.name, call.path, resolved, tuple(inputs), *known, shape, dtype, pick),
+            tuple(lays),
+            self.layouts[number],
         )
+
+    def _shape(self, number: int) -> tuple[int, ...]:
+        """The shape of a value without the batch."""
+        shape, layout = self.recording.shapes[number], self.layouts[number]
+        return shape[1:] if layout is None else layout.shape(shape)
 
     def _autocast_type(self, call: Called, number: int) -> torch.dtype | None:
         """The type that autocast brings all arguments to, read from the type of the result."""
@@ -212,7 +232,7 @@ class Builder:
         if isinstance(operation, ChannelScale) and self._folds_into(operation, inputs[0]):
             self.nodes[inputs[0]] = fold(self.nodes[inputs[0]], operation)
             return inputs[0]
-        shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
+        shape, dtype = self._shape(number), self.recording.dtypes[number]
         return self._append(self._new_name(call, number), call.path, call.name, operation, inputs, shape, dtype)
 
     def _new_name(self, call: Called, number: int) -> str:

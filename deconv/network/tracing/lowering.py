@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from deconv.network.graph import Node
 from deconv.network.operations import Call, Operation, Slot
 from deconv.network.tracing import axes, sliding
 from deconv.network.tracing.affine import is_affine
+from deconv.network.tracing.layouts import is_linear, laid_alike
 from deconv.network.tracing.requests import Lowered, Request, constants_in
 
 aten = torch.ops.aten
@@ -21,6 +23,13 @@ aten = torch.ops.aten
 
 def lower(request: Request) -> Lowered:
     """(operation, inputs) for a new node; a position or list of pieces where no new node is needed."""
+    if request.is_laid and request.name not in UNCHANGED:
+        if is_elementwise(request) and laid_alike(request):
+            request = replace(request, lays=(), gives=None)
+        else:
+            linear = is_linear(request)
+            call = request.as_call(linear=linear, pointwise=False)
+            return request.as_call(linear=linear or _tried_affine(request, call[0]), pointwise=False)
     handler = HANDLERS.get(request.name) if request.is_aten else None
     if handler is None and request.name.startswith("upsample_"):
         handler = _linear_whole
@@ -28,9 +37,13 @@ def lower(request: Request) -> Lowered:
     if result is not None:
         return result
     call = request.as_call(linear=False, pointwise=_same_positions(request))
-    if request.name not in NONLINEAR and is_affine(call[0], request):
+    if _tried_affine(request, call[0]):
         return request.as_call(linear=True, pointwise=_same_positions(request))
     return call
+
+
+def _tried_affine(request: Request, call: Operation) -> bool:
+    return request.name not in NONLINEAR and is_affine(call, request)
 
 
 def _batch_norm(request: Request) -> Lowered | None:
@@ -180,6 +193,11 @@ NONLINEAR = (
 )
 """Known not to be affine, or only where whole numbers decide: not worth the test."""
 
+COPYING = frozenset("clone alias contiguous lift_fresh_copy lift_fresh".split())
+DROPOUTS = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
+UNCHANGED = COPYING | DROPOUTS
+"""What gives its input as it is, wherever the images lie in it."""
+
 HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     "conv2d": sliding.convolution,
     "max_pool2d": sliding.max_pool,
@@ -240,8 +258,8 @@ HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     "unbind": axes.pieces,
     "detach": _detached,
     **dict.fromkeys(["to", "_to_copy", "type_as"], _cast),
-    **dict.fromkeys(["clone", "alias", "contiguous", "lift_fresh_copy", "lift_fresh"], _unchanged),
-    **dict.fromkeys(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"], _dropout),
+    **dict.fromkeys(COPYING, _unchanged),
+    **dict.fromkeys(DROPOUTS, _dropout),
     **dict.fromkeys(["linear", "mean", "sum", "matmul", "mm", "bmm"], _linear_whole),
     **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "conv1d", "conv3d"], _linear_whole),
     **dict.fromkeys(
@@ -262,6 +280,8 @@ def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], 
         return True
     if isinstance(operation, ops.Reshape):
         return operation.spatial or shape[1:] == (1, 1)
+    if isinstance(operation, Call) and (operation.lays or operation.gives is not None):
+        return False
     if isinstance(operation, Call) and operation.arguments[1:] == ([0, 3, 1, 2],):  # permute: channels first again
         return True
     moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
