@@ -117,3 +117,7 @@ class LinearCall(Call):
 
 class ChoosingCall(LinearCall):
     """A linear call that reads whole numbers (or complex ones) too, so that the way back needs its inputs."""
+
+
+class Selection(Call):
+    """A call that chooses among what it reads, as the largest along an axis; a signal goes back to what was chosen."""

@@ -17,6 +17,7 @@ from deconv.network.call import Call as Call
 from deconv.network.call import ChoosingCall as ChoosingCall
 from deconv.network.call import LinearCall as LinearCall
 from deconv.network.call import PerImage as PerImage
+from deconv.network.call import Selection as Selection
 from deconv.network.call import Slot as Slot
 from deconv.network.spatial import AveragePool, Spatial
 

@@ -295,6 +295,8 @@ TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     ops.Cast: lambda rule: CAST_BACK,
     ops.Overwrite: lambda rule: LINEAR,
     ops.Detached: lambda rule: FORWARD_ONLY,
+    # a choice of the maximum, as a pooling's, but of no window in which other switches could be drawn
+    ops.Selection: lambda rule: DERIVED if rule.switches == "recorded" or rule.relu == "forward" else None,
     # neither linear nor a ReLU: only a rule that takes a rectifier's derivative has a counterpart for it
     ops.Call: lambda rule: DERIVED if rule.relu == "forward" else None,
 }

@@ -90,6 +90,8 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
         role = roles(graph).get(blocked)
         untold = role is not None and not role.told and rule.gate == "constant"
         why = {"why": "which of its factors is the gate cannot be told"} if untold else {}
+        if isinstance(graph.nodes[blocked].operation, ops.Selection):
+            why = {"why": f"it chooses among what it reads, and switches={rule.switches!r} is for pooling windows"}
         raise no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
 
 

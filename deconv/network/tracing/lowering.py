@@ -23,6 +23,8 @@ aten = torch.ops.aten
 
 def lower(request: Request) -> Lowered:
     """(operation, inputs) for a new node; a position or list of pieces where no new node is needed."""
+    if request.name in SELECTIONS and request.is_aten and not is_elementwise(request):
+        return request.as_selection()
     if request.is_laid and request.name not in UNCHANGED:
         if is_elementwise(request) and laid_alike(request):
             request = replace(request, lays=(), gives=None)
@@ -126,6 +128,16 @@ def is_elementwise(request: Request) -> bool:
     return request.name in ELEMENTWISE
 
 
+def _expanded(request: Request) -> Lowered:
+    """expand_as: of the other map only the shape matters."""
+    nodes = all(isinstance(request.arguments[name], Slot) for name in ("self", "other"))
+    if not nodes or len(request.input_shape()) != len(request.shape):
+        return _linear_whole(request)
+    arguments = {"self": Slot(0), "size": [-1, *request.shape]}
+    alone = replace(request, function=aten.expand.default, arguments=arguments, inputs=request.inputs[:1])
+    return alone.as_call(linear=True, pointwise=False)
+
+
 def _unchanged(request: Request) -> Lowered:
     return request.inputs[0] if request.inputs else request.as_call(linear=True, pointwise=False)
 
@@ -193,6 +205,8 @@ NONLINEAR = (
 )
 """Known not to be affine, or only where whole numbers decide: not worth the test."""
 
+SELECTIONS = frozenset("amax amin max min max_pool1d max_pool3d".split())
+"""What chooses one of several numbers as it is (max and min along an axis, not of two maps)."""
 COPYING = frozenset("clone alias contiguous lift_fresh_copy lift_fresh".split())
 DROPOUTS = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
 UNCHANGED = COPYING | DROPOUTS
@@ -228,6 +242,7 @@ HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     "concatenate": axes.concatenate,
     "copy": _copied,
     "stack": _stacked,
+    "expand_as": _expanded,
     "channel_shuffle": lambda request: request.as_call(linear=True, pointwise=True),
     "add": _sum,
     "sub": _sum,
@@ -265,7 +280,7 @@ HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     **dict.fromkeys(
         ["pixel_shuffle", "pixel_unshuffle", "avg_pool1d", "avg_pool3d", "im2col", "col2im"], _linear_whole
     ),
-    **dict.fromkeys(["repeat", "expand", "expand_as", "tile", "repeat_interleave", "rot90"], _linear_whole),
+    **dict.fromkeys(["repeat", "expand", "tile", "repeat_interleave", "rot90"], _linear_whole),
     **dict.fromkeys(["unfold", "reflection_pad2d", "replication_pad2d", "adaptive_avg_pool1d"], _linear_whole),
 }
 

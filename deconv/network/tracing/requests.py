@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deconv.errors import UnsupportedOperation
 from deconv.network.call import Layout
 from deconv.network.graph import Node
-from deconv.network.operations import BatchSize, Call, ChoosingCall, LinearCall, Operation, PerImage, copied
+from deconv.network.operations import BatchSize, Call, ChoosingCall, LinearCall, Operation, PerImage, Selection, copied
 from deconv.network.tracing.calls import Frame
 
 Lowered = tuple[Operation, tuple[int, ...]] | int | list[Any]
@@ -64,6 +64,11 @@ class Request:
         """Whether this is a call of torch's own, and no autograd.Function of the user's."""
         schema = getattr(self.function, "_schema", None)
         return self.function is copied or (schema is not None and schema.name.startswith("aten::"))
+
+    def as_selection(self) -> tuple[Operation, tuple[int, ...]]:
+        """The call as one that chooses among what it reads."""
+        call, inputs = self.as_call(linear=False, pointwise=False)
+        return Selection(**vars(call)), inputs
 
     def as_call(self, *, linear: bool, pointwise: bool) -> tuple[Operation, tuple[int, ...]]:
         keyword_only = _keyword_only(self.function)
