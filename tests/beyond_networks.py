@@ -249,6 +249,20 @@ class CrossCovariance(Holding):
         return self.out(mixed.permute(0, 3, 1, 2).reshape(count, -1, channels)).transpose(1, 2).reshape(x.shape)
 
 
+class LinearAttention(Holding):
+    """EfficientViT's: rectified queries and keys in place of a softmax, and a division by their sum."""
+
+    def __init__(self, channels: int):
+        super().__init__(all=nn.Conv2d(channels, 3 * channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.all(x).flatten(2).chunk(3, dim=1)
+        query, key = self.hold(F.relu(query)), self.hold(F.relu(key))
+        value = F.pad(value, (0, 0, 0, 1), value=1.0)
+        mixed = (value @ key.transpose(-1, -2)) @ query
+        return (mixed[:, :-1] / self.hold(mixed[:, -1:] + 1e-6)).view(x.shape)
+
+
 class GatedUnit(Holding):
     """Half of the channels gate the others, place by place; without `squash` as in a WaveNet."""
 
@@ -399,6 +413,16 @@ def maxvit() -> nn.Module:
 @family
 def edgenext() -> nn.Module:
     return stages(Residual(CrossCovariance(6)), nn.GELU)
+
+
+@family
+def swiglu() -> nn.Module:
+    return stages(nn.Sequential(GatedUnit(6, F.silu), GatedUnit(6, F.gelu), GatedUnit(6, F.relu)), nn.SiLU)
+
+
+@family
+def efficientvit() -> nn.Module:
+    return stages(Residual(LinearAttention(6)), nn.Hardswish)
 
 
 @family
