@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -260,6 +261,51 @@ def test_a_bad_choice_is_one_line_with_the_nearest() -> None:
         as_rule({"gates": "constant"})
     with pytest.raises(UnknownName, match="did you mean 'deconvnet_beyond'"):
         as_rule("deconvnet_beyonds")
+
+
+class ChannelsLast(nn.Module):
+    """ConvNeXt's block as torchvision and timm write it: its activation gives (N, H, W, C)."""
+
+    def __init__(self, act: nn.Module, normalised: bool = True):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.LayerNorm(4) if normalised else nn.Identity()
+        self.widen, self.act, self.narrow = nn.Linear(4, 9), act, nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.act(self.widen(self.norm(self.conv(x).permute(0, 2, 3, 1))))
+        return x + self.narrow(hidden[..., 2:]).permute(0, 3, 1, 2)
+
+
+def turned(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return run(images).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("act", "rule"), [(nn.GELU, FULL), (nn.ReLU, Rule()), (nn.ReLU, Rule(relu="both"))])
+def test_an_activation_whose_channels_come_last_is_a_layer(act: type[nn.Module], rule: Rule) -> None:
+    torch.manual_seed(0)
+    blocks = [ChannelsLast(act(), normalised=rule is FULL) for _ in range(2)]
+    module = nn.Sequential(nn.Conv2d(3, 4, 4, stride=2), *blocks, nn.Conv2d(4, 5, 3), act()).double().eval()
+    network = Network(module, SIZE)
+    assert network.layers == ["1.act", "2.act", "4"]
+    assert network.rectified("2.act") is (act is nn.ReLU)
+    for layer in network.layers[:2]:
+        run = up_to(module, layer)
+        maps = turned(run, IMAGES)
+        torch.testing.assert_close(network.forward(IMAGES, [layer])[layer], maps)
+        strongest = mine(network, IMAGES, [layer], k=1)[layer].score[:, 0].nan_to_num()
+        torch.testing.assert_close(strongest, maps.amax((0, 2, 3)).float())
+        peaks = random_positions(maps, 6)
+        mode = oracle.BeyondMode(rule.relu, rule.activation, rule.norm, squashes=False)
+        score, expected = project_by_autograd(partial(turned, run), IMAGES, peaks, mode)
+        recon = project_at(network, IMAGES, layer, peaks, rule=rule)
+        torch.testing.assert_close(recon.score, score.float())
+        assert relative_error(recon.paste(), expected).max() < 1e-5
+    fields = [network.receptive_field(layer) for layer in network.layers]
+    assert [(field.size, field.stride, field.start) for field in fields] == [
+        ((8, 8), (2, 2), (-2, -2)),
+        ((12, 12), (2, 2), (-4, -4)),
+        ((16, 16), (2, 2), (-4, -4)),
+    ]
 
 
 def test_a_norm_and_a_gate_are_held_wherever_the_images_lie() -> None:

@@ -278,7 +278,10 @@ def _is_rectified(graph: Graph, index: int) -> bool:
     node = graph.nodes[index]
     if isinstance(node.operation, Rectifier):
         return True
-    return isinstance(node.operation, Concatenate) and all(_is_rectified(graph, source) for source in node.inputs)
+    moves = isinstance(node.operation, Concatenate) or (
+        node.kind == "permute" and graph.nodes[node.inputs[0]].channels_last
+    )
+    return moves and all(_is_rectified(graph, source) for source in node.inputs)
 
 
 def _states(module: nn.Module) -> dict[str, Tensor]:

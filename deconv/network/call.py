@@ -80,6 +80,11 @@ class Call:
     lays: tuple[Layout | None, ...] = ()
     gives: Layout | None = None
 
+    @property
+    def is_laid(self) -> bool:
+        """Whether the images lie elsewhere than along the first axis of an input or of the value."""
+        return bool(self.lays) or self.gives is not None
+
     def forward(self, *xs: Tensor) -> Tensor:
         """Return the value (N, *shape) for inputs (N, *shape), whatever the function's own layouts are."""
         result = self._call(len(xs[0]), *(self.laid_out(x, n) for n, x in enumerate(xs)))

@@ -19,6 +19,7 @@ from deconv.network.call import LinearCall as LinearCall
 from deconv.network.call import PerImage as PerImage
 from deconv.network.call import Selection as Selection
 from deconv.network.call import Slot as Slot
+from deconv.network.elementwise import ELEMENTWISE
 from deconv.network.spatial import AveragePool, Spatial
 
 
@@ -224,3 +225,14 @@ def keeps_positions(operation: Operation) -> bool:
 def windowable(operation: Operation) -> bool:
     """Return whether the operation gives the same on a window cut out of its map as on the map whole."""
     return keeps_positions(operation) and not (isinstance(operation, AveragePool) and not operation.uniform)
+
+
+def keeps_places(operation: Operation, kind: str) -> bool:
+    """Return whether an operation from (H, W, C) to (H, W, D) works on the channels of each place alone."""
+    if not isinstance(operation, Call):
+        return isinstance(operation, Rectifier | Add | Cast)
+    if operation.is_laid:
+        return False
+    if kind in ("layer_norm", "rms_norm"):
+        return len(operation.arguments[1]) == 1
+    return kind in ELEMENTWISE or kind in "linear slice narrow cat concat glu".split()

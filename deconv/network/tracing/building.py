@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deconv.errors import UnsupportedOperation, first_line
 from deconv.network import operations as ops
 from deconv.network.call import Layout
-from deconv.network.graph import Graph, Node, is_layer
+from deconv.network.graph import Graph, Node, is_activation, is_layer
 from deconv.network.operations import ChannelScale, Operation, Slot
 from deconv.network.spatial import Convolution
 from deconv.network.tracing import lowering
@@ -70,7 +70,8 @@ class Builder:
                 self.states[number] = stopped
         if stopped is not None:
             self.refusals[""] = first_line(stopped)
-        return Graph(tuple(self.nodes), self._layers(), self.refusals)
+        layers = self._layers()
+        return Graph(tuple(self.nodes), layers, self.refusals)
 
     def reason(self) -> UnsupportedOperation | None:
         """The first thing that could not be carried."""
@@ -84,7 +85,18 @@ class Builder:
         for state in (self.states.get(number) for number in self.outputs):
             if isinstance(state, int) and state and self._is_value_of_units(state):
                 positions.add(state)
-        return {self.nodes[position].name: position for position in sorted(positions)}
+        turned = {position: position for position in positions}
+        for position, node in list(enumerate(self.nodes)):
+            if node.channels_last and is_activation(node):
+                turned[position] = self._channels_first(position)
+        return {self.nodes[position].name: turned[position] for position in sorted(turned)}
+
+    def _channels_first(self, position: int) -> int:
+        """A node that turns an activation's (H, W, C) into a map, which nothing else reads."""
+        node, name = self.nodes[position], self._unique(f"{self.nodes[position].name}.permute")
+        turn = ops.LinearCall(aten.permute.default, (Slot(0), [0, 3, 1, 2]), {}, False)
+        shape = (node.shape[2], *node.shape[:2])
+        return self._append(name, node.path, "permute", turn, (position,), shape, self.dtypes[position])
 
     def _is_value_of_units(self, position: int) -> bool:
         node = self.nodes[position]
@@ -260,7 +272,8 @@ class Builder:
         dtype: torch.dtype,
     ) -> int:
         is_map = lowering.gives_map(operation, [self.nodes[source] for source in inputs], shape, self.nodes)
-        self.nodes.append(Node(name, path, kind, operation, inputs, shape, is_map))
+        last = lowering.gives_channels_last(operation, [self.nodes[source] for source in inputs], shape, kind)
+        self.nodes.append(Node(name, path, kind, operation, inputs, shape, is_map, last))
         self.dtypes.append(dtype)
         return len(self.nodes) - 1
 

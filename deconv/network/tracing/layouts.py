@@ -40,7 +40,7 @@ def layout_of(request: Request, layouts: Sequence[Layout | None]) -> Layout | No
     operation = replace(cast_operation(call, torch.float64, "cpu"), gives=None)
     generator = torch.Generator().manual_seed(0)
     images = [_numbers(request, number, generator) for number in range(len(request.inputs))]
-    others = [torch.cat([_numbers(request, n, generator)[:1], x[1:]]) for n, x in enumerate(images)]
+    others = [torch.cat([x[:1].flip(tuple(range(1, x.dim()))) + 1, x[1:]]) for x in images]
     try:
         with torch.no_grad():
             differs = ~torch.isclose(operation.forward(*images), operation.forward(*others), 0, 0, equal_nan=True)
@@ -55,8 +55,13 @@ def layout_of(request: Request, layouts: Sequence[Layout | None]) -> Layout | No
 
 
 def _numbers(request: Request, number: int, generator: torch.Generator) -> Tensor:
-    """(IMAGES, *shape) random numbers for an input; zeros where it is of whole numbers, which may be indices."""
+    """(IMAGES, *shape) random numbers for an input; zeros where it is of whole numbers, which may be indices.
+
+    Numbers that are only moved may be the same.
+    """
     shape, dtype = (IMAGES, *request.input_shape(number)), request.input_dtype(number)
+    if request.name in MOVING:
+        return torch.zeros(shape, dtype=torch.float64)
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
     return torch.zeros(shape, dtype=dtype)

@@ -291,16 +291,30 @@ def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], 
         return False
     if isinstance(operation, ops.Detached):
         return gives_map(operation.operation, inputs, shape, nodes)
-    if isinstance(operation, ops.Input | spatial.Spatial):
+    if isinstance(operation, ops.Input | spatial.Spatial | ops.ChannelScale):
         return True
+    if isinstance(operation, ops.Add):
+        return any(node.is_map for node in inputs)
     if isinstance(operation, ops.Reshape):
         return operation.spatial or shape[1:] == (1, 1)
-    if isinstance(operation, Call) and (operation.lays or operation.gives is not None):
+    if isinstance(operation, Call) and operation.is_laid:
         return False
     if isinstance(operation, Call) and operation.arguments[1:] == ([0, 3, 1, 2],):  # permute: channels first again
         return True
     moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
     return not moves_axes and all(node.is_map or _is_plane(node, nodes) for node in inputs)
+
+
+def gives_channels_last(operation: Operation, inputs: list[Node], shape: tuple[int, ...], kind: str) -> bool:
+    """Return whether the output is (H, W, C): a map turned so, or what works on such maps place by place."""
+    if len(shape) != 3 or isinstance(operation, ops.Detached):
+        return False
+    if isinstance(operation, ops.Add):
+        return any(node.channels_last for node in inputs)
+    if isinstance(operation, Call) and operation.arguments[1:] == ([0, 2, 3, 1],):
+        return inputs[0].is_map and not operation.is_laid
+    places = all(node.channels_last and node.shape[:2] == shape[:2] for node in inputs)
+    return places and ops.keeps_places(operation, kind)
 
 
 def _is_plane(node: Node, nodes: list[Node]) -> bool:
