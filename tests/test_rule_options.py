@@ -241,6 +241,34 @@ def test_a_refusal_says_which_options_would_carry_the_network() -> None:
     assert "; norm=constant would carry it; " in blocked({"activation": "rectify", "gate": "constant"}, *together)
 
 
+def test_attention_forbids_no_layer_below_it() -> None:
+    """Above it the refusal says why, and names a layer that can be looked at; what has no places is no layer."""
+    torch.manual_seed(0)
+    attention = nn.TransformerEncoderLayer(4, 2, 8, activation="gelu", batch_first=True).double().eval()
+    attend = Applied(lambda x: attention(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape))
+    below = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    module = nn.Sequential(below, attend, nn.Conv2d(4, 5, 3), nn.ReLU()).double().eval()
+    attend.inner = attention
+    network = Network(module, SIZE)
+    assert network.layers == ["0.1", "0.3", "3"]
+    for rule in ("deconvnet", "guided", "gradient"):
+        peaks = random_positions(network.forward(IMAGES, ["0.3"])["0.3"], 6)
+        _, expected = project_by_autograd(below, IMAGES, peaks, rule)
+        for strategy in ("window", "shared", "whole"):
+            recon = project_at(network, IMAGES, "0.3", peaks, rule=rule, strategy=strategy)
+            assert relative_error(recon.paste(), expected).max() < 1e-5
+    check_rules(network, ["3"], ["gradient", "deconvnet_beyond", "guided_beyond"])
+    with pytest.raises(UnsupportedOperation) as caught:
+        check_rules(network, ["3"], ["deconvnet"])
+    assert "has no way back through" in str(caught.value)
+    assert str(caught.value).endswith("deconvnet_beyond, guided_beyond; or choose a layer before it, as '0.3'")
+    (inside,) = (node for node in network.graph.nodes if node.kind == "gelu")
+    with pytest.raises(
+        UnsupportedOperation, match=r"gives \(81, 8\) for an image, .*; expected one of .*: 0.1, 0.3, 3$"
+    ):
+        network.node(inside.name)
+
+
 def test_a_product_whose_gate_cannot_be_told_is_refused() -> None:
     both = Applied(lambda x: torch.cat([x[:, :2] * x[:, 2:], x[:, 2:]], 1))
     message = blocked("deconvnet_beyond", both)
@@ -273,7 +301,7 @@ class ChannelsLast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self.widen(self.norm(self.conv(x).permute(0, 2, 3, 1))))
-        return x + self.narrow(hidden[..., 2:]).permute(0, 3, 1, 2)
+        return x + self.narrow(hidden.split([2, 7], -1)[1]).permute(0, 3, 1, 2)
 
 
 def turned(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -235,4 +235,4 @@ def keeps_places(operation: Operation, kind: str) -> bool:
         return False
     if kind in ("layer_norm", "rms_norm"):
         return len(operation.arguments[1]) == 1
-    return kind in ELEMENTWISE or kind in "linear slice narrow cat concat glu".split()
+    return kind in ELEMENTWISE or kind in "linear slice narrow split split_with_sizes chunk cat concat glu".split()

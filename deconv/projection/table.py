@@ -58,11 +58,16 @@ def backward_of(node: Node, rule: str | Rule) -> Backward:
 
 
 def no_way_back(
-    node: Node, rule: Rule, remedy: str = "rules that can serve: gradient", why: str = "it is neither linear nor a ReLU"
+    node: Node,
+    rule: Rule,
+    remedy: str = "rules that can serve: gradient",
+    why: str = "it is neither linear nor a ReLU",
+    before: str | None = None,
 ) -> UnsupportedOperation:
-    """Return the error of an operation that a rule cannot send back."""
+    """Return the error of an operation that a rule cannot send back; `before` is a layer that it can."""
+    choice = "" if before is None else f", as {before!r}"
     named = f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}"
-    return UnsupportedOperation(f"{named}: {why}; {remedy}; or choose a layer before it")
+    return UnsupportedOperation(f"{named}: {why}; {remedy}; or choose a layer before it{choice}")
 
 
 def cell_of(operation: Any, rule: Rule) -> Backward | None:

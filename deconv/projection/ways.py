@@ -92,7 +92,9 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
         why = {"why": "which of its factors is the gate cannot be told"} if untold else {}
         if isinstance(graph.nodes[blocked].operation, ops.Selection):
             why = {"why": f"it chooses among what it reads, and switches={rule.switches!r} is for pooling windows"}
-        raise no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
+        earlier = [(name, index) for name, index in graph.layers.items() if index < blocked]
+        before = next((name for name, index in reversed(earlier) if _blocked(graph, index, rule) is None), None)
+        raise no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), before=before, **why)
 
 
 def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:

@@ -296,13 +296,29 @@ def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], 
     if isinstance(operation, ops.Add):
         return any(node.is_map for node in inputs)
     if isinstance(operation, ops.Reshape):
-        return operation.spatial or shape[1:] == (1, 1)
+        return (operation.spatial and not _turned_since_maps(inputs[0], nodes)) or shape[1:] == (1, 1)
     if isinstance(operation, Call) and operation.is_laid:
         return False
     if isinstance(operation, Call) and operation.arguments[1:] == ([0, 3, 1, 2],):  # permute: channels first again
         return True
     moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
     return not moves_axes and all(node.is_map or _is_plane(node, nodes) for node in inputs)
+
+
+def _turned_since_maps(node: Node, nodes: list[Node]) -> bool:
+    """Whether the last two axes may be others than a map's, by what moved axes after the nearest maps."""
+    pending, seen = [node], set()
+    while pending:
+        met = pending.pop()
+        if met.is_map or id(met) in seen:
+            continue
+        seen.add(id(met))
+        operation = met.operation
+        moves = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
+        if moves or (isinstance(operation, Call) and operation.is_laid):
+            return True
+        pending.extend(nodes[source] for source in met.inputs)
+    return False
 
 
 def gives_channels_last(operation: Operation, inputs: list[Node], shape: tuple[int, ...], kind: str) -> bool:
