@@ -125,4 +125,7 @@ class ChoosingCall(LinearCall):
 
 
 class Selection(Call):
-    """A call that chooses among what it reads, as the largest along an axis; a signal goes back to what was chosen."""
+    """A call that chooses among what it reads, as the largest along an axis; a signal goes back to what was chosen.
+
+    It is what a max-pooling does, but of no window in which other switches could be drawn.
+    """

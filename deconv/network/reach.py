@@ -10,7 +10,6 @@ output rows (columns) in turn, shows which input rows (columns) they read. Opera
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,11 +18,10 @@ from torch import Tensor
 
 from deconv.network.elementwise import ELEMENTWISE
 from deconv.network.graph import Graph, Node, cast_operation, evaluate
+from deconv.network.intervals import NOTHING, Interval, Intervals
 from deconv.network.operations import Call, Detached, Input, keeps_places, keeps_positions
 from deconv.network.spatial import Spatial
 
-NOTHING = 10**9
-"""The first of an interval that holds nothing; the last is its negative."""
 SIGNALS_AT_ONCE = 2**24
 """Numbers of the largest tensor while measuring."""
 TRIALS = 2
@@ -37,45 +35,6 @@ CHANNELWISE = frozenset(
 """Do the same to every channel, so that one will do."""
 FAINT = 1e-9
 """Of the strongest derivative: what counts as none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Interval:
-    """For each position along one axis of a layer the first and the last position of a node that it reads; int64."""
-
-    first: Tensor
-    last: Tensor
-
-    def united(self, other: Interval | None) -> Interval:
-        """Return the smallest intervals that hold both."""
-        if other is None:
-            return self
-        return Interval(torch.minimum(self.first, other.first), torch.maximum(self.last, other.last))
-
-    def through_window(self, step: int, before: int, extent: int) -> Interval:
-        """Return what a sliding window reads for these of its outputs."""
-        read = Interval(self.first * step - before, self.last * step - before + extent - 1)
-        return read.where(self.first <= self.last)
-
-    def where(self, kept: Tensor) -> Interval:
-        """Return the intervals where `kept`, elsewhere nothing."""
-        return Interval(self.first.where(kept, NOTHING), self.last.where(kept, -NOTHING))
-
-    def through_table(self, table: Interval) -> Interval:
-        """Return the union of the table's entries over each interval; what lies outside the table reads nothing."""
-        size = len(table.first)
-        first, last = self.first.clamp_min(0).tolist(), self.last.clamp_max(size - 1).tolist()
-        firsts, lasts = table.first.tolist(), table.last.tolist()
-        read = [
-            (min(firsts[low : high + 1]), max(lasts[low : high + 1])) if low <= high else (NOTHING, -NOTHING)
-            for low, high in zip(first, last, strict=True)
-        ]
-        both = torch.tensor(read, dtype=torch.int64).view(-1, 2)
-        return Interval(both[:, 0], both[:, 1])
-
-
-Intervals = tuple[Interval, Interval]
-"""Of the rows and of the columns."""
 
 
 def reach(graph: Graph, target: int) -> Intervals | None:

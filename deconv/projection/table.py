@@ -58,16 +58,11 @@ def backward_of(node: Node, rule: str | Rule) -> Backward:
 
 
 def no_way_back(
-    node: Node,
-    rule: Rule,
-    remedy: str = "rules that can serve: gradient",
-    why: str = "it is neither linear nor a ReLU",
-    before: str | None = None,
+    node: Node, rule: Rule, remedy: str = "rules that can serve: gradient", why: str = "it is neither linear nor a ReLU"
 ) -> UnsupportedOperation:
-    """Return the error of an operation that a rule cannot send back; `before` is a layer that it can."""
-    choice = "" if before is None else f", as {before!r}"
+    """Return the error of an operation that a rule cannot send back."""
     named = f"{rule.name!r} has no way back through '{node.kind}' in {node.path or 'the network itself'}"
-    return UnsupportedOperation(f"{named}: {why}; {remedy}; or choose a layer before it{choice}")
+    return UnsupportedOperation(f"{named}: {why}; {remedy}; or choose a layer before it")
 
 
 def cell_of(operation: Any, rule: Rule) -> Backward | None:
@@ -277,8 +272,7 @@ SPELLED = RECTIFIERS | {
 """Whatever the rule, they remember one kind of thing, as every type of node does: one forward pass serves all rules."""
 TRANSPOSED = Backward(_forward, _transposed_filters)
 SCALED = Backward(_forward, _scaled)
-CROPPED = Backward(_forward, _cropped)
-SPLIT = Backward(_forward, _split)
+CROPPED, SPLIT = Backward(_forward, _cropped), Backward(_forward, _split)
 COPIED = Backward(_forward, _copied)
 RESHAPED = Backward(_forward, _reshaped)
 CAST_BACK = Backward(_forward, _cast_back)
@@ -300,7 +294,6 @@ TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     ops.Cast: lambda rule: CAST_BACK,
     ops.Overwrite: lambda rule: LINEAR,
     ops.Detached: lambda rule: FORWARD_ONLY,
-    # a choice of the maximum, as a pooling's, but of no window in which other switches could be drawn
     ops.Selection: lambda rule: DERIVED if rule.switches == "recorded" or rule.relu == "forward" else None,
     # neither linear nor a ReLU: only a rule that takes a rectifier's derivative has a counterpart for it
     ops.Call: lambda rule: DERIVED if rule.relu == "forward" else None,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deconv.errors import UnsupportedOperation
 from deconv.network import operations as ops
 from deconv.network.graph import Graph, Node
 from deconv.network.roles import NORMS, roles
@@ -94,7 +95,8 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
             why = {"why": f"it chooses among what it reads, and switches={rule.switches!r} is for pooling windows"}
         earlier = [(name, index) for name, index in graph.layers.items() if index < blocked]
         before = next((name for name, index in reversed(earlier) if _blocked(graph, index, rule) is None), None)
-        raise no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), before=before, **why)
+        error = no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
+        raise error if before is None else UnsupportedOperation(f"{error}, as {before!r}")
 
 
 def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:

@@ -15,7 +15,7 @@ from deconv.network.call import Layout
 from deconv.network.graph import Graph, Node, is_activation, is_layer
 from deconv.network.operations import ChannelScale, Operation, Slot
 from deconv.network.spatial import Convolution
-from deconv.network.tracing import lowering
+from deconv.network.tracing import lowering, places
 from deconv.network.tracing.calls import Called, Overwriting, Ref, refs_in
 from deconv.network.tracing.layouts import layout_of
 from deconv.network.tracing.memory import lay_over
@@ -271,8 +271,8 @@ class Builder:
         shape: tuple[int, ...],
         dtype: torch.dtype,
     ) -> int:
-        is_map = lowering.gives_map(operation, [self.nodes[source] for source in inputs], shape, self.nodes)
-        last = lowering.gives_channels_last(operation, [self.nodes[source] for source in inputs], shape, kind)
+        is_map = places.gives_map(operation, [self.nodes[source] for source in inputs], shape, self.nodes)
+        last = places.gives_channels_last(operation, [self.nodes[source] for source in inputs], shape, kind)
         self.nodes.append(Node(name, path, kind, operation, inputs, shape, is_map, last))
         self.dtypes.append(dtype)
         return len(self.nodes) - 1
