@@ -41,6 +41,7 @@ class Builder:
         self.bent: set[int] = set()  # those of them that are neither linear in what they read nor a rectifier
         self.states: dict[int, int | UnsupportedOperation] = {}  # of each value its node, or why there is none
         self.layouts: dict[int, Layout | None] = {0: None}  # of each value, where its images lie
+        self.laid: list[UnsupportedOperation] = []  # of values with images elsewhere, how they lie
         self.names: Counter[str] = Counter()
         self.used: set[str] = set()
         self.refusals: dict[str, str] = {}
@@ -74,8 +75,9 @@ class Builder:
         return Graph(tuple(self.nodes), layers, self.refusals)
 
     def reason(self) -> UnsupportedOperation | None:
-        """The first thing that could not be carried."""
-        return next((state for state in self.states.values() if isinstance(state, UnsupportedOperation)), None)
+        """The first thing that could not be carried, or that no layer came after."""
+        refused = [state for state in self.states.values() if isinstance(state, UnsupportedOperation)]
+        return next(iter([*refused, *self.laid]), None)
 
     def _layers(self) -> dict[str, int]:
         positions: set[int] = set()
@@ -86,17 +88,16 @@ class Builder:
             if isinstance(state, int) and state and self._is_value_of_units(state):
                 positions.add(state)
         turned = {position: position for position in positions}
-        for position, node in list(enumerate(self.nodes)):
-            if node.channels_last and is_activation(node):
-                turned[position] = self._channels_first(position)
+        for position in [n for n, node in enumerate(self.nodes) if node.channels_last and is_activation(node)]:
+            turned[position] = self._channels_first(position)
         return {self.nodes[position].name: turned[position] for position in sorted(turned)}
 
     def _channels_first(self, position: int) -> int:
         """A node that turns an activation's (H, W, C) into a map, which nothing else reads."""
         node, name = self.nodes[position], self._unique(f"{self.nodes[position].name}.permute")
         turn = ops.LinearCall(aten.permute.default, (Slot(0), [0, 3, 1, 2]), {}, False)
-        shape = (node.shape[2], *node.shape[:2])
-        return self._append(name, node.path, "permute", turn, (position,), shape, self.dtypes[position])
+        shape, dtype = (node.shape[2], *node.shape[:2]), self.dtypes[position]
+        return self._append(name, node.path, "permute", turn, (position,), shape, dtype)
 
     def _is_value_of_units(self, position: int) -> bool:
         node = self.nodes[position]
@@ -128,6 +129,7 @@ class Builder:
                     if request.is_laid:
                         self.layouts[number] = layout = layout_of(request, layouts)
                         request = replace(request, gives=layout)
+                        self.laid.extend([] if layout is None else [self.pairing.refusal(number, where)])
                     self.states[number] = self._placed(call, number, request)
         except UnsupportedOperation as error:
             for number in numbers:

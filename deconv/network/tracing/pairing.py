@@ -86,14 +86,20 @@ class Pairing:
             return [None]
         pairs = list(zip(shape, other if len(other) == len(shape) else shape, strict=True))
         counting = [axis for axis, (size, fewer) in enumerate(pairs) if size != fewer]
-        if len(counting) == 1:
+        if len(counting) == 1 < len(shape):
             (axis,) = counting
             times, rest = divmod(pairs[axis][0], many)
             if not rest and pairs[axis][1] == times * few:
                 return [Layout(axis, n, times // n) for n in range(1, times + 1) if times % n == 0]
-        counted = ", ".join(_counted(size, fewer, many) for size, fewer in pairs)
-        raise UnsupportedOperation(
-            f"{where} makes ({counted}) of a batch of N images; expected them to stay apart along one axis"
+        raise self.refusal(number, where)
+
+    def refusal(self, number: int, where: str) -> UnsupportedOperation:
+        """Return the error that says how a value lays out the images."""
+        shape, other = self.many.shapes[number], self.few.shapes[number]
+        pairs = zip(shape, other if len(other) == len(shape) else shape, strict=True)
+        counted = ", ".join(_counted(size, fewer, self.sizes[0]) for size, fewer in pairs)
+        return UnsupportedOperation(
+            f"{where} makes ({counted}) of a batch of N images; expected them to stay apart along the first axis"
         )
 
 
