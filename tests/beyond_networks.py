@@ -208,6 +208,61 @@ class Attention(Holding):
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 
+class HeadsOfWindows(Holding):
+    """Attention of two heads within windows of 3 x 3, as MaxViT and Swin have it: images count windows and heads too.
+
+    outermost: whether the heads come before the images along the axis that counts both.
+    """
+
+    def __init__(self, channels: int, outermost: bool = False):
+        super().__init__(all=nn.Linear(channels, 3 * channels), norm=nn.LayerNorm(channels), mlp=nn.Linear(6, 6))
+        self.act, self.outermost = nn.GELU(), outermost
+        self.bias = nn.Parameter(torch.rand(9, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, rows, cols = x.shape
+        windows = x.view(count, channels, rows // 3, 3, cols // 3, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, channels)
+        query, key, value = self.all(self.norm(windows)).reshape(-1, 9, 3, 2, channels // 2).permute(2, 0, 3, 1, 4)
+        if self.outermost:
+            query, key, value = (each.transpose(0, 1).flatten(0, 1) for each in (query, key, value))
+        weights = self.hold((query @ key.transpose(-2, -1) + self.bias).softmax(-1))
+        mixed = weights @ value
+        if self.outermost:
+            mixed = mixed.unflatten(0, (2, -1)).transpose(0, 1)
+        windows = windows + self.act(self.mlp(mixed.transpose(1, 2).reshape(-1, 9, channels)))
+        return windows.view(count, rows // 3, cols // 3, 3, 3, channels).permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+
+
+class CrossCovariance(Holding):
+    """XCA of EdgeNeXt: channels attend to channels, queries and keys being of unit length."""
+
+    def __init__(self, channels: int):
+        super().__init__(all=nn.Linear(channels, 3 * channels), out=nn.Linear(channels, channels))
+        self.temperature = nn.Parameter(torch.rand(2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, rows, cols = x.shape
+        sequence = x.flatten(2).transpose(1, 2)
+        query, key, value = self.all(sequence).reshape(count, -1, 3, 2, channels // 2).permute(2, 0, 3, 4, 1).unbind(0)
+        likeness = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
+        mixed = self.hold((likeness * self.temperature).softmax(-1)) @ value
+        return self.out(mixed.permute(0, 3, 1, 2).reshape(count, -1, channels)).transpose(1, 2).reshape(x.shape)
+
+
+class LinearAttention(Holding):
+    """EfficientViT's: rectified queries and keys in place of a softmax, and a division by their sum."""
+
+    def __init__(self, channels: int):
+        super().__init__(all=nn.Conv2d(channels, 3 * channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.all(x).flatten(2).chunk(3, dim=1)
+        query, key = self.hold(F.relu(query)), self.hold(F.relu(key))
+        value = F.pad(value, (0, 0, 0, 1), value=1.0)
+        mixed = (value @ key.transpose(-1, -2)) @ query
+        return (mixed[:, :-1] / self.hold(mixed[:, -1:] + 1e-6)).view(x.shape)
+
+
 class GatedUnit(Holding):
     """Half of the channels gate the others, place by place; without `squash` as in a WaveNet."""
 
@@ -348,6 +403,26 @@ def resnest() -> nn.Module:
 @family
 def hybrid() -> nn.Module:
     return stages(nn.Sequential(Residual(Attention(6)), Residual(Attention(6, fused=True))), nn.GELU)
+
+
+@family
+def maxvit() -> nn.Module:
+    return stages(nn.Sequential(Residual(HeadsOfWindows(6)), Residual(HeadsOfWindows(6, outermost=True))), nn.GELU)
+
+
+@family
+def edgenext() -> nn.Module:
+    return stages(Residual(CrossCovariance(6)), nn.GELU)
+
+
+@family
+def swiglu() -> nn.Module:
+    return stages(nn.Sequential(GatedUnit(6, F.silu), GatedUnit(6, F.gelu), GatedUnit(6, F.relu)), nn.SiLU)
+
+
+@family
+def efficientvit() -> nn.Module:
+    return stages(Residual(LinearAttention(6)), nn.Hardswish)
 
 
 @family

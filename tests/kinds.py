@@ -192,15 +192,22 @@ DERIVED: dict[str, Middle] = {
     "a sorted map": lambda x: x.sort(1).values,
     "topk": lambda x: torch.cat([x.topk(2, 1)[0], x.topk(2, 1)[0]], 1),
     "the strongest channel": lambda x: x.max(1, keepdim=True)[0] * x,
-    "amax": lambda x: x.amax(1, keepdim=True) + x,
     "std_mean": standardised,
-    "adaptive max with indices": lambda x: F.adaptive_max_pool2d(x, 4, return_indices=True)[0],
     "softmax": lambda x: x.softmax(1),
     "a constant divided by a map": lambda x: torch.tensor(2.0) / (x.abs() + 1),
     "a constant divided by a map, by its other name": lambda x: torch.divide(torch.tensor(2.0), x.abs() + 1),
     "instance norm": lambda x: F.instance_norm(x),
     "a product with itself": lambda x: x.cumprod(2),
     "an assertion": lambda x: x if not torch.isnan(x).any() else x * 0,
+}
+SELECTING: dict[str, Middle] = {
+    "amax": lambda x: x.amax(1, keepdim=True) + x,
+    "amin of rows": lambda x: x.amin(2, keepdim=True).expand_as(x),
+    "maxout": lambda x: x.view(-1, 2, 2, 16, 16).max(2).values.repeat(1, 2, 1, 1),
+    "the strongest of windows": lambda x: x.reshape(-1, 2, 16, 16).amax(1).view(-1, 2, 16, 16).repeat(1, 2, 1, 1),
+    "adaptive max": lambda x: F.adaptive_max_pool2d(x, 5),
+    "adaptive max with indices": lambda x: F.adaptive_max_pool2d(x, 4, return_indices=True)[0],
+    "max_pool1d": lambda x: F.max_pool1d(x.flatten(2), 4).view(-1, 4, 8, 8),
 }
 LINEAR: dict[str, Middle] = {
     "BGR": lambda x: x[:, [2, 1, 0, 3]],

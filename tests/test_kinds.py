@@ -10,8 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from deconv.errors import UnsupportedOperation
 from deconv.network import Network, as_map
+from deconv.projection import check_rules
 from deconv.projection.rules import RULES
-from tests.kinds import DERIVED, DETACHED, LINEAR, RECTIFIERS, Middle, between
+from tests.kinds import DERIVED, DETACHED, LINEAR, RECTIFIERS, SELECTING, Middle, between
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at, random_positions, strategies_of
 
@@ -49,6 +50,18 @@ def test_gradient_is_autograds_where_an_operation_has_one(middle: Middle) -> Non
 def test_what_is_linear_goes_back_by_its_transpose_by_every_rule(middle: Middle) -> None:
     """Without a rectifier, deconvnet and guided are the gradient."""
     compare(between(middle), list(RULES))
+
+
+@pytest.mark.parametrize("middle", SELECTING.values(), ids=SELECTING)
+def test_what_chooses_the_largest_goes_back_to_it_by_every_rule(middle: Middle) -> None:
+    """As a max-pooling does."""
+    compare(between(middle), list(RULES))
+
+
+def test_what_chooses_the_largest_but_in_no_window_has_no_other_switches() -> None:
+    network = Network(between(SELECTING["maxout"]), SHAPE)
+    with pytest.raises(UnsupportedOperation, match="'max' in .*: it chooses .*, and switches='random' is for pooling"):
+        check_rules(network, ["b"], [{"switches": "random"}])
 
 
 @pytest.mark.parametrize("name", RECTIFIERS)

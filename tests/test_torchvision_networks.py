@@ -157,9 +157,15 @@ def check_projections(
     network: Network, module: nn.Module, images: Tensor, layer: str, peaks: Tensor, of_rules: Iterable[str]
 ) -> None:
     trunk = values_of(module, [layer])
+
+    def run(x: Tensor) -> Tensor:
+        value = trunk(x)[layer]
+        channels_last = value.dim() == 4 and value.shape[1] != network.channels(layer)
+        return value.permute(0, 3, 1, 2) if channels_last else value
+
     for rule in of_rules:
         recon = project_at(network, images, layer, peaks, rule=rule)
-        score, expected = project_by_autograd(lambda x: trunk(x)[layer], images, peaks, rule)
+        score, expected = project_by_autograd(run, images, peaks, rule)
         assert score[2:].all() and expected[2:].any(), "the strongest peak should show something"
         torch.testing.assert_close(recon.score, score.float())
         assert relative_error(recon.paste(), expected).max() < 1e-5, (layer, rule)

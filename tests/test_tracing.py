@@ -19,7 +19,7 @@ from deconv.mining import mine
 from deconv.network import Network, as_map
 from deconv.projection import project_peaks
 from tests.kinds import Round
-from tests.oracle import relative_error
+from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at, random_positions
 from tests.user_networks import Forward, conv
 
@@ -60,7 +60,10 @@ def copied_output(module: nn.Module, images: Tensor) -> Tensor:
 def headed(head: Callable[[Any, Tensor], Tensor]) -> Make:
     def make() -> nn.Module:
         torch.manual_seed(0)
-        return Forward(lambda m, x: head(m, m.a(x).relu()), a=conv(3), linear=nn.Linear(4, 5)).eval()
+        attend, late = nn.MultiheadAttention(4, 2, batch_first=True), nn.MultiheadAttention(4, 2)
+        encode, norm = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=True), nn.GroupNorm(2, 4)
+        parts = {"attend": attend, "late": late, "encode": encode, "norm": norm, "linear": nn.Linear(4, 5)}
+        return Forward(lambda m, x: head(m, m.a(x).relu()), a=conv(3), **parts).eval()
 
     return make
 
@@ -81,6 +84,50 @@ def test_the_axis_of_the_images_is_never_mistaken(make: Make) -> None:
     check(make())
 
 
+def sequence(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+ELSEWHERE: dict[str, Make] = {
+    "queries beside keys": headed(
+        lambda m, x: m.linear((sequence(x).reshape(len(x), -1, 2, 2, 2).permute(2, 0, 3, 1, 4)[1]).mean(2).flatten(1))
+    ),
+    "windows": headed(lambda m, x: F.gelu(m.linear(sequence(x).reshape(-1, 7, 4))).view(len(x), -1, 5).amax(1)),
+    "positions first": headed(lambda m, x: m.linear(sequence(x).transpose(0, 1)).softmax(-1).mean(0)),
+    "heads before images": headed(
+        lambda m, x: m.linear(x.transpose(0, 1).reshape(-1, 14, 14).mean(1)[:, :4]).unflatten(0, (4, -1)).sum(0)
+    ),
+    "a product of batches": headed(lambda m, x: torch.bmm(x.flatten(0, 1), x.flatten(0, 1)).view(x.shape).mean((2, 3))),
+    "attention of torch": headed(lambda m, x: m.attend(*[sequence(x)[:, :20]] * 3, need_weights=False)[0].mean(1)),
+    "attention that comes after positions": headed(lambda m, x: m.late(*[sequence(x).transpose(0, 1)] * 3)[0].sum(0)),
+    "an encoder of torch": headed(lambda m, x: m.encode(sequence(x)[:, :20]).mean(1)),
+    "lists of positions": headed(lambda m, x: m.linear(sequence(x)[:, :9].reshape(-1, 4)).view(len(x), -1)),
+    "the output itself": headed(lambda m, x: m.linear(sequence(x).transpose(0, 1)).mean(0, keepdim=True).squeeze(0)),
+    "a split of windows": headed(lambda m, x: sum(x.reshape(-1, 7, 14).split(3, 1)[:2]).view(len(x), 4, -1).sum(2)),
+    "a normalisation of windows": headed(
+        lambda m, x: F.glu(m.norm(x.reshape(-1, 4, 7, 14)), 1).view(len(x), -1)[:, ::50]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_images_may_lie_along_any_axis(name: str) -> None:
+    """Each image's own output and derivative, as autograd has it, whatever the batch."""
+    module = ELSEWHERE[name]().double()
+    network = check(module)
+    layer, images = network.layers[-1], IMAGES.double()
+    peaks = random_positions(network.forward(images, [layer])[layer], 5)
+    recon = project_at(network, images, layer, peaks, rule="gradient")
+    assert relative_error(recon.paste(), project_by_autograd(module, images, peaks, "gradient")[1]).max() < 1e-5
+
+
+def test_what_fuses_attention_is_as_it_was_after_tracing() -> None:
+    for enabled in (False, True):
+        torch.backends.mha.set_fastpath_enabled(enabled)
+        Network(ELSEWHERE["attention of torch"](), SHAPE)
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+
+
 MIXED: dict[str, Make] = {
     "softmax over the batch": headed(lambda m, x: x.softmax(0).relu()),
     "flipped along the batch": headed(lambda m, x: x.flip(0).relu()),
@@ -91,6 +138,8 @@ MIXED: dict[str, Make] = {
     "divided by the sum of the batch": headed(lambda m, x: x / (x.sum(0, keepdim=True) + 1)),
     "another path for one image": headed(lambda m, x: m.linear(x.mean((2, 3))) * (2 if len(x) == 1 else 1)),
     "the batch flattened": headed(lambda m, x: m.linear(x.mean((2, 3)).flatten(0)[: 4 * len(x)].view(4, -1).T)),
+    "windows of two images": headed(lambda m, x: x.transpose(0, 1).reshape(-1, 4, 14, 14).softmax(1).relu()),
+    "images beside images": headed(lambda m, x: (x.flatten(1) @ x.flatten(1).T).relu()),
     "images by index": headed(lambda m, x: x[torch.arange(len(x) - 1, -1, -1)].relu()),
     "at random": headed(lambda m, x: (x + torch.randn_like(x)).relu()),
     "by numpy": headed(lambda m, x: (x + torch.from_numpy(x.numpy() * 2)).relu()),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deconv.errors import BadInput, bad_value, check_count, check_list, unknown
 from deconv.images.preprocessing import Preprocessing
-from deconv.network.checks import checked_module, checked_shape, not_carried
+from deconv.network.checks import checked_module, checked_shape, no_map, not_carried
 from deconv.network.graph import Graph, covering_pool, evaluate, stream
 from deconv.network.operations import Concatenate, Rectifier
 from deconv.network.receptive_field import ReceptiveField, receptive_field
@@ -143,6 +143,9 @@ class Network(ShownInNotebooks):
         reason = graph.refusals.get(name, stopped if name in self.graph.layers else "")
         if reason:
             raise not_carried(name, reason, graph.nodes[0].shape, list(graph.layers))
+        shapes = {node.name: node.shape for node in graph.nodes[1:]}
+        if name in shapes:
+            raise no_map(name, shapes[name], list(graph.layers))
         beyond = f"the module was followed up to where {stopped}" if stopped else ""
         raise unknown("layer", layer, [*self.aliases, *self.layers], beyond)
 
@@ -279,7 +282,10 @@ def _is_rectified(graph: Graph, index: int) -> bool:
     node = graph.nodes[index]
     if isinstance(node.operation, Rectifier):
         return True
-    return isinstance(node.operation, Concatenate) and all(_is_rectified(graph, source) for source in node.inputs)
+    moves = isinstance(node.operation, Concatenate) or (
+        node.kind == "permute" and graph.nodes[node.inputs[0]].channels_last
+    )
+    return moves and all(_is_rectified(graph, source) for source in node.inputs)
 
 
 def _states(module: nn.Module) -> dict[str, Tensor]:

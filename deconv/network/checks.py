@@ -52,10 +52,22 @@ def checked_shape(input_shape: Any) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def no_map(name: str, shape: tuple[int, ...], layers: list[str]) -> UnsupportedOperation:
+    """Return the error of a node of the graph that is asked for as a layer but has no places, as in attention."""
+    return UnsupportedOperation(
+        f"{name!r} gives {shape} for an image, which is neither a map (C, H, W) nor a vector, so that its units cannot "
+        f"be mined; expected one of the layers: {_listed(layers)}"
+    )
+
+
 def not_carried(layer: str, reason: str, shape: tuple[int, ...], layers: list[str]) -> UnsupportedOperation:
     """Return the error of a layer that the module has, but that cannot be computed for images of `shape`."""
-    listed = layers if len(layers) <= MOST_NAMES else [*layers[:MOST_NAMES], f"... {len(layers) - MOST_NAMES} more"]
     return UnsupportedOperation(
         f"layer {layer!r} cannot be traced for an input of {tuple(shape)}: {reason}; layers that remain: "
-        f"{', '.join(listed)}"
+        f"{_listed(layers)}"
     )
+
+
+def _listed(layers: list[str]) -> str:
+    shown = layers if len(layers) <= MOST_NAMES else [*layers[:MOST_NAMES], f"... {len(layers) - MOST_NAMES} more"]
+    return ", ".join(shown)

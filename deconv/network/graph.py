@@ -27,6 +27,7 @@ class Node:
     inputs: the indices, in the graph, of the nodes it reads.
     shape: the shape of its output, without the batch, at the traced size.
     is_map: whether that is (C, H, W) with channels first.
+    channels_last: whether it is (H, W, C).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Node:
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     is_map: bool
+    channels_last: bool = False
 
     def __repr__(self) -> str:
         return f"<Node {self.name}: {self.kind}, {' x '.join(map(str, self.shape))}>"
@@ -43,6 +45,8 @@ class Node:
     @property
     def map_size(self) -> tuple[int, int]:
         """(H, W) of the output; (1, 1) where it is no map."""
+        if self.channels_last:
+            return (self.shape[0], self.shape[1])
         return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else (1, 1)
 
 
@@ -96,7 +100,7 @@ class Graph:
         return max([dtype, *casts], key=lambda each: torch.finfo(each).eps)
 
     @cached_property
-    def measured(self) -> dict[int, Any]:
+    def measured(self) -> dict[Any, Any]:
         """What `deconv.network.reach` has measured of nodes, by their indices."""
         return {}
 
@@ -224,6 +228,11 @@ def is_layer(node: Node, layers: set[int]) -> bool:
         return False
     if isinstance(node.operation, Concatenate):
         return all(source in layers for source in node.inputs)
+    return is_activation(node)
+
+
+def is_activation(node: Node) -> bool:
+    """Return whether a node is a rectifier or another activation whose maps can be mined."""
     return isinstance(node.operation, Rectifier) or node.kind in SMOOTH_ACTIVATIONS
 
 

@@ -5,7 +5,6 @@ All tensors are (N, C, H, W) unless an operation says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deconv.network.call import BatchSize as BatchSize
+from deconv.network.call import Call as Call
+from deconv.network.call import ChoosingCall as ChoosingCall
+from deconv.network.call import LinearCall as LinearCall
+from deconv.network.call import PerImage as PerImage
+from deconv.network.call import Selection as Selection
+from deconv.network.call import Slot as Slot
+from deconv.network.elementwise import ELEMENTWISE
 from deconv.network.spatial import AveragePool, Spatial
 
 
@@ -96,71 +103,6 @@ class Reshape:
         """Return x (N, ...) as (N, *shape)."""
         shape = self.shape[:-2] + tuple(x.shape[-2:]) if self.spatial else self.shape
         return x.reshape(x.shape[0], *shape)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Stands in the arguments of a `Call` for the input of that number."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class BatchSize:
-    """Stands in the arguments of a `Call` for the number of images, or a multiple of it."""
-
-    times: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class PerImage:
-    """Stands in the arguments of a `Call` for a constant (1, ...) that is repeated for each image."""
-
-    value: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """Any other ATen operation or autograd.Function, run as traced.
-
-    arguments, keywords: those of the call, with a `Slot` for each input, a `BatchSize` for what counts images and a
-        `PerImage` for what is repeated for each.
-    pointwise: whether each position of the last two axes depends on that position alone.
-    pick: which of several tensors that the function gives is this operation's value; None where it gives one.
-    """
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    pointwise: bool
-    pick: int | None = None
-
-    def forward(self, *xs: Tensor) -> Tensor:
-        def fill(value: Any) -> Any:
-            if isinstance(value, Slot):
-                return xs[value.number]
-            if isinstance(value, BatchSize):
-                return xs[0].shape[0] * value.times
-            if isinstance(value, PerImage):
-                return value.value.expand(xs[0].shape[0], *value.value.shape[1:])
-            return type(value)(map(fill, value)) if isinstance(value, list | tuple) else value
-
-        keywords = {name: fill(value) for name, value in self.keywords.items()}
-        try:
-            result = self.function(*map(fill, self.arguments), **keywords)
-        except RuntimeError as error:
-            if "view" not in str(error) or all(x.is_contiguous() for x in xs):
-                raise
-            return self.forward(*(x.contiguous() for x in xs))  # maps are kept channels last, the user's were not
-        return result if self.pick is None else result[self.pick]
-
-
-class LinearCall(Call):
-    """A call that is affine in its inputs of floating point, so that every rule sends it back by its transpose."""
-
-
-class ChoosingCall(LinearCall):
-    """A linear call that reads whole numbers (or complex ones) too, so that the way back needs its inputs."""
 
 
 class _Renumbered(torch.autograd.Function):
@@ -283,3 +225,14 @@ def keeps_positions(operation: Operation) -> bool:
 def windowable(operation: Operation) -> bool:
     """Return whether the operation gives the same on a window cut out of its map as on the map whole."""
     return keeps_positions(operation) and not (isinstance(operation, AveragePool) and not operation.uniform)
+
+
+def keeps_places(operation: Operation, kind: str) -> bool:
+    """Return whether an operation from (H, W, C) to (H, W, D) works on the channels of each place alone."""
+    if not isinstance(operation, Call):
+        return isinstance(operation, Rectifier | Add | Cast)
+    if operation.is_laid:
+        return False
+    if kind in ("layer_norm", "rms_norm"):
+        return len(operation.arguments[1]) == 1
+    return kind in ELEMENTWISE or kind in "linear slice narrow split split_with_sizes chunk cat concat glu".split()

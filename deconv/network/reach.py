@@ -10,7 +10,6 @@ output rows (columns) in turn, shows which input rows (columns) they read. Opera
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,11 +18,10 @@ from torch import Tensor
 
 from deconv.network.elementwise import ELEMENTWISE
 from deconv.network.graph import Graph, Node, cast_operation, evaluate
-from deconv.network.operations import Call, Detached, Input, keeps_positions
+from deconv.network.intervals import NOTHING, Interval, Intervals
+from deconv.network.operations import Call, Detached, Input, keeps_places, keeps_positions
 from deconv.network.spatial import Spatial
 
-NOTHING = 10**9
-"""The first of an interval that holds nothing; the last is its negative."""
 SIGNALS_AT_ONCE = 2**24
 """Numbers of the largest tensor while measuring."""
 TRIALS = 2
@@ -37,45 +35,6 @@ CHANNELWISE = frozenset(
 """Do the same to every channel, so that one will do."""
 FAINT = 1e-9
 """Of the strongest derivative: what counts as none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Interval:
-    """For each position along one axis of a layer the first and the last position of a node that it reads; int64."""
-
-    first: Tensor
-    last: Tensor
-
-    def united(self, other: Interval | None) -> Interval:
-        """Return the smallest intervals that hold both."""
-        if other is None:
-            return self
-        return Interval(torch.minimum(self.first, other.first), torch.maximum(self.last, other.last))
-
-    def through_window(self, step: int, before: int, extent: int) -> Interval:
-        """Return what a sliding window reads for these of its outputs."""
-        read = Interval(self.first * step - before, self.last * step - before + extent - 1)
-        return read.where(self.first <= self.last)
-
-    def where(self, kept: Tensor) -> Interval:
-        """Return the intervals where `kept`, elsewhere nothing."""
-        return Interval(self.first.where(kept, NOTHING), self.last.where(kept, -NOTHING))
-
-    def through_table(self, table: Interval) -> Interval:
-        """Return the union of the table's entries over each interval; what lies outside the table reads nothing."""
-        size = len(table.first)
-        first, last = self.first.clamp_min(0).tolist(), self.last.clamp_max(size - 1).tolist()
-        firsts, lasts = table.first.tolist(), table.last.tolist()
-        read = [
-            (min(firsts[low : high + 1]), max(lasts[low : high + 1])) if low <= high else (NOTHING, -NOTHING)
-            for low, high in zip(first, last, strict=True)
-        ]
-        both = torch.tensor(read, dtype=torch.int64).view(-1, 2)
-        return Interval(both[:, 0], both[:, 1])
-
-
-Intervals = tuple[Interval, Interval]
-"""Of the rows and of the columns."""
 
 
 def reach(graph: Graph, target: int) -> Intervals | None:
@@ -103,6 +62,8 @@ def _read(graph: Graph, index: int, intervals: Intervals, carrying: set[int]) ->
         axes = zip(intervals, window.stride, window.before, window.extent, strict=True)
         rows, cols = (interval.through_window(*numbers) for interval, *numbers in axes)
         return {node.inputs[0]: (rows, cols)}
+    if _turned(node, sources) or (node.channels_last and keeps_places(operation, node.kind) and _alike(node, sources)):
+        return dict.fromkeys(node.inputs, intervals)
     if all(_has_places(source) for source in sources):
         if keeps_positions(operation):
             return dict.fromkeys(node.inputs, intervals)
@@ -110,7 +71,8 @@ def _read(graph: Graph, index: int, intervals: Intervals, carrying: set[int]) ->
             return _united((s, _broadcast(intervals, graph.nodes[s].shape, node.shape)) for s in node.inputs)
     if index not in graph.measured:
         frontier, inner = _region(graph, index, carrying)
-        graph.measured[index] = frontier, _tables(graph, index, frontier, inner)
+        in_vain = len(inner) > 1 and all(_sees_all(graph, source) for source in frontier if source in carrying)
+        graph.measured[index] = frontier, None if in_vain else _tables(graph, index, frontier, inner)
     frontier, tables = graph.measured[index]
     if tables is None:
         return {source: _whole(graph, source, intervals) for source in frontier if source in carrying}
@@ -118,6 +80,29 @@ def _read(graph: Graph, index: int, intervals: Intervals, carrying: set[int]) ->
         source: (intervals[0].through_table(rows), intervals[1].through_table(cols))
         for source, (rows, cols) in tables.items()
     }
+
+
+def _sees_all(graph: Graph, index: int) -> bool:
+    """Whether every position of a node reads the whole image, so that it does not matter which of them are read."""
+    if ("all", index) not in graph.measured:
+        intervals = reach(graph, index) if index else None
+        sizes = graph.nodes[0].map_size
+        graph.measured["all", index] = intervals is not None and all(
+            bool((interval.first <= 0).all() and (interval.last >= size - 1).all())
+            for interval, size in zip(intervals, sizes, strict=True)
+        )
+    return bool(graph.measured["all", index])
+
+
+def _turned(node: Node, sources: list[Node]) -> bool:
+    """Whether a node turns a map's channels to the last axis, or back."""
+    if node.kind != "permute":
+        return False
+    return (node.channels_last and sources[0].is_map) or (node.is_map and sources[0].channels_last)
+
+
+def _alike(node: Node, sources: list[Node]) -> bool:
+    return all(source.channels_last and source.map_size == node.map_size for source in sources)
 
 
 def _has_places(node: Any) -> bool:
@@ -161,7 +146,7 @@ def _region(graph: Graph, index: int, carrying: set[int]) -> tuple[list[int], li
         source = pending.pop()
         if source not in carrying:
             frontier.add(source)  # a detached value, or an index: taken as it is
-        elif graph.nodes[source].is_map or source == 0:
+        elif graph.nodes[source].is_map or graph.nodes[source].channels_last or source == 0:
             frontier.add(source)
         elif source not in inner:
             inner.add(source)
@@ -172,16 +157,22 @@ def _region(graph: Graph, index: int, carrying: set[int]) -> tuple[list[int], li
 def _tables(graph: Graph, index: int, frontier: list[int], inner: list[int]) -> dict[int, Intervals] | None:
     """Measured: what each row and column of the node reads of the frontier's maps. None if it cannot be measured."""
     node = graph.nodes[index]
-    maps = [source for source in frontier if graph.nodes[source].is_map]
+    maps = [source for source in frontier if graph.nodes[source].is_map or graph.nodes[source].channels_last]
     if len(node.shape) != 3 or not maps:
         return None
     alone = len(maps) == 1 == len(inner)
     if node.kind == "conv_transpose2d" and alone:
         return {maps[0]: _transposed(node)}
     shape, shapes = node.shape, {source: graph.nodes[source].shape for source in frontier}
-    if node.kind in CHANNELWISE and alone and shape[0] == shapes[maps[0]][0]:
+    if (
+        node.kind in CHANNELWISE
+        and alone
+        and node.is_map
+        and graph.nodes[maps[0]].is_map
+        and shape[0] == shapes[maps[0]][0]
+    ):
         shape, shapes[maps[0]] = (1, *shape[1:]), (1, *shapes[maps[0]][1:])
-    if (shape[1] + shape[2]) * max(prod(each) for each in (shape, *shapes.values())) > MOST_NUMBERS:
+    if sum(node.map_size) * max(prod(each) for each in (shape, *shapes.values())) > MOST_NUMBERS:
         return None
     operations = {n: cast_operation(graph.nodes[n].operation, torch.float64, "cpu") for n in inner}
 
@@ -194,7 +185,8 @@ def _tables(graph: Graph, index: int, frontier: list[int], inner: list[int]) -> 
     generator = torch.Generator().manual_seed(0)
     try:
         points = _points(graph, shapes, generator)
-        measured = [_measure(output, points, shape, axis, generator) for axis in (0, 1)]
+        lasts = [graph.nodes[source].channels_last for source in frontier]
+        measured = [_measure(output, points, (shape, node.channels_last), lasts, axis, generator) for axis in (0, 1)]
     except (RuntimeError, NotImplementedError, IndexError):
         return None
     place = {source: number for number, source in enumerate(frontier)}
@@ -240,12 +232,18 @@ def _exact(value: Tensor) -> Tensor:
 def _measure(
     output: Callable[[Sequence[Tensor]], Tensor],
     points: list[Tensor],
-    shape: tuple[int, ...],
+    given: tuple[tuple[int, ...], bool],
+    lasts: list[bool],
     axis: int,
     generator: torch.Generator,
 ) -> list[Interval]:
-    """What each row (axis 0) or column (1) of the output reads of each input's; nothing of what is no map."""
-    count = shape[1 + axis]
+    """What each row (axis 0) or column (1) of the output reads of each input's; nothing of what is no map.
+
+    given: the output's shape, and whether its channels come last.  lasts: of which inputs they do.
+    """
+    shape, last = given
+    line_axis = axis if last else 1 + axis
+    count = shape[line_axis]
     largest = max([*(point.numel() for point in points), *[torch.Size(shape).numel()]])
     at_once = max(1, SIGNALS_AT_ONCE // largest)
     reads: list[list[Tensor]] = [[] for _ in points]
@@ -255,7 +253,7 @@ def _measure(
             leaves = [_leaf(point, len(lines), trial) for point in points]
             signal = torch.zeros((len(lines), *shape), dtype=torch.float64)
             for n, line in enumerate(lines.tolist()):
-                signal[n].select(1 + axis, line).normal_(generator=generator)
+                signal[n].select(line_axis, line).normal_(generator=generator)
             with torch.inference_mode(False), torch.enable_grad():
                 derived = iter(
                     torch.autograd.grad(
@@ -268,7 +266,7 @@ def _measure(
                 )
             for number, leaf in enumerate(leaves):
                 back = next(derived).abs() if leaf.requires_grad else torch.zeros(leaf.shape)
-                strength = _along(back, axis)
+                strength = _along(back, axis - 1 if lasts[number] else axis)
                 seen[number] = strength if not trial else seen[number] + strength
         for number, strength in enumerate(seen):
             reads[number].append(strength)

@@ -13,8 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from deconv.network.graph import Graph
+from deconv.network.intervals import Interval
 from deconv.network.operations import Detached, Operation, keeps_positions, windowable
-from deconv.network.reach import Interval, reach
+from deconv.network.reach import reach
 from deconv.network.spatial import Convolution, Spatial
 
 Pair = tuple[int, int]

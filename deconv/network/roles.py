@@ -31,9 +31,11 @@ NORMS = frozenset("layer_norm group_norm instance_norm rms_norm".split())
 """Normalisations by the image's own statistics that are one operation."""
 STATISTICS = frozenset("std var std_mean var_mean norm linalg_vector_norm sqrt rsqrt".split())
 MEANS = frozenset("mean var_mean std_mean".split())
-SQUASHES = {"sigmoid": 2, "hardsigmoid": 2, "softmax": 2, "_softmax": 2, "tanh": 1, "softsign": 1}
+SQUASHES = {"sigmoid": 3, "hardsigmoid": 3, "softmax": 3, "_softmax": 3, "tanh": 2, "softsign": 2}
 """What gives a bounded number, and how surely it gates: of tanh(a) * sigmoid(b) the second factor is the gate. A
 rectifier with a ceiling (relu6(x + 3) / 6) is as sure as a tanh."""
+ACTIVATED = 1
+"""How surely any other activation gates: of silu(a) * b the first factor is the gate (Shazeer 2020, GLU Variants)."""
 PRODUCTS = frozenset({"mul", "multiply"})
 QUOTIENTS = frozenset({"div", "divide"})
 MATRIX_PRODUCTS = frozenset("matmul bmm mm einsum".split())
@@ -168,7 +170,7 @@ class _Finder:
         """Note a product or quotient of two inputs of which one is held, and what that one was made by."""
         node = self.nodes[index]
         carrier, factor = node.inputs[1 - held], node.inputs[held]
-        gates = node.kind not in QUOTIENTS and self._squashed(factor) > 0
+        gates = node.kind not in QUOTIENTS and self._squashed(factor) > ACTIVATED
         made_by = self._made_by(factor, set(self.graph.ancestors([carrier])), gates)
         statistic = node.kind in QUOTIENTS or (not gates and any(map(self._is_statistic, made_by)))
         option = "norm" if statistic else "gate"
@@ -193,11 +195,12 @@ class _Finder:
         node = self.nodes[index]
         operation = node.operation.operation if isinstance(node.operation, Detached) else node.operation
         if isinstance(operation, Rectifier):
-            return 1 if operation.ceiling is not None else 0
+            return ACTIVATED if operation.ceiling is None else SQUASHES["tanh"]
         if node.kind in SQUASHES:
             return SQUASHES[node.kind]
         if index in self.roles:
-            return self._spelled_squash(index)[0]
+            activated = ACTIVATED if self.roles[index].source is not None else 0
+            return self._spelled_squash(index)[0] or activated
         strengths: list[int] = []
         for source in sorted(_passed(node), reverse=True):  # the latest first: a long sum need not be followed
             strengths.append(self._squashed(source))

@@ -52,7 +52,8 @@ class Rule:
     gate: the product of two values of the image: "constant" holds the gate (squeeze-and-excitation, attention weights),
         whose factor multiplies the signal as a batch normalisation's scale does; no signal enters it. The gate is the
         factor that is the same at several positions or channels, else the one that was squashed (sigmoid, softmax,
-        tanh). "derivative" is that of the product and of what squashes.
+        tanh), else the one that went through another activation (SwiGLU, linear attention). "derivative" is that of the
+        product and of what squashes.
     norm: normalisation by the image's own statistics (of layers, groups, instances, by root mean square, GRN):
         "constant" holds the mean and the deviation, "derivative" is autograd's.
 

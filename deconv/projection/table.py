@@ -272,8 +272,7 @@ SPELLED = RECTIFIERS | {
 """Whatever the rule, they remember one kind of thing, as every type of node does: one forward pass serves all rules."""
 TRANSPOSED = Backward(_forward, _transposed_filters)
 SCALED = Backward(_forward, _scaled)
-CROPPED = Backward(_forward, _cropped)
-SPLIT = Backward(_forward, _split)
+CROPPED, SPLIT = Backward(_forward, _cropped), Backward(_forward, _split)
 COPIED = Backward(_forward, _copied)
 RESHAPED = Backward(_forward, _reshaped)
 CAST_BACK = Backward(_forward, _cast_back)
@@ -295,6 +294,7 @@ TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     ops.Cast: lambda rule: CAST_BACK,
     ops.Overwrite: lambda rule: LINEAR,
     ops.Detached: lambda rule: FORWARD_ONLY,
+    ops.Selection: lambda rule: DERIVED if rule.switches == "recorded" or rule.relu == "forward" else None,
     # neither linear nor a ReLU: only a rule that takes a rectifier's derivative has a counterpart for it
     ops.Call: lambda rule: DERIVED if rule.relu == "forward" else None,
 }

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deconv.errors import UnsupportedOperation
 from deconv.network import operations as ops
 from deconv.network.graph import Graph, Node
 from deconv.network.roles import NORMS, roles
@@ -90,7 +91,12 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
         role = roles(graph).get(blocked)
         untold = role is not None and not role.told and rule.gate == "constant"
         why = {"why": "which of its factors is the gate cannot be told"} if untold else {}
-        raise no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
+        if isinstance(graph.nodes[blocked].operation, ops.Selection):
+            why = {"why": f"it chooses among what it reads, and switches={rule.switches!r} is for pooling windows"}
+        earlier = [(name, index) for name, index in graph.layers.items() if index < blocked]
+        before = next((name for name, index in reversed(earlier) if _blocked(graph, index, rule) is None), None)
+        error = no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
+        raise error if before is None else UnsupportedOperation(f"{error}, as {before!r}")
 
 
 def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:
@@ -170,27 +176,40 @@ def _masked_by_output(operation: Any, signal: Tensor, memory: Memory, shapes: Sh
 def _half_gated(operation: ops.Call, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
     """Of glu(a, b) = a * sigmoid(b): b's half is the gate."""
     axis = operation.arguments[1]
-    gate = torch.sigmoid(memory[0].chunk(2, axis)[1])
-    return (torch.cat([signal * gate, torch.zeros_like(signal)], axis),)
+    gate = torch.sigmoid(operation.laid_out(memory[0]).chunk(2, axis)[1])
+    signal = _laid_as_given(operation, signal)
+    return (_as_read(operation, torch.cat([signal * gate, torch.zeros_like(signal)], axis), len(memory[0])),)
+
+
+def _laid_as_given(operation: ops.Call, signal: Tensor) -> Tensor:
+    """The signal laid out as the function's value."""
+    return signal if operation.gives is None else operation.gives.lay_out(signal)
+
+
+def _as_read(operation: ops.Call, share: Tensor, count: int) -> Tensor:
+    """What goes back to the function's only input, its images first again."""
+    layout = operation.lays[0] if operation.lays else None
+    return share if layout is None else layout.images_first(share, count)
 
 
 def _normalised(operation: ops.Call, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
     """The signal times the norm's weights, divided by the deviation of what the norm read."""
-    named = _named(operation)
-    x, weight, eps = memory[0], named["weight"], named["eps"]
+    named, count = _named(operation), len(signal)
+    x, weight, eps = operation.laid_out(memory[0]), named["weight"], named["eps"]
+    signal = _laid_as_given(operation, signal)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     if "normalized_shape" in named:
         axes = tuple(range(-len(named["normalized_shape"]), 0))
         square = x.var(axes, correction=0, keepdim=True) if "bias" in named else x.square().mean(axes, keepdim=True)
         scale = torch.rsqrt(square + eps)
-        return (signal * (scale if weight is None else scale * weight),)
+        return (_as_read(operation, signal * (scale if weight is None else scale * weight), count),)
     variance = named.get("running_var") if not named.get("use_input_stats", True) else None
     if variance is None:
         groups = named.get("num_groups", x.shape[1])
         variance = x.reshape(len(x), groups, -1).var(2, correction=0).repeat_interleave(x.shape[1] // groups, 1)
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
-    return (signal * scale.view(-1, x.shape[1], *(1,) * (x.dim() - 2)),)
+    return (_as_read(operation, signal * scale.view(-1, x.shape[1], *(1,) * (x.dim() - 2)), count),)
 
 
 def _named(operation: ops.Call) -> dict[str, Any]:

@@ -8,7 +8,8 @@ to give what the module gave.
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ def trace(module: nn.Module, precision: torch.dtype, input_shape: tuple[int, int
         stack.enter_context(torch.inference_mode(False))
         for device in ("cpu", "cuda"):  # it runs in its own precision, whatever is on around deconv
             stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_without_fast_attention())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         many = record(module, images)
@@ -78,6 +80,17 @@ def _paired(module: nn.Module, many: Recording) -> Pairing:
         if common == len(many.calls) and candidate.few.stopped is None:
             break
     return pairing
+
+
+@contextmanager
+def _without_fast_attention() -> Iterator[None]:
+    """Let nn.MultiheadAttention run as products and a softmax, not as one operation that has no derivative."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from deconv.errors import UnsupportedOperation, first_line
 from deconv.network import operations as ops
-from deconv.network.graph import Graph, Node, is_layer
+from deconv.network.call import Layout
+from deconv.network.graph import Graph, Node, is_activation, is_layer
 from deconv.network.operations import ChannelScale, Operation, Slot
 from deconv.network.spatial import Convolution
-from deconv.network.tracing import lowering
+from deconv.network.tracing import lowering, places
 from deconv.network.tracing.calls import Called, Overwriting, Ref, refs_in
+from deconv.network.tracing.layouts import layout_of
 from deconv.network.tracing.memory import lay_over
 from deconv.network.tracing.norms import local_response_norms
 from deconv.network.tracing.pairing import Pairing
@@ -38,6 +40,8 @@ class Builder:
         self.elementwise: set[int] = set()  # nodes whose every element depends on that element alone
         self.bent: set[int] = set()  # those of them that are neither linear in what they read nor a rectifier
         self.states: dict[int, int | UnsupportedOperation] = {}  # of each value its node, or why there is none
+        self.layouts: dict[int, Layout | None] = {0: None}  # of each value, where its images lie
+        self.laid: list[UnsupportedOperation] = []  # of values with images elsewhere, how they lie
         self.names: Counter[str] = Counter()
         self.used: set[str] = set()
         self.refusals: dict[str, str] = {}
@@ -67,11 +71,13 @@ class Builder:
                 self.states[number] = stopped
         if stopped is not None:
             self.refusals[""] = first_line(stopped)
-        return Graph(tuple(self.nodes), self._layers(), self.refusals)
+        layers = self._layers()
+        return Graph(tuple(self.nodes), layers, self.refusals)
 
     def reason(self) -> UnsupportedOperation | None:
-        """The first thing that could not be carried."""
-        return next((state for state in self.states.values() if isinstance(state, UnsupportedOperation)), None)
+        """The first thing that could not be carried, or that no layer came after."""
+        refused = [state for state in self.states.values() if isinstance(state, UnsupportedOperation)]
+        return next(iter([*refused, *self.laid]), None)
 
     def _layers(self) -> dict[str, int]:
         positions: set[int] = set()
@@ -81,7 +87,17 @@ class Builder:
         for state in (self.states.get(number) for number in self.outputs):
             if isinstance(state, int) and state and self._is_value_of_units(state):
                 positions.add(state)
-        return {self.nodes[position].name: position for position in sorted(positions)}
+        turned = {position: position for position in positions}
+        for position in [n for n, node in enumerate(self.nodes) if node.channels_last and is_activation(node)]:
+            turned[position] = self._channels_first(position)
+        return {self.nodes[position].name: turned[position] for position in sorted(turned)}
+
+    def _channels_first(self, position: int) -> int:
+        """A node that turns an activation's (H, W, C) into a map, which nothing else reads."""
+        node, name = self.nodes[position], self._unique(f"{self.nodes[position].name}.permute")
+        turn = ops.LinearCall(aten.permute.default, (Slot(0), [0, 3, 1, 2]), {}, False)
+        shape, dtype = (node.shape[2], *node.shape[:2]), self.dtypes[position]
+        return self._append(name, node.path, "permute", turn, (position,), shape, dtype)
 
     def _is_value_of_units(self, position: int) -> bool:
         node = self.nodes[position]
@@ -105,8 +121,15 @@ class Builder:
             arguments, keywords = self.pairing.arguments(call, other, where)
             for pick, number in enumerate(call.outputs):
                 if number is not None and (number in self.readers or not call.several):
-                    self.pairing.check_images_apart(number, where)
+                    layouts = self.pairing.layouts(number, where)
+                    self.layouts[number] = layouts[0]
                     request = self._request(call, arguments, keywords, number, pick if call.several else None)
+                    if request.is_laid and isinstance(call.function, Overwriting):
+                        raise request.refused("writes in place where images do not lie along the first axis")
+                    if request.is_laid:
+                        self.layouts[number] = layout = layout_of(request, layouts)
+                        request = replace(request, gives=layout)
+                        self.laid.extend([] if layout is None else [self.pairing.refusal(number, where)])
                     self.states[number] = self._placed(call, number, request)
         except UnsupportedOperation as error:
             for number in numbers:
@@ -122,6 +145,7 @@ class Builder:
         (number,) = call.outputs
         state = self.states[source]
         assert number is not None
+        self.layouts[number] = None
         if isinstance(state, UnsupportedOperation):
             raise state
         self.states[number] = self._add(call, number, self._detached(call, norm), (state,))
@@ -130,6 +154,7 @@ class Builder:
         self, call: Called, arguments: tuple[Any, ...], keywords: dict[str, Any], number: int, pick: int | None
     ) -> Request:
         inputs: list[int] = []
+        lays: list[Layout | None] = []
         cast_to = self._autocast_type(call, number)
 
         def resolve(value: Any) -> Any:
@@ -137,6 +162,7 @@ class Builder:
                 position = self.states[value.number]
                 assert isinstance(position, int)
                 inputs.append(self._cast(call, position, cast_to))
+                lays.append(self.layouts[value.number])
                 return Slot(len(inputs) - 1)
             if isinstance(value, Tensor):
                 value = value.detach().clone() if value.requires_grad else value  # it is not the copy's own
@@ -145,10 +171,18 @@ class Builder:
 
         named = named_arguments(call.function, arguments, keywords)
         resolved = {name: map_values(value, resolve) for name, value in named.items()}
-        shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
+        shape, dtype = self._shape(number), self.recording.dtypes[number]
+        known = self.nodes, self.dtypes
         return Request(
-            call.function, call.name, call.path, resolved, tuple(inputs), self.nodes, self.dtypes, shape, dtype, pick
+            *(call.function, call.name, call.path, resolved, tuple(inputs), *known, shape, dtype, pick),
+            tuple(lays),
+            self.layouts[number],
         )
+
+    def _shape(self, number: int) -> tuple[int, ...]:
+        """The shape of a value without the batch."""
+        shape, layout = self.recording.shapes[number], self.layouts[number]
+        return shape[1:] if layout is None else layout.shape(shape)
 
     def _autocast_type(self, call: Called, number: int) -> torch.dtype | None:
         """The type that autocast brings all arguments to, read from the type of the result."""
@@ -212,7 +246,7 @@ class Builder:
         if isinstance(operation, ChannelScale) and self._folds_into(operation, inputs[0]):
             self.nodes[inputs[0]] = fold(self.nodes[inputs[0]], operation)
             return inputs[0]
-        shape, dtype = self.recording.shapes[number][1:], self.recording.dtypes[number]
+        shape, dtype = self._shape(number), self.recording.dtypes[number]
         return self._append(self._new_name(call, number), call.path, call.name, operation, inputs, shape, dtype)
 
     def _new_name(self, call: Called, number: int) -> str:
@@ -239,8 +273,9 @@ class Builder:
         shape: tuple[int, ...],
         dtype: torch.dtype,
     ) -> int:
-        is_map = lowering.gives_map(operation, [self.nodes[source] for source in inputs], shape, self.nodes)
-        self.nodes.append(Node(name, path, kind, operation, inputs, shape, is_map))
+        is_map = places.gives_map(operation, [self.nodes[source] for source in inputs], shape, self.nodes)
+        last = places.gives_channels_last(operation, [self.nodes[source] for source in inputs], shape, kind)
+        self.nodes.append(Node(name, path, kind, operation, inputs, shape, is_map, last))
         self.dtypes.append(dtype)
         return len(self.nodes) - 1
 

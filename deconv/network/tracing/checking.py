@@ -14,12 +14,13 @@ from deconv.network.tracing.recording import record
 
 if TYPE_CHECKING:
     from deconv.network.tracing.building import Builder
+    from deconv.network.tracing.calls import Recording
 
 
 def check_graph(graph: Graph, builder: Builder, module: nn.Module) -> None:
     """Raise UnsupportedOperation where the graph gives anything else than the module did."""
-    expected = _carried(builder, builder.recording.kept)
-    alone = _carried(builder, builder.pairing.few.kept)
+    expected = _carried(builder, builder.recording)
+    alone = _carried(builder, builder.pairing.few)
     if not expected or _agrees(graph, builder.recording.images, expected, alone):
         return
     if _agrees_in_double(graph, builder, module):
@@ -31,10 +32,15 @@ def check_graph(graph: Graph, builder: Builder, module: nn.Module) -> None:
     )
 
 
-def _carried(builder: Builder, kept: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
-    """The module's own values at nodes of the graph."""
-    states = ((builder.states.get(number), tensor) for number, tensor in kept)
-    return {state: tensor.detach() for state, tensor in states if isinstance(state, int)}
+def _carried(builder: Builder, recording: Recording) -> dict[int, Tensor]:
+    """The module's own values at nodes of the graph, images first."""
+    carried: dict[int, Tensor] = {}
+    for number, tensor in recording.kept:
+        state, layout = builder.states.get(number), builder.layouts.get(number)
+        if isinstance(state, int):
+            value = tensor.detach()
+            carried[state] = value if layout is None else layout.images_first(value, len(recording.images))
+    return carried
 
 
 def _agrees(graph: Graph, images: Tensor, expected: dict[int, Tensor], alone: dict[int, Tensor]) -> bool:
@@ -73,4 +79,4 @@ def _agrees_in_double(graph: Graph, builder: Builder, module: nn.Module) -> bool
     recording = record(exact, images.double())
     if [call.name for call in recording.calls] != [call.name for call in builder.recording.calls]:
         return False
-    return _agrees(graph.cast(torch.float64), images.double(), _carried(builder, recording.kept), {})
+    return _agrees(graph.cast(torch.float64), images.double(), _carried(builder, recording), {})

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from deconv.network import operations as ops
-from deconv.network import spatial
 from deconv.network.elementwise import COMPARISONS, ELEMENTWISE, NONLINEAR_ELEMENTWISE
-from deconv.network.graph import Node
-from deconv.network.operations import Call, Operation, Slot
+from deconv.network.operations import Operation, Slot
 from deconv.network.tracing import axes, sliding
 from deconv.network.tracing.affine import is_affine
+from deconv.network.tracing.layouts import is_linear, laid_alike
 from deconv.network.tracing.requests import Lowered, Request, constants_in
 
 aten = torch.ops.aten
@@ -21,6 +21,15 @@ aten = torch.ops.aten
 
 def lower(request: Request) -> Lowered:
     """(operation, inputs) for a new node; a position or list of pieces where no new node is needed."""
+    if request.name in SELECTIONS and request.is_aten and not is_elementwise(request):
+        return request.as_selection()
+    if request.is_laid and request.name not in UNCHANGED:
+        if is_elementwise(request) and laid_alike(request):
+            request = replace(request, lays=(), gives=None)
+        else:
+            linear = is_linear(request)
+            call = request.as_call(linear=linear, pointwise=False)
+            return request.as_call(linear=linear or _tried_affine(request, call[0]), pointwise=False)
     handler = HANDLERS.get(request.name) if request.is_aten else None
     if handler is None and request.name.startswith("upsample_"):
         handler = _linear_whole
@@ -28,9 +37,13 @@ def lower(request: Request) -> Lowered:
     if result is not None:
         return result
     call = request.as_call(linear=False, pointwise=_same_positions(request))
-    if request.name not in NONLINEAR and is_affine(call[0], request):
+    if _tried_affine(request, call[0]):
         return request.as_call(linear=True, pointwise=_same_positions(request))
     return call
+
+
+def _tried_affine(request: Request, call: Operation) -> bool:
+    return request.name not in NONLINEAR and is_affine(call, request)
 
 
 def _batch_norm(request: Request) -> Lowered | None:
@@ -113,6 +126,16 @@ def is_elementwise(request: Request) -> bool:
     return request.name in ELEMENTWISE
 
 
+def _expanded(request: Request) -> Lowered:
+    """expand_as: of the other map only the shape matters."""
+    nodes = all(isinstance(request.arguments[name], Slot) for name in ("self", "other"))
+    if not nodes or len(request.input_shape()) != len(request.shape):
+        return _linear_whole(request)
+    arguments = {"self": Slot(0), "size": [-1, *request.shape]}
+    alone = replace(request, function=aten.expand.default, arguments=arguments, inputs=request.inputs[:1])
+    return alone.as_call(linear=True, pointwise=False)
+
+
 def _unchanged(request: Request) -> Lowered:
     return request.inputs[0] if request.inputs else request.as_call(linear=True, pointwise=False)
 
@@ -180,6 +203,13 @@ NONLINEAR = (
 )
 """Known not to be affine, or only where whole numbers decide: not worth the test."""
 
+SELECTIONS = frozenset("amax amin max min max_pool1d max_pool3d".split())
+"""What chooses one of several numbers as it is (max and min along an axis, not of two maps)."""
+COPYING = frozenset("clone alias contiguous lift_fresh_copy lift_fresh".split())
+DROPOUTS = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
+UNCHANGED = COPYING | DROPOUTS
+"""What gives its input as it is, wherever the images lie in it."""
+
 HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     "conv2d": sliding.convolution,
     "max_pool2d": sliding.max_pool,
@@ -210,6 +240,7 @@ HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     "concatenate": axes.concatenate,
     "copy": _copied,
     "stack": _stacked,
+    "expand_as": _expanded,
     "channel_shuffle": lambda request: request.as_call(linear=True, pointwise=True),
     "add": _sum,
     "sub": _sum,
@@ -240,38 +271,13 @@ HANDLERS: dict[str, Callable[[Request], Lowered | None]] = {
     "unbind": axes.pieces,
     "detach": _detached,
     **dict.fromkeys(["to", "_to_copy", "type_as"], _cast),
-    **dict.fromkeys(["clone", "alias", "contiguous", "lift_fresh_copy", "lift_fresh"], _unchanged),
-    **dict.fromkeys(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"], _dropout),
+    **dict.fromkeys(COPYING, _unchanged),
+    **dict.fromkeys(DROPOUTS, _dropout),
     **dict.fromkeys(["linear", "mean", "sum", "matmul", "mm", "bmm"], _linear_whole),
     **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "conv1d", "conv3d"], _linear_whole),
     **dict.fromkeys(
         ["pixel_shuffle", "pixel_unshuffle", "avg_pool1d", "avg_pool3d", "im2col", "col2im"], _linear_whole
     ),
-    **dict.fromkeys(["repeat", "expand", "expand_as", "tile", "repeat_interleave", "rot90"], _linear_whole),
+    **dict.fromkeys(["repeat", "expand", "tile", "repeat_interleave", "rot90"], _linear_whole),
     **dict.fromkeys(["unfold", "reflection_pad2d", "replication_pad2d", "adaptive_avg_pool1d"], _linear_whole),
 }
-
-
-def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], nodes: list[Node]) -> bool:
-    """Return whether the output is (C, H, W), channels first."""
-    if len(shape) != 3:
-        return False
-    if isinstance(operation, ops.Detached):
-        return gives_map(operation.operation, inputs, shape, nodes)
-    if isinstance(operation, ops.Input | spatial.Spatial):
-        return True
-    if isinstance(operation, ops.Reshape):
-        return operation.spatial or shape[1:] == (1, 1)
-    if isinstance(operation, Call) and operation.arguments[1:] == ([0, 3, 1, 2],):  # permute: channels first again
-        return True
-    moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
-    return not moves_axes and all(node.is_map or _is_plane(node, nodes) for node in inputs)
-
-
-def _is_plane(node: Node, nodes: list[Node]) -> bool:
-    """Whether the node is (H, W), one channel of maps of this size or what was made of their channels."""
-    sources = [nodes[source] for source in node.inputs]
-    return len(node.shape) == 2 and any((s.is_map and s.map_size == node.shape) or _is_plane(s, nodes) for s in sources)
-
-
-MOVES_AXES = frozenset({"aten.permute.default", "aten.transpose.int", "aten.swapaxes.default", "aten.movedim.int"})

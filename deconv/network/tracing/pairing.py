@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deconv.errors import UnsupportedOperation
+from deconv.network.call import Layout
 from deconv.network.operations import BatchSize, PerImage
 from deconv.network.tracing.calls import Called, Recording, Ref
 
@@ -73,16 +74,31 @@ class Pairing:
             "expected constants"
         )
 
-    def check_images_apart(self, number: int, where: str) -> None:
-        """Raise UnsupportedOperation where the first axis of a value is not that of the images: they may mix."""
+    def layouts(self, number: int, where: str) -> list[Layout | None]:
+        """Return where the images may lie in a value, judged by its shapes: [None] where the first axis counts them.
+
+        Raises UnsupportedOperation where no axis, or more than one, counts them: they may mix.
+        """
         shape, other = self.many.shapes[number], self.few.shapes[number]
         many, few = self.sizes
         squeezed = few == 1 and other == shape[1:]  # `.squeeze()` takes the batch of one too
         if shape[:1] == (many,) and (other == (few, *shape[1:]) or squeezed):
-            return
+            return [None]
+        pairs = list(zip(shape, other if len(other) == len(shape) else shape, strict=True))
+        counting = [axis for axis, (size, fewer) in enumerate(pairs) if size != fewer]
+        if len(counting) == 1 < len(shape):
+            (axis,) = counting
+            times, rest = divmod(pairs[axis][0], many)
+            if not rest and pairs[axis][1] == times * few:
+                return [Layout(axis, n, times // n) for n in range(1, times + 1) if times % n == 0]
+        raise self.refusal(number, where)
+
+    def refusal(self, number: int, where: str) -> UnsupportedOperation:
+        """Return the error that says how a value lays out the images."""
+        shape, other = self.many.shapes[number], self.few.shapes[number]
         pairs = zip(shape, other if len(other) == len(shape) else shape, strict=True)
-        counted = ", ".join(_counted(size, fewer, many) for size, fewer in pairs)
-        raise UnsupportedOperation(
+        counted = ", ".join(_counted(size, fewer, self.sizes[0]) for size, fewer in pairs)
+        return UnsupportedOperation(
             f"{where} makes ({counted}) of a batch of N images; expected them to stay apart along the first axis"
         )
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from deconv.errors import UnsupportedOperation
+from deconv.network.call import Layout
 from deconv.network.graph import Node
-from deconv.network.operations import BatchSize, Call, ChoosingCall, LinearCall, Operation, PerImage, copied
+from deconv.network.operations import BatchSize, Call, ChoosingCall, LinearCall, Operation, PerImage, Selection, copied
 from deconv.network.tracing.calls import Frame
 
 Lowered = tuple[Operation, tuple[int, ...]] | int | list[Any]
@@ -23,6 +24,7 @@ class Request:
 
     arguments: in the function's order, all of them; a `Slot` stands for a node.  inputs: those nodes' positions.
     shape, dtype: of its result, without the batch.  pick: which of several results it is.
+    lays, gives: where the images lie in the inputs and in the result, as in `Call`.
     """
 
     function: Any
@@ -35,12 +37,19 @@ class Request:
     shape: tuple[int, ...]
     dtype: torch.dtype
     pick: int | None = None
+    lays: tuple[Layout | None, ...] = ()
+    gives: Layout | None = None
 
     def input_shape(self, number: int = 0) -> tuple[int, ...]:
         return self.nodes[self.inputs[number]].shape
 
     def input_dtype(self, number: int = 0) -> torch.dtype:
         return self.dtypes[self.inputs[number]]
+
+    @property
+    def is_laid(self) -> bool:
+        """Whether the images lie elsewhere than along the first axis of an input or of the result."""
+        return self.gives is not None or any(self.lays)
 
     @property
     def where(self) -> str:
@@ -56,6 +65,11 @@ class Request:
         schema = getattr(self.function, "_schema", None)
         return self.function is copied or (schema is not None and schema.name.startswith("aten::"))
 
+    def as_selection(self) -> tuple[Operation, tuple[int, ...]]:
+        """The call as one that chooses among what it reads."""
+        call, inputs = self.as_call(linear=False, pointwise=False)
+        return Selection(**vars(call)), inputs
+
     def as_call(self, *, linear: bool, pointwise: bool) -> tuple[Operation, tuple[int, ...]]:
         keyword_only = _keyword_only(self.function)
         keywords = {name: value for name, value in self.arguments.items() if name in keyword_only}
@@ -63,7 +77,8 @@ class Request:
         types = [self.dtype, *(self.dtypes[source] for source in self.inputs)]
         chooses = any(not dtype.is_floating_point for dtype in types)
         kind = Call if not linear else ChoosingCall if chooses else LinearCall
-        return kind(self.function, arguments, keywords, pointwise, self.pick), self.inputs
+        lays = self.lays if any(self.lays) else ()
+        return kind(self.function, arguments, keywords, pointwise, self.pick, lays, self.gives), self.inputs
 
 
 def named_arguments(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def adaptive_pool(request: Request) -> Lowered:
         return request.inputs[0]
     is_mean = request.name == "adaptive_avg_pool2d"
     if any(n % m for n, m in zip(size, wanted, strict=True)):
-        return request.as_call(linear=is_mean, pointwise=False)
+        return request.as_call(linear=True, pointwise=False) if is_mean else request.as_selection()
     step = (size[0] // wanted[0], size[1] // wanted[1])
     window = Window(step, step, (0, 0), (1, 1))
     return (spatial.AveragePool(window) if is_mean else spatial.MaxPool(window, False)), request.inputs
