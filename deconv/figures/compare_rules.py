@@ -40,6 +40,8 @@ CURVE_TITLES = {
     ("deletion", "mean"): "strongest pixels set to\nthe mean colour",
 }
 Summary = Mapping[str, Any]
+TITLE_LENGTH = 88
+"""Letters of a bold title of 11 points that the page of a layer's examples has room for."""
 
 
 def style(rule: str) -> dict[str, Any]:
@@ -206,7 +208,8 @@ def unit_page(
     figure = Figure(figsize=(9.4, 1.6 * len(rows) + 0.8))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
     title = f"{layer}, {rule}: each unit's strongest reconstruction, and its patch (black: outside the image)"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
+    size = min(11.0, 11 * TITLE_LENGTH / len(title))  # a long name of a layer must not cost the end
+    figure.suptitle(title, x=0.01, ha="left", fontsize=size, weight="bold")
     grid = figure.subplots(len(rows), len(EXTREMES), squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
         label = METRICS[row.metric].label
