@@ -5,6 +5,7 @@ Shares no code with deconv: no tracing, no rule table, no geometry.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,10 +74,12 @@ def project_by_autograd(
     peaks: Tensor,
     rule: str | BeyondMode,
     seed: Tensor | None = None,
+    rectified: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """(scores (N,), pixels (N, C, H, W)) of peaks (N, 4) = (image, channel, row, col) of `activations(images)`.
 
     seed: (N,) what to send back instead of the scores, whose rounding would hide how well two backward passes agree.
+    rectified: whether there must be a rectifier on the way, so that the rule is not the gradient by mistake.
     """
     image, channel, row, col = peaks.T
     with torch.enable_grad():
@@ -89,7 +92,7 @@ def project_by_autograd(
         else:
             with RuleMode(rule) as mode:
                 maps = activations(pixels * 1)
-            assert mode.seen, "no rectifier was met"
+            assert mode.seen or not rectified, "no rectifier was met"
         maps = maps["maps"] if isinstance(maps, dict) else maps
         maps = maps if maps.dim() == 4 else maps[:, :, None, None]
         score = maps[torch.arange(len(peaks)), channel, row, col]
@@ -143,7 +146,7 @@ class BeyondMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {name: value for name, value in (kwargs or {}).items() if name != "inplace"}
         if func in self.passed:
-            return _Pass.apply(args[0], lambda x: func(x, *args[1:], **kwargs), self.relu)
+            return _Pass.apply(args[0], lambda x: func(x.clone(), *args[1:], **kwargs), self.relu)
         if func in NORMS and self.hold_norms:
             return NORMS[func](*args, **kwargs)
         return func(*args, **kwargs)
@@ -213,3 +216,53 @@ def run_plainly(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 def run_passing(relu: str) -> Callable[..., Tensor]:
     """Run a function that a signal passes as `relu` says."""
     return lambda x, function: _Pass.apply(x, lambda value: run_plainly(value, function), relu)
+
+
+GATES: set[Any] = {
+    *(torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid, F.hardsigmoid),
+    *(torch.softmax, Tensor.softmax, F.softmax),
+}
+PRODUCTS: set[Any] = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
+QUOTIENTS: set[Any] = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
+BOUNDING: set[Any] = {F.relu6, F.hardtanh, torch.tanh, Tensor.tanh, F.tanh}
+
+
+class HoldingMode(BeyondMode):
+    """While it is on, any module goes backwards as by `deconvnet_beyond` (relu "backward") or `guided_beyond` ("both").
+
+    What is held constant is told by what is computed, without a graph: what sigmoids and softmaxes give; of a product
+    the factor that is the same at several positions or channels, or else the one that is bounded by a tanh or a ReLU6;
+    what a value is divided by; queries and keys.
+    """
+
+    def __init__(self, relu: str):
+        super().__init__(relu, activation="rectify", norm="constant", squashes=False)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in GATES:
+            return func(*args, **(kwargs or {})).detach()
+        if func is F.scaled_dot_product_attention:
+            return func(args[0].detach(), args[1].detach(), *args[2:], **(kwargs or {}))
+        if func in PRODUCTS | QUOTIENTS and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+            first, second = (_different_numbers(factor) for factor in args[:2])
+            if first == second and func in PRODUCTS:
+                first, second = (not hasattr(factor, "bounded") for factor in args[:2])
+            if func in QUOTIENTS or second < first:
+                args = (args[0], args[1].detach(), *args[2:])
+            elif first < second:
+                args = (args[0].detach(), args[1], *args[2:])
+        with_ceiling = func is F.relu6 or (func is F.hardtanh and args[1:3] == (0.0, 6.0))
+        if func in RELUS or with_ceiling:
+            ceiling = 6.0 if with_ceiling else float("inf")
+            rule = "guided" if self.relu == "both" else "deconvnet"
+            output = _Rectify.apply(args[0], rule, ceiling, False)
+        else:
+            output = super().__torch_function__(func, types, args, kwargs)
+        if func in BOUNDING:
+            output.bounded = True
+        return output
+
+
+def _different_numbers(x: Tensor) -> int:
+    """How many numbers a tensor has, copies by `expand` not counted."""
+    return math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride or size == 1)
