@@ -163,7 +163,7 @@ def _along_channels(values: Tensor | None, like: Tensor) -> Any:
 
 def _layer_norm(x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     held = _standardised(x, tuple(range(-len(shape), 0)), eps)
-    return held if weight is None else held * weight + bias
+    return held if weight is None else held * weight + (0 if bias is None else bias)
 
 
 def _rms_norm(x: Tensor, shape: Any, weight: Any = None, eps: float | None = None) -> Tensor:
@@ -174,7 +174,8 @@ def _rms_norm(x: Tensor, shape: Any, weight: Any = None, eps: float | None = Non
 
 def _group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     held = _standardised(x.reshape(len(x), groups, -1), 2, eps).view(x.shape)
-    return held if weight is None else held * _along_channels(weight, x) + _along_channels(bias, x)
+    scaled = held if weight is None else held * _along_channels(weight, x)
+    return scaled if bias is None else scaled + _along_channels(bias, x)
 
 
 def _instance_norm(

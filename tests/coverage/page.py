@@ -157,11 +157,19 @@ def _refusals(measured: Sequence[Facts]) -> str:
     kinds: dict[str, Callable[[Facts], str]] = {
         "Not traced": lambda facts: facts.refusal,
         "Traced in part": lambda facts: facts.stopped,
-        **{f"`{rule}`": partial(_words_of, rule) for rule in ORDER},
+        **{names: partial(_words_of, rule) for names, rule in _rules_alike(measured).items()},
         "Crashed": lambda facts: facts.crash,
         "Fields that are not autograd's": lambda facts: "; ".join(facts.fields_wrong[:1]),
     }
     return "\n".join(section for kind, words in kinds.items() if (section := _grouped(kind, measured, words)))
+
+
+def _rules_alike(measured: Sequence[Facts]) -> dict[str, str]:
+    """The rules that refuse the same for the same reasons, by their names together; of each group the first."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for rule in ORDER:
+        alike.setdefault(tuple(reason(_words_of(rule, facts)) for facts in measured), []).append(rule)
+    return {" and ".join(f"`{rule}`" for rule in rules): rules[0] for rules in alike.values()}
 
 
 def _words_of(rule: str, facts: Facts) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import timm  # noqa: F401  # before the processes are forked
 import torch
 
 from tests.coverage.architectures import Architecture, all_of_torchvision, one_of_each_timm_family
@@ -32,19 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing and write the page; returns the exit status, 1 where something crashed."""
     parser = argparse.ArgumentParser(prog="python -m tests.coverage", description=__doc__)
     parser.add_argument("names", nargs="*", help="measure these architectures (again); default: all that are missing")
-    parser.add_argument("--one", action="store_true", help="measure one in this process and print its line")
     chosen = parser.parse_args(arguments)
     everything = {f"{each.library}/{each.name}": each for each in (*one_of_each_timm_family(), *all_of_torchvision())}
     for name in chosen.names:
         if name not in everything:
             parser.error(f"unknown architecture {name!r}; expected as torchvision/resnet18, timm/resnet10t")
-    if chosen.one:
-        print(json.dumps(_measured_here(everything[chosen.names[0]]).as_dict()))
-        return 0
     known = read()
     for name, architecture in everything.items():
         if name in chosen.names or (not chosen.names and name not in known):
-            known[name] = _in_a_process(name, architecture)
+            known[name] = _in_a_process(architecture)
             write(known)
             print(f"{len(known)} of {len(everything)}: {name}, {known[name].seconds} s", file=sys.stderr, flush=True)
     if missing := [name for name in everything if name not in known]:
@@ -69,21 +67,32 @@ def write(known: dict[str, Facts]) -> None:
     os.replace(aside, LINES)
 
 
-def _in_a_process(name: str, architecture: Architecture) -> Facts:
-    command = [sys.executable, "-m", "tests.coverage", "--one", name]
+def _in_a_process(architecture: Architecture) -> Facts:
+    """The facts as a process of its own finds them; where it dies or takes too long, that."""
+    context = multiprocessing.get_context("fork")  # which has imported what it needs
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, architecture))
+    process.start()
+    sender.close()
     try:
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS)
-    except subprocess.TimeoutExpired:
+        if receiver.poll(MOST_SECONDS):
+            return from_dict(receiver.recv())
+        process.kill()
         return crashed(architecture, f"not done after {MOST_SECONDS} s")
-    if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or ["no word"])[-1]
-        return crashed(architecture, f"ended with status {ended.returncode}: {last[:200]}")
-    return from_dict(json.loads(ended.stdout.splitlines()[-1]))
+    except EOFError:
+        process.join()
+        return crashed(architecture, f"its process ended with status {process.exitcode}")
+    finally:
+        process.join()
 
 
-def _measured_here(architecture: Architecture) -> Facts:
+def _send(sender: Connection, architecture: Architecture) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     torch.set_num_threads(1)
+    sender.send(_measured(architecture).as_dict())
+
+
+def _measured(architecture: Architecture) -> Facts:
     try:
         return measure(architecture)
     except Exception as error:  # whatever it is, it goes on the page
