@@ -6,7 +6,8 @@ Shares no code with deconv: no tracing, no rule table, no geometry.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -219,48 +220,74 @@ def run_passing(relu: str) -> Callable[..., Tensor]:
     return lambda x, function: _Pass.apply(x, lambda value: run_plainly(value, function), relu)
 
 
-GATES: set[Any] = {
-    *(torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid, F.hardsigmoid),
-    *(torch.softmax, Tensor.softmax, F.softmax),
+SIGMOIDS: set[Any] = {torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid, F.hardsigmoid}
+SOFTMAXES: set[Any] = {torch.softmax, Tensor.softmax, F.softmax}
+MOVES: set[Any] = {
+    *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.view, Tensor.reshape, torch.flatten, Tensor.flatten),
+    *(Tensor.unsqueeze, Tensor.squeeze, Tensor.transpose, Tensor.permute, Tensor.expand, Tensor.expand_as),
 }
 PRODUCTS: set[Any] = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 QUOTIENTS: set[Any] = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
+POWERS: set[Any] = {torch.pow, Tensor.pow, Tensor.__pow__, torch.square, Tensor.square}
 BOUNDING: set[Any] = {F.relu6, F.hardtanh, torch.tanh, Tensor.tanh, F.tanh}
 
 
 class HoldingMode(BeyondMode):
     """While it is on, any module goes backwards as by `deconvnet_beyond` (relu "backward") or `guided_beyond` ("both").
 
-    What is held constant is told by what is computed, without a graph: what sigmoids and softmaxes give; of a product
-    the factor that is the same at several positions or channels, or else the one that is bounded by a tanh or a ReLU6;
-    what a value is divided by; queries and keys.
+    What is held constant is told by what is computed, without a graph: what a softmax gives; of a product the factor
+    that is the same at several positions or channels, or else the one that comes from an activation, the more so from a
+    bounded one (tanh, ReLU6), and most from a sigmoid; what a value is divided by; queries and keys.
     """
 
-    def __init__(self, relu: str):
+    def __init__(self, relu: str, spelled: Iterable[torch.nn.Module] = ()):
+        """spelled: activations that are modules of several operations."""
         super().__init__(relu, activation="rectify", norm="constant", squashes=False)
+        self.passed = self.passed | POWERS | SIGMOIDS
+        self.spelled = list(spelled)
+
+    def __enter__(self) -> Any:
+        for module in self.spelled:
+            plain = module.forward
+            module.forward = partial(run_passing(self.relu), function=plain)
+        return super().__enter__()
+
+    def __exit__(self, *ended: Any) -> None:
+        for module in self.spelled:
+            del module.forward
+        super().__exit__(*ended)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in GATES:
+        if func in SOFTMAXES:
             return func(*args, **(kwargs or {})).detach()
         if func is F.scaled_dot_product_attention:
             return func(args[0].detach(), args[1].detach(), *args[2:], **(kwargs or {}))
         if func in PRODUCTS | QUOTIENTS and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
             first, second = (_different_numbers(factor) for factor in args[:2])
-            if first == second and func in PRODUCTS:
-                first, second = (not hasattr(factor, "bounded") for factor in args[:2])
+            if first == second and func in PRODUCTS and args[0].requires_grad and args[1].requires_grad:
+                first, second = (-getattr(factor, "gating", 0) for factor in args[:2])
             if func in QUOTIENTS or second < first:
                 args = (args[0], args[1].detach(), *args[2:])
             elif first < second:
                 args = (args[0].detach(), args[1], *args[2:])
-        with_ceiling = func is F.relu6 or (func is F.hardtanh and args[1:3] == (0.0, 6.0))
+        limits = {
+            "min_val": -1.0,
+            "max_val": 1.0,
+            **dict(zip(("min_val", "max_val"), args[1:], strict=False)),
+            **(kwargs or {}),
+        }
+        with_ceiling = func is F.relu6 or (func is F.hardtanh and (limits["min_val"], limits["max_val"]) == (0.0, 6.0))
         if func in RELUS or with_ceiling:
             ceiling = 6.0 if with_ceiling else float("inf")
             rule = "guided" if self.relu == "both" else "deconvnet"
-            output = _Rectify.apply(args[0], rule, ceiling, False)
+            output: Any = _Rectify.apply(args[0], rule, ceiling, False)
         else:
             output = super().__torch_function__(func, types, args, kwargs)
-        if func in BOUNDING:
-            output.bounded = True
+        if func in RECTIFIERS | ACTIVATIONS | SIGMOIDS:
+            output.gating = 3 if func in SIGMOIDS else 2 if func in BOUNDING else 1
+        if func in MOVES and hasattr(args[0], "gating"):
+            for moved in [output] if isinstance(output, Tensor) else output:
+                moved.gating = args[0].gating
         return output
 
 

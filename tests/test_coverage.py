@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -60,7 +61,6 @@ def test_a_dozen_are_carried_and_agree_with_autograd(name: str) -> None:
 
 
 def test_all_convnets_of_torchvision_and_every_family_of_timm_have_a_place() -> None:
-    timm = pytest.importorskip("timm")
     names = {each.name for each in all_of_torchvision()}
     assert len(names) == 68 and len(names | set(transformers_of_torchvision())) == 80
     ours = one_of_each_timm_family()
