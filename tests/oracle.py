@@ -194,11 +194,16 @@ def _instance_norm(
     return (x - _along_channels(running_mean, x)) / (_along_channels(running_var, x) + eps) ** 0.5
 
 
+def _unit_length(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
+    return x / x.norm(p, dim, keepdim=True).clamp_min(eps).detach()
+
+
 NORMS: dict[Any, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
+    F.normalize: _unit_length,
 }
 
 
@@ -286,6 +291,7 @@ class HoldingMode(BeyondMode):
         if func in RECTIFIERS | ACTIVATIONS | SIGMOIDS:
             output.gating = 3 if func in SIGMOIDS else 2 if func in BOUNDING else 1
         if func in MOVES and hasattr(args[0], "gating"):
+            moved: Any
             for moved in [output] if isinstance(output, Tensor) else output:
                 moved.gating = args[0].gating
         return output
