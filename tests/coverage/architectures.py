@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import torch
@@ -14,6 +15,10 @@ from torchvision.models.regnet import BlockParams
 SMALL = (64, 96, 128)
 """Heights and widths that are tried before the one that an architecture was made for."""
 SEED = 0
+STATISTICS_OF = 16
+"""Images whose statistics batch normalisations get; of four, deep EfficientNets multiply rounding by a million."""
+MOST_AMPLIFIED = 1e4
+"""How many times rounding may be multiplied before larger images are taken, whose statistics are of more positions."""
 
 # Of each timm family the smallest architecture of version 1.0.31 that was not made for timm's own tests.
 CONVNETS = """
@@ -133,13 +138,30 @@ def enlivened(architecture: Architecture) -> tuple[nn.Module, int]:
     possible = sizes(architecture)
     for size in possible:
         try:
-            _set_statistics(module, torch.randn((4, 3, size, size), generator=generator, dtype=torch.float64))
+            images = torch.randn((STATISTICS_OF, 3, size, size), generator=generator, dtype=torch.float64)
+            _set_statistics(module, images)
         except (RuntimeError, ValueError, AssertionError):  # its maps became smaller than a kernel
             if size == possible[-1]:
                 raise
         else:
-            break
+            others = torch.randn((4, 3, size, size), generator=generator, dtype=torch.float64)
+            if _amplification(module, others) < MOST_AMPLIFIED:
+                break
     return module.eval(), size
+
+
+def _amplification(module: nn.Module, images: Tensor) -> float:
+    """How much larger a relative difference of the images is in the output."""
+    with torch.no_grad():
+        plain, moved = (first_tensor(module.eval()(images * (1 + move))) for move in (0, 1e-12))
+    return float((moved - plain).abs().max() / plain.abs().max()) / 1e-12
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The output itself, or the first of several."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output
 
 
 def _set_statistics(module: nn.Module, images: Tensor) -> None:

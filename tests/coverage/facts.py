@@ -21,7 +21,7 @@ from deconv.network.operations import Detached, Input
 from deconv.projection import check_rules, project_together
 from deconv.projection.rules import RULES, Rule
 from deconv.projection.ways import way_back
-from tests.coverage.architectures import Architecture, enlivened, made, sizes
+from tests.coverage.architectures import Architecture, enlivened, first_tensor, made, sizes
 from tests.oracle import HoldingMode, project_by_autograd, relative_error
 
 Run = Callable[[Tensor], Tensor]
@@ -119,7 +119,7 @@ def measure(architecture: Architecture, layers: int = COMPARED_LAYERS) -> Facts:
         facts.traced, facts.layers = True, len(network.layers)
         zeros = torch.zeros((2, 3, facts.size, facts.size), dtype=network.precision, device=network.device)
         with torch.no_grad():
-            outputs = _first_tensor(module(zeros))
+            outputs = first_tensor(module(zeros))
         last = network.graph.nodes[network.node(network.layers[-1])]
         facts.whole = tuple(outputs.shape[1:]) == last.shape
         if not facts.whole:
@@ -176,7 +176,7 @@ def _compare(network: Network, module: nn.Module, facts: Facts, carried: dict[st
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     output = network.layers[-1]
-    whole = _first_tensor(module(images))
+    whole = first_tensor(module(images))
     value = network.forward(images, [output])[output]
     if facts.whole:
         facts.output_error = float((value.view_as(whole) - whole).abs().max() / whole.abs().max())
@@ -184,20 +184,13 @@ def _compare(network: Network, module: nn.Module, facts: Facts, carried: dict[st
     if len(runs) < count and not any(isinstance(inner, BATCH_NORM) for inner in module.modules()):
         runs = runs_of(network, module, network.graph.values)  # no node has a normalisation folded into it
     if facts.whole:
-        runs[output] = lambda x: _first_tensor(module(x)).view(len(x), *value.shape[1:])
+        runs[output] = lambda x: first_tensor(module(x)).view(len(x), *value.shape[1:])
     facts.compared = spread(list(runs), count)
     for layer in facts.compared:
         _compare_field(network, runs[layer], layer, images, facts)
         able = [name for name in RULES if layer in carried[name]]
         for name, error in errors(network, module, runs[layer], layer, images, able).items():
             facts.rules[name].error = max(error, facts.rules[name].error or 0.0)
-
-
-def _first_tensor(output: Any) -> Tensor:
-    """The output itself, or the first of several."""
-    while not isinstance(output, Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output
 
 
 def spread(names: list[str], count: int) -> list[str]:

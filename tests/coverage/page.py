@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from deconv.projection.rules import RULES
 from tests.coverage.architectures import OTHERS, SEED, transformers_of_torchvision
-from tests.coverage.facts import AGREES, Facts
+from tests.coverage.facts import AGREES, MOST_BYTES, Facts
 
 OUTPUT_AGREES = 1e-9
 """Of the largest number of a float64 output."""
@@ -43,9 +43,11 @@ architecture: with random weights, so that this page says what can be computed, 
   norms are replaced as the rule says (tests/oracle.py, which knows nothing of deconv's graph): the strongest peak and
   two corners, on the same layers, by every rule that carries them. Below {agrees:g} is rounding to float32.
 
-Images are 64 pixels high and wide where an architecture takes them, else as many as it needs. Written by
-`make coverage`, which goes on where it stopped; `outputs/coverage.jsonl` has every number. Seed {seed}, float64,
-torch {torch}, torchvision {torchvision}, timm {timm}, {today}.
+Images are 64 pixels high and wide where an architecture takes them, else as many as it needs; larger ones, too, where
+the statistics of maps so small would multiply rounding ten thousand times.{valueless}
+
+Written by `make coverage`, which goes on where it stopped; `outputs/coverage.jsonl` has every number. Seed {seed},
+float64, torch {torch}, torchvision {torchvision}, timm {timm}, {today}.
 """
 
 
@@ -55,6 +57,7 @@ def page(measured: Sequence[Facts]) -> str:
         output=f"{OUTPUT_AGREES:g} of the largest",
         agrees=AGREES,
         seed=SEED,
+        valueless=_without_values(measured),
         today=date.today().isoformat(),
         **{name: version(name).partition("+")[0] for name in ("torch", "torchvision", "timm")},
     )
@@ -73,6 +76,13 @@ def page(measured: Sequence[Facts]) -> str:
         _others(),
     ]
     return "\n".join(sections)
+
+
+def _without_values(measured: Sequence[Facts]) -> str:
+    names = ", ".join(facts.name for facts in measured if facts.valueless)
+    return (
+        f"\nToo large for {MOST_BYTES >> 30} GiB, so traced without weights and not compared: {names}." if names else ""
+    )
 
 
 def _capital(title: str) -> str:
@@ -196,7 +206,7 @@ def reason(words: str) -> str:
     cause = words.partition(";")[0]
     cause = re.sub(r"^'\w+' has ", "", cause)
     cause = re.sub(r"^[\w.]+ (at|sees) .*", "a layer sees other pixels", cause)
-    cause = re.sub(r"('[\w.]+') in (the network itself|the network|[\w.]+)", r"\1", cause)
+    cause = re.sub(r"('[\w.]+') in (the network itself|the network|[\w.-]+)", r"\1", cause)
     return re.sub(r"\([^()]*\d[^()]*\)", "(...)", cause)
 
 
