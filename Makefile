@@ -10,7 +10,7 @@ CHOOSE ?= $(if $(filter zfnet64 zfnet64_trunk,$(MODEL)),strongest,random)
 SQUARE := model.size=[96,96]
 SIZE ?= $(if $(filter zfnet64_trunk,$(MODEL)),$(SQUARE))
 
-.PHONY: demo test lint bench reliability clean
+.PHONY: demo test lint bench reliability coverage clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)] choose=$(CHOOSE) $(SIZE)
@@ -27,6 +27,11 @@ lint: $(VENV)/installed-dev
 # make reliability: runs the tests of what deconv promises and writes RELIABILITY.md from what they report.
 reliability: $(VENV)/installed-test
 	$(VENV)/bin/python -m tests.reliability
+
+# make coverage: what is missing of outputs/coverage.jsonl, and docs/COVERAGE.md; about an hour from nothing. To measure
+# some architectures again: make coverage COVERAGE="torchvision/resnet18 timm/resnet10t".
+coverage: $(VENV)/installed-test
+	$(VENV)/bin/python -m tests.coverage $(COVERAGE)
 
 # make bench: everything against its peers; make bench BENCH="projection --quick" for a part (see benchmarks/README.md).
 bench: $(VENV)/installed-peers

@@ -5,7 +5,9 @@ Shares no code with deconv: no tracing, no rule table, no geometry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,10 +75,12 @@ def project_by_autograd(
     peaks: Tensor,
     rule: str | BeyondMode,
     seed: Tensor | None = None,
+    rectified: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """(scores (N,), pixels (N, C, H, W)) of peaks (N, 4) = (image, channel, row, col) of `activations(images)`.
 
     seed: (N,) what to send back instead of the scores, whose rounding would hide how well two backward passes agree.
+    rectified: whether there must be a rectifier on the way, so that the rule is not the gradient by mistake.
     """
     image, channel, row, col = peaks.T
     with torch.enable_grad():
@@ -89,7 +93,7 @@ def project_by_autograd(
         else:
             with RuleMode(rule) as mode:
                 maps = activations(pixels * 1)
-            assert mode.seen, "no rectifier was met"
+            assert mode.seen or not rectified, "no rectifier was met"
         maps = maps["maps"] if isinstance(maps, dict) else maps
         maps = maps if maps.dim() == 4 else maps[:, :, None, None]
         score = maps[torch.arange(len(peaks)), channel, row, col]
@@ -143,7 +147,7 @@ class BeyondMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {name: value for name, value in (kwargs or {}).items() if name != "inplace"}
         if func in self.passed:
-            return _Pass.apply(args[0], lambda x: func(x, *args[1:], **kwargs), self.relu)
+            return _Pass.apply(args[0], lambda x: func(x.clone(), *args[1:], **kwargs), self.relu)
         if func in NORMS and self.hold_norms:
             return NORMS[func](*args, **kwargs)
         return func(*args, **kwargs)
@@ -160,7 +164,7 @@ def _along_channels(values: Tensor | None, like: Tensor) -> Any:
 
 def _layer_norm(x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     held = _standardised(x, tuple(range(-len(shape), 0)), eps)
-    return held if weight is None else held * weight + bias
+    return held if weight is None else held * weight + (0 if bias is None else bias)
 
 
 def _rms_norm(x: Tensor, shape: Any, weight: Any = None, eps: float | None = None) -> Tensor:
@@ -171,7 +175,8 @@ def _rms_norm(x: Tensor, shape: Any, weight: Any = None, eps: float | None = Non
 
 def _group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     held = _standardised(x.reshape(len(x), groups, -1), 2, eps).view(x.shape)
-    return held if weight is None else held * _along_channels(weight, x) + _along_channels(bias, x)
+    scaled = held if weight is None else held * _along_channels(weight, x)
+    return scaled if bias is None else scaled + _along_channels(bias, x)
 
 
 def _instance_norm(
@@ -189,11 +194,16 @@ def _instance_norm(
     return (x - _along_channels(running_mean, x)) / (_along_channels(running_var, x) + eps) ** 0.5
 
 
+def _unit_length(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
+    return x / x.norm(p, dim, keepdim=True).clamp_min(eps).detach()
+
+
 NORMS: dict[Any, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
+    F.normalize: _unit_length,
 }
 
 
@@ -213,3 +223,80 @@ def run_plainly(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 def run_passing(relu: str) -> Callable[..., Tensor]:
     """Run a function that a signal passes as `relu` says."""
     return lambda x, function: _Pass.apply(x, lambda value: run_plainly(value, function), relu)
+
+
+SIGMOIDS: set[Any] = {torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid, F.hardsigmoid}
+SOFTMAXES: set[Any] = {torch.softmax, Tensor.softmax, F.softmax}
+MOVES: set[Any] = {
+    *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.view, Tensor.reshape, torch.flatten, Tensor.flatten),
+    *(Tensor.unsqueeze, Tensor.squeeze, Tensor.transpose, Tensor.permute, Tensor.expand, Tensor.expand_as),
+}
+PRODUCTS: set[Any] = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
+QUOTIENTS: set[Any] = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
+POWERS: set[Any] = {torch.pow, Tensor.pow, Tensor.__pow__, torch.square, Tensor.square}
+BOUNDING: set[Any] = {F.relu6, F.hardtanh, torch.tanh, Tensor.tanh, F.tanh}
+
+
+class HoldingMode(BeyondMode):
+    """While it is on, any module goes backwards as by `deconvnet_beyond` (relu "backward") or `guided_beyond` ("both").
+
+    What is held constant is told by what is computed, without a graph: what a softmax gives; of a product the factor
+    that is the same at several positions or channels, or else the one that comes from an activation, the more so from a
+    bounded one (tanh, ReLU6), and most from a sigmoid; what a value is divided by; queries and keys.
+    """
+
+    def __init__(self, relu: str, spelled: Iterable[torch.nn.Module] = ()):
+        """spelled: activations that are modules of several operations."""
+        super().__init__(relu, activation="rectify", norm="constant", squashes=False)
+        self.passed = self.passed | POWERS | SIGMOIDS
+        self.spelled = list(spelled)
+
+    def __enter__(self) -> Any:
+        for module in self.spelled:
+            plain = module.forward
+            module.forward = partial(run_passing(self.relu), function=plain)
+        return super().__enter__()
+
+    def __exit__(self, *ended: Any) -> None:
+        for module in self.spelled:
+            del module.forward
+        super().__exit__(*ended)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in SOFTMAXES:
+            return func(*args, **(kwargs or {})).detach()
+        if func is F.scaled_dot_product_attention:
+            return func(args[0].detach(), args[1].detach(), *args[2:], **(kwargs or {}))
+        if func in PRODUCTS | QUOTIENTS and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+            first, second = (_different_numbers(factor) for factor in args[:2])
+            if first == second and func in PRODUCTS and args[0].requires_grad and args[1].requires_grad:
+                first, second = (-getattr(factor, "gating", 0) for factor in args[:2])
+            if func in QUOTIENTS or second < first:
+                args = (args[0], args[1].detach(), *args[2:])
+            elif first < second:
+                args = (args[0].detach(), args[1], *args[2:])
+        limits = {
+            "min_val": -1.0,
+            "max_val": 1.0,
+            **dict(zip(("min_val", "max_val"), args[1:], strict=False)),
+            **(kwargs or {}),
+        }
+        with_ceiling = func is F.relu6 or (func is F.hardtanh and (limits["min_val"], limits["max_val"]) == (0.0, 6.0))
+        if func in RELUS or with_ceiling:
+            ceiling = 6.0 if with_ceiling else float("inf")
+            rule = "guided" if self.relu == "both" else "deconvnet"
+            output: Any = _Rectify.apply(args[0], rule, ceiling, False)
+        else:
+            output = super().__torch_function__(func, types, args, kwargs)
+        if func in RECTIFIERS | ACTIVATIONS | SIGMOIDS:
+            output.gating = 3 if func in SIGMOIDS else 2 if func in BOUNDING else 1
+        if func in MOVES and hasattr(args[0], "gating"):
+            moved: Any
+            for moved in [output] if isinstance(output, Tensor) else output:
+                moved.gating = args[0].gating
+        return output
+
+
+def _different_numbers(x: Tensor) -> int:
+    """How many numbers a tensor has, copies by `expand` not counted."""
+    return math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride or size == 1)
