@@ -89,7 +89,7 @@ def test_a_wrong_field_is_noticed(kernel: int, words: str) -> None:
     facts = Facts("torchvision", "none", "wrong", "ConvNet")
     images = torch.randn(2, 3, 24, 24, dtype=torch.float64)
     padded = nn.Sequential(Wrong(kernel), nn.ZeroPad2d((3 - kernel) // -2 if kernel > 3 else 0)).double()
-    run = measuring.up_to(padded, "1", 0)
+    run = measuring.up_to(padded, "1", 0, (network.channels("above.1"), *network.map_size("above.1")))
     measuring._compare_field(network, run, "above.1", images, facts)
     assert (words in "; ".join(facts.fields_wrong)) if words else facts.fields_wrong == []
 

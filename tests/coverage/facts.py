@@ -215,12 +215,13 @@ def runs_of(network: Network, module: nn.Module, names: Iterable[str]) -> dict[s
     for layer in names:
         later = re.fullmatch(r"(.+)_(\d+)", layer)
         path = network.graph.nodes[network.node(layer)].path
+        shape = (network.channels(layer), *network.map_size(layer))
         if layer in paths:
-            runs[layer] = up_to(module, layer, 0)
+            runs[layer] = up_to(module, layer, 0, shape)
         elif later is not None and later[1] in paths:
-            runs[layer] = up_to(module, later[1], int(later[2]))
+            runs[layer] = up_to(module, later[1], int(later[2]), shape)
         elif path in paths and ends[path] == layer:
-            runs[layer] = up_to(module, path, 0)
+            runs[layer] = up_to(module, path, 0, shape)
     return runs
 
 
@@ -228,8 +229,11 @@ class _Reached(Exception):
     """Ends a forward pass whose rest is not needed."""
 
 
-def up_to(module: nn.Module, path: str, call: int) -> Run:
-    """The output of a submodule's call as a function of the images; nothing after it runs."""
+def up_to(module: nn.Module, path: str, call: int, shape: tuple[int, int, int]) -> Run:
+    """The output of a submodule's call as a function of the images; nothing after it runs.
+
+    shape: channels, height and width of the layer; an output whose channels come last is turned to it.
+    """
 
     def run(images: Tensor) -> Tensor:
         outputs: list[Tensor] = []
@@ -246,7 +250,9 @@ def up_to(module: nn.Module, path: str, call: int) -> Run:
             pass
         finally:
             handle.remove()
-        return as_map(outputs[call])
+        maps = as_map(outputs[call])
+        channels_last = maps.shape[1:] != shape and maps.shape[1:] == (*shape[1:], shape[0])
+        return maps.permute(0, 3, 1, 2) if channels_last else maps
 
     return run
 
