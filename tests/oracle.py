@@ -230,8 +230,10 @@ SOFTMAXES: set[Any] = {torch.softmax, Tensor.softmax, F.softmax}
 MOVES: set[Any] = {
     *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.view, Tensor.reshape, torch.flatten, Tensor.flatten),
     *(Tensor.unsqueeze, Tensor.squeeze, Tensor.transpose, Tensor.permute, Tensor.expand, Tensor.expand_as),
+    *(Tensor.float, Tensor.double, Tensor.to),
 }
 PRODUCTS: set[Any] = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
+MATRIX_PRODUCTS: set[Any] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 QUOTIENTS: set[Any] = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
 POWERS: set[Any] = {torch.pow, Tensor.pow, Tensor.__pow__, torch.square, Tensor.square}
 BOUNDING: set[Any] = {F.relu6, F.hardtanh, torch.tanh, Tensor.tanh, F.tanh}
@@ -242,7 +244,8 @@ class HoldingMode(BeyondMode):
 
     What is held constant is told by what is computed, without a graph: what a softmax gives; of a product the factor
     that is the same at several positions or channels, or else the one that comes from an activation, the more so from a
-    bounded one (tanh, ReLU6), and most from a sigmoid; what a value is divided by; queries and keys.
+    bounded one (tanh, ReLU6), and most from a sigmoid, in matrix products too; what a value is divided by; queries and
+    keys.
     """
 
     def __init__(self, relu: str, spelled: Iterable[torch.nn.Module] = ()):
@@ -275,6 +278,9 @@ class HoldingMode(BeyondMode):
                 args = (args[0], args[1].detach(), *args[2:])
             elif first < second:
                 args = (args[0].detach(), args[1], *args[2:])
+        if func in MATRIX_PRODUCTS:  # of linear attention
+            first, second = (getattr(factor, "gating", 0) for factor in args[:2])
+            args = (args[0].detach() if first > second else args[0], args[1].detach() if second > first else args[1])
         limits = {
             "min_val": -1.0,
             "max_val": 1.0,

@@ -33,6 +33,8 @@ MOST_BYTES = 5 * 2**30
 """Of weights and their copies; an architecture that has more is traced without values."""
 COPIES = 3
 """Of the weights: the module's, the network's, and those that have normalisations folded into them."""
+ROUNDING = 2.0**-52
+"""Relative, of a float64."""
 COMPARED_LAYERS = 3
 SPELLED = ("QuickGELU", "Swish", "Mish", "HardMish")
 """timm's own activations that are several operations, none of them a layer."""
@@ -59,7 +61,8 @@ class Facts:
     """All that is measured of one architecture; a line of JSON.
 
     size: height and width of the images.  output_error: largest difference between the network's output and the
-    module's, as a share of the largest output; None where it was not compared.  traced: whether there is a Network;
+    module's, as a share of the largest output; None where it was not compared.  rounding: how far the module's own
+    output moves, as such a share, when the images are moved by what rounding is.  traced: whether there is a Network;
     whole: whether it reaches the module's output; if not, `refusal` or `stopped` says why.  valueless: weights that do
     not fit were left out, so that nothing was compared.
     fields: (layer, position) pairs compared, of which `fields_wrong` saw a pixel outside their box, or whose layer had
@@ -80,6 +83,7 @@ class Facts:
     valueless: bool = False
     layers: int = 0
     output_error: float | None = None
+    rounding: float | None = None
     fields: int = 0
     fields_tight: int = 0
     fields_wrong: list[str] = field(default_factory=list)
@@ -180,6 +184,8 @@ def _compare(network: Network, module: nn.Module, facts: Facts, carried: dict[st
     value = network.forward(images, [output])[output]
     if facts.whole:
         facts.output_error = float((value.view_as(whole) - whole).abs().max() / whole.abs().max())
+        moved = images * (1 + ROUNDING * torch.randn(images.shape, generator=generator, dtype=images.dtype))
+        facts.rounding = float((first_tensor(module(moved)) - whole).abs().max() / whole.abs().max())
     runs = runs_of(network, module, network.layers)
     if len(runs) < count and not any(isinstance(inner, BATCH_NORM) for inner in module.modules()):
         runs = runs_of(network, module, network.graph.values)  # no node has a normalisation folded into it

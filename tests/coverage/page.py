@@ -13,6 +13,8 @@ from tests.coverage.architectures import OTHERS, SEED, transformers_of_torchvisi
 from tests.coverage.facts import AGREES, MOST_BYTES, Facts
 
 OUTPUT_AGREES = 1e-9
+MOST_ROUNDING = 10
+"""Times what the module itself moves by rounding, that the network's output may be off."""
 """Of the largest number of a float64 output."""
 PLAIN = ("deconvnet", "guided")
 BEYOND = ("deconvnet_beyond", "guided_beyond")
@@ -31,7 +33,8 @@ architecture: with random weights, so that this page says what can be computed, 
 
 - *traces*: a `deconv.Network` can be made of it, up to its output; "in part" up to where it is refused, so that the
   layers before that can be used.
-- *output*: the network's output is the module's for images that tracing has not seen (within {output}).
+- *output*: the network's output is the module's for images that tracing has not seen (within {output});
+  "equal, rounded": within ten times what the module's own output moves when its images are moved in their last bit.
 - *fields*: at corners, in the middle and beside it, on up to three layers, all pixels whose derivative by autograd is
   not zero lie in the box that deconv says, and where the box lies inside the image they fill it. A unit that sees the
   whole image counts as right though the last rows, which no window reaches, are unread.
@@ -109,7 +112,16 @@ COUNTED: dict[str, Callable[[Facts], bool]] = {
 
 def output_equal(facts: Facts) -> bool | None:
     """Whether the output is the module's; None where it was not compared."""
-    return None if facts.output_error is None else facts.output_error < OUTPUT_AGREES
+    if facts.output_error is None:
+        return None
+    return facts.output_error < max(OUTPUT_AGREES, MOST_ROUNDING * (facts.rounding or 0.0))
+
+
+def _output(facts: Facts) -> str:
+    if facts.output_error is None:
+        return "–"
+    rounded = "" if facts.output_error < OUTPUT_AGREES else ", rounded"
+    return f"equal{rounded}" if output_equal(facts) else "**differs**"
 
 
 def worst_error(facts: Facts) -> float | None:
@@ -135,7 +147,7 @@ def _rows(group: Iterable[Facts]) -> str:
             facts.name if facts.library == "torchvision" else f"{facts.name} ({facts.family})",
             "crashed" if facts.crash else "yes" if facts.whole else "in part" if facts.traced else "no",
             str(facts.layers),
-            {True: "equal", False: "**differs**", None: "–"}[output_equal(facts)],
+            _output(facts),
             "**wrong**" if facts.fields_wrong else "equal" if facts.fields else "–",
             *(_carried(facts, rule) for rule in ORDER),
             "–" if (error := worst_error(facts)) is None else f"{error:.0e}",
