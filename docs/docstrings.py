@@ -48,23 +48,16 @@ def as_markdown(docstring: str) -> str:
     blocks = re.split(r"\n\s*\n", dedent(docstring).strip())
     shown: list[str] = []
     for block in blocks:
-        lines = block.splitlines()
-        if lines[0].startswith(">>>"):
-            text = "\n".join(lines)
-            if shown and shown[-1].endswith("\n```") and "```pycon" in shown[-1]:
-                shown[-1] = shown[-1].removesuffix("\n```") + f"\n\n{text}\n```"
-            else:
-                shown.append(f"```pycon\n{text}\n```")
-        else:
-            shown.append(_prose(lines))
+        is_example = block.startswith(">>>")
+        shown.append(f"```pycon\n{block}\n```" if is_example else _prose(block.splitlines()))
     return "\n\n".join(shown)
 
 
 def _prose(lines: list[str]) -> str:
     shown: list[str] = []
-    in_list = False
+    in_list, ended = False, True
     for line in lines:
-        argument = ARGUMENT.match(line)
+        argument = ARGUMENT.match(line) if ended or line.startswith("- ") else None
         if argument and argument["names"] not in SENTENCES:
             names = ", ".join(f"`{name}`" for name in argument["names"].split(", "))
             shown += [*([] if in_list or not shown else [""]), f"- {names}: {_plain(argument['text'])}"]
@@ -74,6 +67,7 @@ def _prose(lines: list[str]) -> str:
         else:
             shown += [*([""] if in_list else []), _plain(line)]
             in_list = False
+        ended = line.endswith((".", ":"))  # else a word before a colon only goes on with the sentence
     return "\n".join(shown)
 
 

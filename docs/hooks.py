@@ -92,10 +92,13 @@ def outputs_of(page: Path) -> list[str]:
 
 def in_html(output: nbformat.NotebookNode) -> str:
     """Return one output as HTML: what shows itself so as it is, anything else as text."""
-    if "data" in output and "text/html" in output.data:
-        return str(output.data["text/html"])
+    data = output.get("data", {})
+    if "text/html" in data:
+        return str(data["text/html"])
+    if "image/jpeg" in data:
+        return f'<img alt="the figure that this cell draws" src="data:image/jpeg;base64,{data["image/jpeg"].strip()}">'
     text = output.text if output.output_type == "stream" else output.data["text/plain"]
-    return f"<pre><code>{html.escape(text)}</code></pre>"
+    return f"<pre>{html.escape(text)}</pre>"
 
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:

@@ -31,11 +31,19 @@ def main(names: list[str]) -> None:
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
+def read(path: Path) -> nbformat.NotebookNode:
+    """Return a notebook as it is kept."""
+    return nbformat.read(path, as_version=4)
+
+
 def executed(path: Path) -> nbformat.NotebookNode:
     """Return the notebook with what its cells give now. Raises CellExecutionError for a cell that fails."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     private = Config({"KernelManager": {"transport": "ipc"}})  # over TCP others on the machine could listen
-    NotebookClient(notebook, config=private, timeout=300, kernel_name="python3", record_timing=False).execute()
+    where = {"metadata": {"path": str(NOTEBOOKS.parents[1])}}  # this checkout's deconv
+    client = NotebookClient(notebook, resources=where, config=private, timeout=300, coalesce_streams=True)
+    client.record_timing = False
+    client.execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [small(output) for output in cell.outputs if output.get("name") != "stderr"]
