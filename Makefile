@@ -10,7 +10,7 @@ CHOOSE ?= $(if $(filter zfnet64 zfnet64_trunk,$(MODEL)),strongest,random)
 SQUARE := model.size=[96,96]
 SIZE ?= $(if $(filter zfnet64_trunk,$(MODEL)),$(SQUARE))
 
-.PHONY: demo test lint bench reliability coverage clean
+.PHONY: demo test lint docs notebooks bench reliability coverage clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/deconv experiment=fig2_features model=$(MODEL) layers=[$(LAYERS)] choose=$(CHOOSE) $(SIZE)
@@ -23,6 +23,14 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# make docs: the documentation as a site, site/index.html.  make notebooks: runs those of docs/notebooks and keeps what they give.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
+notebooks: $(VENV)/installed-docs
+	OMP_NUM_THREADS=1 $(VENV)/bin/python docs/run_notebooks.py
 
 # make reliability: runs the tests of what deconv promises and writes RELIABILITY.md from what they report.
 reliability: $(VENV)/installed-test
@@ -51,5 +59,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find benchmarks deconv experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

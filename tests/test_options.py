@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -19,6 +18,7 @@ from deconv.errors import UnknownName
 from deconv.projection.rules import RULES, Rule
 from deconv.shipped import choices
 from deconv.training.recipe import Settings
+from tests import written
 
 ROOT = Path(__file__).resolve().parent.parent
 READ_BY_THE_COMMAND = {"folder"}
@@ -174,20 +174,23 @@ def test_what_a_type_is_called(hint: object, words: str) -> None:
 # --- commands that are written down -----------------------------------------------------------------------------------
 
 
-def commands_in(text: str) -> list[str]:
-    """The commands of a README's shell blocks, or of the header of an experiment's file, each on one line."""
-    text = re.sub(r"\n#   +(?!deconv)", " ", text)
-    return re.findall(r"^(?:\.venv/bin/|#   |# Command: )(deconv .*=.*)$", text, flags=re.MULTILINE)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_commands_of_headers_are_taken(path: Path) -> None:
+    commands = written.header_commands(path.read_text(encoding="utf-8"))
+    assert commands
+    for command in commands:
+        check_command(command.partition(" (")[0])
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "configs/experiment").glob("*.yaml"))], ids=lambda path: path.stem
+    "command", [command for page in written.PAGES for command in written.commands(page.read_text(encoding="utf-8"))]
 )
-def test_commands_that_are_written_down_are_taken(path: Path) -> None:
-    commands = commands_in(path.read_text(encoding="utf-8"))
-    assert commands
-    for command in commands:
-        words = shlex.split(command.partition(" (")[0])[1:]
-        said = [word for word in words if "..." not in word and "launcher" not in word]
-        if "--help" not in said:
-            compose_jobs([word for word in said if word not in ("-m", "--dry-run")], sweep="-m" in said)
+def test_commands_that_are_written_down_are_taken(command: str) -> None:
+    check_command(command.removeprefix("python -m "))
+
+
+def check_command(command: str) -> None:
+    words = shlex.split(command)[1:]
+    said = [word for word in words if "..." not in word and "launcher" not in word]
+    if "--help" not in said:
+        compose_jobs([word for word in said if word not in ("-m", "--dry-run")], sweep="-m" in said)
