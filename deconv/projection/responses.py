@@ -9,11 +9,11 @@ from torch import Tensor
 from deconv.network import Network, as_map
 from deconv.network.graph import Graph, evaluate
 from deconv.network.receptive_field import Cone, cone
-from deconv.projection.passes import forward
-from deconv.projection.rules import Rule
+from deconv.projection.passes import backward, forward
+from deconv.projection.rules import Rule, as_rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.strategies import chunk_size
-from deconv.projection.windows import Windows
+from deconv.projection.windows import WholeMaps, Windows
 
 PLAIN = Rule()
 
@@ -35,13 +35,52 @@ def unit_responses(
     windows: Float[Tensor, "N C h w"],
     positions: Int[Tensor, "N 2"],
     channel: Int[Tensor, " N"],
+    size: tuple[int, int] | None = None,
 ) -> Float[Tensor, " N"]:
-    """Return the activation of unit channel[n] alone, column channel[n] of `layer_responses`, with less work."""
-    return _respond(network, layer, windows, positions, channel)
+    """Return the activation of unit channel[n] alone, column channel[n] of `layer_responses`, with less work.
+
+    size: (H, W) of the images that the windows are cut out of; None is the network's input size.
+    """
+    return _respond(network, layer, windows, positions, channel, size)
 
 
-def _respond(network: Network, layer: str, windows: Tensor, positions: Tensor, channel: Tensor | None) -> Tensor:
-    graph, target = network.graph, network.node(layer)
+def unit_gradients(
+    network: Network,
+    layer: str,
+    windows: Float[Tensor, "N C h w"],
+    positions: Int[Tensor, "N 2"],
+    channel: Int[Tensor, " N"],
+    size: tuple[int, int] | None = None,
+) -> Float[Tensor, "N C h w"]:
+    """Return the derivative of unit channel[n]'s activation by its window, zero outside the image.
+
+    The arguments are those of `unit_responses`. Raises UnsupportedOperation where there is no derivative.
+    """
+    graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
+    cone_of_layer, gradient = cone(graph, target), as_rule("gradient")
+    kind = "window" if cone_of_layer.windowable else "whole"
+    gradients = torch.empty_like(windows)
+    for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, kind)):
+        inputs, places = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
+        maps = Windows(graph, cone_of_layer, places) if kind == "window" else WholeMaps(graph, places)
+        with torch.no_grad():
+            value, tape = forward(graph, target, inputs, [gradient], maps)
+            signal = torch.zeros_like(value)
+            row, col = (places - maps.span(target).starts(places)).unbind(1)
+            as_map(signal)[torch.arange(len(chunk)), channel[chunk].to(network.device), row, col] = 1
+            gradients[chunk] = backward(graph, target, signal, tape, gradient, maps).to(gradients)
+    return gradients
+
+
+def _respond(
+    network: Network,
+    layer: str,
+    windows: Tensor,
+    positions: Tensor,
+    channel: Tensor | None,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
     if not len(windows):
         return torch.zeros((0, network.channels(layer)) if channel is None else 0)
     cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
