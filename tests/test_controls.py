@@ -56,7 +56,7 @@ def test_windows_give_what_their_photographs_give(layer: str) -> None:
     torch.testing.assert_close(layer_responses(found.network, layer, found.windows, found.positions), expected)
     own = unit_responses(found.network, layer, found.windows, found.positions, found.channel)
     torch.testing.assert_close(own, expected[torch.arange(len(own)), found.channel])
-    none = (tensor[:0] for tensor in (found.windows, found.positions, found.channel))
+    none = found.windows[:0], found.positions[:0], found.channel[:0]
     assert len(unit_responses(found.network, layer, *none)) == 0
 
 
@@ -119,7 +119,7 @@ def test_gradient_times_input_adds_up_to_the_activation_of_a_network_without_bia
     bare_set = PeakSet(network(bare), "b", FRAMES, IMAGE_IDS, found.peaks)
     activation = bare_set.activations[range(8), found.channel]
     added = bare_set.reconstruct("gradient_times_input").sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(added, activation**2, rtol=1e-3, atol=1e-6)  # the seed is the activation
+    np.testing.assert_allclose(added, activation, rtol=1e-3, atol=1e-6)
 
 
 def test_other_units_fire_at_the_same_place() -> None:
@@ -166,7 +166,7 @@ def test_switches_of_other_images_are_those_images_own() -> None:
 
 
 def test_unknown_controls_and_missing_networks_are_named() -> None:
-    with pytest.raises(UnknownName, match="unknown rule 'edge'"):
+    with pytest.raises(UnknownName, match="unknown rule or explanation 'edge'"):
         peak_set().reconstruct("edge")
     with pytest.raises(UnknownName, match="'random_weights' needs a network with shuffled weights"):
         peak_set(random=False).reconstruct("random_weights")

@@ -48,7 +48,10 @@ HOUSE = {
     "projection": Room("errors progress records images network", doors="masks patches responses rules"),
     "explanations": Room("errors progress importing records images network projection", doors="functions fields"),
     "models": Room("errors importing shipped records images network", doors="loading presets"),
-    "compare": Room("errors progress files records images network projection", doors="controls measuring sufficiency"),
+    "compare": Room(
+        "errors progress files records images network engines projection explanations",
+        doors="controls judging measuring sufficiency",
+    ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
@@ -59,9 +62,12 @@ HOUSE = {
         doors="features html pictures strongest",
     ),
     "views": Room("errors progress files records images network mining projection analyses figures"),
-    "atlas": Room("errors progress files records images network engines mining projection analyses figures"),
+    "atlas": Room(
+        "errors progress files records images network engines mining projection explanations analyses figures"
+    ),
     "command": Room(
-        "errors progress files shipped records images network engines mining projection models training analyses",
+        "errors progress files shipped records images network engines mining projection explanations models training "
+        "analyses",
         doors="cli options settings setup",
     ),
     "__main__": Room("command"),

@@ -73,7 +73,7 @@ def test_records_of_something_else_are_refused(finished: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"rules": "[guidd]"}, "unknown rule 'guidd'; expected one of deconvnet, guided, gradient"),
+        ({"rules": "[guidd]"}, "unknown explanation 'guidd'; expected one of deconvnet, guided, gradient"),
         ({"layers": "[conv1,conv1]"}, "expected each once, in forward order"),
         ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
     ],

@@ -14,7 +14,8 @@ with less work than on the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -72,33 +73,33 @@ def as_explanation(explanation: AnyExplanation, name: str | None = None) -> Rule
     )
 
 
-def by_name(
-    explanations: Mapping[str, AnyExplanation] | Sequence[AnyExplanation], others: Sequence[str] = ()
-) -> dict[str, Rule | Explanation | str]:
+Explanations = Mapping[str, AnyExplanation] | Sequence[AnyExplanation]
+
+
+@overload
+def by_name(explanations: Explanations) -> dict[str, Rule | Explanation]: ...
+@overload
+def by_name(explanations: Explanations, others: Collection[str]) -> dict[str, Rule | Explanation | str]: ...
+def by_name(explanations: Explanations, others: Collection[str] = ()) -> Mapping[str, Rule | Explanation | str]:
     """Return explanations by their names, in order; a sequence's are their own.
 
     others: more that may be asked for by name, and stay strings.
-    Raises UnknownName and BadInput as `as_explanation`, and for a name that is taken: that of another, or one that is
-    known for something else.
+    Raises UnknownName and BadInput as `as_explanation`, and for a name that is known for something else.
 
     >>> by_name(["deconvnet", "occlusion"])
     {'deconvnet': Rule(...), 'occlusion': Explanation('occlusion')}
     """
-    if isinstance(explanations, Mapping):
-        pairs = list(explanations.items())
-    else:
-        given = check_list("explanations", explanations, "explanations")
-        pairs = [(each if isinstance(each, str) else as_explanation(each).name, each) for each in given]
+    if not isinstance(explanations, Mapping):
+        asked = check_list("explanations", explanations, "explanations")
+        explanations = {each if isinstance(each, str) else as_explanation(each).name: each for each in asked}
     known = [*RULES, *BUILT_IN, *others]
     named: dict[str, Rule | Explanation | str] = {}
-    for name, each in pairs:
+    for name, each in explanations.items():
         if isinstance(each, str) and each not in known:
             raise unknown("explanation", each, known)
-        opened = each if isinstance(each, str) and each in others else as_explanation(each, name)
-        own = opened if isinstance(opened, str) else opened.name
-        if name in named or (name in known and name != own) or (callable(each) and name in known):
+        named[name] = each if isinstance(each, str) and each in others else as_explanation(each, name)
+        if name in known and named[name] != (name if name in others else as_explanation(name)):
             raise bad_value("explanations", name, "names of their own", f"{name} is the name of another")
-        named[name] = opened
     return named
 
 
