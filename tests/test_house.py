@@ -50,7 +50,7 @@ HOUSE = {
     "models": Room("errors importing shipped records images network", doors="loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls judging measuring sufficiency",
+        doors="controls judging measuring sufficiency tasks",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
@@ -59,9 +59,11 @@ HOUSE = {
     ),
     "figures": Room(
         "errors files records network projection compare training analyses",
-        doors="features html pictures strongest",
+        doors="compare_rules features html pictures strongest",
     ),
-    "views": Room("errors progress files records images network mining projection analyses figures"),
+    "views": Room(
+        "errors progress files records images network engines mining projection explanations compare analyses figures"
+    ),
     "atlas": Room(
         "errors progress files records images network engines mining projection explanations analyses figures"
     ),
@@ -72,7 +74,8 @@ HOUSE = {
     ),
     "__main__": Room("command"),
     "__init__": Room(
-        "analyses atlas compare errors figures images mining models network projection records training views"
+        "analyses atlas compare errors explanations figures images mining models network projection records training "
+        "views"
     ),
 }
 UPWARD = {("notebooks", "figures")}

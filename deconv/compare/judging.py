@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,9 +50,8 @@ class Study:
 
     @property
     def tested(self) -> Rule:
-        """The rule under test, which controls that are deconvnets are carried like; deconvnet if it is no rule."""
-        first = next(iter(self.explanations.values()))
-        return first if isinstance(first, Rule) else Rule()
+        """The rule under test, which controls that are deconvnets are carried like."""
+        return first_rule(self.explanations.values())
 
     def provenance(self, layer: str, name: str) -> dict[str, Any]:
         """Return all that decides the record of a layer by an explanation or PATCHES."""
@@ -81,6 +80,11 @@ class Study:
         names = [*self.explanations, PATCHES]
         provenances = {layer: {name: self.provenance(layer, name) for name in names} for layer in self.units}
         return keep_or_measure(self.records, provenances, partial(_measure_layer, self), "comparing")
+
+
+def first_rule(explanations: Iterable[Opened]) -> Rule:
+    """Return the first of them that is a rule, deconvnet if none is."""
+    return next((each for each in explanations if isinstance(each, Rule)), Rule())
 
 
 def options_of(explanation: Opened) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +18,7 @@ class Fields:
     """What units channel[n] at (row[n], col[n]) of a layer see of inputs (N, C, H, W).
 
     windows: (N, C, h, w) the pixels of the receptive fields, zero outside the image; the inputs themselves where units
-    need the whole image.
+    need the whole image, or fields have no fewer pixels.
 
     >>> import deconv, torch
     >>> network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), (3, 8, 8))
@@ -41,16 +43,21 @@ class Fields:
         self._whole = torch.tensor([[0, 0, *self.size]]).expand(len(inputs), 4)
         field = network.receptive_field(layer, self.size)
         windowable = cone(network.graph_at(self.size), network.node(layer, self.size)).windowable
-        self._box = field.boxes(self.positions.cpu()) if windowable else self._whole
+        self._is_whole = not windowable or prod(field.size) >= prod(self.size)
+        self._box = self._whole if self._is_whole else field.boxes(self.positions.cpu())
         self.windows = recut(inputs, self._whole, self._box)
 
     def responses(self, windows: Float[Tensor, "N C h w"]) -> Float[Tensor, " N"]:
         """Return the units' activations to windows; what of these lies outside the image is ignored."""
-        return unit_responses(self.network, self.layer, windows, self.positions, self.channel, self.size).to(windows)
+        return unit_responses(self.network, self.layer, windows, *self._where).to(windows)
 
     def gradients(self, windows: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
         """Return the derivatives of the units' activations by their windows; zero outside the image."""
-        return unit_gradients(self.network, self.layer, windows, self.positions, self.channel, self.size)
+        return unit_gradients(self.network, self.layer, windows, *self._where)
+
+    @property
+    def _where(self) -> tuple[Tensor, Tensor, tuple[int, int], bool]:
+        return self.positions, self.channel, self.size, self._is_whole
 
     def paste(self, pixels: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C H W"]:
         """Return pixels of the windows where they lie in the image, zero elsewhere."""

@@ -36,12 +36,14 @@ def unit_responses(
     positions: Int[Tensor, "N 2"],
     channel: Int[Tensor, " N"],
     size: tuple[int, int] | None = None,
+    whole: bool = False,
 ) -> Float[Tensor, " N"]:
     """Return the activation of unit channel[n] alone, column channel[n] of `layer_responses`, with less work.
 
-    size: (H, W) of the images that the windows are cut out of; None is the network's input size.
+    size: (H, W) of the images that the windows are cut out of; None is the network's input size. whole: whether the
+    windows are the images themselves, also where units do not need all of them.
     """
-    return _respond(network, layer, windows, positions, channel, size)
+    return _respond(network, layer, windows, positions, channel, size, whole)
 
 
 def unit_gradients(
@@ -51,6 +53,7 @@ def unit_gradients(
     positions: Int[Tensor, "N 2"],
     channel: Int[Tensor, " N"],
     size: tuple[int, int] | None = None,
+    whole: bool = False,
 ) -> Float[Tensor, "N C h w"]:
     """Return the derivative of unit channel[n]'s activation by its window, zero outside the image.
 
@@ -58,7 +61,7 @@ def unit_gradients(
     """
     graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
     cone_of_layer, gradient = cone(graph, target), as_rule("gradient")
-    kind = "window" if cone_of_layer.windowable else "whole"
+    kind = "window" if cone_of_layer.windowable and not whole else "whole"
     gradients = torch.empty_like(windows)
     for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, kind)):
         inputs, places = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
@@ -79,19 +82,21 @@ def _respond(
     positions: Tensor,
     channel: Tensor | None,
     size: tuple[int, int] | None = None,
+    whole: bool = False,
 ) -> Tensor:
     graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
     if not len(windows):
         return torch.zeros((0, network.channels(layer)) if channel is None else 0)
     cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
-    most = chunk_size(graph, cone_of_layer, "window" if cone_of_layer.windowable else "whole")
+    whole = whole or not cone_of_layer.windowable
+    most = chunk_size(graph, cone_of_layer, "whole" if whole else "window")
     responses = []
     for chunk in torch.arange(len(windows)).split(most):
         inputs = network.check_images(windows[chunk]).clone()  # windows are worked on in place
         units = None if channel is None else channel[chunk].to(inputs.device)
         with torch.no_grad():
             places = positions[chunk].to(inputs.device)
-            responses.append(_respond_to(graph, cone_of_layer, seed, inputs, places, units))
+            responses.append(_respond_to(graph, cone_of_layer, None if whole else seed, inputs, places, units, whole))
     return torch.cat([response.float().cpu() for response in responses])
 
 
@@ -102,9 +107,10 @@ def _respond_to(
     windows: Tensor,
     positions: Tensor,
     channel: Tensor | None,
+    whole: bool,
 ) -> Tensor:
     target, peak = cone_of_layer.target, torch.arange(len(windows), device=windows.device)
-    if not cone_of_layer.windowable:
+    if whole:
         maps = as_map(evaluate(graph, windows, [target])[target])
         response = maps[peak, :, positions[:, 0], positions[:, 1]]
         return response if channel is None else response[peak, channel]
