@@ -69,16 +69,17 @@ def run(options: Fig7Occlusion, folder: Path) -> Path:
     for number, subject in enumerate(subjects):
         seen = see(scene, subject, options)
         save_maps(folder / f"{number}.maps.safetensors", seen, subject.label)
-        numbers = summarise(scene, subject, seen)
+        agreement = {}
         for name, explanation in scene.explanations.items():
             others = project_others(scene, subject, seen.unit, peaks[scene.layer], explanation)
             own, controls = project_units(scene, subject, seen.unit, explanation, options)
             own.save(folder / f"{number}{after(scene, name)}.reconstructions.safetensors")
             rows[name].append(row_of(scene, subject, seen, [*own.paste(), *others.paste()]))
             label = true_class(seen, subject.label)
-            agreement = occlusion.agreement(seen, label, own.paste(), controls.paste())
-            numbers[f"correlation_with_{'projection' if explanation is scene.rule else name}"] = agreement
-        summary.append(numbers)
+            agreement[name] = occlusion.agreement(seen, label, own.paste(), controls.paste())
+        with_rule = {"correlation_with_projection": agreement.pop(scene.rule.name)}
+        with_others = {"correlation_with_explanations": agreement} if agreement else {}
+        summary.append(summarise(scene, subject, seen) | with_rule | with_others)
     for name, of_explanation in rows.items():
         save_figure(occlusion_figure(of_explanation, *heading(options)), folder / f"fig7{after(scene, name)}.png")
     write_json(

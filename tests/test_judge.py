@@ -62,7 +62,8 @@ def test_differences_are_paired_over_units(judged: deconv.Judgement) -> None:
     expected = mean_interval(columns["gradient"]["reactivation"] - columns["centre"]["reactivation"], 0)
     assert judged.difference("gradient", "centre", "reactivation") == expected
     assert judged.summary["tested_minus"]["centre"]["reactivation"] == expected
-    assert expected["mean"] > 0 and expected["mean"] == -judged.difference("centre", "gradient", "reactivation")["mean"]
+    turned = judged.difference("centre", "gradient", "reactivation")
+    assert (expected["mean"] or 0) > 0 and expected["mean"] == -(turned["mean"] or 0)
     with pytest.raises(UnknownName, match="unknown metric 'likeness'"):
         judged.difference("gradient", "centre", "likeness")
     with pytest.raises(
