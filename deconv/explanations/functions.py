@@ -136,7 +136,11 @@ def load(name: str, target: str) -> Explanation:
     >>> load("mine", "deconv.explanations.gradients:smoothgrad").options()["function"]
     'deconv.explanations.gradients:smoothgrad'
     """
-    return Explanation(name, import_function(target, f"explanations.{name}"), target)
+    function = import_function(target, f"explanations.{name}")
+    place, _, called = target.rpartition(":")
+    if place.endswith(".py"):  # another process may have another working folder
+        target = f"{Path(place).expanduser().resolve()}:{called}"
+    return Explanation(name, function, target)
 
 
 def _source_hash(source: Any) -> str | None:

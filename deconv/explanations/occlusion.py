@@ -24,7 +24,7 @@ def occlusion(
 ) -> Float[Tensor, "N C H W"]:
     """Return how far the unit's activation falls, at each pixel the mean over the squares that cover it.
 
-    side, stride: of the square, in pixels; None is a quarter of the receptive field, and half of the square. It is zero,
+    side, stride: of the square, in pixels; None is a quarter of the field, and half of the square. It is zero,
     the mean colour that preprocessing takes away. The picture is the same in every colour, negative where the
     unit answers more.
     """
