@@ -132,7 +132,7 @@ def rule_table(summary: Summary, rules: Sequence[str]) -> Figure:
         weight = "normal" if rule in CONTROLS else "bold"
         label = rule.replace("_", "\n", 1).replace("_", " ")
         axes.text(column + 0.5, -0.08, label, ha="center", va="bottom", fontsize=9, weight=weight)
-    note = "Means over units of all layers,\n95 % intervals beneath them.\nBold: rules. ↑ higher is better."
+    note = "Means over units of all layers,\n95 % intervals beneath them.\nBold: not a control. ↑ higher is better."
     axes.text(-left + 0.03, -top + 0.1, note, va="top", fontsize=7.5, color="0.3")
     return figure
 
