@@ -5,6 +5,7 @@ from . import (
     atlas as atlas,
     compare as compare,
     errors as errors,
+    explanations as explanations,
     figures as figures,
     images as images,
     mining as mining,
@@ -49,6 +50,10 @@ from .records import (
     Patches as Patches,
     Peaks as Peaks,
     Reconstructions as Reconstructions,
+)
+from .views.judge import (
+    Judgement as Judgement,
+    judge as judge,
 )
 from .views.look import (
     Look as Look,

@@ -11,8 +11,10 @@ from typing import Any
 from deconv.analyses.choosing import listed_shares
 from deconv.atlas import write_atlas
 from deconv.command.options import Atlas
-from deconv.command.setup import open_reference, open_rule, prepare
+from deconv.command.setup import asked_explanations, open_reference, open_rule, prepare
 from deconv.errors import BadInput
+from deconv.explanations import by_name
+from deconv.explanations.functions import Explanation
 from deconv.files import write_json
 from deconv.models.presets import open_network
 from deconv.network import Network
@@ -28,7 +30,7 @@ DECIDE_PEAKS = ("weights", "source", "k", "per_image")
 def run(options: Atlas, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
     network = open_network(options.model, options.seed)
-    rules = [open_rule(options.rule), *map(open_rule, options.other_rules)]
+    rules = opened_rules(options)
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.safetensors"
     measured = {} if options.compared is None else measured_layers(Path(options.compared), prepared.layers, rules[0])
     reference = open_reference(options, network, prepared.images, prepared.layers)
@@ -49,6 +51,11 @@ def run(options: Atlas, folder: Path) -> Path:
     against = {} if reference is None else {"reference": reference.provenance}
     write_json(folder / "summary.json", {"layers": numbers, **provenance, **against})
     return page
+
+
+def opened_rules(options: Atlas) -> list[Rule | Explanation]:
+    """Return the rule that layer pages show, and the explanations that stand beside it."""
+    return [open_rule(options.rule), *by_name(asked_explanations(options, options.other_rules)).values()]
 
 
 def day_of(record: Path) -> str:
@@ -72,7 +79,7 @@ def summarise(network: Network, layer: str, peaks: Peaks, reference: Peaks | Non
     }
 
 
-def measured_layers(folder: Path, layers: Sequence[str], rule: Rule) -> dict[str, Path]:
+def measured_layers(folder: Path, layers: Sequence[str], rule: Rule | Explanation) -> dict[str, Path]:
     """Return {layer: its record} of the layers of which a compare_rules run has measured units by this rule.
 
     Raises BadInput for a folder that is none of such a run, and if there are no such layers.

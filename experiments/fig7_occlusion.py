@@ -14,17 +14,18 @@ from deconv.analyses import occlusion
 from deconv.analyses.choosing import check_units, number_labels, pick_images
 from deconv.analyses.occlusion import Occlusion
 from deconv.command.options import Fig7Occlusion
-from deconv.command.setup import Prepared, open_rule, prepare
+from deconv.command.setup import Prepared, asked_explanations, open_rule, prepare
 from deconv.errors import BadInput
+from deconv.explanations import by_name, explain
+from deconv.explanations.functions import Explanation
 from deconv.figures import save_figure
 from deconv.figures.occlusion import OcclusionRow, occlusion_figure
-from deconv.files import write_json, write_whole
+from deconv.files import safe_name, write_json, write_whole
 from deconv.images import Source
 from deconv.models import class_names
 from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
-from deconv.projection import project
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import Provenance, build
@@ -43,6 +44,7 @@ class Scene:
     names: list[str]
     colour: Tensor  # of the square, (3,) 0..255
     rule: Rule
+    explanations: dict[str, Rule | Explanation]  # the rule first
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +64,33 @@ def run(options: Fig7Occlusion, folder: Path) -> Path:
     scene, prepared = set_scene(options)
     subjects = choose(scene, options)
     peaks = prepared.mine(folder / "peaks.safetensors", k=1 + OTHERS)
-    rows, summary = [], []
+    rows: dict[str, list[OcclusionRow]] = {name: [] for name in scene.explanations}
+    summary = []
     for number, subject in enumerate(subjects):
         seen = see(scene, subject, options)
-        others = project_others(scene, subject, seen.unit, peaks[scene.layer])
-        own, controls = project_units(scene, subject, seen.unit, options)
         save_maps(folder / f"{number}.maps.safetensors", seen, subject.label)
-        own.save(folder / f"{number}.reconstructions.safetensors")
-        rows.append(row_of(scene, subject, seen, [*own.paste(), *others.paste()]))
-        summary.append(summarise(scene, subject, seen, own, controls))
-    picture = save_figure(occlusion_figure(rows, *heading(options)), folder / "fig7.png")
+        agreement = {}
+        for name, explanation in scene.explanations.items():
+            others = project_others(scene, subject, seen.unit, peaks[scene.layer], explanation)
+            own, controls = project_units(scene, subject, seen.unit, explanation, options)
+            own.save(folder / f"{number}{after(scene, name)}.reconstructions.safetensors")
+            rows[name].append(row_of(scene, subject, seen, [*own.paste(), *others.paste()]))
+            label = true_class(seen, subject.label)
+            agreement[name] = occlusion.agreement(seen, label, own.paste(), controls.paste())
+        with_rule = {"correlation_with_projection": agreement.pop(scene.rule.name)}
+        with_others = {"correlation_with_explanations": agreement} if agreement else {}
+        summary.append(summarise(scene, subject, seen) | with_rule | with_others)
+    for name, of_explanation in rows.items():
+        save_figure(occlusion_figure(of_explanation, *heading(options)), folder / f"fig7{after(scene, name)}.png")
     write_json(
         folder / "summary.json", {"images": summary, "layer": scene.layer, "provenance": provenance(scene, options)}
     )
-    return picture
+    return folder / "fig7.png"
+
+
+def after(scene: Scene, name: str) -> str:
+    """What the names of an explanation's files end with; the rule's are as if there were no other."""
+    return "" if scene.explanations[name] is scene.rule else f".{safe_name(name)}"
 
 
 def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
@@ -91,7 +106,8 @@ def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
     colour = torch.tensor(preprocessing.mean) * 255 if options.colour is None else torch.tensor(options.colour)
     if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
         raise BadInput(f"colour={options.colour}: expected red, green and blue from 0 to 255, or null")
-    return Scene(network, prepared.images, layers[0], names, colour, rule), prepared
+    explanations = {rule.name: rule} | by_name(asked_explanations(options, []))
+    return Scene(network, prepared.images, layers[0], names, colour, rule, explanations), prepared
 
 
 def choose(scene: Scene, options: Fig7Occlusion) -> list[Subject]:
@@ -136,16 +152,18 @@ def see(scene: Scene, subject: Subject, options: Fig7Occlusion) -> Occlusion:
     )
 
 
-def project_others(scene: Scene, subject: Subject, unit: int, peaks: LayerPeaks) -> Reconstructions:
+def project_others(
+    scene: Scene, subject: Subject, unit: int, peaks: LayerPeaks, explanation: Rule | Explanation
+) -> Reconstructions:
     """The same map's strongest peaks in other images, projected."""
     columns = peaks.of([unit])
     elsewhere = columns[0] != subject.number
     image, channel, row, col = (column[elsewhere][:OTHERS] for column in columns)
-    return project(scene.network, scene.images, scene.layer, image, channel, row, col, scene.rule)
+    return explain(scene.network, scene.images, scene.layer, image, channel, row, col, explanation)
 
 
 def project_units(
-    scene: Scene, subject: Subject, unit: int, options: Fig7Occlusion
+    scene: Scene, subject: Subject, unit: int, explanation: Rule | Explanation, options: Fig7Occlusion
 ) -> tuple[Reconstructions, Reconstructions]:
     """The strongest peak of the unit in this image, and those of `controls` other units that fire here, projected."""
     maps = scene.network.forward(subject.picture[None], [scene.layer])[scene.layer][0].flatten(1).cpu()
@@ -158,7 +176,7 @@ def project_units(
     def sent(units: list[int]) -> Reconstructions:
         rows, cols = position[units] // width, position[units] % width
         pictures = subject.picture[None]
-        return project(scene.network, pictures, scene.layer, [0] * len(units), units, rows, cols, scene.rule)
+        return explain(scene.network, pictures, scene.layer, [0] * len(units), units, rows, cols, explanation)
 
     return sent([unit]), sent(drawn)
 
@@ -182,10 +200,8 @@ def row_of(scene: Scene, subject: Subject, seen: Occlusion, projections: Sequenc
     return OcclusionRow(title, subject.input_image, scene.colour, seen, label, scene.names, projections)
 
 
-def summarise(
-    scene: Scene, subject: Subject, seen: Occlusion, own: Reconstructions, controls: Reconstructions
-) -> dict[str, object]:
-    """The numbers of one image."""
+def summarise(scene: Scene, subject: Subject, seen: Occlusion) -> dict[str, object]:
+    """The numbers of one image, without what they have to do with its projections."""
     label = true_class(seen, subject.label)
     probability = seen.probability[..., label]
     numbers, counts = seen.probability.argmax(dim=2).unique(return_counts=True)
@@ -198,7 +214,6 @@ def summarise(
         "activity": {"without": seen.activity_before, **least(seen, seen.activity)},
         "probability": {"without": float(seen.probability_before[label]), **least(seen, probability)},
         "most_probable": [{"name": scene.names[number], "share_of_places": share} for number, share in shares],
-        "correlation_with_projection": occlusion.agreement(seen, label, own.paste(), controls.paste()),
     }
 
 
@@ -219,6 +234,7 @@ def provenance(scene: Scene, options: Fig7Occlusion) -> Provenance:
         colour=scene.colour.tolist(),
         rule=scene.rule.options(),
         controls=options.controls,
+        explanations={name: each.options() for name, each in scene.explanations.items() if each is not scene.rule},
         seed=options.seed,
     )
 

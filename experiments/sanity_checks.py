@@ -12,19 +12,21 @@ import numpy as np
 
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import SanityChecks
-from deconv.command.setup import prepare
+from deconv.command.setup import asked_explanations, prepare
 from deconv.compare.measuring import mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.similarity import SIMILARITIES, similarities
 from deconv.compare.tasks import keep_or_measure
+from deconv.explanations import by_name
+from deconv.explanations.functions import Explanation
 from deconv.figures import sanity_checks, save_figure
 from deconv.files import write_json
 from deconv.images import Source
 from deconv.models.presets import build_model, open_network
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection.rules import as_rule
+from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import Columns
 
@@ -35,29 +37,36 @@ OTHER_UNIT = "other_unit"
 def run(options: SanityChecks, folder: Path) -> Path:
     """Mine, project by intact and shuffled networks, compare and draw; returns the picture of all curves."""
     network = open_network(options.model, options.seed)
-    prepared = prepare(options, network, options.layers, options.rules, options.units)
+    rules = by_name(asked_explanations(options, options.rules))
+    prepared = prepare(options, network, options.layers, rules.values(), options.units)
     blocks(network, prepared.layers)  # refuses layers between which nothing could be shuffled
     peaks, seed = prepared.mine(folder / "peaks.safetensors", k=1), options.seed
     units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
-    measurements = checked(Checks(network, prepared.images, peaks, units, options), folder / "records")
+    measurements = checked(Checks(network, prepared.images, peaks, units, rules, options), folder / "records")
     summary = {
         "layers": summarise(measurements, options.seed),
-        "rules": {rule: as_rule(rule).options() for rule in options.rules},
+        "rules": {name: rule.options() for name, rule in rules.items()},
         "units": units,
         "provenance": peaks.provenance,
     }
     write_json(folder / "summary.json", summary)
-    return save_figure(sanity_checks.cascades(summary["layers"], list(options.rules)), folder / "sanity_checks.png")
+    return save_figure(sanity_checks.cascades(summary["layers"], list(rules)), folder / "sanity_checks.png")
 
 
 class Checks:
     """What is checked: the strongest peak of some units of each layer, before and after shuffling."""
 
     def __init__(
-        self, network: Network, images: Source, peaks: Peaks, units: dict[str, list[int]], options: SanityChecks
+        self,
+        network: Network,
+        images: Source,
+        peaks: Peaks,
+        units: dict[str, list[int]],
+        rules: Mapping[str, Rule | Explanation],
+        options: SanityChecks,
     ) -> None:
         self.network, self.images, self.peaks, self.units = network, images, peaks, units
-        self.rules, self.seed = list(options.rules), options.seed
+        self.rules, self.seed = rules, options.seed
         self.module = build_model(options.model, options.seed)
         self.blocks = blocks(network, list(units))
 
@@ -65,7 +74,7 @@ class Checks:
         """Return all that decides the record of a layer by a rule."""
         return {
             "layer": layer,
-            "rule": as_rule(rule).options(),
+            "rule": self.rules[rule].options(),
             "units": self.units[layer],
             "seed": self.seed,
             "blocks": self.blocks,
@@ -95,16 +104,17 @@ def checked(checks: Checks, records: Path) -> dict[str, dict[str, Columns]]:
 def check_layer(checks: Checks, layer: str, rules: list[str]) -> dict[str, Columns]:
     """Return {rule: columns} of one layer: its reconstructions by each shuffled network beside the intact one's."""
     peaks = checks.strongest_peaks(layer)
-    intact = peaks.reconstruct_all(rules)
+    explanations = [checks.rules[rule] for rule in rules]
+    intact = peaks.reconstruct_all(explanations)
     columns: dict[str, Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in rules}
     stages = list(shufflings(list(checks.units), layer))
     for name, names in track(stages, f"checking {layer}", len(stages), unit="networks"):
         changed = replace(peaks, network=checks.shuffled(names))
         if layer in names:  # one shuffled unit is as good as another; else a dead unit has nothing to show
             changed = changed.firing()
-        for rule, before, after in zip(rules, intact, changed.reconstruct_all(rules), strict=True):
+        for rule, before, after in zip(rules, intact, changed.reconstruct_all(explanations), strict=True):
             columns[rule] |= compared(before, after, peaks.inside, name)
-    for rule, own, other in zip(rules, intact, peaks.others.reconstruct_all(rules), strict=True):
+    for rule, own, other in zip(rules, intact, peaks.others.reconstruct_all(explanations), strict=True):
         columns[rule] |= compared(own, other, peaks.inside, OTHER_UNIT)
     return columns
 

@@ -169,6 +169,19 @@ def test_only_what_a_changed_record_shows_is_written_again(tmp_path: Path) -> No
     }
 
 
+def test_any_explanation_stands_beside_the_rule(tmp_path: Path) -> None:
+    def ours(network: deconv.Network, inputs: torch.Tensor, layer: str, *unit: torch.Tensor) -> torch.Tensor:
+        return inputs.flip(1)
+
+    page = atlases.write(tmp_path, rules=["deconvnet", "occlusion", ours], records=tmp_path / "records")
+    shown = Page(page.parent / "01-one/unit-0000.html").text
+    assert "occlusion" in shown and "How far the activation falls where a grey square lies." in shown
+    assert "ours" in shown and "A rule or a function of one's own." in shown
+    kept = sorted((tmp_path / "records").glob("two.*.ours.reconstructions.safetensors"))
+    recon = deconv.Reconstructions.load(kept[0])
+    assert recon.rule == "ours" and bool(recon.pixels.any()) and len(recon.provenance["rule_options"]["sha256"]) == 64
+
+
 def test_what_belongs_to_the_site_no_more_is_removed(tmp_path: Path) -> None:
     net, images = atlases.network(), atlases.photographs(tmp_path / "images")
     both = deconv.mine(net, images, ["one", "two"])

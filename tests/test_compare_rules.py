@@ -113,7 +113,7 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"against": "[guidd]"}, "unknown rule or control in against 'guidd'; expected one of deconvnet, guided"),
+        ({"against": "[guidd]"}, "unknown explanation 'guidd'; expected one of deconvnet, guided"),
         ({"rule.relu": "forwards"}, "'forwards'; expected one of backward, forward, both, none"),
         ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, deconvnet_beyond, gradient"),
         ({"layers": "[conv9]"}, "unknown layer 'conv9'"),
@@ -232,3 +232,60 @@ def test_the_page_shows_each_units_pair_under_its_number() -> None:
         assert np.array_equal(pair[:, :side], expected)
         assert (pair[:, -side:] == 20 * unit).all() and (pair[:, side:-side] == 255).all()
     assert axes_of(figure)[0].get_ylabel() == METRICS["area50"].label
+
+
+EXPLAIN = """
+def brightest(network, inputs, layer, channel, row, col):
+    return inputs.relu()
+
+def flat(network, inputs, layer, channel, row, col):
+    return inputs[:, :1]
+"""
+
+
+def test_functions_of_ones_own_are_measured_beside_rules(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(EXPLAIN)
+    photographs(tmp_path / "photographs", 6)
+    said = {"against": "[occlusion,mine,guided,centre]", "explanations.mine": f"{tmp_path}/own.py:brightest"}
+    assert main(command(tmp_path / "run", **said, layers="[conv2]")) == 0
+    summary = summary_of(tmp_path / "run")
+    assert set(summary["layers"]["conv2"]) == {"deconvnet", "occlusion", "mine", "guided", "centre", "patches"}
+    assert summary["rules"]["mine"]["function"] == "own:brightest" and len(summary["rules"]["mine"]["sha256"]) == 64
+    assert summary["rules"]["occlusion"]["function"] == "deconv.explanations.occlusion:occlusion"
+    before = summary_of(finished)["layers"]["conv2"]
+    assert summary["layers"]["conv2"]["guided"] == before["guided"]  # whatever stands beside it
+    assert summary["layers"]["conv2"]["mine"]["colour"]["mean"] > before["edges"]["colour"]["mean"]
+    (tmp_path / "own.py").write_text(EXPLAIN + "\n")
+    capsys.readouterr()
+    assert main(command(tmp_path / "run", **said, layers="[conv2]")) == 2
+    assert "mine.safetensors was made with rule.sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"explanations.mine": "own.py:faint"}, "explanations.mine: given own.py:faint; expected a function of own.py"),
+        ({"explanations.mine": "brightest"}, "explanations.mine: given brightest; expected package.module:function"),
+        ({"explanations.guided": "own.py:flat"}, "explanations: given guided; expected names of their own"),
+        ({"explanations.centre": "own.py:flat"}, "explanations: given centre; expected names of their own"),
+        (
+            {"explanations.mine": "own.py:flat", "against": "[mine]"},
+            "explanation mine: given conv1, 6 inputs; expected",
+        ),
+    ],
+)
+def test_a_mistaken_function_is_one_line(
+    changes: dict[str, str],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own.py").write_text(EXPLAIN)
+    monkeypatch.chdir(tmp_path)
+    photographs(tmp_path / "photographs", 3)
+    assert main(command(tmp_path / "run", **changes, layers="[conv1]")) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert expected in said[-1]

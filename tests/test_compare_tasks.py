@@ -11,17 +11,20 @@ import torch
 from PIL import Image
 
 import deconv
+from deconv.compare.controls import CONTROLS
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import renewed, shuffled
 from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units, record_path
 from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, RecordMismatch
-from deconv.projection.rules import RULES, Rule
+from deconv.explanations import by_name
+from deconv.explanations.functions import Explanation, load
 from deconv.records.formats import Columns
 from tests.test_controls import FRAMES, PREPROCESSING, module, network
 
 TASKS = [[4, 7], [2], [0, 1]]
-NAMES = ["deconvnet", "other_switches", "random_weights", "edges", PATCHES]
+NAMES = ["deconvnet", "other_switches", "random_weights", "edges", "mine", "smoothgrad", PATCHES]
+OWN = "def explain(network, inputs, layer, channel, row, col):\n    return inputs.relu()\n"
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +36,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def comparison() -> LayerComparison:
+@pytest.fixture
+def mine(tmp_path: Path) -> Explanation:
+    """A function of a file that no other process has imported."""
+    (tmp_path / "own_explanation.py").write_text(OWN)
+    return load("mine", f"{tmp_path}/own_explanation.py:explain")
+
+
+def comparison(mine: Explanation) -> LayerComparison:
     net = network()
     peaks = deconv.mine(net, PREPROCESSING.normalize(FRAMES), ["b"], k=2)["b"]
-    rules: dict[str, str | Rule] = {"deconvnet": RULES["deconvnet"]} | {name: name for name in NAMES[1:-1]}
+    rules = by_name({name: name for name in NAMES[:-1]} | {"mine": mine}, CONTROLS)
     random = renewed(net, shuffled(module(), ["0", "3", "6"], 0))
     rows = torch.stack(peaks.of([0, 1, 2, 4, 7]), dim=1)
     peak_set = PeakSet(net, "b", FRAMES, torch.arange(3), rows, random, seed=0)
@@ -47,9 +57,9 @@ def by(engine: Engine, shared: LayerComparison) -> dict[str, Columns]:
     return join(list(engine.work(measure_units, shared, TASKS)), NAMES)
 
 
-def test_any_engine_ends_with_the_same_bytes() -> None:
+def test_any_engine_ends_with_the_same_bytes(mine: Explanation) -> None:
     pytest.importorskip("ray")
-    shared = comparison()
+    shared = comparison(mine)
     expected = by(open_engine("local"), shared)
     with open_engine("ray").connected():
         for workers in (1, 2):
@@ -59,8 +69,8 @@ def test_any_engine_ends_with_the_same_bytes() -> None:
                     assert found[name][key].tobytes() == values.tobytes(), (workers, name, key)
 
 
-def test_parts_are_joined_in_the_order_of_units_whatever_came_first() -> None:
-    shared = comparison()
+def test_parts_are_joined_in_the_order_of_units_whatever_came_first(mine: Explanation) -> None:
+    shared = comparison(mine)
     parts = [part for units in TASKS for part in measure_units(shared, units)]
     found, turned = join(parts, NAMES), join(parts[::-1], NAMES)
     assert found["edges"]["unit"].tolist() == [0, 1, 2, 4, 7] and set(found[PATCHES]) < set(found["edges"])

@@ -14,7 +14,7 @@ from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.errors import BadInput, UnknownName
 from deconv.images.preprocessing import Preprocessing
 from deconv.network import Network
-from deconv.projection.responses import layer_responses, unit_responses
+from deconv.projection.responses import layer_responses, unit_gradients, unit_responses
 from deconv.projection.rules import Rule
 from tests.beyond_networks import ChannelsLastNorm
 
@@ -57,7 +57,7 @@ def test_windows_give_what_their_photographs_give(layer: str) -> None:
     torch.testing.assert_close(layer_responses(found.network, layer, found.windows, found.positions), expected)
     own = unit_responses(found.network, layer, found.windows, found.positions, found.channel)
     torch.testing.assert_close(own, expected[torch.arange(len(own)), found.channel])
-    none = (tensor[:0] for tensor in (found.windows, found.positions, found.channel))
+    none = found.windows[:0], found.positions[:0], found.channel[:0]
     assert len(unit_responses(found.network, layer, *none)) == 0
 
 
@@ -84,6 +84,14 @@ def test_units_that_see_less_than_the_image_but_cannot_be_given_a_window_alone()
     assert of_net.windows.shape[-1] < SIZE
     expected = maps[torch.arange(9) % 3, :, peaks[:, 2], peaks[:, 3]]
     torch.testing.assert_close(layer_responses(net, "3", of_net.windows, of_net.positions), expected)
+    images = PREPROCESSING.normalize(FRAMES).requires_grad_()
+    of_images = net.module(images)
+    for n, gradient in enumerate(unit_gradients(net, "3", of_net.windows, of_net.positions, of_net.channel)):
+        _, channel, row, col = peaks[n].tolist()
+        (whole,) = torch.autograd.grad(of_images[n % 3, channel, row, col], images, retain_graph=True)
+        y0, x0, y1, x1 = net.receptive_field("3").box(row, col)
+        expected = torch.nn.functional.pad(whole[n % 3], (8, 8, 8, 8))[:, y0 + 8 : y1 + 8, x0 + 8 : x1 + 8]
+        torch.testing.assert_close(gradient, expected)
 
 
 def test_asking_leaves_the_windows_alone() -> None:
@@ -133,7 +141,7 @@ def test_gradient_times_input_adds_up_to_the_activation_of_a_network_without_bia
     bare_set = PeakSet(network(bare), "b", FRAMES, IMAGE_IDS, found.peaks)
     activation = bare_set.activations[range(8), found.channel]
     added = bare_set.reconstruct("gradient_times_input").sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(added, activation**2, rtol=1e-3, atol=1e-6)  # the seed is the activation
+    np.testing.assert_allclose(added, activation, rtol=1e-3, atol=1e-6)
 
 
 def test_other_units_fire_at_the_same_place() -> None:
@@ -180,7 +188,7 @@ def test_switches_of_other_images_are_those_images_own() -> None:
 
 
 def test_unknown_controls_and_missing_networks_are_named() -> None:
-    with pytest.raises(UnknownName, match="unknown rule 'edge'"):
+    with pytest.raises(UnknownName, match="unknown rule or explanation 'edge'"):
         peak_set().reconstruct("edge")
     with pytest.raises(UnknownName, match="'random_weights' needs a network with shuffled weights"):
         peak_set(random=False).reconstruct("random_weights")

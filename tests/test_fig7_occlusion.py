@@ -65,6 +65,22 @@ def test_units_layers_and_colour_can_be_chosen(said: list[str], tmp_path: Path) 
     assert not torch.equal(probability, probability[0, 0].expand_as(probability))
 
 
+def test_explanations_beside_the_rule_have_figures_and_numbers_of_their_own(
+    said: list[str], finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("def ours(network, inputs, layer, channel, row, col):\n    return inputs.abs()\n")
+    run, function = tmp_path / "run", f"explanations.ours={tmp_path}/mine.py:ours"
+    assert main([*said, "images=[3.png]", "labels=[tench]", function, f"folder={run}"]) == 0
+    (image,), provenance = (json.loads((run / "summary.json").read_text())[key] for key in ("images", "provenance"))
+    (before, _) = json.loads((finished / "summary.json").read_text())["images"]
+    ours = image.pop("correlation_with_explanations")
+    assert image == before and list(ours) == ["ours"] and -1 <= ours["ours"]["activity"] <= 1
+    assert provenance["explanations"]["ours"]["function"] == "mine:ours"
+    recon = Reconstructions.load(run / "0.ours.reconstructions.safetensors")
+    assert recon.rule == "ours" and bool((recon.pixels >= 0).all()) and recon.channel.tolist() == [image["unit"]]
+    assert_drawn(run, "fig7", "fig7.ours")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -81,6 +97,7 @@ def test_units_layers_and_colour_can_be_chosen(said: list[str], tmp_path: Path) 
         (["colour=[1,2]"], "expected red, green and blue"),
         (["colour=[0,0,256]"], "expected red, green and blue"),
         (["rule=deconvnt"], "unknown rule 'deconvnt'"),
+        (["explanations.mine=nowhere.py:f"], "explanations.mine: given nowhere.py:f; expected what can be imported"),
         (["model=zfnet64_trunk"], "no class outputs"),
     ],
 )

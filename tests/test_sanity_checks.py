@@ -73,7 +73,7 @@ def test_records_of_something_else_are_refused(finished: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"rules": "[guidd]"}, "unknown rule 'guidd'; expected one of deconvnet, guided, gradient"),
+        ({"rules": "[guidd]"}, "unknown explanation 'guidd'; expected one of deconvnet, guided, gradient"),
         ({"layers": "[conv1,conv1]"}, "expected each once, in forward order"),
         ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
     ],
@@ -86,6 +86,26 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and expected in said[0]
     assert not (tmp_path / "run" / "peaks.safetensors").exists()
+
+
+def test_a_function_is_asked_about_every_shuffled_network(finished: Path, tmp_path: Path) -> None:
+    """The gradient by a function is as alike as the rule's own, whatever is shuffled."""
+    (tmp_path / "mine.py").write_text(
+        "from deconv.explanations.fields import Fields\n\n"
+        "def slope(network, inputs, *unit):\n"
+        "    fields = Fields(network, inputs, *unit)\n"
+        "    return fields.paste(fields.gradients(fields.windows))\n"
+    )
+    photographs(tmp_path / "photographs", 6)
+    changes = {"rules": "[activation_map,gradient]", "explanations.slope": f"{tmp_path}/mine.py:slope"}
+    assert main(command(tmp_path / "run", **changes)) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["rules"]) == {"activation_map", "gradient", "slope"}
+    for cells in summary["layers"].values():
+        for name, cell in cells["gradient"].items():
+            found = cells["slope"][name]
+            assert found["units"] == cell["units"] and found["mean"] == pytest.approx(cell["mean"], abs=1e-3), name
+    assert summary["layers"]["conv3"]["activation_map"]["rank/cascade/conv3"]["units"] > 0
 
 
 def test_curves_start_at_one_and_go_down_the_blocks_with_the_other_unit_as_a_line_across() -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from deconv.analyses.choosing import as_reference
 from deconv.atlas import contents, pages, sprites
@@ -24,13 +23,14 @@ from deconv.atlas.site import Site, open_site
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
+from deconv.explanations import AnyExplanation, as_explanation, check_explanations
+from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import check_rules
-from deconv.projection.rules import Rule, as_rule
+from deconv.projection.rules import Rule
 from deconv.records import FIELDS, Peaks, shown_side
 from deconv.records.provenance import check_same, digest
 
@@ -49,7 +49,7 @@ def write_atlas(
     peaks: Peaks,
     images: Source | MapDataset,
     folder: str | PathLike[str],
-    rules: Sequence[str | Rule | Mapping[str, Any]] = ("deconvnet",),
+    rules: Sequence[AnyExplanation] = ("deconvnet",),
     title: str = "a ConvNet",
     records: str | PathLike[str] | None = None,
     metrics: Metrics | None = None,
@@ -65,7 +65,8 @@ def write_atlas(
     are removed.
 
     - network, peaks, images: the peaks, and the network and the source or the Dataset that they were mined from.
-    - rules: the first is the one that layer pages show; the pages of units show all.
+    - rules: or other explanations (`deconv.explanations`); the first is the one that layer pages show; the pages of
+      units show all.
     - title: the name of the network on the pages.
     - records: a folder that keeps reconstructions and patches for the next time; None keeps none.
     - metrics: further numbers that units are sorted by, {layer: {name: one for each unit, None where there is none}}.
@@ -94,7 +95,8 @@ def write_atlas(
     >>> page.name, sorted(path.name for path in page.parent.iterdir())
     ('index.html', ['01-conv1', 'assets', 'atlas.json', 'images', 'index.html'])
     """
-    chosen = {as_rule(rule).name: as_rule(rule) for rule in check_list("rules", rules, "rules")}
+    opened = [as_explanation(rule) for rule in check_list("rules", rules, "rules")]
+    chosen = {rule.name: rule for rule in opened}
     check_choice("field", field, FIELDS)
     metrics, engine, batch_size = metrics or {}, engine or Local(), check_count("batch_size", batch_size)
     if records is None and not isinstance(engine, Local):
@@ -117,7 +119,9 @@ def write_atlas(
     return Path(folder) / "index.html"
 
 
-def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, Rule], metrics: Metrics) -> None:
+def _check(
+    network: Network, peaks: Peaks, images: Source, rules: Mapping[str, Rule | Explanation], metrics: Metrics
+) -> None:
     """Refuse, before any work is done, whatever can be refused by then."""
     if not len(peaks) or not rules:
         raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each")
@@ -125,7 +129,7 @@ def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, R
     expected = {"weights": network.weights_hash, "content": images.content_hash}
     check_same("the record of these peaks", mined, expected, f"Mine again in the source {images.name}")
     network.needed_preprocessing()
-    check_rules(network, peaks, rules.values())
+    check_explanations(network, list(peaks), list(rules.values()))
     for layer, columns in metrics.items():
         units = len(peaks[layer].score)
         for name, values in columns.items():
@@ -137,7 +141,7 @@ def _check(network: Network, peaks: Peaks, images: Source, rules: Mapping[str, R
 
 def _plan_pages(
     records: UnitRecords,
-    rules: Mapping[str, Rule],
+    rules: Mapping[str, Rule | Explanation],
     title: str,
     metrics: Metrics,
     mined: str | None,
@@ -194,7 +198,7 @@ class _MissingPictures:
 
 
 def _plan_pictures(
-    site: Site, records: UnitRecords, layer: Layer, rules: Mapping[str, Rule]
+    site: Site, records: UnitRecords, layer: Layer, rules: Mapping[str, Rule | Explanation]
 ) -> Iterator[_MissingPictures]:
     """Yield the blocks of a layer's units whose sheets or plates the site lacks, rule by rule."""
     firing_units = set(layer.firing_units)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deconv.explanations import explain_peaks
+from deconv.explanations.functions import Explanation
 from deconv.images import Source
 from deconv.network import Network
-from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Patches, Reconstructions
@@ -28,7 +29,7 @@ class Block:
     """
 
     layer: str
-    rule: Rule
+    rule: Rule | Explanation
     units: tuple[int, ...]
     peaks: LayerPeaks
     images: Source
@@ -44,8 +45,8 @@ class Block:
         return recon, patches
 
     def make(self, network: Network) -> tuple[Reconstructions, Patches]:
-        """Project the peaks and cut their patches. Raises what `project_peaks` and `patches_of` do."""
-        recon = project_peaks(network, self.images, self.layer, self.peaks, self.units, self.rule)
+        """Project the peaks and cut their patches. Raises what `explain_peaks` and `patches_of` do."""
+        recon = explain_peaks(network, self.images, self.layer, self.peaks, self.units, self.rule)
         patches = patches_of(network, self.images, recon, self.provenance["source"]["content"])
         return replace(recon, provenance=self.provenance), replace(patches, provenance=self.provenance)
 

@@ -36,14 +36,22 @@ RULES = {
     "deconvnet_beyond": "positive signals only, at every activation; gates and norms held constant",
     "guided_beyond": "only positive signals, and only where the layer below fired; gates and norms held constant",
 }
-OWN_RULE = "a rule of one's own"
+EXPLANATIONS = {
+    "activation_map": "the unit's own map made as large as the photograph: where it fires, not why",
+    "grad_cam": "the maps below the unit, added up by what it owes them",
+    "gradient_times_input": "the derivative of the activation times the photograph",
+    "smoothgrad": "the derivative's mean over photographs with noise on them",
+    "integrated_gradients": "the derivative's mean on the way from grey to the photograph, times the photograph",
+    "occlusion": "how far the activation falls where a grey square lies",
+}
+OWN_RULE = "a rule or a function of one's own"
 
 
 def front_page(atlas: Atlas) -> str:
     """Return the front page: the network as a row of layers, how to read the atlas, and what it was made of."""
     largest = max(side for layer in atlas.layers for side in layer.map_size)
     cards = [_layer_card(atlas, layer, largest) for layer in atlas.layers]
-    rules = [(rule, RULES.get(rule, OWN_RULE)) for rule in atlas.rules]
+    rules = [(rule, (RULES | EXPLANATIONS).get(rule, OWN_RULE)) for rule in atlas.rules]
     return _render("front.html", atlas, cards=cards, rules=rules, example=_example(atlas))
 
 
@@ -105,7 +113,11 @@ def _describe_strength(atlas: Atlas, layer: Layer, unit: int) -> str:
 
 def _other_rules(atlas: Atlas, plate: sprites.Plate, unit: int) -> list[tuple[str, str, str]]:
     """Return (file of the plate, name, what it is) of every rule but the first."""
-    return [(plate.file(unit, n), rule, RULES.get(rule, OWN_RULE)) for n, rule in enumerate(atlas.rules) if n]
+    return [
+        (plate.file(unit, n), rule, (RULES | EXPLANATIONS).get(rule, OWN_RULE))
+        for n, rule in enumerate(atlas.rules)
+        if n
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import torch
 from deconv.atlas.blocks import REMEDY, Block, keep
 from deconv.atlas.contents import safe_name
 from deconv.engines import Engine
+from deconv.explanations import explain_peaks
+from deconv.explanations.functions import Explanation
 from deconv.files import claimed, remove_leftovers, remove_parts, write_json
 from deconv.images import Source
 from deconv.images.batches import batches
 from deconv.mining.firing import Firing, Tally
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import project_peaks
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.records.formats import reading
@@ -38,11 +39,11 @@ class UnitRecords:
     peaks: Peaks
     folder: Path | None
 
-    def provenance(self, layer: str, rule: Rule, units: Sequence[int]) -> str:
+    def provenance(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> str:
         """Return the SHA-256, in hex, of all that decides the pictures of some units."""
         return digest(self._provenance(layer, rule, units))
 
-    def _provenance(self, layer: str, rule: Rule, units: Sequence[int]) -> Provenance:
+    def _provenance(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> Provenance:
         return build(
             self.network.provenance(),
             self.images.provenance(),
@@ -53,7 +54,7 @@ class UnitRecords:
             which_peaks=digest(_rows(self.peaks[layer], list(units))),  # the last by name: it follows from the others
         )
 
-    def block(self, layer: str, rule: Rule, units: Sequence[int]) -> Block:
+    def block(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> Block:
         """Return units that fire as a block, whose reconstructions and patches are made and kept together."""
         name = f"{safe_name(layer)}.{units[0]:04d}-{units[-1]:04d}.{safe_name(rule.name)}"
         path = None if self.folder is None else self.folder / name
@@ -86,7 +87,7 @@ class UnitRecords:
                     yield missing[name], *blocks[missing[name]].load()
                 remove_parts(self.folder)  # of workers that died
 
-    def effective_field(self, layer: str, rule: Rule) -> int:
+    def effective_field(self, layer: str, rule: Rule | Explanation) -> int:
         """Return the side of the layer's effective field, of at most SAMPLED units evenly spread over those that fire.
 
         It is kept in the folder. Raises RecordMismatch, naming the difference, if what is there is of other peaks.
@@ -102,7 +103,7 @@ class UnitRecords:
                 saved = json.loads(path.read_text(encoding="utf-8"))
                 check_same(path, saved["provenance"], provenance, REMEDY)
                 return int(saved["effective_field"])
-        recon = project_peaks(self.network, self.images, layer, self.peaks[layer], units, rule)
+        recon = explain_peaks(self.network, self.images, layer, self.peaks[layer], units, rule)
         if path is not None:
             write_json(path, {"provenance": provenance, "effective_field": recon.effective_field})
         return recon.effective_field

@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from deconv.errors import BadInput, first_line
 from deconv.shipped import choices
 
-ARGUMENTS = ("model.args.", "source.args.")
-"""Mappings to which any key can be added: the arguments of a function that a model or a source is made by."""
+ARGUMENTS = ("model.args.", "source.args.", "explanations.")
+"""Mappings to which any key can be added: arguments of a function that makes a model or a source; explanations."""
 
 
 def parsed(argument: str) -> Override:

@@ -19,6 +19,7 @@ from deconv.command.shared import (
     Scanning,
     WithCache,
     WithDraw,
+    WithExplanations,
     WithLayers,
     WithModel,
     WithReference,
@@ -49,17 +50,19 @@ class Fig2Features(Mining, WithUnits, WithRule, WithReference, WithField):
 
 
 @dataclass
-class Atlas(Mining, WithRule, WithReference, WithField):
+class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
     """The options of experiments/atlas.py."""
 
-    other_rules: list[str] = option([], "rules shown on each unit's page beside `rule`, as [guided,gradient]")
+    other_rules: list[str] = option(
+        [], "rules, and other explanations, shown on each unit's page beside `rule`, as [guided,occlusion]"
+    )
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"
     )
 
 
 @dataclass
-class CompareRules(Mining, WithUnits, WithRule):
+class CompareRules(Mining, WithUnits, WithRule, WithExplanations):
     """The options of experiments/compare_rules.py."""
 
     against: list[str] = option(
@@ -67,15 +70,17 @@ class CompareRules(Mining, WithUnits, WithRule):
             *("guided", "gradient", "gradient_times_input", "random_switches", "other_switches", "other_unit"),
             *("random_weights", "edges", "random_mask", "centre"),
         ],
-        "what it is compared with: other rules by name, and controls",
+        "what it is compared with, by name: other rules, explanations such as smoothgrad, controls",
     )
 
 
 @dataclass
-class SanityChecks(Scanning, WithModel, WithLayers, WithUnits):
+class SanityChecks(Scanning, WithModel, WithLayers, WithUnits, WithExplanations):
     """The options of experiments/sanity_checks.py."""
 
-    rules: list[str] = option(["deconvnet", "guided", "gradient"], "the rules that are checked")
+    rules: list[str] = option(
+        ["deconvnet", "guided", "gradient"], "the rules that are checked, or other explanations by name"
+    )
 
 
 @dataclass
@@ -132,7 +137,7 @@ class Fig5Invariance(WithPhotographs):
 
 
 @dataclass
-class Fig7Occlusion(Scanning, WithPhotographs, WithRule):
+class Fig7Occlusion(Scanning, WithPhotographs, WithRule, WithExplanations):
     """The options of experiments/fig7_occlusion.py."""
 
     layers: list[str] | None = option(None, "one layer of maps, as [fire9]; null is the last before the class scores")

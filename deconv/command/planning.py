@@ -22,13 +22,14 @@ from deconv.command.options import (
     Tour,
 )
 from deconv.command.settings import Job
-from deconv.command.setup import Prepared, WorkBegins, open_rule, rehearsing
+from deconv.command.setup import Prepared, WorkBegins, asked_explanations, open_rule, rehearsing
 from deconv.command.shared import Mining, Options
+from deconv.explanations import by_name, explain_peaks
+from deconv.explanations.functions import Explanation
 from deconv.images import Source, open_source
 from deconv.mining import mine
 from deconv.models.presets import open_network
 from deconv.network import Network
-from deconv.projection import project_peaks
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
 
@@ -48,7 +49,7 @@ MOST_TIMED = 16
 class Projections:
     """Which peaks are sent back: all of so many units of each layer, or of all where that is None, by these rules."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule | Explanation, ...]
     units: int | None
 
 
@@ -115,7 +116,8 @@ def _of_projecting(options: Options, prepared: Prepared, sample: Peaks, k: int) 
         units = options.n_units if options.units is None else len(options.units)
         projections = Projections((open_rule(options.rule),), units)
     elif isinstance(options, Atlas):
-        projections = Projections((open_rule(options.rule), *map(open_rule, options.other_rules)), None)
+        others = by_name(asked_explanations(options, options.other_rules)).values()
+        projections = Projections((open_rule(options.rule), *others), None)
     else:
         return [("then", "what comes after mining is not told")]
     network, count, seconds, size = prepared.network, 0, 0.0, 0
@@ -144,7 +146,7 @@ def time_mining(prepared: Prepared, k: int, per_image: int) -> tuple[float, Peak
     return time.perf_counter() - start, peaks
 
 
-def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule) -> float:
+def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule | Explanation) -> float:
     """Return the seconds that a peak of the layer takes, of a few of the sample; 0 where no unit fires on it."""
     units = (
         sample[layer].found.any(dim=1).nonzero().flatten()[: MOST_TIMED // sample[layer].score.shape[1] + 1].tolist()
@@ -152,7 +154,7 @@ def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule) -
     if not units:
         return 0.0
     start = time.perf_counter()
-    recon = project_peaks(prepared.network, prepared.images, layer, sample[layer], units, rule)
+    recon = explain_peaks(prepared.network, prepared.images, layer, sample[layer], units, rule)
     return (time.perf_counter() - start) / len(recon)
 
 

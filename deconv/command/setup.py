@@ -19,12 +19,13 @@ from deconv.analyses.choosing import as_reference, check_units
 from deconv.command import shared
 from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line
+from deconv.explanations import as_explanation, check_explanations
+from deconv.explanations.functions import Explanation, load
 from deconv.images import Source, open_source
 from deconv.images.cached import cached
 from deconv.mining import mine_into
 from deconv.models import reference_peaks
 from deconv.network import Network
-from deconv.projection import check_rules
 from deconv.projection.rules import Rule, as_rule
 from deconv.records import Peaks
 
@@ -82,16 +83,16 @@ def prepare(
     options: shared.Scanning,
     network: Network,
     layers: Sequence[str] | None,
-    rules: Iterable[str | Rule],
+    explanations: Iterable[str | Rule | Explanation],
     units: Sequence[int] | None = None,
 ) -> Prepared:
     """Return the network with the images to mine it over, everything that can be checked before that being checked.
 
-    layers: names, or None for all with an alias, or simply all.
-    Raises UnknownName for a layer, unit or rule, UnsupportedOperation for a rule that cannot serve, and BadInput.
+    layers: names, or None for all with an alias, or simply all.  explanations: what is to serve every layer.
+    Raises UnknownName for a layer, unit or explanation, UnsupportedOperation for a rule that cannot serve, BadInput.
     """
     ordered = sorted(layers or network.aliases or network.layers, key=network.node)
-    check_rules(network, ordered, rules)
+    check_explanations(network, ordered, [as_explanation(each) for each in explanations])
     check_units(network, ordered, units)
     images, engine = open_images(options, network), open_engine(**options.engine)
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
@@ -142,6 +143,15 @@ def open_rule(rule: str | shared.Rule) -> Rule:
     if opened.switches == "other":
         raise BadInput("rule.switches=other: only compare_rules has other images with switches; use another choice")
     return opened
+
+
+def asked_explanations(options: shared.WithExplanations, names: Sequence[str]) -> dict[str, str | Explanation]:
+    """Return what `names` ask for by name, then the functions of `explanations`, for `deconv.explanations.by_name`.
+
+    Raises BadInput for a function that cannot be imported.
+    """
+    own = {name: load(name, target) for name, target in options.explanations.items()}
+    return {**{name: name for name in names}, **own}
 
 
 def yaml_file(option: str, path: str, known: Sequence[str]) -> dict[str, Any]:

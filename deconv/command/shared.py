@@ -124,6 +124,15 @@ class WithUnits(WithDraw):
 
 
 @dataclass
+class WithExplanations(Options):
+    """An experiment that takes functions of one's own beside rules."""
+
+    explanations: dict[str, str] = option(
+        {}, "functions beside rules, as explanations.mine=package.module:function, or file.py:function"
+    )
+
+
+@dataclass
 class WithRule(Options):
     """An experiment that sends signals back to pixels by one rule."""
 

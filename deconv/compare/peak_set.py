@@ -1,11 +1,10 @@
-"""Peaks of one layer: what their units see, and their reconstruction by any rule or control."""
+"""Peaks of one layer: what their units see, and what any explanation makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,50 +12,23 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from deconv.compare import controls
+from deconv.compare.controls import Projection
 from deconv.compare.sufficiency import Baselines, measure_baselines
 from deconv.errors import UnknownName, check_count, check_indices
+from deconv.explanations import AnyExplanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.projection import project_together
 from deconv.projection.patches import cut_patches
 from deconv.projection.responses import layer_responses, unit_responses
-from deconv.projection.rules import Rule, as_rule
+from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks
 
 IMAGES_AT_ONCE = 64
 """Images that are decoded between two looks at whether one of them is gone."""
 
 PLAIN = Rule()
-RuleOrControl = str | Rule | Mapping[str, object]
-
-
-class Projection(NamedTuple):
-    """A rule, and whether it projects another unit that fires at the position instead of the peak's own."""
-
-    rule: Rule
-    of_other_unit: bool = False
-
-
-CONTROLS_BY_PROJECTION = {
-    "gradient_times_input": Projection(as_rule("gradient")),
-    "random_switches": Projection(Rule(switches="random")),
-    "other_switches": Projection(Rule(switches="other")),
-    "other_unit": Projection(as_rule("deconvnet"), of_other_unit=True),
-}
-"""The controls that a projection through the same network gives."""
-
-
-def control_projection(control: str, like: Rule) -> Projection | None:
-    """Return what a control projects, None where it does not project; a deconvnet is carried as far as the rule `like`.
-
-    >>> control_projection("other_switches", as_rule("guided_beyond")).rule.name
-    'switches=other,activation=rectify,gate=constant,norm=constant'
-    """
-    projection = CONTROLS_BY_PROJECTION.get(control)
-    if projection is None or projection.rule.relu == "forward":
-        return projection
-    return projection._replace(rule=projection.rule.carried_like(like))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +60,28 @@ class PeakSet:
         """Row and column of each peak on the layer's map."""
         return self.peaks[:, 2:]
 
+    @property
+    def keys(self) -> list[tuple[int, ...]]:
+        """Each peak as what the controls' draws depend on."""
+        return [tuple(peak) for peak in self.peaks.tolist()]
+
     @cached_property
-    def _cut(self) -> tuple[Tensor, Tensor]:
+    def boxes(self) -> Int64[Tensor, "N 4"]:
+        """Where each receptive field lies in the input image."""
         field = self.network.receptive_field(self.layer)
         box = torch.tensor([field.box(int(row), int(col)) for row, col in self.positions], dtype=torch.int64)
-        patches = cut_patches(self.input_images, self._indices_of(self.peaks[:, 0]), box.view(-1, 4))
+        return box.view(-1, 4)
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The photographs that peaks lie in, as the network's input, which of them each does, its unit and position."""
+        used, index = self._indices_of(self.peaks[:, 0]).unique(return_inverse=True)
+        images = self.network.needed_preprocessing().normalize(self.input_images[used])
+        return images, index, self.channel, self.positions
+
+    @cached_property
+    def _cut(self) -> tuple[Tensor, Tensor]:
+        patches = cut_patches(self.input_images, self._indices_of(self.peaks[:, 0]), self.boxes)
         return patches.pixels, patches.inside
 
     @cached_property
@@ -133,7 +122,7 @@ class PeakSet:
         return self._with_units(controls.firing_unit)
 
     def _with_units(self, choose: Callable[[np.ndarray, tuple[int, ...], int], int]) -> PeakSet:
-        rows = zip(self.activations, self._peak_keys(), strict=True)
+        rows = zip(self.activations, self.keys, strict=True)
         peaks = self.peaks.clone()
         peaks[:, 1] = torch.tensor([choose(answers, peak, self.seed) for answers, peak in rows], dtype=torch.int64)
         return replace(self, peaks=peaks)
@@ -145,6 +134,14 @@ class PeakSet:
         positions, channel = self.positions.repeat(times, 1), self.channel.repeat(times)
         return unit_responses(self.network, self.layer, inputs, positions, channel).numpy()
 
+    def needed_random(self) -> Network:
+        """Return the network with shuffled weights. Raises UnknownName where none was given."""
+        if self.random is None:
+            raise UnknownName(
+                "the control 'random_weights' needs a network with shuffled weights: give random=a Network"
+            )
+        return self.random
+
     def subset(self, which: Tensor) -> PeakSet:
         """Return the peaks at `which`, a mask or indices."""
         return replace(self, peaks=self.peaks[which])
@@ -155,50 +152,18 @@ class PeakSet:
         first[1:] = self.channel[1:] != self.channel[:-1]
         return first
 
-    def reconstruct(self, rule: RuleOrControl) -> Float32[np.ndarray, "N 3 h w"]:
-        """Return the reconstructions by a rule, or by one of the CONTROLS.
+    def reconstruct(self, explanation: AnyExplanation) -> Float32[np.ndarray, "N 3 h w"]:
+        """Return the pictures that a rule, one of the CONTROLS, or any other explanation gives.
 
-        Raises UnknownName for any other name, and what `deconv.project` raises.
+        Raises UnknownName for any other name, and what `deconv.project` and `deconv.explanations.explain` raise.
         """
-        return self.reconstruct_all([rule])[0]
+        return self.reconstruct_all([explanation])[0]
 
-    def reconstruct_all(self, rules: Sequence[RuleOrControl]) -> list[np.ndarray]:
-        """Return what `reconstruct` gives for each of several rules and controls; they share the forward pass."""
-        projections = [self._projection_of(rule) for rule in rules]
-        pixels = self._project([projection for projection in dict.fromkeys(projections) if projection is not None])
-        reconstructions = []
-        for rule, projection in zip(rules, projections, strict=True):
-            if projection is None:
-                reconstructions.append(self._control_picture(str(rule)))
-            elif rule == "gradient_times_input":
-                reconstructions.append(pixels[projection] * self.windows.numpy())
-            else:
-                reconstructions.append(pixels[projection])
-        return reconstructions
-
-    def _projection_of(self, rule: RuleOrControl) -> Projection | None:
-        """Return what is to be projected; None for a control that does not come from this network."""
-        if isinstance(rule, str) and rule in controls.CONTROLS:
-            return control_projection(rule, self.carried_like)
-        return Projection(as_rule(rule))
-
-    def _control_picture(self, control: str) -> np.ndarray:
-        """Return the pictures (N, 3, h, w) of a control that is no projection through this network."""
-        if control == "random_weights":
-            if self.random is None:
-                raise UnknownName(
-                    "the control 'random_weights' needs a network with shuffled weights: give random=a Network"
-                )
-            return replace(self, network=self.random).firing().reconstruct(Rule().carried_like(self.carried_like))
-        if control == "edges":
-            rows = zip(self.patches, self.inside, strict=True)
-            pictures = [controls.edge_picture(patch, inside) for patch, inside in rows]
-        elif control == "random_mask":
-            keys = zip(self.inside, self._peak_keys(), strict=True)
-            pictures = [controls.noise_picture(inside, peak, self.seed) for inside, peak in keys]
-        else:
-            pictures = [controls.centre_picture(inside) for inside in self.inside]
-        return np.stack(pictures).astype(np.float32)
+    def reconstruct_all(self, explanations: Sequence[AnyExplanation]) -> list[np.ndarray]:
+        """Return what `reconstruct` gives for each of several explanations; those by a rule share the forward pass."""
+        makers = [controls.maker_of(explanation, self.carried_like) for explanation in explanations]
+        pixels = self._project([maker for maker in dict.fromkeys(makers) if isinstance(maker, Projection)])
+        return [pixels[maker] if isinstance(maker, Projection) else maker(self) for maker in makers]
 
     def _project(self, projections: Sequence[Projection]) -> dict[Projection, np.ndarray]:
         if not projections:
@@ -222,15 +187,11 @@ class PeakSet:
     def _lenders(self) -> Tensor:
         """Return the indices (N,) of the photographs that lend their switches."""
         image_ids = self.image_ids.numpy()
-        chosen = [controls.another_image(image_ids, peak, self.seed) for peak in self._peak_keys()]
+        chosen = [controls.another_image(image_ids, peak, self.seed) for peak in self.keys]
         return self._indices_of(torch.tensor(chosen, dtype=torch.int64))
 
     def _indices_of(self, image_ids: Tensor) -> Tensor:
         return torch.searchsorted(self.image_ids, image_ids.contiguous())
-
-    def _peak_keys(self) -> list[tuple[int, ...]]:
-        """Return each peak as what the controls' draws depend on."""
-        return [tuple(peak) for peak in self.peaks.tolist()]
 
 
 def gather_peaks(

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from deconv.compare.controls import Opened
 from deconv.compare.grouping import thumbnails
 from deconv.compare.measuring import group, measure
 from deconv.compare.peak_set import PeakSet
 from deconv.files import claimed, remove_leftovers, safe_name
 from deconv.progress import track
-from deconv.projection.rules import Rule
 from deconv.records.formats import Columns, load_columns, save_columns
 
 PATCHES = "patches"
@@ -29,13 +29,13 @@ class LayerComparison:
     """What all tasks of one layer share.
 
     peaks: all peaks of all units that are measured, unit by unit and strongest first, as `gather_peaks` gives them.
-    strongest: each unit's best activation in the mined images, nan for a dead unit.  rules: rules and controls, by
+    strongest: each unit's best activation in the mined images, nan for a dead unit.  rules: explanations, by
     name.  names: which of `rules`, or PATCHES, to measure.
     """
 
     peaks: PeakSet
     strongest: Float[np.ndarray, " C"]
-    rules: Mapping[str, str | Rule]
+    rules: Mapping[str, Opened]
     names: Sequence[str]
 
 
@@ -89,19 +89,23 @@ def join(tasks: Sequence[Measured], names: Sequence[str]) -> dict[str, Columns]:
 
 
 def keep_or_measure(
-    records: Path,
+    records: Path | None,
     provenances: Mapping[str, Mapping[str, Mapping[str, Any]]],
     measure_layer: Callable[[str, list[str]], Mapping[str, Columns]],
     title: str,
 ) -> dict[str, dict[str, Columns]]:
     """Return {layer: {rule: columns}}, read from the folder `records`, or else measured and recorded there.
 
-    provenances: {layer: {rule: what its record is made of}}, which decides what is measured, and the order.
-    measure_layer: takes a layer and the rules that have no record. title: names the work in the progress.
+    records: None keeps nothing. provenances: {layer: {rule: what its record is made of}}, which decides what is
+    measured, and the order. measure_layer: takes a layer and the rules that have no record. title: names the work in
+    the progress.
     All records are read before any work, so that one of something else is refused at once.
     Raises RecordMismatch, naming the difference, for such a record, BadInput for one that cannot be read, and if the
     disk is full or may not be written to or another process measures into the folder.
     """
+    if records is None:
+        layers = track(provenances, title, len(provenances), unit="layers")
+        return {layer: dict(measure_layer(layer, list(provenances[layer]))) for layer in layers}
     kept = {
         layer: {rule: load_columns(record_path(records, layer, rule), expected) for rule, expected in by_rule.items()}
         for layer, by_rule in provenances.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import matplotlib
 import numpy as np
@@ -25,8 +26,15 @@ RULE_COLOURS = {
     "deconvnet_beyond": "firebrick",
     "guided_beyond": "navy",
 }
-UNNAMED_RULE_COLOUR = "tab:purple"
-"""The colour of a rule under test that has no name."""
+EXPLANATION_COLOURS = {
+    "activation_map": "goldenrod",
+    "grad_cam": "sienna",
+    "smoothgrad": "limegreen",
+    "integrated_gradients": "teal",
+    "occlusion": "deeppink",
+}
+OTHER_COLOURS = ("tab:purple", "indigo", "coral", "slateblue", "darkkhaki", "orchid")
+"""The colours of rules that have no name, and of a user's own functions, by their names."""
 CONTROL_COLOURS = ("tab:brown", "tab:pink", "tab:gray", "tab:olive", "tab:cyan", "tab:orange", "darkgray", "black")
 CONTROL_MARKERS = "sv^<>Dxo"
 EXTREMES = ("best", "median", "worst")
@@ -45,7 +53,7 @@ TITLE_LENGTH = 88
 
 
 def style(rule: str) -> dict[str, Any]:
-    """How a rule or control is drawn: rules by thick lines, controls by thin broken ones with markers."""
+    """How an explanation is drawn: rules by thick lines, functions by dash and dot, controls thin and broken."""
     if rule in CONTROLS:
         n = list(CONTROLS).index(rule)
         return {
@@ -55,8 +63,10 @@ def style(rule: str) -> dict[str, Any]:
             "linewidth": 1,
             "markersize": 4,
         }
+    other = OTHER_COLOURS[crc32(rule.encode()) % len(OTHER_COLOURS)]
     return {
-        "color": RULE_COLOURS.get(rule, UNNAMED_RULE_COLOUR),
+        "color": (RULE_COLOURS | EXPLANATION_COLOURS).get(rule, other),
+        "linestyle": "-" if rule in RULE_COLOURS else "-.",
         "marker": "o",
         "linewidth": 2.2,
         "markersize": 4.5,
@@ -124,7 +134,7 @@ def rule_table(summary: Summary, rules: Sequence[str]) -> Figure:
         weight = "normal" if rule in CONTROLS else "bold"
         label = rule.replace("_", "\n", 1).replace("_", " ")
         axes.text(column + 0.5, -0.08, label, ha="center", va="bottom", fontsize=9, weight=weight)
-    note = "Means over units of all layers,\n95 % intervals beneath them.\nBold: rules. ↑ higher is better."
+    note = "Means over units of all layers,\n95 % intervals beneath them.\nBold: not a control. ↑ higher is better."
     axes.text(-left + 0.03, -top + 0.1, note, va="top", fontsize=7.5, color="0.3")
     return figure
 

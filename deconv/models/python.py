@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from os import PathLike
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from deconv.errors import BadInput, bad_value, first_line, nearest, shown
+from deconv.importing import import_function
 from deconv.models.loading import is_file_name, load_file, randomly, unknown_weights
 
 
@@ -36,7 +30,8 @@ def build(target: str, weights: str | PathLike[str], seed: int = 0, args: Mappin
     """
     if weights not in ("own", "random") and not is_file_name(weights):
         raise unknown_weights(f"model python, {target}", weights, ["own", "random"])
-    function, options = _function(target), dict(args or {})
+    function = import_function(target, kind="a function, or a class of modules,")
+    options = dict(args or {})
     _check_arguments(function, target, options)
     module = randomly(lambda: _called(function, target, options), seed)
     if weights == "random":
@@ -44,45 +39,6 @@ def build(target: str, weights: str | PathLike[str], seed: int = 0, args: Mappin
     elif weights != "own":
         load_file(module, weights)
     return module
-
-
-def _function(target: str) -> Callable[..., Any]:
-    place, _, name = target.rpartition(":")
-    if not place or not name:
-        raise bad_value("target", target, "package.module:function, or path/to/file.py:function")
-    try:
-        with _importing_from_here():
-            module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except Exception as error:  # whatever the file does when it is imported
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise bad_value("target", target, "what can be imported", reason) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        names = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
-        expected = f"a function, or a class of modules, of {place}"
-        raise bad_value("target", target, expected, f"it has no {name}{nearest(name, names)}")
-    return function
-
-
-def _from_file(path: Path) -> ModuleType:
-    path = Path(os.path.expanduser(path)).resolve()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # pickle and dataclasses look a class up by its module
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _importing_from_here() -> Iterator[None]:
-    """Let modules be imported from the folder where the program runs, as `python -m` does."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _check_arguments(function: Callable[..., Any], target: str, args: Mapping[str, Any]) -> None:

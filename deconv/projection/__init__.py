@@ -74,7 +74,7 @@ def project(
     (recon,) = project_together(network, images, layer, image, row, col, [(rule, channel)], strategy, switches_of)
     if score is not None:
         mined = torch.as_tensor(score).float().cpu()
-        _check_scores(recon.score, mined, layer, mined, network.rounding)
+        check_scores(recon.score, mined, layer, mined, network.rounding)
     return recon
 
 
@@ -97,18 +97,10 @@ def project_together(
     that is larger than the image. Each result is the one that `project` gives alone, and so are the errors.
     """
     # plan: nothing is computed before all of it is known to be possible
-    images = _check_kinds(network, images)
     rules = [as_rule(rule) for rule, _ in requests]
-    channel_columns = [("channel", channel) for _, channel in requests]
-    image_ids, rows, cols, *channels = _columns([("image", image), ("row", row), ("col", col), *channel_columns])
-    _check_image_ids("image", image_ids, images)
+    requested = [channel for _, channel in requests]
+    images, image_ids, rows, cols, channels, size = check_peaks(network, images, layer, image, row, col, requested)
     lenders = _lenders(switches_of, rules, image_ids, images)
-    size = input_size(network, images, image_ids)
-    height, width = network.map_size(layer, size)
-    _check_range("row", rows, height)
-    _check_range("col", cols, width)
-    for channel in channels:
-        _check_range("channel", channel, network.channels(layer))
     check_rules(network, [layer], rules, size)
     positions = torch.stack([rows, cols], dim=1)
     layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids, positions, cut_to_image)
@@ -159,8 +151,35 @@ def project_peaks(
         raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
     recon = project(network, images, layer, *peaks.of(chosen), rule=rule)
-    _check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
+    check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
     return recon
+
+
+def check_peaks(
+    network: Network,
+    images: Images,
+    layer: str,
+    image: Indices,
+    row: Indices,
+    col: Indices,
+    channels: Sequence[Indices],
+) -> tuple[Source | Tensor, Tensor, Tensor, Tensor, list[Tensor], tuple[int, int]]:
+    """Return (images, image, row, col, channels, input size): peaks as (N,) int64 on the CPU, that are there.
+
+    channels: the units at these positions, each (N,). Raises BadInput for what is no network, images or list of whole
+    numbers, or outside its range, and for images that become inputs of several sizes; UnknownName for the layer.
+    """
+    images = _check_kinds(network, images)
+    named = [("image", image), ("row", row), ("col", col), *(("channel", channel) for channel in channels)]
+    image_ids, rows, cols, *columns = _columns(named)
+    _check_image_ids("image", image_ids, images)
+    size = input_size(network, images, image_ids)
+    height, width = network.map_size(layer, size)
+    _check_range("row", rows, height)
+    _check_range("col", cols, width)
+    for column in columns:
+        _check_range("channel", column, network.channels(layer))
+    return images, image_ids, rows, cols, columns, size
 
 
 def check_rules(
@@ -237,7 +256,7 @@ def _lenders(
     return lenders
 
 
-def _check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor, rounding: float) -> None:
+def check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor, rounding: float) -> None:
     """Raise unless the scores are those mined; the strongest of `layer_scores` says how large rounding may be.
 
     rounding: the relative error of one number of the network's; float32's is far below what is allowed.

@@ -7,14 +7,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.network import Network, as_map
-from deconv.network.graph import evaluate
+from deconv.network.graph import Graph, evaluate
 from deconv.network.receptive_field import Cone, cone
-from deconv.projection.passes import forward
-from deconv.projection.rules import Rule
+from deconv.projection.passes import backward, forward
+from deconv.projection.rules import Rule, as_rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.strategies import chunk_size
-from deconv.projection.windows import Windows
-from deconv.records.pictures import recut
+from deconv.projection.windows import WholeMaps, Windows
+from deconv.records import recut
 
 PLAIN = Rule()
 
@@ -36,42 +36,96 @@ def unit_responses(
     windows: Float[Tensor, "N C h w"],
     positions: Int[Tensor, "N 2"],
     channel: Int[Tensor, " N"],
+    size: tuple[int, int] | None = None,
+    whole: bool = False,
 ) -> Float[Tensor, " N"]:
-    """Return the activation of unit channel[n] alone, column channel[n] of `layer_responses`, with less work."""
-    return _respond(network, layer, windows, positions, channel)
+    """Return the activation of unit channel[n] alone, column channel[n] of `layer_responses`, with less work.
+
+    size: (H, W) of the images that the windows are cut out of; None is the network's input size. whole: whether the
+    windows are the images themselves, also where units do not need all of them.
+    """
+    return _respond(network, layer, windows, positions, channel, size, whole)
 
 
-def _respond(network: Network, layer: str, windows: Tensor, positions: Tensor, channel: Tensor | None) -> Tensor:
-    graph, target = network.graph, network.node(layer)
+def unit_gradients(
+    network: Network,
+    layer: str,
+    windows: Float[Tensor, "N C h w"],
+    positions: Int[Tensor, "N 2"],
+    channel: Int[Tensor, " N"],
+    size: tuple[int, int] | None = None,
+    whole: bool = False,
+) -> Float[Tensor, "N C h w"]:
+    """Return the derivative of unit channel[n]'s activation by its window, zero outside the image.
+
+    The arguments are those of `unit_responses`. Raises UnsupportedOperation where there is no derivative.
+    """
+    graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
+    cone_of_layer, gradient = cone(graph, target), as_rule("gradient")
+    if not whole and not cone_of_layer.windowable:
+        boxes, images = _boxes(network, layer, positions, size)
+        gradients = unit_gradients(network, layer, recut(windows, boxes, images), positions, channel, size, whole=True)
+        return recut(gradients, images, boxes)
+    kind = "whole" if whole else "window"
+    gradients = torch.empty_like(windows)
+    for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, kind)):
+        inputs, places = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
+        maps = Windows(graph, cone_of_layer, places) if kind == "window" else WholeMaps(graph, places)
+        with torch.no_grad():
+            value, tape = forward(graph, target, inputs, [gradient], maps)
+            signal = torch.zeros_like(value)
+            row, col = (places - maps.span(target).starts(places)).unbind(1)
+            as_map(signal)[torch.arange(len(chunk)), channel[chunk].to(network.device), row, col] = 1
+            gradients[chunk] = backward(graph, target, signal, tape, gradient, maps).to(gradients)
+    return gradients
+
+
+def _boxes(
+    network: Network, layer: str, positions: Int[Tensor, "N 2"], size: tuple[int, int] | None
+) -> tuple[Int[Tensor, "N 4"], Int[Tensor, "N 4"]]:
+    """Return where windows lie, and the images that they are cut out of: what a unit does not see may be zero there."""
+    height, width = size or network.input_shape[1:]
+    images = torch.tensor([0, 0, height, width]).expand(len(positions), 4)
+    return network.receptive_field(layer, size).boxes(positions.cpu()), images
+
+
+def _respond(
+    network: Network,
+    layer: str,
+    windows: Tensor,
+    positions: Tensor,
+    channel: Tensor | None,
+    size: tuple[int, int] | None = None,
+    whole: bool = False,
+) -> Tensor:
+    graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
     if not len(windows):
         return torch.zeros((0, network.channels(layer)) if channel is None else 0)
     cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
-    most = chunk_size(graph, cone_of_layer, "window" if cone_of_layer.windowable else "whole")
+    if not whole and not cone_of_layer.windowable:
+        windows, whole = recut(windows, *_boxes(network, layer, positions, size)), True
+    most = chunk_size(graph, cone_of_layer, "whole" if whole else "window")
     responses = []
     for chunk in torch.arange(len(windows)).split(most):
         inputs = network.check_images(windows[chunk]).clone()  # windows are worked on in place
         units = None if channel is None else channel[chunk].to(inputs.device)
         with torch.no_grad():
             places = positions[chunk].to(inputs.device)
-            responses.append(_respond_to(network, layer, cone_of_layer, seed, inputs, places, units))
+            responses.append(_respond_to(graph, cone_of_layer, None if whole else seed, inputs, places, units, whole))
     return torch.cat([response.float().cpu() for response in responses])
 
 
 def _respond_to(
-    network: Network,
-    layer: str,
+    graph: Graph,
     cone_of_layer: Cone,
     seed: SeedConvolution | None,
     windows: Tensor,
     positions: Tensor,
     channel: Tensor | None,
+    whole: bool,
 ) -> Tensor:
-    graph = network.graph
     target, peak = cone_of_layer.target, torch.arange(len(windows), device=windows.device)
-    if not cone_of_layer.windowable:  # what a unit does not see may be anything, here zero
-        boxes = [network.receptive_field(layer).box(*position) for position in positions.tolist()]
-        whole = torch.tensor([0, 0, *network.input_shape[1:]]).expand(len(windows), 4)
-        windows = recut(windows, torch.tensor(boxes).view(-1, 4), whole)
+    if whole:
         maps = as_map(evaluate(graph, windows, [target])[target])
         response = maps[peak, :, positions[:, 0], positions[:, 1]]
         return response if channel is None else response[peak, channel]

@@ -83,6 +83,12 @@ def read_columns(path: str | Path) -> tuple[Columns, Provenance]:
         return {name: tensors[name].numpy() for name in saved["columns"]}, saved["provenance"]
 
 
+def save_table(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
+    """Write columns of measures as a Parquet table, for other tools. Raises BadInput where there is no pyarrow."""
+    written: Path = needed_parquet(path).save_measures(path, columns, provenance)
+    return written
+
+
 def _axes_of_columns(columns: Mapping[str, Tensor]) -> Axes:
     return {name: (values.dtype, "n") for name, values in columns.items()}
 

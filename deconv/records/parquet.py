@@ -53,6 +53,13 @@ def load_peaks(path: str | Path) -> tuple[Columns, Provenance]:
     return {name: words[name] if name in words else table[name].to_numpy() for name in table.column_names}, provenance
 
 
+def save_measures(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
+    """Write columns of measures as a Parquet file in which a damaged page is noticed; texts are of type object."""
+    table = pa.table({name: pa.array(values.tolist()) for name, values in columns.items()})
+    whole = table.replace_schema_metadata(metadata_of(MEASURES, provenance))
+    return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
+
+
 def load_measures(path: str | Path) -> tuple[Columns, Provenance]:
     """Return (columns, provenance) of measures. To be called within `reading`."""
     table, provenance = _load(path, MEASURES)

@@ -1,0 +1,185 @@
+"""Explanations: whatever gives a signed picture of the input's size for a peak, be it a rule or a function.
+
+A function is called as `explain(network, inputs, layer, channel, row, col)`, with N preprocessed images (N, C, H, W)
+and unit channel[n], at (row[n], col[n]) of the layer's map, to be explained on each; it returns (N, C, H, W).
+Those built in are such functions too:
+
+- `activation`: the unit's own map, and Grad-CAM;
+- `gradients`: gradient times input, SmoothGrad, integrated gradients;
+- `occlusion`: what a square takes away.
+
+`functions` says what is made of a user's own; `fields` has the receptive fields alone, on which a unit can be asked
+with less work than on the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from deconv.errors import bad_value, check_list, unknown
+from deconv.explanations.activation import activation_map, grad_cam
+from deconv.explanations.functions import AT_ONCE, Explain, Explanation
+from deconv.explanations.gradients import gradient_times_input, integrated_gradients, smoothgrad
+from deconv.explanations.occlusion import occlusion
+from deconv.images import Source
+from deconv.images.batches import whole_batches
+from deconv.network import Network
+from deconv.network.receptive_field import whole_image
+from deconv.projection import AnyRule, Images, Indices, check_peaks, check_rules, check_scores, project, project_peaks
+from deconv.projection.rules import RULES, Rule, as_rule
+from deconv.records import LayerPeaks, Reconstructions
+from deconv.records.provenance import build
+
+BUILT_IN: dict[str, Explain] = {
+    "activation_map": activation_map,
+    "grad_cam": grad_cam,
+    "gradient_times_input": gradient_times_input,
+    "smoothgrad": smoothgrad,
+    "integrated_gradients": integrated_gradients,
+    "occlusion": occlusion,
+}
+"""The functions that are known by name, as rules are."""
+
+
+AnyExplanation = AnyRule | Explanation | Explain
+
+
+def as_explanation(explanation: AnyExplanation, name: str | None = None) -> Rule | Explanation:
+    """Return a rule, as `as_rule` does, or an explanation, given by its name or as a function.
+
+    name: what a function is called; None takes the function's own name.
+    Raises UnknownName for a name that is neither a rule's nor that of a function built in, BadInput for anything else.
+
+    >>> as_explanation("guided").name, as_explanation("smoothgrad")
+    ('guided', Explanation('smoothgrad'))
+    """
+    if isinstance(explanation, str) and explanation in BUILT_IN:
+        return Explanation(explanation, BUILT_IN[explanation])
+    if isinstance(explanation, str) and explanation not in RULES:
+        raise unknown("rule or explanation", explanation, [*RULES, *BUILT_IN])
+    if isinstance(explanation, str | Rule | Mapping):
+        return as_rule(explanation)
+    if isinstance(explanation, Explanation):
+        return explanation
+    if not callable(explanation):
+        expected = f"one of {', '.join([*RULES, *BUILT_IN])}, a Rule, a mapping of its options, or a function"
+        raise bad_value("explanation", explanation, expected)
+    return Explanation(
+        getattr(explanation, "__name__", type(explanation).__name__) if name is None else name, explanation
+    )
+
+
+Explanations = Mapping[str, AnyExplanation] | Sequence[AnyExplanation]
+
+
+@overload
+def by_name(explanations: Explanations) -> dict[str, Rule | Explanation]: ...
+@overload
+def by_name(explanations: Explanations, others: Collection[str]) -> dict[str, Rule | Explanation | str]: ...
+def by_name(explanations: Explanations, others: Collection[str] = ()) -> Mapping[str, Rule | Explanation | str]:
+    """Return explanations by their names, in order; a sequence's are their own.
+
+    others: more that may be asked for by name, and stay strings.
+    Raises UnknownName and BadInput as `as_explanation`, and for a name that is known for something else.
+
+    >>> by_name(["deconvnet", "occlusion"])
+    {'deconvnet': Rule(...), 'occlusion': Explanation('occlusion')}
+    """
+    if not isinstance(explanations, Mapping):
+        asked = check_list("explanations", explanations, "explanations")
+        explanations = {each if isinstance(each, str) else as_explanation(each).name: each for each in asked}
+    known = [*RULES, *BUILT_IN, *others]
+    named: dict[str, Rule | Explanation | str] = {}
+    for name, each in explanations.items():
+        if isinstance(each, str) and each not in known:
+            raise unknown("explanation", each, known)
+        named[name] = each if isinstance(each, str) and each in others else as_explanation(each, name)
+        if name in known and named[name] != (name if name in others else as_explanation(name)):
+            raise bad_value("explanations", name, "names of their own", f"{name} is the name of another")
+    return named
+
+
+def check_explanations(network: Network, layers: Sequence[str], explanations: Sequence[Rule | Explanation]) -> None:
+    """Raise as `check_rules` unless all of them that are rules can send every layer back; functions are not asked."""
+    check_rules(network, layers, [each for each in explanations if isinstance(each, Rule)])
+
+
+def explain(
+    network: Network,
+    images: Images,
+    layer: str,
+    image: Indices,
+    channel: Indices,
+    row: Indices,
+    col: Indices,
+    explanation: AnyExplanation = "deconvnet",
+) -> Reconstructions:
+    """Return what an explanation gives for N activations, that of unit channel[n] at (row[n], col[n]) on image[n].
+
+    A rule's is what `deconv.project` gives. A function's is a picture of the whole image, of which that of the
+    receptive field is kept: other pixels have no part in the activation. All arguments are those of `project`, and what
+    is returned and raised too; BadInput also, naming the explanation, where a function gives no picture.
+
+    >>> import deconv, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> network, images = deconv.Network(net, (3, 16, 16)), torch.rand(5, 3, 16, 16)
+    >>> explain(network, images, "1", [0, 4], [2, 3], [0, 5], [7, 7], "occlusion")
+    <Reconstructions: 1 by occlusion, 2 of 3 x 3 x 3 pixels>
+    """
+    opened = as_explanation(explanation)
+    if isinstance(opened, Rule):
+        return project(network, images, layer, image, channel, row, col, opened)
+    images, image_ids, rows, cols, (channels,), size = check_peaks(network, images, layer, image, row, col, [channel])
+    positions = torch.stack([rows, cols], dim=1)
+    field = network.receptive_field(layer, size)
+    field = field if field.holds(positions) else whole_image(network.graph_at(size))
+    shown = field.cut_to(size)
+    box = shown.boxes(positions)
+    pixels, score = torch.zeros(len(rows), network.input_shape[0], *shown.size), torch.zeros(len(rows))
+    used = image_ids.unique()
+    for image_id, inputs in _loaded(network, images, used):
+        peaks = torch.isin(image_ids, image_id).nonzero().flatten()
+        index = torch.searchsorted(image_id.contiguous(), image_ids[peaks].contiguous())
+        maps = network.forward(inputs, [layer])[layer].float().cpu()
+        score[peaks] = maps[index, channels[peaks], rows[peaks], cols[peaks]]
+        pixels[peaks] = opened.explain(network, layer, inputs, index, channels[peaks], positions[peaks], box[peaks])
+    provenance = build(network.provenance(), layer=layer, rule=opened.name, rule_options=opened.options())
+    peak_columns = (image_ids, channels, rows, cols)
+    return Reconstructions(
+        layer, opened.name, pixels, score, box, field.boxes(positions), *peak_columns, size, provenance
+    )
+
+
+def explain_peaks(
+    network: Network,
+    images: Images,
+    layer: str,
+    peaks: LayerPeaks,
+    units: Sequence[int],
+    explanation: AnyExplanation = "deconvnet",
+) -> Reconstructions:
+    """Return what an explanation gives for all mined peaks of some units of a layer, unit by unit, strongest first.
+
+    As `deconv.project_peaks`, which is what it does for a rule; raises what that and `explain` do.
+    """
+    opened = as_explanation(explanation)
+    if isinstance(opened, Rule):
+        return project_peaks(network, images, layer, peaks, units, opened)
+    recon = explain(network, images, layer, *peaks.of(list(units)), explanation=opened)
+    check_scores(recon.score, peaks.scores_of(list(units)), layer, peaks.score, network.rounding)
+    return recon
+
+
+def _loaded(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (image ids, preprocessed images), a few at a time; `used` are image ids, rising."""
+    if isinstance(images, Tensor):
+        for image_id in used.split(AT_ONCE):
+            yield image_id, network.check_images(images[image_id.to(images.device)])
+        return
+    preprocessing = network.needed_preprocessing()
+    for image_id, input_images in whole_batches(images, preprocessing, AT_ONCE, used.tolist()):
+        yield image_id, network.check_images(preprocessing.normalize(input_images))
