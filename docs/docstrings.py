@@ -32,18 +32,13 @@ class Docstrings(griffe.Extension):
 def as_markdown(docstring: str) -> str:
     """Return a docstring with its arguments as a list and its examples as blocks of code.
 
-    >>> print(as_markdown("Add.\\n\\na, b: numbers,\\n    whole.\\nReturns a + b.\\n\\n>>> 1 + 1\\n2"))
+    >>> print(as_markdown("Add.\\n\\na, b: numbers,\\n    whole.\\nReturns a + b."))
     Add.
     <BLANKLINE>
     - `a`, `b`: numbers,
       whole.
     <BLANKLINE>
     Returns a + b.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
     """
     blocks = re.split(r"\n\s*\n", dedent(docstring).strip())
     shown: list[str] = []

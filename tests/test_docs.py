@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 import deconv
-from docs import run_notebooks
+from docs import docstrings, run_notebooks
 from tests import written
 from tests.written import ROOT
 
@@ -111,6 +112,13 @@ def test_the_reference_groups_names_by_the_rooms_that_they_live_in() -> None:
         rooms.setdefault(room, set()).update(re.findall(r"(\w+) as \w+", names))
     for room, names in rooms.items():
         assert len([group for group in groups() if names & set(group)]) == 1, f"{room} is in several groups"
+
+
+def test_docstrings_become_markdown() -> None:
+    """A list of arguments and a block for the example; a word before a colon within a sentence is no argument."""
+    assert doctest.testmod(docstrings) == (0, 1)
+    text = docstrings.as_markdown("In the order of the\nunits: those that fire.\n\n>>> 1 + 1\n2")
+    assert text == "In the order of the\nunits: those that fire.\n\n```pycon\n>>> 1 + 1\n2\n```"
 
 
 # --- the site ---------------------------------------------------------------------------------------------------------
