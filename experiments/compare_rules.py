@@ -11,7 +11,7 @@ import numpy as np
 
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import CompareRules
-from deconv.command.setup import prepare
+from deconv.command.setup import open_model, prepare
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
@@ -24,7 +24,7 @@ from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
 from deconv.files import safe_name, write_json
 from deconv.images import Source
-from deconv.models.presets import build_model, open_network
+from deconv.models.presets import build_model
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import RULES, Rule, as_rule
@@ -80,7 +80,7 @@ class Study:
 
 def run(options: CompareRules, folder: Path) -> Path:
     """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
-    network, rules = open_network(options.model, options.seed), compared_rules(options)
+    network, rules = open_model(options), compared_rules(options)
     prepared = prepare(options, network, options.layers, needed(rules), options.units)
     random = randomised(network, prepared.layers, options)
     with prepared.engine.connected():  # once, for mining and measuring

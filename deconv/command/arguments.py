@@ -15,8 +15,9 @@ from hydra.errors import HydraException
 from deconv.errors import BadInput, first_line
 from deconv.shipped import choices
 
-ARGUMENTS = ("model.args.", "source.args.")
-"""Mappings to which any key can be added: the arguments of a function that a model or a source is made by."""
+ARGUMENTS = ("model.args.", "source.args.", "directions.")
+"""Mappings to which any key can be added: the arguments of a function that a model or a source is made by, and
+directions by their names."""
 
 
 def parsed(argument: str) -> Override:
