@@ -11,12 +11,11 @@ from typing import Any
 from deconv.analyses.choosing import listed_shares
 from deconv.atlas import write_atlas
 from deconv.command.options import Atlas
-from deconv.command.setup import asked_explanations, open_reference, open_rule, prepare
+from deconv.command.setup import asked_explanations, open_model, open_reference, open_rule, prepare
 from deconv.errors import BadInput
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
-from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
@@ -29,7 +28,7 @@ DECIDE_PEAKS = ("weights", "source", "k", "per_image")
 
 def run(options: Atlas, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
-    network = open_network(options.model, options.seed)
+    network = open_model(options)
     rules = opened_rules(options)
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.safetensors"
     measured = {} if options.compared is None else measured_layers(Path(options.compared), prepared.layers, rules[0])

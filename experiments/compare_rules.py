@@ -10,7 +10,7 @@ import numpy as np
 
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import CompareRules
-from deconv.command.setup import asked_explanations, prepare
+from deconv.command.setup import asked_explanations, open_model, prepare
 from deconv.compare.controls import CONTROLS, Opened, rules_behind
 from deconv.compare.judging import Measurements, Study, randomised, summarise
 from deconv.compare.tasks import PATCHES
@@ -18,7 +18,6 @@ from deconv.explanations import by_name
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
 from deconv.files import safe_name, write_json
-from deconv.models.presets import open_network
 from deconv.progress import track
 from deconv.projection.rules import as_rule
 
@@ -28,7 +27,7 @@ SHOWN = ("pearson_grey", "ssim_edges", "area50", "insertion_blur", "deletion_blu
 
 def run(options: CompareRules, folder: Path) -> Path:
     """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
-    network, rules = open_network(options.model, options.seed), compared_rules(options)
+    network, rules = open_model(options), compared_rules(options)
     behind = rules_behind(rules.values(), as_rule(asdict(options.rule)))
     prepared = prepare(options, network, options.layers, behind, options.units)
     random = randomised(network, prepared.layers, options.seed)

@@ -11,13 +11,12 @@ from deconv import figures
 from deconv.analyses.choosing import choose_units, describe_share, listed_shares, strongest_units
 from deconv.analyses.features import summarise
 from deconv.command.options import Fig2Features
-from deconv.command.setup import open_reference, open_rule, prepare
+from deconv.command.setup import open_model, open_reference, open_rule, prepare
 from deconv.errors import BadInput, check_choice
 from deconv.figures import features
 from deconv.figures.masks import save_masks
 from deconv.files import safe_name, write_json
 from deconv.images import Source
-from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
@@ -36,7 +35,7 @@ ROWS = 3
 def run(options: Fig2Features, folder: Path) -> Path:
     """Mine, project, cut and draw; returns the picture of all layers."""
     check_choice("field", options.field, FIELDS)
-    network, rule = open_network(options.model, options.seed), open_rule(options.rule)
+    network, rule = open_model(options), open_rule(options.rule)
     prepared = prepare(options, network, options.layers, [rule], options.units)
     images, layers = prepared.images, prepared.layers
     reference = open_reference(options, network, images, layers)

@@ -41,13 +41,14 @@ HOUSE = {
         "errors progress files records", doors="ahead batches cached class_names decoding members preprocessing shards"
     ),
     "network": Room(
-        "errors notebooks images records", doors="classes graph incremental operations receptive_field roles spatial"
+        "errors notebooks images records",
+        doors="classes directions graph incremental operations receptive_field roles spatial",
     ),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="firing"),
     "projection": Room("errors progress records images network", doors="masks patches responses rules"),
     "explanations": Room("errors progress importing records images network projection", doors="functions fields"),
-    "models": Room("errors importing shipped records images network", doors="loading presets"),
+    "models": Room("errors importing shipped records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
         doors="controls judging measuring sufficiency tasks",

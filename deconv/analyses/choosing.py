@@ -25,8 +25,8 @@ from deconv.records.provenance import check_same
 def last_maps(network: Network, count: int) -> list[str]:
     """Return the last layer of each of the last `count` sizes of map, in forward order: where a network ends a stage.
 
-    Layers count that have an alias, by that, or all where none has; not those of a single position, nor maps that are
-    class scores already. Raises BadInput if there is none.
+    Layers count that have an alias, by that, or all where none has; not those of a single position, nor directions, nor
+    maps that are class scores already. Raises BadInput if there is none.
 
     >>> import deconv
     >>> pooled = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 5, 3)]
@@ -37,7 +37,8 @@ def last_maps(network: Network, count: int) -> list[str]:
         last = network.node(top_layer(network, maps_only=True))
     except BadInput:  # it has no class scores
         last = len(network.graph.nodes)
-    layers = sorted({network.node(name): name for name in network.aliases or network.layers}.items())
+    names = [n for n in network.aliases or network.layers if network.aliases.get(n, n) not in network.directions]
+    layers = sorted({network.node(name): name for name in names}.items())
     of_size = {network.map_size(name): name for index, name in layers if index <= last}
     of_size.pop((1, 1), None)
     if not of_size:
@@ -45,8 +46,8 @@ def last_maps(network: Network, count: int) -> list[str]:
             "this network has no layer of maps before its class scores; expected the name of a layer: network.layers "
             "lists them, and the name of any other map serves"
         )
-    names = sorted(of_size.values(), key=network.node)[-count:]
-    return [alias_of(network, name) for name in names]
+    last_ones = sorted(of_size.values(), key=network.node)[-count:]
+    return [alias_of(network, name) for name in last_ones]
 
 
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:

@@ -15,8 +15,9 @@ from hydra.errors import HydraException
 from deconv.errors import BadInput, first_line
 from deconv.shipped import choices
 
-ARGUMENTS = ("model.args.", "source.args.", "explanations.")
-"""Mappings to which any key can be added: arguments of a function that makes a model or a source; explanations."""
+ARGUMENTS = ("model.args.", "source.args.", "explanations.", "directions.")
+"""Mappings to which any key can be added: the arguments of a function that a model or a source is made by, and
+explanations and directions by their names."""
 
 
 def parsed(argument: str) -> Override:

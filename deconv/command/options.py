@@ -18,6 +18,7 @@ from deconv.command.shared import (
     Options,
     Scanning,
     WithCache,
+    WithDirections,
     WithDraw,
     WithExplanations,
     WithLayers,
@@ -72,6 +73,17 @@ class CompareRules(Mining, WithUnits, WithRule, WithExplanations):
         ],
         "what it is compared with, by name: other rules, explanations such as smoothgrad, controls",
     )
+
+
+@dataclass
+class Directions(Scanning, WithDirections, WithDraw, WithRule):
+    """The options of experiments/directions.py."""
+
+    layer: str | None = option(None, "whose channels they are of; null is the last layer of maps before class scores")
+    methods: list[str] = option(["nmf", "pca", "ica", "random"], "how directions are found", filled=True)
+    n: int = option(32, "directions of each method", 1)
+    samples: int = option(20000, "positions, drawn from all images by the seed, that they are fitted on", 2)
+    k: int = option(9, "strongest peaks of each unit", 1)
 
 
 @dataclass
@@ -259,6 +271,7 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
     "compare_rules": CompareRules,
+    "directions": Directions,
     "fig2_features": Fig2Features,
     "fig4_evolution": Fig4Evolution,
     "fig5_invariance": Fig5Invariance,

@@ -25,7 +25,11 @@ from deconv.images import Source, open_source
 from deconv.images.cached import cached
 from deconv.mining import mine_into
 from deconv.models import reference_peaks
+from deconv.models.directions import open_directions
+from deconv.models.presets import open_network
 from deconv.network import Network
+from deconv.network.classes import alias_of
+from deconv.network.directions import BETWEEN
 from deconv.projection.rules import Rule, as_rule
 from deconv.records import Peaks
 
@@ -79,6 +83,11 @@ class Prepared:
         return mine_into(record, self.network, self.images, self.layers, **counts, **how)
 
 
+def open_model(options: shared.WithDirections) -> Network:
+    """Return the network of `model` with its `directions`. Raises what `open_network` and `open_directions` raise."""
+    return open_directions(open_network(options.model, options.seed), options.directions)
+
+
 def prepare(
     options: shared.Scanning,
     network: Network,
@@ -88,14 +97,35 @@ def prepare(
 ) -> Prepared:
     """Return the network with the images to mine it over, everything that can be checked before that being checked.
 
-    layers: names, or None for all with an alias, or simply all.  explanations: what is to serve every layer.
-    Raises UnknownName for a layer, unit or explanation, UnsupportedOperation for a rule that cannot serve, BadInput.
+    layers: names, or None for all with an alias and all directions, or simply all.  explanations: what is to serve
+    every layer. Raises UnknownName for a layer, unit or explanation, UnsupportedOperation for a rule that cannot serve,
+    and BadInput.
     """
-    ordered = sorted(layers or network.aliases or network.layers, key=network.node)
+    ordered = sorted(layers or _named_layers(network), key=network.node)
+    _check_directions(network, ordered)
     check_explanations(network, ordered, [as_explanation(each) for each in explanations])
     check_units(network, ordered, units)
     images, engine = open_images(options, network), open_engine(**options.engine)
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
+
+
+def _named_layers(network: Network) -> list[str]:
+    """The layers that have an alias, and directions; all where none has one."""
+    if not network.aliases:
+        return network.layers
+    return [*network.aliases, *(layer for layer in network.directions if layer not in network.aliases.values())]
+
+
+def _check_directions(network: Network, layers: Sequence[str]) -> None:
+    """Raise BadInput for directions that none of the layers is, nor reads."""
+    used = {network.aliases.get(layer, layer) for layer in layers}
+    for made, directions in network.directions.items():
+        if not any(layer == made or layer.startswith(f"{made}{BETWEEN}") for layer in used):
+            called = alias_of(network, made)
+            raise BadInput(
+                f"directions.{directions.name}: layers={','.join(layers)} leaves them out; add {called} to the layers, "
+                "or leave the directions out"
+            )
 
 
 def open_reference(

@@ -93,7 +93,16 @@ class WithLayers(Options):
 
 
 @dataclass
-class Mining(Scanning, WithModel, WithLayers):
+class WithDirections(WithModel):
+    """An experiment that also looks at directions over the layers of its network."""
+
+    directions: dict[str, dict[str, Any] | None] = option(
+        {}, "weighted sums of channels as layers LAYER@NAME: directions.NAME.file=PATH directions.NAME.layer=LAYER"
+    )
+
+
+@dataclass
+class Mining(Scanning, WithDirections, WithLayers):
     """An experiment that mines one network's peaks."""
 
     k: int = option(9, "strongest peaks of each unit", 1)

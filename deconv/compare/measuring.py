@@ -105,6 +105,25 @@ def curve_column(curve: str, fill: str, share: float) -> str:
     return f"{curve}_{fill}_{share:g}"
 
 
+def difference_interval(
+    values: Float[np.ndarray, " units"], others: Float[np.ndarray, " others"], seed: int, resamples: int = 1000
+) -> dict[str, float | None]:
+    """Return {"mean", "low", "high"}: how much larger the mean over units is than that over other units.
+
+    The interval is the bootstrap's of 95 %, each set being drawn by itself; all are None where one has no number.
+
+    >>> difference_interval(np.array([3.0, 3.0]), np.array([1.0, np.nan, 1.0]), seed=0)
+    {'mean': 2.0, 'low': 2.0, 'high': 2.0}
+    """
+    first, second = (each[np.isfinite(each)] for each in (values, others))
+    if not len(first) or not len(second):
+        return {"mean": None, "low": None, "high": None}
+    draw = np.random.default_rng(seed)
+    means = [each[draw.integers(0, len(each), (resamples, len(each)))].mean(axis=1) for each in (first, second)]
+    low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
+    return {"mean": float(first.mean() - second.mean()), "low": float(low), "high": float(high)}
+
+
 def mean_interval(
     values: Float[np.ndarray, " units"], seed: int, resamples: int = 1000
 ) -> dict[str, float | int | None]:

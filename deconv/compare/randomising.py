@@ -58,5 +58,10 @@ def _shuffled(weight: torch.Tensor, key: str) -> torch.Tensor:
 
 
 def renewed(network: Network, module: nn.Module) -> Network:
-    """Return a network of the same make as `network`, with the weights of `module`."""
-    return Network(module, network.input_shape, network.aliases, network.preprocessing)
+    """Return a network of the same make as `network`, its directions among it, with the weights of `module`."""
+    aliases = {alias: layer for alias, layer in network.aliases.items() if layer not in network.directions}
+    fresh = Network(module, network.input_shape, aliases, network.preprocessing)
+    for directions in network.directions.values():
+        name, rectify = directions.name, directions.rectify
+        fresh = fresh.with_units(directions.source, directions.weight, directions.bias, name=name, rectify=rectify)
+    return fresh

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
-from typing import Any
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deconv.errors import BadInput, bad_value, check_count, check_list, unknown
+from deconv.errors import BadInput, bad_value, check_list, unknown
 from deconv.images.preprocessing import Preprocessing
-from deconv.network.checks import checked_module, checked_shape, no_map, not_carried
-from deconv.network.graph import Graph, covering_pool, evaluate, stream
-from deconv.network.operations import Concatenate, Rectifier
+from deconv.network.checks import checked_module, checked_shape, checked_sizes, no_map, not_carried
+from deconv.network.directions import Directions, checked_directions, widened
+from deconv.network.graph import Graph, covering_pool, evaluate, is_rectified, stream
 from deconv.network.receptive_field import ReceptiveField, receptive_field
-from deconv.network.tracing import private_copy, trace
+from deconv.network.tracing import private_copy, states_of, trace
 from deconv.notebooks import ShownInNotebooks
 from deconv.records.provenance import Provenance, weights_hash
 
@@ -32,7 +32,7 @@ class Network(ShownInNotebooks):
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
     preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
 
-    All four are attributes, `module` the user's own, whose weights may have changed since.
+    All four are attributes, `module` the user's own, whose weights may have changed since, and `directions`, by layer.
     Raises UnsupportedOperation if the module fails, no layer of it can be carried, or its graph gives another output
     than the module; UnknownName for an alias to no layer; BadInput for anything but a module and three sizes. A layer
     that cannot be carried is no layer, and asking for it says why.
@@ -62,9 +62,10 @@ class Network(ShownInNotebooks):
         self.preprocessing = preprocessing
         self.module = checked_module(module)
         self._copy = private_copy(module)
-        self._weights = _states(self._copy)
+        self._weights = states_of(self._copy)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self.aliases: dict[str, str] = {}
+        self.directions: dict[str, Directions] = {}
         self.graph_at((height, width))  # now, so that a module that cannot be traced is refused here
         for alias, layer in (aliases or {}).items():
             if layer not in self.graph.layers and layer not in self.graph.values:
@@ -86,10 +87,11 @@ class Network(ShownInNotebooks):
 
         It is what the rooms above work on; its nodes and their indices are no promise to users.
         """
-        height, width = _sizes("size", size, "(H, W)")
+        height, width = checked_sizes("size", size, "(H, W)")
         if (height, width) not in self._graphs:
             shape = (self.input_shape[0], height, width)
-            self._graphs[height, width] = trace(self._copy, self.precision, shape, shape == self.input_shape)
+            graph = trace(self._copy, self.precision, shape, shape == self.input_shape)
+            self._graphs[height, width] = reduce(widened, self.directions.values(), graph)
         return self._graphs[height, width]
 
     @property
@@ -110,13 +112,45 @@ class Network(ShownInNotebooks):
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of all weights."""
+        """SHA-256 over names, types, shapes and bytes of all weights, those of directions among them."""
         return weights_hash(self._weights)
 
     def provenance(self) -> Provenance:
         """Return what a record says of the network that it was made with: its weights and its preprocessing."""
         preprocessing = None if self.preprocessing is None else self.preprocessing.as_dict()
         return {"weights": self.weights_hash, "preprocessing": preprocessing}
+
+    def with_units(
+        self,
+        layer: str,
+        weights: Float[Tensor, "U C"],
+        bias: Float[Tensor, " U"] | None = None,
+        *,
+        name: str,
+        rectify: bool = True,
+    ) -> Network:
+        """Return a network with U directions over a layer as one more layer, `layer@name`; this one stays as it is.
+
+        Unit u is at each position bias[u] plus the sum of the C channels of the layer times weights[u]; what is below
+        zero becomes zero unless `rectify` is False. The new layer is mined, projected and compared as any other: a 1x1
+        convolution and a rectifier, which `module` does not have. It has an alias for each alias of its layer.
+        Raises UnknownName for a layer that does not exist; BadInput for weights or a bias of another shape, with NaN or
+        infinite values, and for a name that is taken or is not of letters, digits, dashes and underscores.
+
+        >>> import deconv, torch
+        >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> network = deconv.Network(module, (3, 8, 8), {"conv1": "1"})
+        >>> wide = network.with_units("conv1", torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, -1]]), name="pairs")
+        >>> wide.layers, wide.channels("conv1@pairs"), network.layers
+        (['1', '1@pairs'], 2, ['1'])
+        """
+        directions, aliases = checked_directions(self, layer, weights, bias, name, rectify)
+        wide = copy.copy(self)
+        vars(wide).pop("weights_hash", None)
+        wide.directions, wide.aliases = {**self.directions, directions.layer: directions}, {**self.aliases, **aliases}
+        wide._weights = {**self._weights, **directions.states()}
+        wide._graphs = {size: widened(graph, directions) for size, graph in self._graphs.items()}
+        return wide
 
     @property
     def layers(self) -> list[str]:
@@ -163,7 +197,7 @@ class Network(ShownInNotebooks):
 
     def rectified(self, layer: str) -> bool:
         """Return whether the layer's activations are at least zero, so that a unit at zero does not fire."""
-        return _is_rectified(self.graph, self.node(layer))
+        return is_rectified(self.graph, self.node(layer))
 
     def receptive_field(self, layer: str, size: tuple[int, int] | None = None) -> ReceptiveField:
         """Return the layer's receptive field in images of `size` (default: `input_shape`)."""
@@ -232,9 +266,8 @@ class Network(ShownInNotebooks):
                 f"preprocessed images, a float tensor (N, {channels}, H, W), in place of a Source"
             )
         if given is None:
-            raise BadInput(
-                "this network has no preprocessing, so it cannot read a Source: give Network(..., preprocessing=...)"
-            )
+            remedy = "give Network(..., preprocessing=...)"
+            raise BadInput(f"this network has no preprocessing, so it cannot read a Source: {remedy}")
         if given.channels != channels:
             means = "one number, for grey" if channels == 1 else "three numbers, for red, green and blue"
             raise bad_value("mean", list(given.mean), f"{means}, as many as the network has input channels")
@@ -264,33 +297,3 @@ class Network(ShownInNotebooks):
 def as_map(value: Tensor) -> Tensor:
     """Return a layer's value as maps: (N, C) as a view (N, C, 1, 1), maps as they are."""
     return value[:, :, None, None] if value.dim() == 2 else value
-
-
-def _sizes(name: str, value: Any, axes: str) -> tuple[int, ...]:
-    """The entries of a shape. Raises BadInput unless it has one whole number for each of `axes`, as "(H, W)"."""
-    expected = f"{axes}, {axes.count(',') + 1} whole numbers"
-    try:
-        entries = tuple(value)
-    except TypeError:
-        raise bad_value(name, value, expected) from None
-    if len(entries) != axes.count(",") + 1:
-        raise bad_value(name, value, expected)
-    return tuple(check_count(name, entry) for entry in entries)
-
-
-def _is_rectified(graph: Graph, index: int) -> bool:
-    node = graph.nodes[index]
-    if isinstance(node.operation, Rectifier):
-        return True
-    moves = isinstance(node.operation, Concatenate) or (
-        node.kind == "permute" and graph.nodes[node.inputs[0]].channels_last
-    )
-    return moves and all(_is_rectified(graph, source) for source in node.inputs)
-
-
-def _states(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, buffers that are not saved with the module included."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }

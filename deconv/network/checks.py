@@ -52,6 +52,18 @@ def checked_shape(input_shape: Any) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def checked_sizes(name: str, value: Any, axes: str) -> tuple[int, ...]:
+    """Return the entries of a shape. Raises BadInput unless it has one whole number for each of `axes`, as "(H, W)"."""
+    expected = f"{axes}, {axes.count(',') + 1} whole numbers"
+    try:
+        entries = tuple(value)
+    except TypeError:
+        raise bad_value(name, value, expected) from None
+    if len(entries) != axes.count(",") + 1:
+        raise bad_value(name, value, expected)
+    return tuple(check_count(name, entry) for entry in entries)
+
+
 def no_map(name: str, shape: tuple[int, ...], layers: list[str]) -> UnsupportedOperation:
     """Return the error of a node of the graph that is asked for as a layer but has no places, as in attention."""
     return UnsupportedOperation(

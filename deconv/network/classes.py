@@ -10,15 +10,17 @@ from torch import Tensor
 
 from deconv.errors import BadInput
 from deconv.network import Network
+from deconv.network.directions import BETWEEN
 
 WEIGHTED = ("conv2d", "linear")
 
 
 def class_layer(network: Network) -> str:
     """Return the layer that holds the class scores, the network's output. Raises BadInput if it holds no scores."""
-    name = network.layers[-1]
+    name = [layer for layer in network.layers if layer not in network.directions][-1]
     (height, width), classes = network.map_size(name), network.channels(name)
-    read_again = bool(network.graph.consumers[network.node(name)])
+    nodes, readers = network.graph.nodes, network.graph.consumers[network.node(name)]
+    read_again = any(not nodes[reader].name.startswith(f"{name}{BETWEEN}") for reader in readers)
     if (height, width) != (1, 1) or classes < 2 or read_again:
         raise BadInput(
             f"this network has no class outputs: its last layer, {name}, has {classes} maps of {height} x {width}; "

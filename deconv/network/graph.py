@@ -236,6 +236,17 @@ def is_activation(node: Node) -> bool:
     return isinstance(node.operation, Rectifier) or node.kind in SMOOTH_ACTIVATIONS
 
 
+def is_rectified(graph: Graph, index: int) -> bool:
+    """Return whether a node's values are at least zero: those of a rectifier, or such gathered or turned."""
+    node = graph.nodes[index]
+    if isinstance(node.operation, Rectifier):
+        return True
+    moves = isinstance(node.operation, Concatenate) or (
+        node.kind == "permute" and graph.nodes[node.inputs[0]].channels_last
+    )
+    return moves and all(is_rectified(graph, source) for source in node.inputs)
+
+
 SMOOTH_ACTIVATIONS = frozenset(
     "silu hardswish gelu mish leaky_relu elu celu selu softplus prelu rrelu tanh softsign hardtanh".split()
 )

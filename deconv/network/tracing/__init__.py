@@ -20,11 +20,11 @@ from deconv.network.graph import Graph
 from deconv.network.tracing.building import Builder
 from deconv.network.tracing.calls import Recording
 from deconv.network.tracing.checking import check_graph
-from deconv.network.tracing.copying import private_copy
+from deconv.network.tracing.copying import private_copy, states_of
 from deconv.network.tracing.pairing import Pairing
 from deconv.network.tracing.recording import record
 
-__all__ = ["private_copy", "trace"]
+__all__ = ["private_copy", "states_of", "trace"]
 MANY, FEW = 3, (1, 2)
 """Images of the two recordings; two where the module cannot take a single one, or does something else with it."""
 

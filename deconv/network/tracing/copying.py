@@ -32,6 +32,14 @@ def private_copy(module: nn.Module) -> nn.Module:
     return made.eval()
 
 
+def states_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, buffers that are not saved with the module included."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
 class _Copier:
     """Copies modules and tensors, and the lists and dicts that hold some; anything else is shared."""
 

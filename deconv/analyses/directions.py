@@ -1,0 +1,178 @@
+"""Directions of a layer: fitted on activations at positions drawn from all images, or drawn at random.
+
+Which positions are drawn depends on the seed, the images' keys and the positions alone: those of least hash. So it is
+the same whatever the batches, the order or the other images, and a sample of two sources is made of theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, UInt64
+from torch import Tensor
+
+from deconv.errors import BadInput, bad_value, check_choice, check_count, needed
+from deconv.images import Source
+from deconv.images.batches import batches
+from deconv.network import Network
+from deconv.progress import track
+
+with needed("fitting directions", "scikit-learn", extra="probing"):
+    from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
+    from sklearn.exceptions import ConvergenceWarning
+
+log = logging.getLogger("deconv")
+
+METHODS = {
+    "nmf": "non-negative matrix factorisation (Lee and Seung 1999): parts that add up, without negative weights",
+    "pca": "principal components, the directions of most variance",
+    "ica": "independent components (Hyvarinen 1999): directions along which activations are least Gaussian",
+    "random": "a random rotation of the channels (Bau et al. 2017, arXiv 1704.05796, section 3.2), the control",
+}
+"""How directions are found, and what each way is."""
+ICA_STEPS, NMF_STEPS = 400, 200
+STAGES = (  # of splitmix64's finalizer (Steele, Lea and Flood 2014), shift and factor
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def check_method(network: Network, layer: str, method: str, n: int) -> None:
+    """Raise UnknownName for a method that does not exist, BadInput for one or a number that does not suit the layer.
+
+    >>> import deconv
+    >>> network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), (3, 8, 8))
+    >>> check_method(network, "1", "nmf", 5)
+    Traceback (most recent call last):
+    deconv.errors.BadInput: n: given 5; expected a whole number, 1 to 4
+    """
+    check_choice("method", method, METHODS)
+    check_count("n", n, 1, network.channels(layer))
+    if method == "nmf" and not network.rectified(layer):
+        able = [name for name in METHODS if name != "nmf"]
+        raise BadInput(f"methods: nmf needs activations of zero or more, and {layer} is not rectified; use {able}")
+
+
+def sample_activations(
+    network: Network, images: Source, layer: str, count: int, seed: int, batch_size: int = 16
+) -> Float32[np.ndarray, "S C"]:
+    """Return the activations of all channels at `count` positions drawn from all images, or at all if there are fewer.
+
+    Images stream by; no more is kept than the sample and a batch. Rows are in the order of the draw. Raises
+    UnknownName for a layer that does not exist, BadInput for images of which more than half cannot be read.
+
+    >>> import deconv
+    >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5), torch.nn.ReLU())
+    >>> preprocessing = deconv.Preprocessing((16, 16), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> network = deconv.Network(module, (3, 16, 16), preprocessing=preprocessing)
+    >>> sample_activations(network, deconv.bundled().part([0, 1]), "1", 100, seed=0).shape
+    (100, 4)
+    """
+    check_count("count", count)
+    kept = np.empty((0, network.channels(layer)), np.float32)
+    draws = np.empty(0, np.uint64)
+    for keys, maps in track(
+        _maps(network, images, layer, batch_size), "sampling", len(images), size=lambda batch: len(batch[0])
+    ):
+        drawn = np.concatenate([draws_of(key, seed, maps.shape[2], maps.shape[3]) for key in keys])
+        candidates = np.flatnonzero(drawn <= draws[-1]) if len(draws) == count else np.arange(len(drawn))
+        first = candidates[np.argsort(drawn[candidates], kind="stable")[:count]]  # no more of them can stay
+        rows = maps.permute(0, 2, 3, 1).flatten(0, 2)[torch.from_numpy(first)].float().cpu().numpy()
+        together = np.concatenate([draws, drawn[first]])
+        order = np.argsort(together, kind="stable")[:count]
+        draws, kept = together[order], np.concatenate([kept, rows])[order]
+    return kept
+
+
+def _maps(network: Network, images: Source, layer: str, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """(keys of images, their maps (n, C, rows, cols)), batch by batch."""
+    preprocessing = network.needed_preprocessing()
+    for image_ids, input_images in batches(images, preprocessing, batch_size):
+        maps = network.forward(preprocessing.normalize(input_images), [layer])[layer]
+        yield [images.key(image_id) for image_id in image_ids.tolist()], maps
+
+
+def draws_of(key: str, seed: int, rows: int, cols: int) -> UInt64[np.ndarray, " positions"]:
+    """Return the number that decides whether each position (row by row) of an image's map is drawn: the least are.
+
+    >>> bool(draws_of("cat.jpg", 0, 2, 3)[4] == draws_of("cat.jpg", 0, 5, 9)[10])
+    True
+    """
+    of_image = np.uint64(int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "little"))
+    row, col = np.indices((rows, cols), dtype=np.uint64).reshape(2, -1)
+    with np.errstate(over="ignore"):  # it counts modulo 2 ** 64
+        state = of_image + GOLDEN * ((row << np.uint64(32)) + col)
+        for shift, factor in STAGES:
+            state = (state ^ (state >> shift)) * factor
+    mixed: np.ndarray = state ^ (state >> np.uint64(31))
+    return mixed
+
+
+def fit_directions(
+    activations: Float32[np.ndarray, "S C"], method: str, n: int, seed: int
+) -> tuple[Float32[Tensor, "n C"], Float32[Tensor, " n"]]:
+    """Return the weights, each row of length 1, and the bias of n directions, for `Network.with_units`.
+
+    - nmf: each component's weights, all zero or more; no bias.
+    - pca, ica, random: the bias takes the mean activations away. Of the two ends of a component of pca or ica that is
+      taken whose tail is longer (the third moment is above zero), for only one end can be a unit.
+
+    Raises UnknownName for a method that does not exist, BadInput for more directions than channels or positions, and
+    for nmf of activations below zero.
+
+    >>> on_axes = np.repeat(np.eye(3), 50, axis=0) * np.random.default_rng(0).uniform(1, 2, (150, 1))
+    >>> weights, bias = fit_directions(on_axes.astype(np.float32), "nmf", 3, seed=0)
+    >>> weights.argmax(1).sort().values.tolist(), bias.tolist()
+    ([0, 1, 2], [0.0, 0.0, 0.0])
+    """
+    check_choice("method", method, METHODS)
+    count, channels = activations.shape
+    check_count("n", n, 1, channels)
+    if count < max(n, 2):
+        raise bad_value("activations", activations, f"{max(n, 2)} positions or more", "draw more, or fit fewer")
+    mean = activations.mean(axis=0, dtype=np.float64)
+    if method == "random":
+        normal = np.random.default_rng(seed).normal(size=(channels, channels))
+        orthogonal, upper = np.linalg.qr(normal)
+        rows = (orthogonal * np.sign(np.diag(upper))).T[:n]  # uniform among rotations (Mezzadri 2007)
+    elif method == "nmf":
+        if activations.min() < 0:
+            raise bad_value("activations", activations, "zero or more, as nmf needs them")
+        with _settling(method):
+            rows, mean = _components(activations, method, n, seed), np.zeros(channels)
+    else:
+        with _settling(method):
+            rows = _components(activations.astype(np.float64), method, n, seed)
+        tails = (((activations - mean) @ rows.T) ** 3).mean(axis=0)
+        rows = rows * np.where(tails < 0, -1.0, 1.0)[:, None]
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.where(lengths > 0, lengths, 1.0)
+    return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy((-rows @ mean).astype(np.float32))
+
+
+def _components(activations: np.ndarray, method: str, n: int, seed: int) -> Float64[np.ndarray, "n C"]:
+    if method == "nmf":
+        model = MiniBatchNMF(n, init="nndsvda", random_state=seed, max_iter=NMF_STEPS)
+    elif method == "pca":
+        model = PCA(n, svd_solver="full")
+    else:
+        model = FastICA(n, whiten="unit-variance", random_state=seed, max_iter=ICA_STEPS)
+    components: np.ndarray = model.fit(activations).components_
+    return components.astype(np.float64)
+
+
+@contextmanager
+def _settling(method: str) -> Iterator[None]:
+    """Log, in place of scikit-learn's warning, that a method ended before its directions stood still."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
+        log.warning("%s has not settled: its directions are those of its last step", method)

@@ -1,0 +1,207 @@
+"""Directions of a layer beside its channels: fitted, mined, sent back to pixels, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deconv import figures
+from deconv.analyses.choosing import firing_units, last_maps
+from deconv.analyses.directions import check_method, fit_directions, sample_activations
+from deconv.analyses.features import summarise
+from deconv.command.options import Directions
+from deconv.command.setup import Prepared, open_rule, prepare
+from deconv.compare.measuring import METRICS, difference_interval, mean_interval
+from deconv.compare.peak_set import PeakSet, gather_peaks
+from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
+from deconv.errors import BadInput
+from deconv.figures import directions as charts
+from deconv.figures import features, save_figure
+from deconv.files import safe_name, write_json
+from deconv.images import Source
+from deconv.models.directions import asked_name, load_directions, open_directions, own_name, save_directions
+from deconv.models.presets import open_network
+from deconv.network import Network
+from deconv.progress import track
+from deconv.projection import project_peaks
+from deconv.projection.patches import patches_of
+from deconv.projection.rules import Rule
+from deconv.records import Peaks
+from deconv.records.formats import Columns
+from deconv.records.provenance import Provenance, build, check_same
+
+UNITS_AT_ONCE = 5
+"""Units in a task."""
+ROWS = 2
+"""Rows of units that the picture of all sets shows of each; a set's own picture has all of its units."""
+CHANNELS = "channels"
+AGAINST = (CHANNELS, "random")
+"""The sets that the others are set against."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What is compared: some units of several sets, each a layer; `layers`: {set: layer}, the channels first."""
+
+    prepared: Prepared
+    layers: dict[str, str]
+    peaks: Peaks
+    units: dict[str, list[int]]
+    rule: Rule
+    seed: int
+
+    def provenance(self, layer: str, name: str) -> Provenance:
+        """Return all that decides the record of a layer by the rule, or by PATCHES."""
+        rule = self.rule.options() if name == self.rule.name else name
+        told = {"layer": layer, "rule": rule, "units": self.units[layer], "seed": self.seed}
+        return {**told, "peaks": self.peaks.provenance}
+
+    def gather(self, layer: str) -> PeakSet:
+        """Return all peaks of the units of a layer with the photographs they lie in."""
+        network, images = self.prepared.network, self.prepared.images
+        peaks, units = self.peaks[layer], self.units[layer]
+        return gather_peaks(network, images, layer, peaks, units, seed=self.seed, carried_like=self.rule)
+
+
+def run(options: Directions, folder: Path) -> Path:
+    """Fit, mine, reconstruct, measure and draw; returns the chart of all metrics."""
+    network, rule = open_network(options.model, options.seed), open_rule(options.rule)
+    layer = options.layer or last_maps(network, 1)[0]
+    for method in options.methods:
+        check_method(network, layer, method, options.n)
+    with_files = open_directions(network, options.directions)
+    others = check_sets(options, with_files, layer)
+    prepared = prepare(options, with_files, [layer, *others.values()], [rule])
+    files = {method: folder / f"{method}.safetensors" for method in options.methods}
+    fit(options, network, prepared.images, layer, files)
+    read = {name: settings for name, settings in options.directions.items() if settings is not None}
+    wide = open_directions(
+        network, read | {method: {"file": str(path), "layer": layer} for method, path in files.items()}
+    )
+    layers = {CHANNELS: layer} | {method: asked_name(layer, method) for method in files} | others
+    prepared, seed = replace(prepared, network=wide, layers=sorted(layers.values(), key=wide.node)), options.seed
+    with prepared.engine.connected():  # once, for mining and measuring
+        peaks = prepared.mine(folder / "peaks.safetensors", options.k)
+        units = {name: firing_units(name, peaks[name], None, options.n_units, seed) for name in layers.values()}
+        study = Study(prepared, layers, peaks, units, rule, seed)
+        measurements = measured(study, folder / "records")
+    shown = draw_sets(study, options, folder)
+    summary = summary_of(study, measurements, shown)
+    write_json(folder / "summary.json", summary)
+    heading = (
+        f"{options.model['name']}, {layer}: directions beside channels, {len(prepared.images)} photographs, {rule.name}"
+    )
+    return save_figure(charts.directions_figure(summary["sets"], heading), folder / "directions.png")
+
+
+def check_sets(options: Directions, network: Network, layer: str) -> dict[str, str]:
+    """Return {name: layer} of the directions that were given. Raises BadInput for what cannot be compared."""
+    if len(set(options.methods)) < len(options.methods):
+        raise BadInput(f"methods={','.join(options.methods)}: expected each once")
+    from_files = {name for name, settings in options.directions.items() if settings is not None}
+    for name in sorted(from_files & {CHANNELS, *options.methods}):
+        raise BadInput(f"directions.{name}: expected another name, as {name} is one of the sets compared")
+    source = own_name(network, layer)
+    for directions in network.directions.values():
+        if directions.source != source:
+            raise BadInput(
+                f"directions.{directions.name}: they read {directions.source}; expected {source}, whose channels "
+                "they are compared with"
+            )
+    return {directions.name: asked_name(layer, directions.name) for directions in network.directions.values()}
+
+
+def fit(options: Directions, network: Network, images: Source, layer: str, files: Mapping[str, Path]) -> None:
+    """Write the directions of each method that has no file yet; one that was fitted otherwise is refused."""
+    sampled: dict[str, Any] = {"layer": own_name(network, layer), "samples": options.samples, "seed": options.seed}
+    provenances = {
+        method: build(network.provenance(), images.provenance(), **sampled, method=method, n=options.n)
+        for method in files
+    }
+    missing = [method for method, path in files.items() if not path.exists()]
+    for method, path in files.items():
+        if method not in missing:
+            kept = load_directions(path)[1]
+            check_same(path, kept, provenances[method], "Choose another folder, or delete that file to fit again.")
+    if missing:
+        counts = (options.samples, options.seed, options.batch_size)
+        activations = sample_activations(network, images, layer, *counts)
+        for method in track(missing, "fitting directions", len(missing), unit="methods"):
+            weights, bias = fit_directions(activations, method, options.n, options.seed)
+            save_directions(files[method], weights, bias, provenances[method])
+
+
+def measured(study: Study, records: Path) -> dict[str, dict[str, Columns]]:
+    """Return {layer: {rule: columns}}, from records that are there, else measured and recorded, layer by layer."""
+    names = [study.rule.name, PATCHES]
+    provenances = {layer: {name: study.provenance(layer, name) for name in names} for layer in study.layers.values()}
+    return keep_or_measure(records, provenances, partial(measure_layer, study), "comparing")
+
+
+def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, Columns]:
+    """Return {rule: columns} of the units of a layer, measured a few at a time."""
+    units, strongest = study.units[layer], study.peaks[layer].score[:, 0].numpy()
+    comparison = LayerComparison(study.gather(layer), strongest, {study.rule.name: study.rule}, names)
+    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
+    done = study.prepared.engine.work(measure_units, comparison, tasks)
+    return join(list(track(done, f"comparing {layer}", len(units), unit="units", size=lambda t: len(t.units))), names)
+
+
+def draw_sets(study: Study, options: Directions, folder: Path) -> dict[str, Any]:
+    """Draw Figure 2 of every set, and of all in one; return the numbers of each set."""
+    network, images = study.prepared.network, study.prepared.images
+    panels, numbers = [], {}
+    for name, layer in track(study.layers.items(), "projecting and drawing", len(study.layers), unit="layers"):
+        units, peaks = study.units[layer], study.peaks[layer]
+        recon = project_peaks(network, images, layer, peaks, units, study.rule)
+        shown = recon.zoomed()
+        numbers[name] = summarise(network, images, layer, peaks, units, recon, shown)
+        panels.append(features.layer_panels(shown, patches_of(network, images, recon), options.k, numbers[name]))
+        save(panels[-1:], options.model["name"], folder / f"{safe_name(name)}.png")
+    heading = (
+        f"{options.model['name']}: the {options.k} strongest peaks of units of each set, {len(images)} photographs"
+    )
+    save(panels, heading, folder / "fig2.png", ROWS)
+    return numbers
+
+
+def save(panels: Sequence[features.LayerPanels], heading: str, path: Path, rows: int | None = None) -> None:
+    """One picture as PNG and, for printing, pages as PDF."""
+    pages = features.features_pages(panels, heading, rows)
+    figures.save_pages(features.features_figure(panels, heading, rows), pages, path)
+
+
+def summary_of(study: Study, measured: Mapping[str, Mapping[str, Columns]], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return means over the units of each set with 95 % intervals, and by how much each is ahead of AGAINST."""
+    columns = {name: measured[layer][study.rule.name] for name, layer in study.layers.items()}
+    patches = {name: measured[layer][PATCHES] for name, layer in study.layers.items()}
+    values = {
+        name: {metric: columns[name][metric] for metric in METRICS}
+        | {f"{PATCHES}_{metric}": patches[name][metric] for metric in ("within", "between", "grouping")}
+        for name in study.layers
+    }
+    return {
+        "sets": {
+            name: {metric: mean_interval(row, study.seed) for metric, row in metrics.items()}
+            for name, metrics in values.items()
+        },
+        "ahead": {
+            name: {
+                other: {
+                    metric: difference_interval(row, values[other][metric], study.seed)
+                    for metric, row in metrics.items()
+                }
+                for other in AGAINST
+                if other in values and other != name
+            }
+            for name, metrics in values.items()
+        },
+        "shown": dict(shown),
+        "units": {name: study.units[layer] for name, layer in study.layers.items()},
+        "layers": study.layers,
+        "rule": study.rule.options(),
+        "provenance": study.peaks.provenance,
+    }
