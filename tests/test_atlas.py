@@ -93,7 +93,7 @@ def test_a_comparison_of_other_peaks_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["other_rules=[guidd]"], "unknown rule 'guidd'"),
+        (["other_rules=[guidd]"], "unknown explanation 'guidd'"),
         (["units=[3]"], "experiment=atlas has no units"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
         (["reference=/nowhere"], "/nowhere does not exist; expected a record"),
