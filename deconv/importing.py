@@ -47,7 +47,11 @@ def _from_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # pickle and dataclasses look a class up by its module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]  # half a module must not be taken for one later
+        raise
     return module
 
 

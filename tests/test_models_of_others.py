@@ -365,6 +365,12 @@ def test_a_mistake_in_ones_own_network_is_one_line(own_file: Path, options: dict
         deconv.load("python", **options)
 
 
+def test_a_file_that_cannot_be_imported_leaves_no_module(own_file: Path) -> None:
+    for target in ("nowhere.py:network", "nowhere:network"):
+        with pytest.raises(BadInput, match="what can be imported"):
+            build("python", "own", target=target)
+
+
 def test_ones_own_network_from_the_shell(own_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = ["experiment=fig2_features", "model=python", "layers=['1']"]
     assert "model.target is not given: add model.target=..." in refusal(said, tmp_path, capsys)
