@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from deconv.analyses.choosing import firing_units, last_maps
 from deconv.analyses.directions import check_method, fit_directions, sample_activations
 from deconv.analyses.features import summarise
 from deconv.command.options import Directions
-from deconv.command.setup import Prepared, open_rule, prepare
+from deconv.command.setup import open_rule, prepare
+from deconv.compare.judging import Measurements, Study
 from deconv.compare.measuring import METRICS, difference_interval, mean_interval
-from deconv.compare.peak_set import PeakSet, gather_peaks
-from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
+from deconv.compare.tasks import PATCHES
 from deconv.errors import BadInput
 from deconv.figures import directions as charts
 from deconv.figures import features, save_figure
@@ -28,42 +27,13 @@ from deconv.network import Network
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
-from deconv.projection.rules import Rule
-from deconv.records import Peaks
-from deconv.records.formats import Columns
-from deconv.records.provenance import Provenance, build, check_same
+from deconv.records.provenance import build, check_same
 
-UNITS_AT_ONCE = 5
-"""Units in a task."""
 ROWS = 2
 """Rows of units that the picture of all sets shows of each; a set's own picture has all of its units."""
 CHANNELS = "channels"
 AGAINST = (CHANNELS, "random")
 """The sets that the others are set against."""
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """What is compared: some units of several sets, each a layer; `layers`: {set: layer}, the channels first."""
-
-    prepared: Prepared
-    layers: dict[str, str]
-    peaks: Peaks
-    units: dict[str, list[int]]
-    rule: Rule
-    seed: int
-
-    def provenance(self, layer: str, name: str) -> Provenance:
-        """Return all that decides the record of a layer by the rule, or by PATCHES."""
-        rule = self.rule.options() if name == self.rule.name else name
-        told = {"layer": layer, "rule": rule, "units": self.units[layer], "seed": self.seed}
-        return {**told, "peaks": self.peaks.provenance}
-
-    def gather(self, layer: str) -> PeakSet:
-        """Return all peaks of the units of a layer with the photographs they lie in."""
-        network, images = self.prepared.network, self.prepared.images
-        peaks, units = self.peaks[layer], self.units[layer]
-        return gather_peaks(network, images, layer, peaks, units, seed=self.seed, carried_like=self.rule)
 
 
 def run(options: Directions, folder: Path) -> Path:
@@ -86,10 +56,11 @@ def run(options: Directions, folder: Path) -> Path:
     with prepared.engine.connected():  # once, for mining and measuring
         peaks = prepared.mine(folder / "peaks.safetensors", options.k)
         units = {name: firing_units(name, peaks[name], None, options.n_units, seed) for name in layers.values()}
-        study = Study(prepared, layers, peaks, units, rule, seed)
-        measurements = measured(study, folder / "records")
-    shown = draw_sets(study, options, folder)
-    summary = summary_of(study, measurements, shown)
+        compared, records = {rule.name: rule}, folder / "records"
+        study = Study(wide, prepared.images, peaks, units, compared, None, seed, prepared.engine, records)
+        measurements = study.measure()
+    shown = draw_sets(study, layers, options, folder)
+    summary = summary_of(study, layers, measurements, shown)
     write_json(folder / "summary.json", summary)
     heading = (
         f"{options.model['name']}, {layer}: directions beside channels, {len(prepared.images)} photographs, {rule.name}"
@@ -134,29 +105,13 @@ def fit(options: Directions, network: Network, images: Source, layer: str, files
             save_directions(files[method], weights, bias, provenances[method])
 
 
-def measured(study: Study, records: Path) -> dict[str, dict[str, Columns]]:
-    """Return {layer: {rule: columns}}, from records that are there, else measured and recorded, layer by layer."""
-    names = [study.rule.name, PATCHES]
-    provenances = {layer: {name: study.provenance(layer, name) for name in names} for layer in study.layers.values()}
-    return keep_or_measure(records, provenances, partial(measure_layer, study), "comparing")
-
-
-def measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, Columns]:
-    """Return {rule: columns} of the units of a layer, measured a few at a time."""
-    units, strongest = study.units[layer], study.peaks[layer].score[:, 0].numpy()
-    comparison = LayerComparison(study.gather(layer), strongest, {study.rule.name: study.rule}, names)
-    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.prepared.engine.work(measure_units, comparison, tasks)
-    return join(list(track(done, f"comparing {layer}", len(units), unit="units", size=lambda t: len(t.units))), names)
-
-
-def draw_sets(study: Study, options: Directions, folder: Path) -> dict[str, Any]:
-    """Draw Figure 2 of every set, and of all in one; return the numbers of each set."""
-    network, images = study.prepared.network, study.prepared.images
+def draw_sets(study: Study, layers: Mapping[str, str], options: Directions, folder: Path) -> dict[str, Any]:
+    """Draw Figure 2 of every set, and of all in one; return the numbers of each set. layers: {set: layer}."""
+    network, images = study.network, study.images
     panels, numbers = [], {}
-    for name, layer in track(study.layers.items(), "projecting and drawing", len(study.layers), unit="layers"):
+    for name, layer in track(layers.items(), "projecting and drawing", len(layers), unit="layers"):
         units, peaks = study.units[layer], study.peaks[layer]
-        recon = project_peaks(network, images, layer, peaks, units, study.rule)
+        recon = project_peaks(network, images, layer, peaks, units, study.tested)
         shown = recon.zoomed()
         numbers[name] = summarise(network, images, layer, peaks, units, recon, shown)
         panels.append(features.layer_panels(shown, patches_of(network, images, recon), options.k, numbers[name]))
@@ -174,14 +129,16 @@ def save(panels: Sequence[features.LayerPanels], heading: str, path: Path, rows:
     figures.save_pages(features.features_figure(panels, heading, rows), pages, path)
 
 
-def summary_of(study: Study, measured: Mapping[str, Mapping[str, Columns]], shown: Mapping[str, Any]) -> dict[str, Any]:
+def summary_of(
+    study: Study, layers: Mapping[str, str], measured: Measurements, shown: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return means over the units of each set with 95 % intervals, and by how much each is ahead of AGAINST."""
-    columns = {name: measured[layer][study.rule.name] for name, layer in study.layers.items()}
-    patches = {name: measured[layer][PATCHES] for name, layer in study.layers.items()}
+    columns = {name: measured[layer][study.tested.name] for name, layer in layers.items()}
+    patches = {name: measured[layer][PATCHES] for name, layer in layers.items()}
     values = {
         name: {metric: columns[name][metric] for metric in METRICS}
         | {f"{PATCHES}_{metric}": patches[name][metric] for metric in ("within", "between", "grouping")}
-        for name in study.layers
+        for name in layers
     }
     return {
         "sets": {
@@ -200,8 +157,8 @@ def summary_of(study: Study, measured: Mapping[str, Mapping[str, Columns]], show
             for name, metrics in values.items()
         },
         "shown": dict(shown),
-        "units": {name: study.units[layer] for name, layer in study.layers.items()},
-        "layers": study.layers,
-        "rule": study.rule.options(),
+        "units": {name: study.units[layer] for name, layer in layers.items()},
+        "layers": dict(layers),
+        "rule": study.tested.options(),
         "provenance": study.peaks.provenance,
     }

@@ -36,8 +36,8 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a root with configs and experiments of its own, and go into the empty folder `cwd` beside it."""
-    from deconv import shipped
     from deconv.command import options  # after the hook
+    from deconv.files import shipped
     from tests.workshop import Echo, build
 
     root = build(tmp_path / "root")

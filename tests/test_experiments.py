@@ -18,10 +18,10 @@ from deconv.command.cli import main
 from deconv.figures import features
 from deconv.figures.page import MARGIN, TILE
 from deconv.figures.pictures import recon_tiles
+from deconv.files.shipped import choices
 from deconv.images import bundled
 from deconv.models import shipped
 from deconv.records import Patches, Peaks, Reconstructions
-from deconv.shipped import choices
 from tests.commands import refusal, words
 from tests.drawn import assert_drawn
 from tests.labelled import folder_of

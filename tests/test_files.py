@@ -1,4 +1,4 @@
-"""deconv/files.py: whole files, JSON, versions, the hash of weights."""
+"""deconv/files: whole files, JSON, versions, the hash of weights."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from deconv import shipped
 from deconv.command import launchers
 from deconv.command.cli import CLAIM, main
+from deconv.files import shipped
 from tests.workshop import ROOT, start
 
 cpu_count = pytest.importorskip("joblib", reason="needs the extra joblib").cpu_count

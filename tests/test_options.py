@@ -15,8 +15,8 @@ from deconv.command.describing import described, expected
 from deconv.command.options import EXPERIMENTS
 from deconv.command.settings import compose_jobs
 from deconv.errors import UnknownName
+from deconv.files.shipped import choices
 from deconv.projection.rules import RULES, Rule
-from deconv.shipped import choices
 from deconv.training.recipe import Settings
 from tests import written
 

@@ -90,6 +90,6 @@ def test_the_command_works_from_the_installed_wheel(wheel: Path, tmp_path: Path)
     say = call(sys.executable, "-c", WITHOUT_EXTRAS, cwd=elsewhere, path=site).splitlines()
     assert say[:3] == [str(site / "deconv/__init__.py"), "0.1.0", "<Peaks: 1 (4 units), 2 peaks each>"]
     assert [Path(line).name for line in say[3:]] == ["fig2.png"]
-    where = "from deconv.shipped import shipped; print(shipped('configs'), shipped('experiments'))"
+    where = "from deconv.files.shipped import shipped; print(shipped('configs'), shipped('experiments'))"
     found = call(sys.executable, "-c", where, cwd=elsewhere, path=site)
     assert found.split() == [str(site / "deconv/configs"), str(site / "deconv/experiments")]

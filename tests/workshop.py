@@ -85,7 +85,7 @@ def start(workshop: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
     # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
     program = (
-        "import signal, sys, pathlib; from deconv import shipped; from deconv.command import options;"
+        "import signal, sys, pathlib; from deconv.files import shipped; from deconv.command import options;"
         "from deconv.command.cli import main;"
         "from tests.workshop import Echo; options.EXPERIMENTS['echo'] = Echo;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"

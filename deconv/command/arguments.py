@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from deconv.errors import BadInput, first_line
-from deconv.shipped import choices
+from deconv.files.shipped import choices
 
 ARGUMENTS = ("model.args.", "source.args.", "explanations.", "directions.")
 """Mappings to which any key can be added: the arguments of a function that a model or a source is made by, and

@@ -28,7 +28,7 @@ from deconv.command import completion, help, launchers
 from deconv.command.run_log import logging_to
 from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
-from deconv.shipped import shipped
+from deconv.files.shipped import shipped
 
 FLAGS = ("-h", "--help", "-m", "--multirun", "--dry-run", "--version", *completion.FLAGS)
 ABOUT_THE_RUN = ("config.yaml", "run.log")

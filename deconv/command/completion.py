@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from deconv.command.options import EXPERIMENTS
 from deconv.errors import BadInput
-from deconv.shipped import default_choices, groups, shipped
+from deconv.files.shipped import default_choices, groups, shipped
 
 FLAGS = ("-sc", "--shell-completion")
 SUBCOMMANDS = ("install", "uninstall", "query")

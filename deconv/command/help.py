@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from deconv.command.describing import described, shown
 from deconv.command.options import EXPERIMENTS
 from deconv.errors import unknown
-from deconv.shipped import choices, default_choices, groups, shipped
+from deconv.files.shipped import choices, default_choices, groups, shipped
 
 USAGE = """deconv [-m] key=value ...            (-m: run every combination of comma-separated values)
        deconv --dry-run key=value ...   (what a run would do, what is refused, how long mining takes; nothing is made)

@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 
 from deconv.errors import BadInput, DeconvError, first_line
-from deconv.shipped import shipped
+from deconv.files.shipped import shipped
 
 GROUP = "hydra/launcher"
 JOBLIB, SUBMITIT = ("hydra_joblib_launcher", "joblib"), ("hydra_submitit_launcher", "slurm")

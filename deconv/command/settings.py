@@ -24,7 +24,7 @@ from deconv.command.arguments import as_text, expanded, is_launcher, override_of
 from deconv.command.describing import described, expected, option_of, shown
 from deconv.command.options import EXPERIMENTS, Options
 from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest, unknown
-from deconv.shipped import choices, default_choices, groups, read_config, shipped
+from deconv.files.shipped import choices, default_choices, groups, read_config, shipped
 
 MISSING = "???"
 LAUNCHER = "hydra.launcher"

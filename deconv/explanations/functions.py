@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.errors import BadInput, DeconvError, bad_value, first_line
-from deconv.importing import import_function
+from deconv.files.importing import import_function
 from deconv.network import Network
 from deconv.progress import track
 from deconv.records import recut

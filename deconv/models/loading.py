@@ -18,6 +18,10 @@ log = logging.getLogger("deconv")
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 """What the names of files of weights end in."""
+OFFLINE_CHOICES = (
+    'weights="random", the path of a .safetensors or .pth file, or the model squeezenet, whose weights need none'
+)
+"""What can be had without a connection, where torchvision's or timm's weights cannot be downloaded."""
 MOST_NAMES = 3
 """Tensors that a message names of each fault."""
 
@@ -32,6 +36,15 @@ def is_file_name(weights: str | PathLike[str]) -> bool:
     """
     text = str(weights)
     return not isinstance(weights, str) or text.endswith(SUFFIXES) or "/" in text or os.path.isfile(text)
+
+
+def check_outputs(arch: str, origin: str, classes: int | None, outputs: int) -> None:
+    """Raise BadInput for another number of classes than a set of weights, as `origin` calls it, has outputs."""
+    if classes not in (None, outputs):
+        raise BadInput(
+            f"{arch} was given classes={classes} with {origin}, which have {outputs} outputs; "
+            'expected classes=None: for another number use weights="random" or a file'
+        )
 
 
 def unknown_weights(model: str, weights: object, choices: Iterable[str]) -> UnknownName:

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from deconv.errors import UnknownName, bad_value, check_count, nearest
+from deconv.files.shipped import choices, read_config
 from deconv.images.preprocessing import Preprocessing
 from deconv.models import build, preprocessing_of_weights
 from deconv.models.torchvision import architectures
 from deconv.network import Network
-from deconv.shipped import choices, read_config
 
 PREPROCESSING = ("size", "resize", "mean", "std", "interpolation", "squash")
 """The keys of a file of configs/model/ that are the preprocessing's; `aliases` is the network's, the rest `build`'s."""

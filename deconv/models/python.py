@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deconv.errors import BadInput, bad_value, first_line, nearest, shown
-from deconv.importing import import_function
+from deconv.files.importing import import_function
 from deconv.models.loading import is_file_name, load_file, randomly, unknown_weights
 
 

@@ -11,11 +11,7 @@ from torch import nn
 
 from deconv.errors import BadInput, DeconvError, UnknownName, bad_value, first_line, nearest
 from deconv.images.preprocessing import Preprocessing
-from deconv.models.loading import is_file_name, load_file, randomly, unknown_weights
-
-_OFFLINE_CHOICES = (
-    'weights="random", the path of a .safetensors or .pth file, or the model squeezenet, whose weights need none'
-)
+from deconv.models.loading import OFFLINE_CHOICES, check_outputs, is_file_name, load_file, randomly, unknown_weights
 
 
 def build(
@@ -100,8 +96,10 @@ def _check_arch(timm: ModuleType, arch: str) -> None:
             f"unknown timm network {name!r}; expected one of its {len(timm.list_models())}: see timm.list_models()"
             f"{nearest(name, timm.list_models())}"
         )
+    if not tag:
+        return
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
-    if tag and tag not in tags:
+    if tag not in tags:
         listed = ", ".join(tags) or "none"
         raise UnknownName(f"timm has no weights {tag!r} of {name}; expected one of {listed}{nearest(tag, tags)}")
 
@@ -124,11 +122,7 @@ def _downloaded(timm: ModuleType, arch: str, classes: int | None, options: Mappi
             f'timm has no weights of {arch}; expected weights "random" or a file, or a network that '
             "timm.list_pretrained() lists"
         )
-    if classes not in (None, config.num_classes):
-        raise BadInput(
-            f"{arch} was given classes={classes} with timm's weights, which have {config.num_classes} outputs; "
-            'expected classes=None: for another number use weights="random" or a file'
-        )
+    check_outputs(arch, "timm's weights", classes, config.num_classes)
     try:
         return _created(timm, arch, options, pretrained=True).eval()
     except DeconvError:
@@ -136,5 +130,5 @@ def _downloaded(timm: ModuleType, arch: str, classes: int | None, options: Mappi
     except Exception as error:  # the hub's own errors, and those of what it sends requests by, have no common base
         raise DeconvError(
             f"timm's weights of {arch} could not be had from {config.hf_hub_id or config.url} ({first_line(error)}); "
-            f"expected a network connection: without one choose {_OFFLINE_CHOICES}"
+            f"expected a network connection: without one choose {OFFLINE_CHOICES}"
         ) from error

@@ -22,11 +22,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from deconv.errors import BadInput, DeconvError, UnknownName, first_line, nearest
 from deconv.images.preprocessing import Preprocessing
-from deconv.models.loading import is_file_name, load_file, randomly, unknown_weights
-
-_OFFLINE_CHOICES = (
-    'weights="random", the path of a .safetensors or .pth file, or the model squeezenet, whose weights need none'
-)
+from deconv.models.loading import OFFLINE_CHOICES, check_outputs, is_file_name, load_file, randomly, unknown_weights
 
 
 @cache
@@ -48,8 +44,8 @@ def build(arch: str, weights: str | PathLike[str], seed: int = 0, classes: int |
     _check_arch(arch)
     names = get_model_weights(arch).__members__
     if weights in names:
-        _check_classes(arch, weights, classes)
-        with explained_download(names[str(weights)], _OFFLINE_CHOICES):
+        check_outputs(arch, f"torchvision's weights {weights}", classes, 1000)
+        with explained_download(names[str(weights)], OFFLINE_CHOICES):
             module: nn.Module = get_model(arch, weights=names[str(weights)], progress=sys.stderr.isatty())
         return module.eval()
     if weights != "random" and not is_file_name(weights):
@@ -101,14 +97,6 @@ def explained_download(weights: WeightsEnum, offline_choices: str) -> Iterator[N
 
 def _cached(weights: WeightsEnum) -> Path:
     return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
-
-
-def _check_classes(arch: str, weights: str | PathLike[str], classes: int | None) -> None:
-    if classes not in (None, 1000):
-        raise BadInput(
-            f"{arch} was given classes={classes} with torchvision's weights {weights}, which have 1000 outputs; "
-            'expected classes=None: for another number use weights="random" or a file'
-        )
 
 
 def _initialisation(arch: str) -> dict[str, bool]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 
 HOMES = (PACKAGE, PACKAGE.parent)  # inside an installed wheel; the root of a checkout
 

@@ -1,4 +1,7 @@
-"""What a run's folder is made with: whole files, a claim on the folder, JSON."""
+"""What a run's folder is made with: whole files, a claim on the folder, JSON.
+
+`shipped` finds the configs and experiments that travel with the package, `importing` a user's own functions.
+"""
 
 from __future__ import annotations
 
