@@ -170,7 +170,7 @@ def _(patches: Patches) -> str:
 def _subset(recon: Reconstructions, chosen: Tensor) -> Reconstructions:
     columns: dict[str, Any] = {each.name: getattr(recon, each.name) for each in fields(recon)}
     columns |= {name: value[chosen] for name, value in columns.items() if isinstance(value, Tensor)}
-    return replace(recon, **columns)
+    return replace(recon, **columns | {"parts": recon.parts.of(chosen) if recon.parts else recon.parts})
 
 
 def picture(tiles: UInt8[np.ndarray, "N side side 3"], pixels: Tensor, across: int, caption: str, alt: str) -> Picture:

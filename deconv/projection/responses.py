@@ -14,7 +14,7 @@ from deconv.projection.rules import Rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.strategies import chunk_size
 from deconv.projection.windows import Windows
-from deconv.records.pictures import recut
+from deconv.records import recut
 
 PLAIN = Rule()
 
