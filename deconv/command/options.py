@@ -59,6 +59,19 @@ class Atlas(Mining, WithRule, WithReference, WithField):
 
 
 @dataclass
+class Circuit(Mining, WithUnits, WithRule):
+    """The options of experiments/circuit.py."""
+
+    layer: str | None = option(None, "of the units; null is the last that has maps of more than one position")
+    layers: list[str] | None = option(
+        None, "lower ones that the tree goes through; null spreads a layer for each of `branches`", filled=True
+    )
+    branches: list[int] = option(
+        [3, 2, 2, 2], "strongest lower units that a unit of each layer has in the tree, from above", 1, filled=True
+    )
+
+
+@dataclass
 class CompareRules(Mining, WithUnits, WithRule):
     """The options of experiments/compare_rules.py."""
 
@@ -253,6 +266,7 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
 
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
+    "circuit": Circuit,
     "compare_rules": CompareRules,
     "fig2_features": Fig2Features,
     "fig4_evolution": Fig4Evolution,

@@ -13,7 +13,9 @@ from deconv.errors import RecordMismatch, bad_value, check_indices
 from deconv.images import MapDataset, Source, check_images
 from deconv.network import Network
 from deconv.projection.loading import input_size, lent_images, peak_chunks
-from deconv.projection.parts import check_through, empty_parts, fill_parts
+from deconv.projection.parts import check_through as check_through
+from deconv.projection.parts import empty_parts, fill_parts
+from deconv.projection.parts import layers_below as layers_below
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.strategies import plan, send_back
 from deconv.projection.ways import check_carried

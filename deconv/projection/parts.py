@@ -46,25 +46,37 @@ def part_of(index: int, signal: Tensor, value: Tensor, score: Float[Tensor, " N"
     return Part(share, position.where((share != 0)[:, :, None], -1))
 
 
-def check_through(
-    network: Network, layer: str, through: Sequence[str], rules: Sequence[Rule], size: tuple[int, int]
+def layers_below(
+    network: Network, layer: str, rules: Sequence[Rule], size: tuple[int, int] | None = None
 ) -> dict[str, int]:
-    """Return the nodes of lower layers by their names. Raises UnknownName, and BadInput unless they are below.
+    """Return the nodes of the layers below one, by their names in forward order; of one with an alias by that.
 
     A layer is below if every rule sends signals through it on the way back from `layer`.
     """
-    graph, target = network.graph_at(size), network.node(layer, size)
+    graph = network.graph if size is None else network.graph_at(size)
+    names = {node: name for name, node in graph.layers.items()}
+    names |= {network.node(alias, size): alias for alias in network.aliases}
+    reached = _reached(network, layer, rules, size)
+    return {names[node]: node for node in sorted(names) if node in reached}
+
+
+def check_through(
+    network: Network, layer: str, through: Sequence[str], rules: Sequence[Rule], size: tuple[int, int] | None = None
+) -> dict[str, int]:
+    """Return the nodes of lower layers by their names. Raises UnknownName, and BadInput unless they are below."""
     nodes = {name: network.node(name, size) for name in check_list("through", through, "names of lower layers")}
-    if not nodes:
-        return {}
-    reached = set.intersection(*({*carrying(graph, target, rule)} for rule in rules)) - {target}
+    reached = _reached(network, layer, rules, size) if nodes else set()
     for name, node in nodes.items():
         if node not in reached:
-            names = [*network.aliases, *(each for each in network.layers if each not in network.aliases.values())]
-            below = [each for each in names if network.node(each, size) in reached]
-            expected = f"layers that {rules[0].name!r} passes on its way back from {layer}"
-            raise bad_value("through", name, f"{expected}, {', '.join(below) or 'of which there are none'}")
+            below = ", ".join(layers_below(network, layer, rules, size)) or "of which there are none"
+            expected = f"layers that {rules[0].name!r} passes on its way back from {layer}, {below}"
+            raise bad_value("through", name, expected)
     return nodes
+
+
+def _reached(network: Network, layer: str, rules: Sequence[Rule], size: tuple[int, int] | None) -> set[int]:
+    graph, target = network.graph if size is None else network.graph_at(size), network.node(layer, size)
+    return set.intersection(*({*carrying(graph, target, rule)} for rule in rules)) - {target}
 
 
 def empty_parts(network: Network, nodes: Mapping[str, int], count: int) -> ByLayer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from deconv.errors import unknown
@@ -78,8 +78,8 @@ class Parts(Mapping[str, Tensor]):
         """
         return self.score - self[layer].sum(dim=1)
 
-    def of(self, chosen: Int64[Tensor, " m"]) -> Parts:
-        """Return what some of the activations, by their numbers from 0, are made of."""
+    def of(self, chosen: Shaped[Tensor, " m"]) -> Parts:
+        """Return what some of the activations, by their numbers from 0 or by a mask (n,), are made of."""
         shares = {layer: share[chosen] for layer, share in self.shares.items()}
         positions = {layer: position[chosen] for layer, position in self.positions.items()}
         return Parts(shares, positions, self.score[chosen], self.image[chosen], self.provenance)

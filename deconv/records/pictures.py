@@ -52,6 +52,11 @@ class Patches(ShownInNotebooks):
     def __repr__(self) -> str:
         return f"<Patches: {_sizes(self.pixels)}>"
 
+    def of(self, chosen: Shaped[Tensor, " m"]) -> Patches:
+        """Return some of the patches, by their numbers from 0 or by a mask (n,)."""
+        columns = {name: getattr(self, name)[chosen] for name in PATCH_AXES}
+        return dataclasses.replace(self, **columns)
+
     def cut_to(self, box: Int64[Tensor, "n 4"]) -> Patches:
         """Return what lies in other boxes of one size, one for each patch; what the patch does not hold is outside.
 
@@ -121,6 +126,11 @@ class Reconstructions(ShownInNotebooks):
 
     def __repr__(self) -> str:
         return f"<Reconstructions: {self.layer} by {self.rule}, {_sizes(self.pixels)}>"
+
+    def of(self, chosen: Shaped[Tensor, " m"]) -> Reconstructions:
+        """Return some of the reconstructions, by their numbers from 0 or by a mask (n,)."""
+        columns = {name: getattr(self, name)[chosen] for name in RECONSTRUCTION_AXES}
+        return dataclasses.replace(self, **columns, parts=self.parts.of(chosen) if self.parts else self.parts)
 
     def paste(self) -> Float[Tensor, "n C H W"]:
         """Return the same pixels where they lie in the whole image, zero elsewhere."""
