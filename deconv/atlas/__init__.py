@@ -58,6 +58,7 @@ def write_atlas(
     engine: Engine | None = None,
     field: str = "effective",
     reference: Peaks | None = None,
+    circuits: bool = True,
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
@@ -77,6 +78,8 @@ def write_atlas(
       `records`, which they need.
     - reference: peaks of a larger mining by this network, k=1 or more, with all these layers. Units then stand in the
       order of their strongest scores as shares of those there, which tells what these images really excite.
+    - circuits: whether each unit's page leads to the lower units that its peaks are made of by the first rule, and to
+      those that it is part of; all units are sent back once more for it, in this process, unless `records` has it.
 
     Raises RecordMismatch, naming the difference, for peaks of other weights or images, for a reference of other weights
     and for records of other peaks; UnknownName for a layer that the reference lacks; UnknownName and
@@ -107,7 +110,7 @@ def write_atlas(
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
         effective = field == "effective"
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, effective, reference)
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, effective, reference, circuits)
         missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         _draw(site, unit_records, missing, engine)
@@ -144,13 +147,15 @@ def _plan_pages(
     batch_size: int,
     effective: bool,
     reference: Peaks | None,
+    circuits: bool,
 ) -> Atlas:
     """Gather all that the pages show."""
     rule = next(iter(rules.values()))
     network, peaks, firing = records.network, records.peaks, records.firing(batch_size)
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
-    layers = []
-    for number, name in enumerate(peaks, start=1):
+    layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
+    for name, number in numbers.items():
+        parts = records.made_of(name, rule) if circuits else None
         field = network.receptive_field(name, input_size)
         layer = Layer(
             name,
@@ -164,6 +169,7 @@ def _plan_pages(
             firing=firing[name],
             metrics=metrics.get(name, {}),
             reference=None if reference is None else reference[name],
+            made_of=None if parts is None else (numbers[parts[0]], parts[1]),
         )
         layers.append(layer)
     classes = _classes(records.images, peaks)

@@ -53,6 +53,9 @@ class Atlas(Mining, WithRule, WithReference, WithField):
     """The options of experiments/atlas.py."""
 
     other_rules: list[str] = option([], "rules shown on each unit's page beside `rule`, as [guided,gradient]")
+    circuits: bool = option(
+        True, "whether units lead to the lower ones that they are made of, and to those that they are part of"
+    )
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"
     )
