@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 from torchvision.models import alexnet
 
 import deconv
@@ -68,7 +69,7 @@ def test_directions_and_what_they_are_made_of_are_the_same_as_on_the_cpu(
 
 
 def test_a_judgement_is_the_same_as_on_the_cpu(networks: tuple[deconv.Network, deconv.Network]) -> None:
-    images, values = deconv.bundled().part(list(range(6))), []
+    images, values = TensorDataset(torch.randint(256, (6, 96, 96, 3), dtype=torch.uint8)), []
     preprocessing = deconv.Preprocessing((96, 96), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     for network in networks:
         shown = deconv.Network(network.module, (3, 96, 96), preprocessing=preprocessing)
