@@ -1,8 +1,10 @@
-"""On a CUDA device: the same peaks and pixels as on the CPU. Skipped where there is none."""
+"""On a CUDA device: the same peaks and pixels as on the CPU, and every experiment. Skipped where there is none."""
 
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,11 @@ from torch.utils.data import TensorDataset
 from torchvision.models import alexnet
 
 import deconv
+from deconv.command.cli import main
+from deconv.command.options import EXPERIMENTS
 from deconv.explanations import BUILT_IN, explain
+from tests import small
+from tests.commands import words
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 LAYERS = ["features.1", "features.7", "features.11"]
@@ -77,3 +83,14 @@ def test_a_judgement_is_the_same_as_on_the_cpu(networks: tuple[deconv.Network, d
         judgement = deconv.judge(shown, images, peaks, {"guided": "guided", "centre": "centre"}, units=[0, 1, 2])
         values.append(judgement.rows()["value"].astype(float))
     assert values[0] == pytest.approx(values[1], rel=2e-2, abs=5e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_leaves_the_same_files_and_numbers_of_the_same_names(name: str, tmp_path: Path) -> None:
+    said, files, summaries = words(small.said(name, tmp_path)), [], []
+    for device in ("cpu", "cuda"):
+        folder = tmp_path / device
+        assert main([*said, f"folder={folder}", f"device={device}"]) == 0
+        files.append({str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()})
+        summaries.append(json.loads((folder / "summary.json").read_text()))
+    assert files[0] == files[1] and summaries[0].keys() == summaries[1].keys()
