@@ -26,13 +26,15 @@ def whole_float32(tensor: Tensor) -> Iterator[None]:
     if not tensor.is_cuda:
         yield
         return
-    convolutions: Any = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
+    cudnn: Any = torch.backends.cudnn
+    is_recent = hasattr(cudnn, "conv")  # torch 2.9
+    holder, setting, exact = (cudnn.conv, "fp32_precision", "ieee") if is_recent else (cudnn, "allow_tf32", False)
+    before = getattr(holder, setting)
+    setattr(holder, setting, exact)
     try:
         yield
     finally:
-        convolutions.fp32_precision = before
+        setattr(holder, setting, before)
 
 
 @dataclass(frozen=True)
