@@ -8,6 +8,8 @@ Those built in are such functions too:
 - `gradients`: gradient times input, SmoothGrad, integrated gradients;
 - `occlusion`: what a square takes away.
 
+`from_captum` and `from_zennit` make explanations of the methods of these libraries.
+
 `functions` says what is made of a user's own; `fields` has the receptive fields alone, on which a unit can be asked
 with less work than on the image.
 """
@@ -22,9 +24,11 @@ from torch import Tensor
 
 from deconv.errors import bad_value, check_list, unknown
 from deconv.explanations.activation import activation_map, grad_cam
+from deconv.explanations.captum import from_captum as from_captum
 from deconv.explanations.functions import AT_ONCE, Explain, Explanation
 from deconv.explanations.gradients import gradient_times_input, integrated_gradients, smoothgrad
 from deconv.explanations.occlusion import occlusion
+from deconv.explanations.zennit import from_zennit as from_zennit
 from deconv.images import Source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
