@@ -21,6 +21,7 @@ from deconv.command.shared import (
     WithDirections,
     WithDraw,
     WithExplanations,
+    WithField,
     WithLayers,
     WithModel,
     WithReference,
@@ -29,15 +30,6 @@ from deconv.command.shared import (
     option,
 )
 from deconv.training.recipe import Settings
-
-
-@dataclass
-class WithField(Options):
-    """An experiment that shows reconstructions beside their patches."""
-
-    field: str = option(
-        "effective", "of each receptive field: effective, the middle that holds 95 % of the energy, or full"
-    )
 
 
 @dataclass
@@ -57,8 +49,24 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
     other_rules: list[str] = option(
         [], "rules, and other explanations, shown on each unit's page beside `rule`, as [guided,occlusion]"
     )
+    circuits: bool = option(
+        True, "whether units lead to the lower ones that they are made of, and to those that they are part of"
+    )
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"
+    )
+
+
+@dataclass
+class Circuit(Mining, WithUnits, WithRule):
+    """The options of experiments/circuit.py."""
+
+    layer: str | None = option(None, "of the units; null is the last that has maps of more than one position")
+    layers: list[str] | None = option(
+        None, "lower ones that the tree goes through; null spreads a layer for each of `branches`", filled=True
+    )
+    branches: list[int] = option(
+        [3, 2, 2, 2], "strongest lower units that a unit of each layer has in the tree, from above", 1, filled=True
     )
 
 
@@ -270,6 +278,7 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
 
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
+    "circuit": Circuit,
     "compare_rules": CompareRules,
     "directions": Directions,
     "fig2_features": Fig2Features,

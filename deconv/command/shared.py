@@ -148,3 +148,12 @@ class WithRule(Options):
     """An experiment that sends signals back to pixels by one rule."""
 
     rule: Rule = field(default_factory=Rule, metadata={"help": "the way back to pixels"})
+
+
+@dataclass
+class WithField(Options):
+    """An experiment that shows reconstructions beside their patches."""
+
+    field: str = option(
+        "effective", "of each receptive field: effective, the middle that holds 95 % of the energy, or full"
+    )
