@@ -100,6 +100,25 @@ def test_pixels_add_up_to_the_activation_where_there_is_no_bias(rule: str, strat
     torch.testing.assert_close(recon.pixels.sum(dim=(1, 2, 3)), recon.score, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("rule", LRP)
+def test_the_parts_of_a_layer_are_its_units_relevance(rule: str, strategy: str) -> None:
+    """Through `relu_1` goes less than all, through `relu_2`, the layer just below, all: its parts add up."""
+    network, images = branches(bias=False)
+    peaks = random_positions(network.forward(images, ["relu_3"])["relu_3"], 30)
+    tiny: Any = {**NAMED[rule].options(), "epsilon": 1e-12}
+    recon = project_at(network, images, "relu_3", peaks, rule=tiny, strategy=strategy, through=["relu_1", "relu_2"])
+    torch.testing.assert_close(recon.parts["relu_2"].sum(dim=1), recon.score, rtol=1e-4, atol=1e-5)
+    if rule == "lrp_z_plus":
+        assert (recon.parts["relu_2"] >= 0).all()
+    weight = network.module.last.weight[:, :, 0, 0].detach()  # type: ignore[union-attr, index]
+    below = network.forward(images, ["relu_2"])["relu_2"][peaks[:, 0], :, peaks[:, 2], peaks[:, 3]]
+    terms = weight[peaks[:, 1]] * below * (recon.score > 0)[:, None]
+    if rule == "lrp_epsilon":
+        torch.testing.assert_close(recon.parts["relu_2"], terms.float(), rtol=1e-4, atol=1e-5)
+    assert recon.parts["relu_1"].any()
+
+
 @pytest.mark.parametrize("rule", [*LRP, "lrp_epsilon by the derivative of what normalises"])
 def test_the_strategies_agree_where_branches_meet(rule: str) -> None:
     network, images = branches(bias=True)
