@@ -42,6 +42,8 @@ class Rule:
     )
     gate: str = option("refuse", "a factor that gates, as in squeeze-and-excitation: refuse, constant or derivative")
     norm: str = option("refuse", "norms by the image's own mean and deviation: refuse, constant or derivative")
+    linear: str = option("transpose", "the signal by transposed weights, or LRP's shares: transpose, epsilon or z_plus")
+    epsilon: float = option(1e-6, "how far LRP keeps from zero what it divides by")
 
 
 @dataclass
