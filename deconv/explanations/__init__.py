@@ -96,14 +96,16 @@ def by_name(explanations: Explanations, others: Collection[str] = ()) -> Mapping
     if not isinstance(explanations, Mapping):
         asked = check_list("explanations", explanations, "explanations")
         explanations = {each if isinstance(each, str) else as_explanation(each).name: each for each in asked}
-    known = [*NAMED, *BUILT_IN, *others]
+    known = list(dict.fromkeys([*NAMED, *BUILT_IN, *others]))
     named: dict[str, Rule | Explanation | str] = {}
     for name, each in explanations.items():
         if isinstance(each, str) and each not in known:
             raise unknown("explanation", each, known)
         named[name] = each if isinstance(each, str) and each in others else as_explanation(each, name)
         if name in known and named[name] != (name if name in others else as_explanation(name)):
-            raise bad_value("explanations", name, "names of their own", f"{name} is the name of another")
+            raise bad_value(
+                f"explanation called {name}", each, f"another name for it, as {name} is one of the names known"
+            )
     return named
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from deconv.analyses.choosing import check_units, firing_units
-from deconv.compare.controls import CONTROLS, Opened, rules_behind
+from deconv.compare.controls import CONTROLS, DECONVNETS, Opened, rules_behind
 from deconv.compare.judging import Measurements, Study, all_layers, first_rule, randomised, summarise
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.tasks import PATCHES
 from deconv.engines import Engine
 from deconv.engines.local import Local
-from deconv.errors import BadInput, bad_value, check_choice, check_count, needed
+from deconv.errors import BadInput, UnsupportedOperation, bad_value, check_choice, check_count, needed
 from deconv.explanations import Explanations, by_name
 from deconv.figures import Figure, save_as
 from deconv.figures.compare_rules import by_layer, rule_table
@@ -27,6 +27,7 @@ from deconv.files import write_json, write_whole
 from deconv.images import MapDataset, Source, check_source
 from deconv.network import Network
 from deconv.projection import check_rules
+from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import save_table
 from deconv.records.provenance import check_same
@@ -112,9 +113,11 @@ class Judgement:
     def difference(self, one: str, other: str, metric: str, layer: str | None = None) -> dict[str, Any]:
         """Return {"mean", "low", "high", "units"} of the units' differences in a metric, one explanation less another.
 
-        layer: None takes the units of all layers. The interval is a 95 % bootstrap interval of the mean.
+        metric: its name or, where it has one, what its column is called, as "insertion". layer: None takes the units of
+        all layers. The interval is a 95 % bootstrap interval of the mean; of one unit it says nothing.
         Raises UnknownName for names that were not judged.
         """
+        metric = {column: name for name, column in QUESTIONS.items()}.get(metric, metric)
         check_choice("metric", metric, METRICS)
         columns = self._columns(layer)
         one, other = (check_choice("explanation", name, self.names) for name in (one, other))
@@ -194,8 +197,23 @@ def _cell(cells: Mapping[str, Any], ahead: Mapping[str, Any], name: str, metric:
     cell, difference = cells[name].get(metric), ahead.get(name, {}).get(metric)
     if cell is None or cell["mean"] is None:
         return "none"
+    if cell["units"] < 2:
+        return f"{cell['mean']:.3g}"  # one unit has no interval
     differs = difference is not None and difference["mean"] is not None and difference["low"] * difference["high"] > 0
-    return CELL.format(**cell, mark="*" if differs else "")
+    return CELL.format(**cell, mark="*" if differs and difference["units"] > 1 else "")
+
+
+def _check_controls(network: Network, layers: Sequence[str], explanations: Mapping[str, Opened]) -> None:
+    """Raise UnsupportedOperation, naming them, for controls that are deconvnets which the network does not carry."""
+    controls = [name for name in explanations.values() if isinstance(name, str)]
+    try:
+        check_rules(network, layers, rules_behind(controls, first_rule(explanations.values())))
+    except UnsupportedOperation as error:
+        deconvnets = ", ".join(name for name in controls if name in DECONVNETS) or "gradient_times_input"
+        raise UnsupportedOperation(
+            f"what is behind {deconvnets}: {error}; controls are carried as far as the first rule among the "
+            "explanations: put deconvnet_beyond there"
+        ) from error
 
 
 def judge(
@@ -260,11 +278,12 @@ def judge(
     expected = {"weights": network.weights_hash, "content": source.content_hash}
     check_same("the record of these peaks", mined, expected, f"Mine again in the source {source.name}")
     layers = sorted(peaks, key=network.node)
-    check_rules(network, layers, rules_behind(opened.values(), first_rule(opened.values())))
     asked = units if isinstance(units, Mapping) else dict.fromkeys(layers, units)
     for layer in asked:
         check_choice("layer of units", layer, layers)
         check_units(network, [layer], asked[layer])
+    check_rules(network, layers, [each for each in opened.values() if isinstance(each, Rule)])
+    _check_controls(network, layers, opened)
     chosen = {
         layer: firing_units(layer, peaks[layer], asked[layer], len(peaks[layer].score), seed)
         for layer in layers
