@@ -39,7 +39,7 @@ SHARED = {
     "labels": "labels=[3]",
     "reference": "reference=peaks.safetensors",
 }
-REQUIRED = {"fig4_evolution": ["trained=runs/train"]}
+REQUIRED = {"fig4_evolution": ["trained=runs/train"], "photograph": ["image=cat.jpg"]}
 
 
 def test_every_experiment_has_its_options() -> None:
