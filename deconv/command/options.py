@@ -200,8 +200,6 @@ class Training(WithCache):
 class Train(Training, WithModel):
     """The options of experiments/train.py."""
 
-    device: str = option("cpu", "where the network is trained: cpu, or cuda for a GPU")
-
 
 @dataclass
 class Table3Ablation(Training):
