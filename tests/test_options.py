@@ -40,7 +40,7 @@ SHARED = {
     "reference": "reference=peaks.safetensors",
     "device": "device=cuda",
 }
-REQUIRED = {"fig4_evolution": ["trained=runs/train"]}
+REQUIRED = {"fig4_evolution": ["trained=runs/train"], "photograph": ["image=cat.jpg"]}
 
 
 def test_every_experiment_has_its_options() -> None:

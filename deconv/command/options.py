@@ -16,6 +16,7 @@ from omegaconf import MISSING
 from deconv.command.shared import (
     Mining,
     Options,
+    Probing,
     Scanning,
     WithCache,
     WithDirections,
@@ -24,6 +25,7 @@ from deconv.command.shared import (
     WithField,
     WithLayers,
     WithModel,
+    WithPhotographs,
     WithReference,
     WithRule,
     WithUnits,
@@ -128,18 +130,6 @@ class Fig6Filters(Scanning, WithDraw, WithRule):
 
 
 @dataclass
-class WithPhotographs(WithModel):
-    """An experiment on a few photographs, with their classes."""
-
-    images: list[int | str] | None = option(
-        None, "keys or numbers of photographs; null: the first ones", 0, filled=True
-    )
-    labels: list[int | str] | None = option(
-        None, "the true class of each, by name or number; null is what the network finds most probable", 0
-    )
-
-
-@dataclass
 class Fig5Invariance(WithPhotographs):
     """The options of experiments/fig5_invariance.py."""
 
@@ -168,6 +158,17 @@ class Fig7Occlusion(Scanning, WithPhotographs, WithRule, WithExplanations):
         None, "of the square, as [128,128,128]; null is the mean colour that the preprocessing takes away, a grey"
     )
     controls: int = option(100, "other units of the image whose projections are compared with the map, as a control", 0)
+
+
+@dataclass
+class Photograph(Mining, WithRule, WithReference):
+    """The options of experiments/photograph.py."""
+
+    image: str = option(MISSING, "the file of the photograph; must be given")
+    n_units: int = option(4, "units of each layer, those first that reach the largest share of their strongest", 1)
+    peaks: str | None = option(
+        None, "a file in which the mined peaks are kept, for the next photograph; null is one in the run's folder"
+    )
 
 
 @dataclass
@@ -210,21 +211,6 @@ class Table3Ablation(Training):
     variants: dict[str, dict[str, Any] | None] = option(
         {}, "title; model and what replaces its settings; paper: its validation error, top-1 and top-5, in %"
     )
-
-
-@dataclass
-class Probing(WithModel):
-    """An experiment that classifies images by a layer's features."""
-
-    batch_size: int = option(16, "images in one forward pass", 1)
-    features: str | None = option(None, "a folder in which the features are kept; null is one in the run's own")
-    train_per_class: int = option(15, "images of each class to train on", 1)
-    test_per_class: int = option(10, "at most so many of the others to test on", 1)
-    splits: int = option(3, "how often training and test images are drawn", 1)
-    penalties: list[float] = option(
-        [0.1, 1.0, 10.0], "values of the classifier's C to choose from, on a third of the training images"
-    )
-    grid: int = option(6, "each map is averaged over at most grid x grid positions", 1)
 
 
 @dataclass
@@ -284,6 +270,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "fig5_invariance": Fig5Invariance,
     "fig6_filters": Fig6Filters,
     "fig7_occlusion": Fig7Occlusion,
+    "photograph": Photograph,
     "sanity_checks": SanityChecks,
     "table1_correspondence": Table1Correspondence,
     "table3_ablation": Table3Ablation,
