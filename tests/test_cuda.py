@@ -45,7 +45,7 @@ def networks() -> tuple[deconv.Network, deconv.Network]:
     return here.with_units("4", weights, name="sums"), there.with_units("4", weights, name="sums")
 
 
-def alike(here: torch.Tensor, there: torch.Tensor, tolerance: float = 1e-4) -> bool:
+def alike(here: torch.Tensor, there: torch.Tensor, tolerance: float = 1e-3) -> bool:
     assert here.device == there.device == torch.device("cpu")
     here, there = here.nan_to_num(), there.nan_to_num()  # of dead units
     return bool((here - there).norm() <= tolerance * here.norm())
@@ -59,7 +59,7 @@ def test_explanations_are_the_same_as_on_the_cpu(
     recon = [explain(network, images, "7", *places, explanation=explanation) for network in networks]
     assert alike(recon[0].score, recon[1].score)
     steps = explanation == "integrated_gradients"  # some of its steps end where a rectifier turns, on either side
-    assert alike(recon[0].pixels, recon[1].pixels, 2e-2 if steps else 1e-4)
+    assert alike(recon[0].pixels, recon[1].pixels, 2e-2 if steps else 1e-3)
 
 
 def test_directions_and_what_they_are_made_of_are_the_same_as_on_the_cpu(
