@@ -18,7 +18,7 @@ from deconv.command.shared import (
     Options,
     Probing,
     Scanning,
-    WithCache,
+    Training,
     WithDirections,
     WithDraw,
     WithExplanations,
@@ -186,17 +186,6 @@ class Table1Correspondence(WithModel):
 
 
 @dataclass
-class Training(WithCache):
-    """An experiment that trains on labelled images."""
-
-    validation: str | None = option(
-        None, "other images to validate on, given as source.urls, source.root or source.split is; null holds some out"
-    )
-    held_out: float = option(0.1, "the share held out if validation is null: 0.1 is every tenth image")
-    training: Settings = field(default_factory=Settings, metadata={"help": "the recipe"})
-
-
-@dataclass
 class Train(Training, WithModel):
     """The options of experiments/train.py."""
 
@@ -260,6 +249,17 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
     )
 
 
+@dataclass
+class VirtualUnits(Scanning, WithDirections, WithUnits, WithRule):
+    """The options of experiments/virtual_units.py."""
+
+    layer: str | None = option(None, "of the units; null is the last layer of maps before class scores")
+    through: str | None = option(None, "the lower layer by whose units peaks are split; null is the nearest below")
+    k: int = option(50, "strongest peaks of each unit, which are split", 2)
+    clusters: int | None = option(2, "that the peaks are split into; null tries 2 to 5 and takes the clearest", 2)
+    lower: int = option(3, "strongest lower units of each cluster that are told and drawn", 1)
+
+
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
     "circuit": Circuit,
@@ -278,5 +278,6 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "table7_layers": Table7Layers,
     "tour": Tour,
     "train": Train,
+    "virtual_units": VirtualUnits,
 }
 """The options of each experiment, by its name in configs/experiment/ and experiments/."""
