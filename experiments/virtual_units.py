@@ -70,7 +70,7 @@ def run(options: VirtualUnits, folder: Path) -> Path:
         cluster = split_peaks(recipes_of(pictures[0], through), options.clusters, options.seed)
         gains[unit] = gains_of(study, pictures, cluster, options.seed)
         split = virtual_units(study.images, pictures[0], through, cluster, options.lower)
-        heading = f"{about[0]}: unit {unit} as {len(split)} by units of {through}, {about[1]}"
+        heading = f"{about[0]}: unit {unit} as {counted(len(split))}, by units of {through}, {about[1]}"
         draw(study, pictures, split, heading, in_words(gains[unit]), folder / f"unit{unit}.png")
         numbers.append({"unit": unit, "virtual_units": [each.numbers() for each in split], "gain": gains[unit]})
     summary = {"layer": layer, "through": through, "units": numbers, "all": over_units(gains, options.seed)}
@@ -117,7 +117,7 @@ def in_words(gain: Mapping[str, Mapping[str, float | None]]) -> str:
         f"{numbers['unit']:.2f} in the unit (splits by chance {numbers['low']:.2f} to {numbers['high']:.2f})"
         for name, numbers in (
             ("Correlation of patches", patches),
-            ("Pairs of one class", gain.get("classes", {"within": None})),
+            ("pairs of one class", gain.get("classes", {"within": None})),
         )
         if numbers["within"] is not None
     ]
@@ -138,6 +138,15 @@ def draw(study: Study, pictures: Pictures, split: Sequence[VirtualUnit], heading
         ]
         rows.append(drawing.Cluster(title, shown.of(each.peaks), patches.of(each.peaks), made_of))
     return figures.save_figure(drawing.virtual_units_figure(rows, heading, gain), path)
+
+
+def counted(clusters: int) -> str:
+    """Return a number of clusters in words.
+
+    >>> counted(1), counted(2)
+    ('one unit', '2 virtual units')
+    """
+    return "one unit" if clusters == 1 else f"{clusters} virtual units"
 
 
 def strongest_of(peaks: LayerPeaks, k: int) -> LayerPeaks:
