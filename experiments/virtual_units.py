@@ -17,7 +17,7 @@ from deconv.command.options import VirtualUnits
 from deconv.command.setup import open_model, open_rule, prepare
 from deconv.compare.grouping import thumbnails
 from deconv.compare.measuring import mean_interval
-from deconv.compare.splits import correlations, gain_of_split, same_class
+from deconv.compare.splits import correlations, gain_of_split, same_class, with_mean_outside
 from deconv.errors import bad_value
 from deconv.figures import virtual_units as drawing
 from deconv.files import write_json
@@ -84,7 +84,7 @@ def gains_of(study: Study, pictures: Pictures, cluster: np.ndarray, seed: int) -
     """Return what the split gains in patches, reconstructions and, where the source has labels, classes."""
     recon, shown, patches = pictures
     alike = {
-        "patches": correlations(thumbnails(patches.pixels.numpy() / 255)),
+        "patches": correlations(thumbnails(with_mean_outside(patches.pixels.numpy() / 255, patches.inside.numpy()))),
         "pictures": correlations(thumbnails(shown.pixels.numpy())),
     }
     labels = labels_of(study.images, recon.image.tolist())

@@ -17,7 +17,7 @@ import deconv
 from deconv.analyses.virtual_units import recipes_of, split_peaks
 from deconv.command.cli import main
 from deconv.compare.grouping import alikeness, thumbnails
-from deconv.compare.splits import correlations, gain_of_split, same_class
+from deconv.compare.splits import correlations, gain_of_split, same_class, with_mean_outside
 from deconv.errors import BadInput
 from deconv.figures.virtual_units import splits_figure
 from tests import small
@@ -156,6 +156,17 @@ def test_constant_pictures_are_left_out() -> None:
         for shown, members in ((pictures, cluster), (pictures[kept], cluster[kept]))
     ]
     assert gains[0] == gains[1]
+
+
+def test_patches_at_one_border_are_not_alike_for_that() -> None:
+    pixels = np.random.default_rng(0).uniform(0.4, 0.6, (40, 3, 8, 8))
+    inside = np.ones((40, 8, 8), dtype=bool)
+    inside[:20, :4], inside[20:, :, :4] = False, False
+    cluster, black = np.repeat([0, 1], 20), pixels * inside[:, None]
+    filled = with_mean_outside(black, inside)
+    assert np.array_equal(filled * inside[:, None], black)
+    gains = [gain_of_split(correlations(thumbnails(pictures)), cluster, 0, 200) for pictures in (black, filled)]
+    assert gains[0]["within"] > 0.9 and abs(gains[1]["within"]) < 0.05  # type: ignore[operator, arg-type]
 
 
 @pytest.mark.parametrize("cluster", [[0, 0, 0], [0, 1, 2]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 
 RANDOM_SPLITS = 1000
 
@@ -26,6 +26,24 @@ def correlations(thumbnails: Float64[np.ndarray, "n s t"]) -> Float64[np.ndarray
     constant = ~flat.any(axis=1)
     alike[constant], alike[:, constant] = np.nan, np.nan
     return alike
+
+
+def with_mean_outside(
+    pixels: Float[np.ndarray, "n C h w"], inside: Bool[np.ndarray, "n h w"]
+) -> Float64[np.ndarray, "n C h w"]:
+    """Return patches whose pixels outside the image have the mean of those inside, so that they add to no correlation.
+
+    Else two patches would be alike for lying at the same border.
+
+    >>> pixels, inside = np.array([[[[0.0, 2.0, 4.0]]]]), np.array([[[False, True, True]]])
+    >>> with_mean_outside(pixels, inside).tolist()
+    [[[[3.0, 2.0, 4.0]]]]
+    """
+    within = inside[:, None]
+    count = np.maximum(within.sum(axis=(2, 3), keepdims=True), 1)
+    mean = np.where(within, pixels, 0).sum(axis=(2, 3), keepdims=True) / count
+    filled: np.ndarray = np.where(within, pixels, mean).astype(np.float64)
+    return filled
 
 
 def same_class(labels: Int[np.ndarray, " n"]) -> Float64[np.ndarray, "n n"]:
