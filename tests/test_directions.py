@@ -93,7 +93,7 @@ def mixed(count: int = 3000) -> tuple[np.ndarray, np.ndarray]:
     return (amounts @ directions).astype(np.float32), directions / lengths
 
 
-@pytest.mark.parametrize("method", ["nmf", "ica"])
+@pytest.mark.parametrize("method", ["nmf", "ica", "sae"])
 def test_parts_that_were_mixed_are_found(method: str) -> None:
     activations, directions = mixed()
     weights, bias = fit_directions(activations, method, 3, seed=0)
@@ -136,12 +136,14 @@ def test_what_cannot_be_fitted_is_refused(unchecked: None) -> None:
     activations, _ = mixed(40)
     with pytest.raises(BadInput, match="^n: given 9; expected a whole number, 1 to 8$"):
         fit_directions(activations, "pca", 9, 0)
+    with pytest.raises(BadInput, match="^n: given 129; expected a whole number, 1 to 128$"):
+        fit_directions(activations, "sae", 129, 0)
     with pytest.raises(BadInput, match="expected 4 positions or more: draw more, or fit fewer"):
         fit_directions(activations[:3], "pca", 4, 0)
     with pytest.raises(BadInput, match="expected zero or more, as nmf needs them"):
         fit_directions(activations - 1, "nmf", 2, 0)
-    with pytest.raises(UnknownName, match="unknown method 'sae'; expected one of nmf, pca, ica, random"):
-        fit_directions(activations, "sae", 2, 0)
+    with pytest.raises(UnknownName, match="unknown method 'vae'; expected one of nmf, pca, ica, sae, random"):
+        fit_directions(activations, "vae", 2, 0)
     linear = deconv.Network(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8))
     with pytest.raises(BadInput, match="nmf needs activations of zero or more, and 0 is not rectified"):
         check_method(linear, "0", "nmf", 2)
@@ -236,7 +238,7 @@ def test_its_directions_are_taken_by_other_experiments(
     ("arguments", "expected"),
     [
         (["layer=conv9"], "unknown layer 'conv9'"),
-        (["methods=[sae]"], "unknown method 'sae'; expected one of nmf, pca, ica, random"),
+        (["methods=[vae]"], "unknown method 'vae'; expected one of nmf, pca, ica, sae, random"),
         (["methods=[nmf,nmf]"], "methods=nmf,nmf: expected each once"),
         (["n=200"], "n: given 200; expected a whole number, 1 to 12"),
         (["samples=1"], "samples=1: expected 2 or more"),

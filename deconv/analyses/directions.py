@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float32, Float64, UInt64
 from torch import Tensor
 
@@ -33,10 +34,19 @@ METHODS = {
     "nmf": "non-negative matrix factorisation (Lee and Seung 1999): parts that add up, without negative weights",
     "pca": "principal components, the directions of most variance",
     "ica": "independent components (Hyvarinen 1999): directions along which activations are least Gaussian",
+    "sae": "a sparse autoencoder with tied weights (Cunningham et al. 2023, arXiv 2309.08600): sums of few parts",
     "random": "a random rotation of the channels (Bau et al. 2017, arXiv 1704.05796, section 3.2), the control",
 }
 """How directions are found, and what each way is."""
 ICA_STEPS, NMF_STEPS = 400, 200
+SAE_STEPS, SAE_BATCH, SAE_RATE = 1000, 512, 3e-3
+"""Steps of Adam, the positions that each sees, and its rate, which falls to zero in a line."""
+SAE_NOISE = 0.1
+"""The length of what is added to each row's first position, of mean square length 1, so that no two are the same."""
+SPARSITY = 0.2
+"""What a sparse autoencoder's codes weigh beside its squared error, for activations of mean square length 1."""
+OVERCOMPLETE = 16
+"""A sparse autoencoder may have so many times more directions than the layer has channels."""
 STAGES = (  # of splitmix64's finalizer (Steele, Lea and Flood 2014), shift and factor
     (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
     (np.uint64(27), np.uint64(0x94D049BB133111EB)),
@@ -54,7 +64,7 @@ def check_method(network: Network, layer: str, method: str, n: int) -> None:
     deconv.errors.BadInput: n: given 5; expected a whole number, 1 to 4
     """
     check_choice("method", method, METHODS)
-    check_count("n", n, 1, network.channels(layer))
+    check_count("n", n, 1, _most(method, network.channels(layer)))
     if method == "nmf" and not network.rectified(layer):
         able = [name for name in METHODS if name != "nmf"]
         raise BadInput(f"methods: nmf needs activations of zero or more, and {layer} is not rectified; use {able}")
@@ -121,11 +131,13 @@ def fit_directions(
     """Return the weights, each row of length 1, and the bias of n directions, for `Network.with_units`.
 
     - nmf: each component's weights, all zero or more; no bias.
+    - sae: rows W and biases b by which activations x are rebuilt as W^T relu(W x + b), with SPARSITY times the sum of
+      these codes beside the squared error. It is logged how much of the variance is rebuilt, and of how many units.
     - pca, ica, random: the bias takes the mean activations away. Of the two ends of a component of pca or ica that is
       taken whose tail is longer (the third moment is above zero), for only one end can be a unit.
 
-    Raises UnknownName for a method that does not exist, BadInput for more directions than channels or positions, and
-    for nmf of activations below zero.
+    Raises UnknownName for a method that does not exist, BadInput for more directions than positions, or than channels
+    (of sae than 16 times as many), and for nmf of activations below zero.
 
     >>> on_axes = np.repeat(np.eye(3), 50, axis=0) * np.random.default_rng(0).uniform(1, 2, (150, 1))
     >>> weights, bias = fit_directions(on_axes.astype(np.float32), "nmf", 3, seed=0)
@@ -134,10 +146,12 @@ def fit_directions(
     """
     check_choice("method", method, METHODS)
     count, channels = activations.shape
-    check_count("n", n, 1, channels)
+    check_count("n", n, 1, _most(method, channels))
     if count < max(n, 2):
         raise bad_value("activations", activations, f"{max(n, 2)} positions or more", "draw more, or fit fewer")
     mean = activations.mean(axis=0, dtype=np.float64)
+    if method == "sae":
+        return _sparse_rows(activations, n, seed)
     if method == "random":
         normal = np.random.default_rng(seed).normal(size=(channels, channels))
         orthogonal, upper = np.linalg.qr(normal)
@@ -155,6 +169,46 @@ def fit_directions(
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths > 0, lengths, 1.0)
     return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy((-rows @ mean).astype(np.float32))
+
+
+def _most(method: str, channels: int) -> int:
+    """How many directions a method may have."""
+    return channels * (OVERCOMPLETE if method == "sae" else 1)
+
+
+def _sparse_rows(
+    activations: Float32[np.ndarray, "S C"], n: int, seed: int
+) -> tuple[Float32[Tensor, "n C"], Float32[Tensor, " n"]]:
+    """The rows and biases of a sparse autoencoder that decodes by the rows that it codes by."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.from_numpy(activations)
+    scale = values.square().sum(dim=1).mean().sqrt().clamp_min(1e-12)
+    values = values / scale
+    drawn = torch.randperm(len(values), generator=generator)  # rows begin at positions, so that they answer to some
+    drawn = drawn[values[drawn].any(dim=1).int().argsort(descending=True, stable=True)][:n]
+    noise = SAE_NOISE * torch.randn((n, values.shape[1]), generator=generator) / values.shape[1] ** 0.5
+    rows = F.normalize(values[drawn] + noise, dim=1).requires_grad_()
+    bias = torch.zeros(n, requires_grad=True)
+    optimizer = torch.optim.Adam([rows, bias], lr=SAE_RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, SAE_STEPS)
+    with torch.enable_grad():
+        for _ in range(SAE_STEPS):
+            batch = values[torch.randint(len(values), (min(SAE_BATCH, len(values)),), generator=generator)]
+            codes = torch.relu(batch @ rows.T + bias)
+            error = (codes @ rows - batch).square().sum(dim=1)
+            optimizer.zero_grad()
+            (error + SPARSITY * codes.sum(dim=1)).mean().backward()
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                rows.copy_(F.normalize(rows, dim=1))
+    rows, bias = rows.detach(), bias.detach()
+    codes = torch.relu(values @ rows.T + bias)
+    left = (codes @ rows - values).square().sum() / (values - values.mean(dim=0)).square().sum().clamp_min(1e-12)
+    of_position, dead = (codes > 0).sum(dim=1).float().mean(), int((codes == 0).all(dim=0).sum())
+    message = "sae rebuilds %.0f %% of the variance, each position of %.1f of its %d units in the mean; %d are dead"
+    log.info(message, 100 * (1 - left), of_position, n, dead)
+    return rows, bias * scale
 
 
 def _components(activations: np.ndarray, method: str, n: int, seed: int) -> Float64[np.ndarray, "n C"]:

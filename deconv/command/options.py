@@ -90,7 +90,9 @@ class Directions(Scanning, WithDirections, WithDraw, WithRule):
     """The options of experiments/directions.py."""
 
     layer: str | None = option(None, "whose channels they are of; null is the last layer of maps before class scores")
-    methods: list[str] = option(["nmf", "pca", "ica", "random"], "how directions are found", filled=True)
+    methods: list[str] = option(
+        ["nmf", "pca", "ica", "random"], "how directions are found: these, and sae", filled=True
+    )
     n: int = option(32, "directions of each method", 1)
     samples: int = option(20000, "positions, drawn from all images by the seed, that they are fitted on", 2)
     k: int = option(9, "strongest peaks of each unit", 1)
