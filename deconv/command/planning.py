@@ -159,7 +159,8 @@ def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule | 
 
 def _images(images: Source) -> str:
     classes = "" if images.labels is None else f", {len(set(images.labels))} classes"
-    return f"{len(images):,} of the source {images.name}{classes}"
+    without = f", {len(images.left_out)} broken shards left out" if images.left_out else ""
+    return f"{len(images):,} of the source {images.name}{classes}{without}"
 
 
 def _network(model: Any, network: Network) -> str:

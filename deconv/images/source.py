@@ -36,6 +36,7 @@ class Source:
     - class_names: the name of each class; None if the classes have no names. Ids of ImageNet classes stay ids here;
       pages and figures show what `deconv.images.class_names.spoken` makes of them.
     - ids: the id of each image; 0 to n - 1 unless this is a part of another source.
+    - left_out: the addresses of shards that could not be had whole, and were allowed to be left out.
 
     >>> import deconv
     >>> photographs = deconv.bundled()
@@ -51,6 +52,7 @@ class Source:
     labels: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
     ids: range | tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -61,7 +63,8 @@ class Source:
 
     def __repr__(self) -> str:
         classes = "" if self.labels is None else f", {len(set(self.labels))} classes"
-        return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}>"
+        without = f", {len(self.left_out)} shards left out" if self.left_out else ""
+        return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}{without}>"
 
     def index_of(self, image_id: int | np.integer) -> int:
         """Return where the image stands in `keys`, `members` and `labels`. Raises BadInput for an id that is not there.
@@ -108,6 +111,7 @@ class Source:
             None if self.labels is None else tuple(self.labels[n] for n in indices),
             self.class_names,
             tuple(self.ids[n] for n in indices),
+            self.left_out,
         )
 
     def provenance(self, content: str | None = None) -> Provenance:
@@ -116,7 +120,8 @@ class Source:
         content: the content hash, where it is known already; else it is computed.
         """
         content = self.content_hash if content is None else content
-        return {"source": {"name": self.name, "images": len(self), "content": content}}
+        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
+        return {"source": {"name": self.name, "images": len(self), "content": content, **left_out}}
 
     @property
     def known_content(self) -> str | None:
