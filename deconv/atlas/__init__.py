@@ -31,7 +31,7 @@ from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import Rule
-from deconv.records import FIELDS, Peaks, shown_side
+from deconv.records import FIELDS, Firing, Peaks, shown_side
 from deconv.records.provenance import check_same, digest
 
 BLOCK_BYTES = 2**27
@@ -71,10 +71,10 @@ def write_atlas(
     - records: a folder that keeps reconstructions and patches for the next time; None keeps none.
     - metrics: further numbers that units are sorted by, {layer: {name: one for each unit, None where there is none}}.
     - mined: the day of the mining, as the front page shows it.
-    - batch_size: images in one forward pass of the count of how units fire.
+    - batch_size: images in one forward pass of the count of how units fire, for peaks that were mined without it.
     - field: what pictures show of receptive fields: "effective", the square about their centre that holds 95 % of the
       first rule's energy, or "full".
-    - engine: where reconstructions are made, by default in this process. Workers in other processes leave them in
+    - engine: where reconstructions are made, and that count, by default in this process. Workers in other processes leave them in
       `records`, which they need.
     - reference: peaks of a larger mining by this network, k=1 or more, with all these layers. Units then stand in the
       order of their strongest scores as shares of those there, which tells what these images really excite.
@@ -108,8 +108,8 @@ def write_atlas(
     reference = None if reference is None else as_reference(network, peaks, reference)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
-        effective = field == "effective"
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, effective, reference)
+        effective, firing = field == "effective", unit_records.firing(batch_size, engine)
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, firing, effective, reference)
         missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         _draw(site, unit_records, missing, engine)
@@ -145,13 +145,13 @@ def _plan_pages(
     title: str,
     metrics: Metrics,
     mined: str | None,
-    batch_size: int,
+    firing: Mapping[str, Firing],
     effective: bool,
     reference: Peaks | None,
 ) -> Atlas:
     """Gather all that the pages show."""
     rule = next(iter(rules.values()))
-    network, peaks, firing = records.network, records.peaks, records.firing(batch_size)
+    network, peaks = records.network, records.peaks
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
     layers = []
     for number, name in enumerate(peaks, start=1):

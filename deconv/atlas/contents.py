@@ -13,8 +13,7 @@ from torch import Tensor
 
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
 from deconv.files import safe_name
-from deconv.mining.firing import Firing
-from deconv.records import LayerPeaks, Peaks, about_centres
+from deconv.records import Firing, LayerPeaks, Peaks, about_centres
 
 Pair = tuple[int, int]
 
