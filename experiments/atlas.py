@@ -44,6 +44,7 @@ def run(options: Atlas, folder: Path) -> Path:
         "records": folder / "records",
         "batch_size": options.batch_size,
         "field": options.field,
+        "beyond": options.beyond,
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks, reference) for layer in prepared.layers}

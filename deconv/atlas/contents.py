@@ -26,6 +26,7 @@ class Layer:
     side: of the square about the field's centre that pictures show of it.
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     reference: the layer's peaks of a larger mining, if there is one.
+    beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Layer:
     firing: Firing
     metrics: Mapping[str, Sequence[float | None]]
     reference: LayerPeaks | None = None
+    beyond: LayerPeaks | None = None
 
     @property
     def folder(self) -> str:
@@ -71,6 +73,11 @@ class Layer:
     def firing_units(self) -> list[int]:
         """The units that fire on an image."""
         return self.peaks.found.any(dim=1).nonzero()[:, 0].tolist()
+
+    @property
+    def units_beyond(self) -> list[int]:
+        """The units with peaks beyond the strongest ones, where these are shown."""
+        return [] if self.beyond is None else self.beyond.found.any(dim=1).nonzero()[:, 0].tolist()
 
     @property
     def dead_units(self) -> list[int]:

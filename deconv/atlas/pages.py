@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deconv.analyses.choosing import describe_share
 from deconv.atlas import contents, drawings, sprites
+from deconv.atlas.beyond import beyond
 from deconv.atlas.contents import Atlas, Layer
 
 ASSETS = ("atlas.css", "atlas.js", "icon.svg")
@@ -99,6 +100,7 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
         "quiet": quiet,
         "bars": drawings.histogram(counts, quiet, width),
         "reach": width * len(counts),
+        "beyond": beyond(layer, unit, plate),
         "alike": [(_thumbnail(layer, other), value) for other, value in firing.most_alike(unit)],
         "metrics": [(name, values[unit]) for name, values in layer.metrics.items() if values[unit] is not None],
         "other_rules": _other_rules(atlas, plate, unit),

@@ -13,9 +13,9 @@ import torch
 from deconv.atlas.blocks import REMEDY, Block, keep
 from deconv.atlas.contents import safe_name
 from deconv.engines import Engine
+from deconv.errors import BadInput
 from deconv.explanations import explain_peaks
 from deconv.explanations.functions import Explanation
-from deconv.errors import BadInput
 from deconv.files import claimed, remove_parts, write_json
 from deconv.images import Source
 from deconv.mining import mine, mine_into
@@ -38,11 +38,9 @@ class UnitRecords:
     peaks: Peaks
     folder: Path | None
 
-    def provenance(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> str:
-        """Return the SHA-256, in hex, of all that decides the pictures of some units."""
-        return digest(self._provenance(layer, rule, units))
-
-    def _provenance(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> Provenance:
+    def _provenance(
+        self, layer: str, rule: Rule | Explanation, units: Sequence[int], peaks: LayerPeaks | None = None
+    ) -> Provenance:
         return build(
             self.network.provenance(),
             self.images.provenance(),
@@ -50,15 +48,23 @@ class UnitRecords:
             rule=rule.name,
             rule_options=rule.options(),
             units=list(units),
-            which_peaks=digest(_rows(self.peaks[layer], list(units))),  # the last by name: it follows from the others
+            which_peaks=digest(
+                _rows(peaks or self.peaks[layer], list(units))
+            ),  # the last by name: it follows from the others
         )
 
-    def block(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> Block:
-        """Return units that fire as a block, whose reconstructions and patches are made and kept together."""
+    def block(
+        self, layer: str, rule: Rule | Explanation, units: Sequence[int], beyond: LayerPeaks | None = None
+    ) -> Block:
+        """Return units that fire as a block, whose reconstructions and patches are made and kept together.
+
+        beyond: other peaks of the layer, beyond the strongest ones, in place of these.
+        """
         name = f"{safe_name(layer)}.{units[0]:04d}-{units[-1]:04d}.{safe_name(rule.name)}"
+        name += "" if beyond is None else ".beyond"
         path = None if self.folder is None else self.folder / name
-        provenance = self._provenance(layer, rule, units)
-        return Block(layer, rule, tuple(units), self.peaks[layer], self.images, path, provenance)
+        provenance = self._provenance(layer, rule, units, beyond)
+        return Block(layer, rule, tuple(units), beyond or self.peaks[layer], self.images, path, provenance)
 
     def pictures(
         self, blocks: Sequence[Block], engine: Engine

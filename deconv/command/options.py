@@ -47,6 +47,9 @@ class Fig2Features(Mining, WithUnits, WithRule, WithReference, WithField):
     choose: str = option(
         "random", "how n_units are chosen: random, by the seed; or strongest, those most excited beside the reference"
     )
+    beyond: bool = option(
+        False, "whether to show images beyond the strongest as well, at quantiles of those that fire the unit"
+    )
     masks: bool = option(False, "whether to show, and to save as PNG files, what in each patch the unit answers to")
 
 
@@ -56,6 +59,9 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
 
     other_rules: list[str] = option(
         [], "rules, and other explanations, shown on each unit's page beside `rule`, as [guided,occlusion]"
+    )
+    beyond: bool = option(
+        False, "whether pages of units show images beyond the strongest as well, at quantiles of those that fire them"
     )
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"

@@ -124,7 +124,8 @@ def _mine_in_shards(folder: Path, scan: Scan, images: Source, precision: str, en
     """Mine shard by shard; but in one go, with nothing in `folder`, what one shard of this process holds."""
     one_shard = len(shards_of(images, engine.shard_size, scan.batch_size)) == 1
     if one_shard and isinstance(engine, Local) and not folder.exists():
-        return mine(scan.network, images, scan.layers, scan.k, scan.batch_size, scan.per_image, precision, scan.counted is not None)
+        firing = scan.counted is not None
+        return mine(scan.network, images, scan.layers, scan.k, scan.batch_size, scan.per_image, precision, firing)
     content = images.known_content or HASHED_BY_SHARD
     work = InShards(folder, engine, images, _provenance(scan, images, content) | {"precision": precision})
     with watched(images), engine.connected():

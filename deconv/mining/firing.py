@@ -176,7 +176,8 @@ def _octaves(values: np.ndarray) -> np.ndarray:
 def save_tallies(path: Path, tallies: Mapping[str, Tally]) -> None:
     """Write the tallies of all layers, which have seen the same images."""
     parts, any_layer = [_tensors(tally) for tally in tallies.values()], next(iter(tallies.values()))
-    tensors = {name: torch.cat([part[name] for part in parts], _axis(name)) for name in TALLY_AXES if name != "image_ids"}
+    of_units = [name for name in TALLY_AXES if name != "image_ids"]
+    tensors = {name: torch.cat([part[name] for part in parts], _axis(name)) for name in of_units}
     units = {layer: len(tally.octave) for layer, tally in tallies.items()}
     about = {"units": units, "images": any_layer.images, "share": any_layer.share}
     save_tensors(path, "tallies", tensors | {"image_ids": parts[0]["image_ids"]}, TALLY_AXES, about, checked=True)

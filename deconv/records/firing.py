@@ -70,8 +70,9 @@ class Firing:
       them that were drawn; -1 where there are fewer.  correlation: Pearson's with each of those, nan without one.
 
     >>> import deconv
-    >>> network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.ReLU()), (1, 1, 1))
-    >>> _ = torch.nn.init.ones_(network.module[0].weight)
+    >>> module = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.ReLU())
+    >>> _ = torch.nn.init.ones_(module[0].weight)
+    >>> network = deconv.Network(module, (1, 1, 1))
     >>> images = torch.tensor([1.0, 2.0, 3.0, 3.1, 0.0]).view(5, 1, 1, 1)
     >>> firing = deconv.mine(network, images, ["1"], firing=True).firing["1"]
     >>> firing.fires_on(0), firing.images
@@ -169,7 +170,7 @@ def bin_edges(octave: int) -> np.ndarray:
     """Return where the bins of a unit begin and the last one ends (BINS + 1), its strongest being in that power of two.
 
     >>> bin_edges(1)[[0, 1, 16, 112, 113, 128]].tolist()
-    [0.0, 0.016601562, 0.03125, 2.0, 2.125, 4.0]
+    [0.0, 0.0166015625, 0.03125, 2.0, 2.125, 4.0]
     """
     exponents, parts = np.divmod(np.arange(BINS + 1), PARTS)
     edges: np.ndarray = np.ldexp(1 + parts / PARTS, exponents + octave - OCTAVES + 1)

@@ -29,7 +29,7 @@ from deconv.records.provenance import Provenance, check_same, weights_hash
 FORMAT = 3
 """Version of the saved forms; an older one is read."""
 WITH_FIRING = 4
-"""That of peaks with counts of how units fire, which are newer than other records; one that is newer still is refused."""
+"""That of peaks with counts of how units fire, the newest: one that is newer still is refused."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
 MEASURES = "measures"
@@ -176,7 +176,8 @@ def metadata_of(
 
     One entry only: safetensors orders several at random, and the bytes should be the same each time.
     """
-    said = {"kind": kind, "format": version or FORMAT, "provenance": provenance} | ({"tensors": checksum} if checksum else {})
+    said = {"kind": kind, "format": version or FORMAT, "provenance": provenance}
+    said |= {"tensors": checksum} if checksum else {}
     return {"deconv": json.dumps(said, sort_keys=True)}
 
 

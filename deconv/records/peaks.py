@@ -161,7 +161,7 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         tensors["layer"] = torch.arange(len(names)).repeat_interleave(rows_of)
         tensors["image_ids"] = torch.tensor(image_ids, dtype=torch.int64)
         tensors["keys"] = torch.frombuffer(bytearray(keys), dtype=torch.uint8)
-        fields = {"layers": names, "provenance": self.provenance}
+        fields: dict[str, Any] = {"layers": names, "provenance": self.provenance}
         if self.firing is None:
             return save_tensors(path, "peaks", tensors, PEAK_AXES, fields, checked=True)
         counted, fields["images"] = joined_firing([self.firing[name] for name in names])
