@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import deconv
 from deconv.atlas import drawings
 from deconv.errors import BadInput, DeconvError, RecordMismatch
 from deconv.mining import mine_into
+from deconv.records.firing import DRAWN
 from tests import atlases
 
 HOSTILE_LAYER = '../"><script>alert(4)</script>'
@@ -277,6 +279,30 @@ def test_peaks_that_say_how_units_fire_give_the_same_site_without_another_pass(
     assert not list((tmp_path / "records").glob("firing*"))
     for path in counted_after.rglob("*.*"):
         assert path.read_bytes() == (counted_before / path.relative_to(counted_after)).read_bytes()
+
+
+def test_pages_show_what_lies_beyond_the_top_if_asked(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks, site = deconv.mine(net, images, ["two"], firing=True), tmp_path / "site"
+    assert peaks.firing is not None
+    firing, records = peaks.firing["two"], tmp_path / "records"
+    deconv.write_atlas(net, peaks, images, site, records=records)
+    without = {path.name for path in (site / "01-two").iterdir()}
+    deconv.write_atlas(net, peaks, images, site, records=records, beyond=True)
+    for unit in peaks["two"].found.any(dim=1).nonzero().flatten().tolist():
+        page, steps = Page(site / f"01-two/unit-{unit:04d}.html"), firing.steps(unit)
+        for step in steps:
+            assert step.name[1:] in page.text
+        (plate,) = (site / "01-two").glob(f"unit-{unit:04d}-beyond.*")
+        with Image.open(plate) as picture:
+            assert picture.width % (2 * DRAWN) == 0 and picture.height // len(steps) == picture.width // (2 * DRAWN)
+        shown = [attributes for tag, attributes in page.elements if attributes.get("href") == plate.name]
+        assert len(shown) == 2 * sum(len(step.drawn) for step in steps)
+    before = times(site)
+    deconv.write_atlas(net, peaks, images, site, records=records, beyond=True)
+    assert {name for name, time in times(site).items() if before[name] != time} <= {"atlas.json"}
+    deconv.write_atlas(net, peaks, images, site, records=records)
+    assert {path.name for path in (site / "01-two").iterdir()} == without
 
 
 def test_a_record_of_counts_without_counts_is_refused(tmp_path: Path) -> None:

@@ -15,13 +15,17 @@ import deconv
 from deconv import files
 from deconv.engines.local import Local
 from deconv.errors import BadInput
+from deconv.figures.beyond import beyond_panels
+from deconv.figures.page import TILE
+from deconv.figures.pictures import on_grid, recon_tiles
 from deconv.mining import firing as tallies
 from deconv.mining import mine_into
+from deconv.mining.beyond import peaks_beyond
 from deconv.mining.firing import Tally, lots_of
-from deconv.records import Firing, Peaks
+from deconv.records import Firing, Patches, Peaks, Reconstructions
 from deconv.records.firing import BINS, DRAWN, OCTAVES, PARTS, STEPS, bin_edges
 from tests.promises import GOES_ON, SAME_BYTES, fault
-from tests.samples import photographs, with_preprocessing
+from tests.samples import images, network, photographs, with_preprocessing
 
 SEED = 0
 
@@ -149,12 +153,12 @@ def test_quantiles_are_those_of_the_images_that_fire_the_unit() -> None:
     values = np.concatenate([values, np.zeros((50, 1), np.float32)])
     steps = fires(values).steps(0)
     assert [(step.name, step.low, step.high, step.images) for step in steps] == [
-        ("99 %", 96, 112, 5), ("90 %", 80, 96, 16), ("median", 48, 56, 8), ("just above zero", 1, 1.25, 1)
+        ("99 %", 96, 112, 5), ("90 %", 80, 96, 16), ("median", 48, 56, 8), ("weakest", 1, 1.25, 1)
     ]  # fmt: skip
     for step in steps:
         assert len(step.drawn) == min(step.images, DRAWN)
         assert all(step.low <= values[image, 0] < step.high for image in step.drawn)
-    assert [step.name for step in fires(values[:1]).steps(0)] == ["99 % and 90 % and median and just above zero"]
+    assert [step.name for step in fires(values[:1]).steps(0)] == ["99 % and 90 % and median and weakest"]
 
 
 def test_lots_hang_on_keys_and_are_spread_evenly() -> None:
@@ -176,9 +180,9 @@ def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
     whole.see(values, np.arange(300), image_lots)
     order = {0: np.argsort(values[:, 0]), 1: np.argsort(-values[:, 0])}.get(seed, chance.permutation(300))
     parts = []
-    for images in np.array_split(order, np.sort(chance.integers(0, 300, 12))):
+    for shard in np.array_split(order, np.sort(chance.integers(0, 300, 12))):
         parts.append(Tally(4, 0.5))
-        for batch in np.array_split(images, chance.integers(1, 5)):
+        for batch in np.array_split(shard, chance.integers(1, 5)):
             if len(batch):
                 parts[-1].see(values[batch], batch, image_lots[batch])
     while len(parts) > 1:
@@ -193,9 +197,9 @@ def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
 def test_tallies_survive_the_disk(tmp_path: Path) -> None:
     values, image_lots = maxima(60, 5), lots(60)
     halves = [{"a": Tally(2, 0.5), "b": Tally(3, 0.5)} for _ in range(2)]
-    for half, images in zip(halves, (np.arange(30), np.arange(30, 60)), strict=True):
-        half["a"].see(values[images, :2], images, image_lots[images])
-        half["b"].see(values[images, 2:], images, image_lots[images])
+    for half, seen in zip(halves, (np.arange(30), np.arange(30, 60)), strict=True):
+        half["a"].see(values[seen, :2], seen, image_lots[seen])
+        half["b"].see(values[seen, 2:], seen, image_lots[seen])
     tallies.save_tallies(tmp_path / "half.safetensors", halves[1])
     loaded = tallies.load_tallies(tmp_path / "half.safetensors", ["b", "a"])
     for layer in "ab":
@@ -289,9 +293,73 @@ def test_counts_of_other_units_are_refused(tmp_path: Path) -> None:
         Peaks.load(wrong.save(tmp_path / "peaks.safetensors"))
 
 
+# --- beyond the top -------------------------------------------------------------------------------------------------
+
+
+def test_peaks_beyond_the_top_lie_where_the_drawn_images_are_strongest() -> None:
+    net, given = network(), images(40)
+    peaks = deconv.mine(net, given, ["one", "two"], k=2, batch_size=8, firing=True)
+    assert peaks.firing is not None
+    beyond = peaks_beyond(net, given, peaks, batch_size=8)
+    for layer, of_layer in beyond.items():
+        maps, firing = net.forward(given, [layer])[layer], peaks.firing[layer]
+        for unit in range(len(of_layer.score)):
+            steps = firing.steps(unit)
+            ranked = []
+            for step in steps:
+                strongest = {image: maps[image, unit].flatten().max(dim=0) for image in step.drawn}
+                order = sorted(step.drawn, key=lambda image: (-float(strongest[image].values), image))
+                ranked += [(image, *divmod(int(strongest[image].indices), maps.shape[3])) for image in order]
+            columns = of_layer.image[unit], of_layer.row[unit], of_layer.col[unit]
+            places = list(zip(*(column.tolist() for column in columns), strict=True))
+            assert places[: len(ranked)] == ranked and all(place == (-1, -1, -1) for place in places[len(ranked) :])
+            scores = of_layer.score[unit, : len(ranked)]
+            torch.testing.assert_close(scores, maps[[image for image, _, _ in ranked], unit].amax(dim=(1, 2)))
+    few = peaks_beyond(net, given, peaks, {"two": [3, 0]}, batch_size=8)
+    assert list(few) == ["two"] and few["two"].found.any(dim=1).nonzero().flatten().tolist() == [0, 3]
+    assert torch.equal(few["two"].image[3], beyond["two"].image[3])
+
+
+def test_beyond_the_top_of_photographs_and_of_a_part_of_them(tmp_path: Path) -> None:
+    net, source = with_preprocessing(), photographs(tmp_path / "photos", 9)
+    peaks = deconv.mine(net, source, ["two"], k=1, firing=True)
+    beyond = peaks_beyond(net, source, peaks)["two"]
+    assert peaks.firing is not None and beyond.found.any()
+    drawn = beyond.image[beyond.found].unique().tolist()
+    assert torch.equal(peaks_beyond(net, source.part(drawn), peaks)["two"].image, beyond.image)
+    recon = deconv.project_peaks(net, source, "two", beyond, [0])  # which compares the scores
+    assert len(recon) == sum(len(step.drawn) for step in peaks.firing["two"].steps(0))
+
+
+def test_a_row_of_panels_for_each_unit() -> None:
+    """A top, three quantiles in steps of their own and an empty place, since the weakest lie where the median does."""
+    values = np.array([[1.0]] * 30 + [[4.0]] * 20 + [[9.0]])
+    firing = fires(np.concatenate([values, np.zeros_like(values)], axis=1))
+    names = [step.name for step in firing.steps(0)]
+    assert names == ["99 %", "90 %", "median and weakest"]
+    pixels, zeros = torch.randn(9, 3, 5, 5), torch.zeros(9, dtype=torch.int64)
+    box = torch.tensor([[0, 0, 5, 5]]).repeat(9, 1)
+    recon = Reconstructions("1", "deconvnet", pixels, torch.ones(9), box, box, zeros, zeros, zeros, zeros, (5, 5))
+    patches = Patches(torch.zeros(9, 3, 5, 5, dtype=torch.uint8), torch.ones(9, 5, 5, dtype=torch.bool), box, zeros)
+    layer = beyond_panels((recon, patches), (recon, patches), firing, [0, 1])
+    labels = [panel.label for panel in layer.units]
+    assert labels == [
+        "unit 0: top\n1 at most", "99 %\n8 to 10, 1 image", "90 %\n4 to 5, 20 images",
+        "median and weakest\n1 to 1.25, 30 images", "",
+    ]  # fmt: skip
+    assert layer.abreast == 5 and {panel.size for panel in layer.units} == {layer.units[0].size}
+    shown = on_grid(recon_tiles(pixels[1:5], TILE), 2, 2, places=4)
+    assert np.array_equal(layer.units[2].blocks[0], shown)  # the one of 99 % is the first
+
+
 def test_mistakes_are_one_line() -> None:
     with pytest.raises(BadInput, match="firing: given True; expected False with precision=bfloat16: .* in float32"):
         deconv.mine(identity(1), torch.ones(2, 1, 1, 1), ["1"], precision="bfloat16", firing=True)
+    plain = deconv.mine(network(), images(4), ["one"], k=1)
+    with pytest.raises(BadInput, match="these peaks were mined without firing=True; .*: mine again"):
+        peaks_beyond(network(), images(4), plain)
+    with pytest.raises(BadInput, match="units"):
+        peaks_beyond(network(), images(4), deconv.mine(network(), images(4), ["one"], firing=True), {"one": [6]})
     firing = fires(maxima(9, 2))
     for ask in (firing.fires_on, firing.steps, firing.histogram, firing.most_alike):
         with pytest.raises(BadInput, match="unit"):

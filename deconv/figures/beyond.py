@@ -1,4 +1,4 @@
-"""Beyond the top: units in a row each, from the strongest images to those that are just above zero."""
+"""Beyond the top: units in a row each, from the strongest images to the weakest that fire them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def beyond_panels(
             rows = np.flatnonzero((beyond[0].channel == unit).numpy())
             ends = accumulate((len(step.drawn) for step in steps), initial=0)
             for step, (first, last) in zip(steps, pairwise(ends), strict=True):
-                label = f"{step.name}\n{_short(step.low)} to {_short(step.high)}, of {step.images:,}"
+                images = f"{step.images:,} image{'' if step.images == 1 else 's'}"
+                label = f"{step.name}\n{_short(step.low)} to {_short(step.high)}, {images}"
                 row.append(UnitPanel(label, _blocks(*beyond, rows[first:last])))
             blank = tuple(np.full_like(block, 255) for block in row[0].blocks)
             panels += row + [UnitPanel("", blank)] * (1 + len(QUANTILES) - len(row))

@@ -1,4 +1,4 @@
-"""Beyond the top: the peaks of units in images that were drawn of weaker activations, down to just above zero."""
+"""Beyond the top: the peaks of units in images that were drawn of weaker activations, down to the weakest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def peaks_beyond(
     >>> peaks = deconv.mine(network, images, ["1"], k=1, firing=True)
     >>> beyond = peaks_beyond(network, images, peaks)["1"]
     >>> [step.name for step in peaks.firing["1"].steps(0)]
-    ['99 % and 90 %', 'median', 'just above zero']
+    ['99 % and 90 %', 'median', 'weakest']
     >>> beyond.score[0, :3].tolist(), beyond.image[0, :4].tolist(), beyond.col[0, :3].tolist()
     ([3.0, 1.0, 0.5], [2, 0, 3, -1], [1, 1, 1])
     """

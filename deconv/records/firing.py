@@ -31,7 +31,7 @@ DRAWN = 4
 """Images that are drawn of each step."""
 ALIKE = 6
 """Units that are named as the most alike, at most."""
-QUANTILES = {"99 %": 0.99, "90 %": 0.9, "median": 0.5, "just above zero": 0.0}
+QUANTILES = {"99 %": 0.99, "90 %": 0.9, "median": 0.5, "weakest": 0.0}
 """What stands below the strongest images: shares of the images that fire the unit that are no stronger."""
 FIRING_AXES: Axes = {
     "counts": (torch.int64, f"U {BINS}"),
