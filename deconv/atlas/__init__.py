@@ -25,7 +25,6 @@ from deconv.explanations import AnyExplanation, as_explanation, check_explanatio
 from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
-from deconv.images.class_names import spoken
 from deconv.mining.beyond import peaks_beyond
 from deconv.network import Network
 from deconv.progress import track
@@ -54,6 +53,7 @@ def write_atlas(
     field: str = "effective",
     reference: Peaks | None = None,
     beyond: bool = False,
+    circuits: bool = True,
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
@@ -77,6 +77,9 @@ def write_atlas(
     - beyond: whether pages of units show images beyond the strongest as well, drawn at quantiles of those that fire the
       unit, with what the first rule makes of them: one more pass over these images, and up to 16 more reconstructions
       of each unit.
+    - circuits: whether each unit's page leads to the lower units that its peaks are made of, and to those that it is
+      part of, by the first of `rules` that is a rule (functions alone have no such parts); all units are sent back once
+      more for it, in this process, unless `records` has it.
 
     Raises RecordMismatch, naming the difference, for peaks of other weights or images, for a reference of other weights
     and for records of other peaks; UnknownName for a layer that the reference lacks; UnknownName and
@@ -108,7 +111,7 @@ def write_atlas(
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
         effective, firing = field == "effective", unit_records.firing(batch_size, engine)
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, firing, effective, reference, beyond)
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, firing, effective, reference, beyond, circuits)
         missing = [part for layer in atlas.layers for part in plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         draw(site, unit_records, missing, engine)
@@ -148,14 +151,17 @@ def _plan_pages(
     effective: bool,
     reference: Peaks | None,
     beyond: bool,
+    circuits: bool,
 ) -> Atlas:
     """Gather all that the pages show."""
     rule = next(iter(rules.values()))
+    sends_back = next((rule for rule in rules.values() if isinstance(rule, Rule)), None) if circuits else None
     network, peaks = records.network, records.peaks
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
     weaker = peaks_beyond(network, records.images, replace(peaks, firing=firing)) if beyond else {}
-    layers = []
-    for number, name in enumerate(peaks, start=1):
+    layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
+    for name, number in numbers.items():
+        parts = None if sends_back is None else records.made_of(name, sends_back)
         field = network.receptive_field(name, input_size)
         layer = Layer(
             name,
@@ -170,19 +176,11 @@ def _plan_pages(
             metrics=metrics.get(name, {}),
             reference=None if reference is None else reference[name],
             beyond=weaker.get(name),
+            made_of=None if parts is None else (numbers[parts[0]], parts[1]),
         )
         layers.append(layer)
-    classes = _classes(records.images, peaks)
+    classes = records.classes()
     return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined, reference)
-
-
-def _classes(images: Source, peaks: Peaks) -> dict[int, str]:
-    """What each image shows, in words, where its source says so."""
-    if images.labels is None:
-        return {}
-    names = images.class_names
-    labels = {image_id: images.labels[images.index_of(image_id)] for image_id in peaks.image_keys}
-    return {image_id: spoken(names[label]) if names else f"class {label}" for image_id, label in labels.items()}
 
 
 def _files(atlas: Atlas) -> Iterator[str]:

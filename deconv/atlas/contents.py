@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
@@ -27,6 +27,7 @@ class Layer:
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     reference: the layer's peaks of a larger mining, if there is one.
     beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
+    made_of: the number of the lower layer, and what its units pass on of each unit's activations; None if not known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Layer:
     metrics: Mapping[str, Sequence[float | None]]
     reference: LayerPeaks | None = None
     beyond: LayerPeaks | None = None
+    made_of: tuple[int, Float[Tensor, "units lower_units"]] | None = None
 
     @property
     def folder(self) -> str:

@@ -21,6 +21,7 @@ from deconv.command.shared import (
     WithDirections,
     WithDraw,
     WithExplanations,
+    WithField,
     WithLayers,
     WithModel,
     WithReference,
@@ -32,24 +33,13 @@ from deconv.training.recipe import Settings
 
 
 @dataclass
-class WithField(Options):
-    """An experiment that shows reconstructions beside their patches."""
-
-    field: str = option(
-        "effective", "of each receptive field: effective, the middle that holds 95 % of the energy, or full"
-    )
-
-
-@dataclass
 class Fig2Features(Mining, WithUnits, WithRule, WithReference, WithField):
     """The options of experiments/fig2_features.py."""
 
     choose: str = option(
         "random", "how n_units are chosen: random, by the seed; or strongest, those most excited beside the reference"
     )
-    beyond: bool = option(
-        False, "whether to show images beyond the strongest as well, at quantiles of those that fire the unit"
-    )
+    beyond: bool = option(False, "whether to show weaker images as well, at quantiles of those that fire the unit")
     masks: bool = option(False, "whether to show, and to save as PNG files, what in each patch the unit answers to")
 
 
@@ -60,11 +50,25 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
     other_rules: list[str] = option(
         [], "rules, and other explanations, shown on each unit's page beside `rule`, as [guided,occlusion]"
     )
-    beyond: bool = option(
-        False, "whether pages of units show images beyond the strongest as well, at quantiles of those that fire them"
+    beyond: bool = option(False, "whether units show weaker images as well, at quantiles of those that fire them")
+    circuits: bool = option(
+        True, "whether units lead to the lower ones that they are made of, and to those that they are part of"
     )
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"
+    )
+
+
+@dataclass
+class Circuit(Mining, WithUnits, WithRule):
+    """The options of experiments/circuit.py."""
+
+    layer: str | None = option(None, "of the units; null is the last that has maps of more than one position")
+    layers: list[str] | None = option(
+        None, "lower ones that the tree goes through; null spreads a layer for each of `branches`", filled=True
+    )
+    branches: list[int] = option(
+        [3, 2, 2, 2], "strongest lower units that a unit of each layer has in the tree, from above", 1, filled=True
     )
 
 
@@ -197,8 +201,6 @@ class Training(WithCache):
 class Train(Training, WithModel):
     """The options of experiments/train.py."""
 
-    device: str = option("cpu", "where the network is trained: cpu, or cuda for a GPU")
-
 
 @dataclass
 class Table3Ablation(Training):
@@ -276,6 +278,7 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
 
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
+    "circuit": Circuit,
     "compare_rules": CompareRules,
     "directions": Directions,
     "fig2_features": Fig2Features,

@@ -53,6 +53,7 @@ class Options:
     folder: str | None = option(
         None, "where the run goes; one that exists is taken up; null is outputs/<experiment>/<time>"
     )
+    device: str = option("cpu", "what networks work on: cpu, or cuda for a GPU, cuda:1 for the second")
 
 
 @dataclass
@@ -146,3 +147,12 @@ class WithRule(Options):
     """An experiment that sends signals back to pixels by one rule."""
 
     rule: Rule = field(default_factory=Rule, metadata={"help": "the way back to pixels"})
+
+
+@dataclass
+class WithField(Options):
+    """An experiment that shows reconstructions beside their patches."""
+
+    field: str = option(
+        "effective", "of each receptive field: effective, the middle that holds 95 % of the energy, or full"
+    )

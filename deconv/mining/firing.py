@@ -19,8 +19,6 @@ from deconv.mining.topk import TopK
 from deconv.records.firing import ALIKE, BINS, DRAWN, OCTAVES, PARTS, STEPS, Firing
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 
-CORRELATED = 4096
-"""Images over which units are correlated, about: all of them where there are no more, 16 KB a unit."""
 MANTISSA = 23 - 4
 """Bits of a float32 below those that tell a bin: its sign and exponent, and the four bits after these."""
 BIAS = 127

@@ -12,12 +12,13 @@ from torch import Tensor
 from deconv.errors import BadInput
 from deconv.images import Source
 from deconv.images.batches import batches
-from deconv.mining.firing import CORRELATED, Tally, lots_of
+from deconv.mining.firing import Tally, lots_of
 from deconv.mining.partials import Partial
 from deconv.mining.topk import TopK
 from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
 from deconv.progress import track
+from deconv.records.firing import CORRELATED
 
 EXTREMES = 8
 """Images that a scan in bfloat16 remembers for the largest pixels, and for the strongest activation at each layer."""
