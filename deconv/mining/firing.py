@@ -25,6 +25,8 @@ BIAS = 127
 """Of the exponent of a float32."""
 LOWEST = np.int64(-BIAS)
 """The octave of a unit that has not fired: no number is smaller."""
+AT_ONCE = 128
+"""Images that are counted together: what that costs beside the images goes with units times bins."""
 LOTS = 2**24
 """Different lots: as many as a float32 tells apart."""
 TALLY_AXES: Axes = {
@@ -69,11 +71,23 @@ class Tally:
         self.image_ids: list[Int64[np.ndarray, " n"]] = []
         self.strongest: list[Float[np.ndarray, "n units"]] = []
         """Of the images over which units are correlated."""
+        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        """What was seen and is not counted yet, of fewer than AT_ONCE images."""
 
     def see(
         self, maxima: Float[np.ndarray, "n units"], image_ids: Int64[np.ndarray, " n"], lots: Float[np.ndarray, " n"]
     ) -> None:
-        """Count the strongest activations, float32, of n images."""
+        """Count the strongest activations, float32, of n images, now or with the next ones."""
+        self.waiting.append((maxima, image_ids, lots))
+        if sum(len(image_ids) for _, image_ids, _ in self.waiting) >= AT_ONCE:
+            self.count()
+
+    def count(self) -> None:
+        """Count what is waiting."""
+        if not self.waiting:
+            return
+        maxima, image_ids, lots = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
+        self.waiting = []
         self.images += len(maxima)
         if (chosen := lots >= 1 - self.share).any():
             self.image_ids.append(image_ids[chosen])
@@ -90,6 +104,8 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add what was counted over other images."""
+        self.count()
+        other.count()
         self._raise(other.octave)
         other = other._copy()
         other._raise(self.octave)
@@ -101,6 +117,7 @@ class Tally:
 
     def firing(self) -> Firing:
         """Return what was counted."""
+        self.count()
         alike, correlation = self._alike()
         octave = np.where(self.counts.any(axis=1), self.octave, 0)
         drawn = self.drawn.image.reshape(len(octave), STEPS, DRAWN)
@@ -203,6 +220,7 @@ def _axis(name: str) -> int:
 
 
 def _tensors(tally: Tally) -> dict[str, Tensor]:
+    tally.count()
     image_ids, strongest = tally._gathered()
     shape = (len(tally.octave), STEPS, DRAWN)
     columns = {
