@@ -33,7 +33,8 @@ def run(options: Atlas, folder: Path) -> Path:
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.safetensors"
     measured = {} if options.compared is None else measured_layers(Path(options.compared), prepared.layers, rules[0])
     reference = open_reference(options, network, prepared.images, prepared.layers)
-    peaks = prepared.mine(record, options.k, options.per_image)
+    counted = options.precision == "float32"  # else `write_atlas` counts how units fire, in a pass of its own
+    peaks = prepared.mine(record, options.k, options.per_image, firing=counted)
     metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
     shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
     site: dict[str, Any] = {
@@ -44,6 +45,7 @@ def run(options: Atlas, folder: Path) -> Path:
         "records": folder / "records",
         "batch_size": options.batch_size,
         "field": options.field,
+        "beyond": options.beyond,
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks, reference) for layer in prepared.layers}

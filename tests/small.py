@@ -49,13 +49,13 @@ def networks(home: Path) -> list[str]:
 
 
 SMALL: dict[str, Callable[[Path], list[str]]] = {
-    "atlas": lambda home: [*MINED, "layers=[conv1]"],
+    "atlas": lambda home: [*MINED, "layers=[conv1]", "beyond=true"],
     "circuit": lambda home: [*ALEXNET, "k=2", "n_units=2", "layer=conv3", "branches=[2,1]"],
     "compare_rules": lambda home: [*MINED, "layers=[conv2]", "n_units=2", "against=[gradient,centre]"],
     "directions": lambda home: [
         *ALEXNET, "layer=conv2", "methods=[nmf,random]", "n=4", "samples=200", "k=2", "n_units=2"
     ],
-    "fig2_features": lambda home: [*MINED, "n_units=2"],
+    "fig2_features": lambda home: [*MINED, "n_units=2", "beyond=true"],
     "fig4_evolution": snapshots,
     "fig5_invariance": lambda home: [*SQUEEZENET, "translation=[-8,8,8]", "scale=[1,1.2,0.2]", "rotation=[0,90,90]"],
     "fig6_filters": networks,

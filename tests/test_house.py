@@ -34,7 +34,7 @@ HOUSE = {
     "notebooks": Room(),
     "progress": Room(),
     "files": Room("errors", doors="importing shipped"),
-    "records": Room("errors notebooks files", doors="formats provenance"),
+    "records": Room("errors notebooks files", doors="firing formats provenance"),
     "images": Room(
         "errors progress files records", doors="ahead batches cached class_names decoding members preprocessing shards"
     ),
@@ -43,7 +43,7 @@ HOUSE = {
         doors="classes directions graph incremental operations receptive_field roles spatial",
     ),
     "engines": Room("errors network", doors="local"),
-    "mining": Room("errors progress files records images network engines", doors="firing"),
+    "mining": Room("errors progress files records images network engines", doors="beyond"),
     "projection": Room("errors progress records images network", doors="masks patches responses rules"),
     "explanations": Room("errors progress files records images network projection", doors="functions fields"),
     "models": Room("errors files records images network", doors="directions loading presets"),
@@ -81,7 +81,7 @@ UPWARD = {("notebooks", "figures")}
 KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
-FOR_ALL_FIGURES = ("html", "masks", "page", "pictures", "strongest")
+FOR_ALL_FIGURES = ("beyond", "html", "masks", "page", "pictures", "strongest")
 FOR_ALL_ANALYSES = ("choosing", "reframing")
 """Modules that are no analysis of their own; reframing makes the pictures that invariance measures."""
 

@@ -13,7 +13,7 @@ from PIL import Image
 from deconv.atlas import pages, site, sprites
 from deconv.atlas.contents import Atlas, Layer
 from deconv.figures import pictures
-from deconv.mining.firing import BINS, Firing
+from deconv.mining.firing import Tally
 from deconv.records import LayerPeaks
 from tests import atlases
 
@@ -36,7 +36,7 @@ def layer_of(units: int, field: int) -> Layer:
     place = torch.arange(9).repeat(units, 1)
     box = torch.tensor([0, 0, field, field]).expand(units, 9, 4)
     peaks = LayerPeaks(torch.rand(units, 9, generator=torch.Generator().manual_seed(0)), place, place, place, box)
-    firing = Firing(9, [[1] * BINS] * units, [0.1234] * units, [[]] * units, [[]] * units)
+    firing = Tally(units, 1.0).firing()
     return Layer("features.10.cat", 1, (12, 12), (field, field), field, (8, 8), (224, 224), peaks, firing, {})
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
 from deconv.files import safe_name
-from deconv.mining.firing import Firing
-from deconv.records import LayerPeaks, Peaks, about_centres
+from deconv.records import Firing, LayerPeaks, Peaks, about_centres
 
 Pair = tuple[int, int]
 
@@ -27,6 +26,7 @@ class Layer:
     side: of the square about the field's centre that pictures show of it.
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     reference: the layer's peaks of a larger mining, if there is one.
+    beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
     made_of: the number of the lower layer, and what its units pass on of each unit's activations; None if not known.
     """
 
@@ -41,6 +41,7 @@ class Layer:
     firing: Firing
     metrics: Mapping[str, Sequence[float | None]]
     reference: LayerPeaks | None = None
+    beyond: LayerPeaks | None = None
     made_of: tuple[int, Float[Tensor, "units lower_units"]] | None = None
 
     @property
@@ -74,6 +75,11 @@ class Layer:
     def firing_units(self) -> list[int]:
         """The units that fire on an image."""
         return self.peaks.found.any(dim=1).nonzero()[:, 0].tolist()
+
+    @property
+    def units_beyond(self) -> list[int]:
+        """The units with peaks beyond the strongest ones, where these are shown."""
+        return [] if self.beyond is None else self.beyond.found.any(dim=1).nonzero()[:, 0].tolist()
 
     @property
     def dead_units(self) -> list[int]:

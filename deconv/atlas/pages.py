@@ -17,7 +17,9 @@ from torch import Tensor
 
 from deconv.analyses.choosing import describe_share
 from deconv.atlas import contents, drawings, sprites
+from deconv.atlas.beyond import beyond
 from deconv.atlas.contents import Atlas, Layer
+from deconv.records.firing import CORRELATED
 
 ASSETS = ("atlas.css", "atlas.js", "icon.svg")
 POLICY = (
@@ -94,16 +96,18 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
     """Return what a unit's page shows of it."""
     plate, firing = sprites.plate_of(layer), layer.firing
     quiet = firing.images - firing.fires_on(unit)
-    top = layer.peaks.score[unit, 0].item()
-    alike = zip(firing.alike[unit], firing.correlation[unit], strict=True)
+    counts, width = firing.histogram(unit)
     return {
         "unit": unit,
         "plate": plate,
         "peaks": _peaks(atlas, layer, unit, plate),
         "strength": _describe_strength(atlas, layer, unit),
         "quiet": quiet,
-        "bars": drawings.histogram(firing.counts[unit], quiet, top),
-        "alike": [(_thumbnail(layer, other), value) for other, value in alike],
+        "bars": drawings.histogram(counts, quiet, width),
+        "reach": width * len(counts),
+        "beyond": beyond(layer, unit, plate),
+        "alike": [(_thumbnail(layer, other), value) for other, value in firing.most_alike(unit)],
+        "correlated": CORRELATED,
         "made_of": _made_of(atlas, layer, unit),
         "part_of": _part_of(atlas, layer, unit),
         "metrics": [(name, values[unit]) for name, values in layer.metrics.items() if values[unit] is not None],

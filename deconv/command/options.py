@@ -41,6 +41,7 @@ class Fig2Features(Mining, WithUnits, WithRule, WithReference, WithField):
     choose: str = option(
         "random", "how n_units are chosen: random, by the seed; or strongest, those most excited beside the reference"
     )
+    beyond: bool = option(False, "whether to show weaker images as well, at quantiles of those that fire the unit")
     masks: bool = option(False, "whether to show, and to save as PNG files, what in each patch the unit answers to")
 
 
@@ -51,6 +52,7 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
     other_rules: list[str] = option(
         [], "rules, and other explanations, shown on each unit's page beside `rule`, as [guided,occlusion]"
     )
+    beyond: bool = option(False, "whether units show weaker images as well, at quantiles of those that fire them")
     circuits: bool = option(
         True, "whether units lead to the lower ones that they are made of, and to those that they are part of"
     )

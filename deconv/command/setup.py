@@ -71,15 +71,15 @@ class Prepared:
     batch_size: int
     precision: str
 
-    def mine(self, record: Path, k: int, per_image: int = 1) -> Peaks:
-        """Return the peaks of all layers, which `record` keeps; raises as `deconv.mining.mine_into`.
+    def mine(self, record: Path, k: int, per_image: int = 1, firing: bool = False) -> Peaks:
+        """Return the peaks of all layers, which `record` keeps; takes `firing` and raises as `deconv.mining.mine_into`.
 
         Within `rehearsing` it raises WorkBegins instead.
         """
         if _rehearsing.get():
             raise WorkBegins(self, record, k, per_image)
         counts: dict[str, Any] = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
-        how: dict[str, Any] = {"precision": self.precision, "engine": self.engine}
+        how: dict[str, Any] = {"precision": self.precision, "engine": self.engine, "firing": firing}
         return mine_into(record, self.network, self.images, self.layers, **counts, **how)
 
 
