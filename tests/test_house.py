@@ -40,7 +40,7 @@ HOUSE = {
     ),
     "network": Room(
         "errors notebooks images records",
-        doors="classes directions graph incremental operations receptive_field roles spatial",
+        doors="classes directions graph incremental operations receptive_field roles spatial squares",
     ),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="firing"),
@@ -49,7 +49,7 @@ HOUSE = {
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls judging measuring sufficiency tasks",
+        doors="controls judging measuring predicting sufficiency tasks trials",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(

@@ -96,6 +96,28 @@ class SanityChecks(Scanning, WithModel, WithLayers, WithUnits, WithExplanations)
 
 
 @dataclass
+class Predict(Scanning, WithDirections, WithLayers, WithUnits, WithRule, WithExplanations):
+    """The options of experiments/predict.py."""
+
+    against: list[str] = option(
+        [
+            *("guided", "gradient", "activation_map", "gradient_times_input", "other_unit", "random_weights"),
+            *("edges", "random_mask", "centre"),
+        ],
+        "what is asked beside `rule`, by name: other rules, explanations such as smoothgrad, controls",
+    )
+    references: int = option(9, "each unit's strongest images, which explanations may know", 1)
+    queries: int = option(6, "each unit's images of the ranks after those, on which squares lie", 1)
+    squares: list[float] = option(
+        [0.3, 0.4, 0.5], "sides of the squares, as fractions of the image's shorter side", filled=True
+    )
+    stride: int | None = option(
+        None, "pixels from one position of a square to the next; null is an eighth of that side (paper: 2 of 224)", 1
+    )
+    fill: str = option("grey", "of the squares: grey, the mean colour; covered, the mean of what they cover (paper)")
+
+
+@dataclass
 class Fig4Evolution(Scanning, WithModel, WithUnits, WithRule):
     """The options of experiments/fig4_evolution.py."""
 
@@ -277,6 +299,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "fig5_invariance": Fig5Invariance,
     "fig6_filters": Fig6Filters,
     "fig7_occlusion": Fig7Occlusion,
+    "predict": Predict,
     "sanity_checks": SanityChecks,
     "table1_correspondence": Table1Correspondence,
     "table3_ablation": Table3Ablation,
