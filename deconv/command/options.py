@@ -16,28 +16,22 @@ from omegaconf import MISSING
 from deconv.command.shared import (
     Mining,
     Options,
+    Probing,
     Scanning,
     WithCache,
     WithDirections,
     WithDraw,
     WithExplanations,
+    WithField,
     WithLayers,
     WithModel,
+    WithPhotographs,
     WithReference,
     WithRule,
     WithUnits,
     option,
 )
 from deconv.training.recipe import Settings
-
-
-@dataclass
-class WithField(Options):
-    """An experiment that shows reconstructions beside their patches."""
-
-    field: str = option(
-        "effective", "of each receptive field: effective, the middle that holds 95 % of the energy, or full"
-    )
 
 
 @dataclass
@@ -142,18 +136,6 @@ class Fig6Filters(Scanning, WithDraw, WithRule):
 
 
 @dataclass
-class WithPhotographs(WithModel):
-    """An experiment on a few photographs, with their classes."""
-
-    images: list[int | str] | None = option(
-        None, "keys or numbers of photographs; null: the first ones", 0, filled=True
-    )
-    labels: list[int | str] | None = option(
-        None, "the true class of each, by name or number; null is what the network finds most probable", 0
-    )
-
-
-@dataclass
 class Fig5Invariance(WithPhotographs):
     """The options of experiments/fig5_invariance.py."""
 
@@ -226,21 +208,6 @@ class Table3Ablation(Training):
     variants: dict[str, dict[str, Any] | None] = option(
         {}, "title; model and what replaces its settings; paper: its validation error, top-1 and top-5, in %"
     )
-
-
-@dataclass
-class Probing(WithModel):
-    """An experiment that classifies images by a layer's features."""
-
-    batch_size: int = option(16, "images in one forward pass", 1)
-    features: str | None = option(None, "a folder in which the features are kept; null is one in the run's own")
-    train_per_class: int = option(15, "images of each class to train on", 1)
-    test_per_class: int = option(10, "at most so many of the others to test on", 1)
-    splits: int = option(3, "how often training and test images are drawn", 1)
-    penalties: list[float] = option(
-        [0.1, 1.0, 10.0], "values of the classifier's C to choose from, on a third of the training images"
-    )
-    grid: int = option(6, "each map is averaged over at most grid x grid positions", 1)
 
 
 @dataclass

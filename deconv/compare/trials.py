@@ -29,8 +29,10 @@ from deconv.progress import track
 from deconv.records import LayerPeaks
 from deconv.records.formats import Columns, load_columns, save_columns
 
-ACTIVATIONS = ("max", "mean")
-"""What is asked of a unit's map: its maximum, which a peak is, and the mean over it, which the paper takes."""
+ACTIVATIONS = ("max", "mean", "near")
+"""What is asked of a unit's map: its maximum, which a peak is; the mean over it, which the paper takes; and the maximum
+again, of the squares alone that cover the middle of the peak's receptive field: there to know where the peak lies is
+not enough."""
 FILLS = ("grey", "covered")
 SIDES = (0.3, 0.4, 0.5)
 STEPS = 8
@@ -39,6 +41,8 @@ IMAGES_AT_ONCE = 16
 """Images in a task, and in a record."""
 TIED = 1e-5
 """Activations that differ by less than this part of the largest are equal: a sum in another order is no difference."""
+Row = dict[str, int | float]
+"""A trial, by the names of COLUMNS."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,8 @@ class Squares:
         """Return the stride in pixels of an image of (H, W)."""
         return max(1, min(size) // STEPS) if self.stride is None else self.stride
 
-    def covers(
-        self, image: Float[Tensor, "1 C H W"], square: int, batch_size: int
-    ) -> Iterator[tuple[Int64[Tensor, "n 2"], Float[Tensor, "n C s s"]]]:
-        """Yield (first row and column, pixels) of a square at all its positions, a batch at a time."""
+    def covers(self, image: Float[Tensor, "1 C H W"], square: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (first row and column (n, 2), pixels (n, C, s, s)) of a square at all its positions, batch by batch."""
         size = (image.shape[2], image.shape[3])
         rows, cols = (places(side, square, self.step(size)) for side in size)
         for start in torch.cartesian_prod(rows, cols).split(batch_size):
@@ -130,7 +132,7 @@ def cover_images(shared: Covering, task: tuple[int, list[int]]) -> Iterator[Cove
     extreme alike, as where no square touches what the unit sees, one is drawn by the seed.
     """
     number, image_ids = task
-    rows: list[dict[str, float]] = []
+    rows: list[Row] = []
     preprocessing = shared.network.needed_preprocessing()
     for ids, input_images in whole_batches(shared.images, preprocessing, IMAGES_AT_ONCE, image_ids):
         inputs = shared.network.check_images(preprocessing.normalize(input_images))
@@ -148,33 +150,36 @@ COLUMNS = {
 least, and most; its activation without a square, and with each."""
 
 
-def columns_of(rows: Sequence[dict[str, float]]) -> Columns:
+def columns_of(rows: Sequence[Row]) -> Columns:
     """Return rows as columns."""
     return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
 
 
-def _trials(shared: Covering, image_id: int, image: Tensor) -> list[dict[str, float]]:
-    units = {layer: peaks[peaks[:, 0] == image_id, 1].unique() for layer, peaks in shared.queries.items()}
-    units = {layer: chosen for layer, chosen in units.items() if len(chosen)}
-    names = list(shared.queries)
-    maps = shared.network.forward(image, list(units)).values()
-    before = [_asked(each, chosen)[0] for each, chosen in zip(maps, units.values(), strict=True)]
+def _trials(shared: Covering, image_id: int, image: Tensor) -> list[Row]:
+    size, names = (image.shape[2], image.shape[3]), list(shared.queries)
+    peaks = {layer: peaks[peaks[:, 0] == image_id] for layer, peaks in shared.queries.items()}
+    peaks = {layer: of_image for layer, of_image in peaks.items() if len(of_image)}
+    maps = shared.network.forward(image, list(peaks)).values()
+    before = [_asked(each, of_image[:, 1])[0] for each, of_image in zip(maps, peaks.values(), strict=True)]
     rows = []
-    for n, square in enumerate(shared.squares.pixels((image.shape[2], image.shape[3]))):
+    for n, square in enumerate(shared.squares.pixels(size)):
         covers = list(shared.squares.covers(image, square, shared.batch_size))
         starts = torch.cat([start for start, _ in covers]).numpy()
-        answers: list[list[Tensor]] = [[] for _ in units]
-        for batch in forward_covered(shared.network, image, list(units), covers):
-            for answer, chosen, layer_maps in zip(answers, units.values(), batch, strict=True):
-                answer.append(_asked(layer_maps, chosen))
-        for (layer, chosen), whole, answer in zip(units.items(), before, answers, strict=True):
+        answers: list[list[Tensor]] = [[] for _ in peaks]
+        for batch in forward_covered(shared.network, image, list(peaks), covers):
+            for answer, of_image, layer_maps in zip(answers, peaks.values(), batch, strict=True):
+                answer.append(_asked(layer_maps, of_image[:, 1]))
+        for (layer, of_image), whole, answer in zip(peaks.items(), before, answers, strict=True):
             covered = torch.cat(answer).numpy()  # (positions, units, activations)
-            for u, unit in enumerate(chosen.tolist()):
-                for a in range(len(ACTIVATIONS)):
+            middles = _middles(shared.network, layer, of_image[:, 2:], size)
+            for u, unit in enumerate(of_image[:, 1].tolist()):
+                over_middle = ((starts <= middles[u]) & (middles[u] < starts + square)).all(axis=1)
+                for a, activation in enumerate(ACTIVATIONS):
+                    possible = np.flatnonzero(over_middle) if activation == "near" else np.arange(len(starts))
                     draw = np.random.default_rng([shared.seed, *layer.encode(), image_id, unit, n, a])
-                    picked = extremes(covered[:, u, a], draw)
+                    picked = extremes(covered[possible, u, a], draw)
                     if picked is not None:
-                        least, most = picked
+                        least, most = possible[list(picked)].tolist()
                         place = [*starts[least].tolist(), *starts[most].tolist()]
                         values = [float(whole[u, a]), float(covered[least, u, a]), float(covered[most, u, a])]
                         row = [names.index(layer), unit, image_id, a, n, *place, *values]
@@ -185,15 +190,24 @@ def _trials(shared: Covering, image_id: int, image: Tensor) -> list[dict[str, fl
 def _asked(maps: Tensor, units: Tensor) -> Tensor:
     """Return (N, units, ACTIVATIONS) of maps (N, C, h, w), on the CPU."""
     chosen = maps[:, units.to(maps.device)].float()
-    return torch.stack([chosen.amax(dim=(2, 3)), chosen.mean(dim=(2, 3))], dim=2).cpu()
+    largest = chosen.amax(dim=(2, 3))
+    return torch.stack([largest, chosen.mean(dim=(2, 3)), largest], dim=2).cpu()
+
+
+def _middles(network: Network, layer: str, positions: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixel (row, column) in the middle of the receptive field of each position, within the image."""
+    boxes = network.receptive_field(layer, size).boxes(positions).numpy()
+    return np.clip((boxes[:, :2] + boxes[:, 2:]) // 2, 0, np.array(size) - 1)
 
 
 def extremes(values: Float[np.ndarray, " positions"], draw: np.random.Generator) -> tuple[int, int] | None:
-    """Return where values are least and largest, drawn among equals; None where all are equal.
+    """Return where values are least and largest, drawn among equals; None where all are equal, or there are none.
 
     >>> extremes(np.array([2.0, 0.5, 3.0]), np.random.default_rng(0))
     (1, 2)
     """
+    if not len(values):
+        return None
     least, most, tied = values.min(), values.max(), TIED * np.abs(values).max()
     if most - least <= tied:
         return None
@@ -231,7 +245,9 @@ def keep_or_cover(records: Path | None, covering: Covering, provenance: dict[str
 def _covered(covering: Covering, tasks: list[tuple[int, list[int]]], engine: Engine) -> Iterator[Covered]:
     images = {n: len(image_ids) for n, image_ids in tasks}
     done = engine.work(cover_images, covering, tasks)
-    yield from track(done, "covering", sum(images.values()), unit="images", size=lambda covered: images[covered.number])
+    for covered in track(done, "covering", sum(images.values()), unit="images", size=lambda task: images[task.number]):
+        columns = {name: values.copy() for name, values in covered.columns.items()}  # Ray's own may not be written to
+        yield Covered(covered.number, columns)
 
 
 def _path(records: Path, number: int) -> Path:

@@ -20,7 +20,11 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     BASELINES[0]: {"color": "black", "linestyle": ":", "marker": "o", "linewidth": 2, "markersize": 4},
     BASELINES[1]: {"color": "black", "linestyle": "--", "marker": "x", "linewidth": 1.2, "markersize": 4},
 }
-MAPS = {"max": "the strongest position of its map", "mean": "the mean over its map, as in the paper"}
+MAPS = {
+    "max": "the strongest position of its map",
+    "mean": "the mean over its map, as in the paper",
+    "near": "the strongest position; squares over the peak's field's middle",
+}
 """What is asked of a unit, in words."""
 
 

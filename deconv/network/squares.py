@@ -30,12 +30,12 @@ def forward_covered(
     network: Network,
     image: Float[Tensor, "1 C H W"],
     layers: Sequence[str],
-    covers: Iterable[tuple[Int[Tensor, "N 2"], Float[Tensor, "N C h w"]]],
-) -> Iterator[list[Float[Tensor, "N units rows cols"]]]:
+    covers: Iterable[tuple[Tensor, Tensor]],
+) -> Iterator[list[Tensor]]:
     """Yield, for each batch of covers, the layers' maps of one preprocessed image with each cover laid over it.
 
-    covers: batches of (first row and column, the pixels that lie there). Only what a cover reaches is computed again;
-    the answer is that of whole images, to the rounding of sums.
+    covers: batches of N, of (first row and column (N, 2), the pixels that lie there (N, C, h, w)). Maps are (N, units,
+    rows, cols). Only what a cover reaches is computed again; to the rounding of sums the answer is whole images'.
     """
     size = (image.shape[2], image.shape[3])
     graph, targets = network.graph_at(size), [network.node(layer, size) for layer in layers]

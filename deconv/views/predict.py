@@ -29,9 +29,10 @@ from deconv.views.asking import Units, check_asked
 
 NOTE = (
     "Trials named right, in %: means over units and their 95 % bootstrap intervals; chance is 50. max: squares that "
-    "lower the strongest position of a unit's map, mean: the mean over its map. energy: by its picture of the "
-    "query image; place and likeness: by its pictures of other images alone. * differs from {first}: the interval of "
-    "the paired difference leaves out zero."
+    "lower the strongest position of a unit's map; near: those of them that cover the middle of its receptive field; "
+    "mean: squares that lower the mean over the map, as in the paper. energy: by its picture of the query image; place "
+    "and likeness: by its pictures of other images alone. * differs from {first}: zero is not in the interval of the "
+    "paired difference."
 )
 
 
@@ -145,10 +146,9 @@ class Prediction:
     def _title(self, layer: str | None) -> str:
         units, trials = self.summary["units"], self.summary["trials"]
         layers = list(units) if layer is None else [layer]
-        asked = [sum(trials[each][activation] for each in layers) for activation in ACTIVATIONS]
-        return (
-            f"{sum(len(units[each]) for each in layers)} units of {', '.join(layers)}; {asked[0]} and {asked[1]} trials"
-        )
+        count = sum(len(units[each]) for each in layers)
+        asked = [f"{sum(trials[each][name] for each in layers)} ({name})" for name in ACTIVATIONS]
+        return f"{count} units of {', '.join(layers)}; trials: {', '.join(asked)}"
 
 
 def _cell(cell: Mapping[str, Any], difference: Mapping[str, Any] | None) -> str:
