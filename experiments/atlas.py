@@ -40,6 +40,7 @@ def run(options: Atlas, folder: Path) -> Path:
         "rules": rules,
         "metrics": metrics,
         "reference": reference,
+        "circuits": options.circuits,
         "records": folder / "records",
         "batch_size": options.batch_size,
         "field": options.field,

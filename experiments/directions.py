@@ -38,7 +38,7 @@ AGAINST = (CHANNELS, "random")
 
 def run(options: Directions, folder: Path) -> Path:
     """Fit, mine, reconstruct, measure and draw; returns the chart of all metrics."""
-    network, rule = open_network(options.model, options.seed), open_rule(options.rule)
+    network, rule = open_network(options.model, options.seed, options.device), open_rule(options.rule)
     layer = options.layer or last_maps(network, 1)[0]
     for method in options.methods:
         check_method(network, layer, method, options.n)

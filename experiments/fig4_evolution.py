@@ -50,7 +50,10 @@ def run(options: Fig4Evolution, folder: Path) -> Path:
 def load_networks(options: Fig4Evolution) -> dict[int, Network]:
     """{epoch: network}, all of them before any is mined, so that a file that does not fit is named at once."""
     files = find_snapshots(options.trained, options.epochs)
-    return {epoch: open_network(options.model, options.seed, weights=str(path)) for epoch, path in files.items()}
+    return {
+        epoch: open_network(options.model, options.seed, options.device, weights=str(path))
+        for epoch, path in files.items()
+    }
 
 
 def draw_units(

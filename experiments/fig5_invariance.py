@@ -45,7 +45,7 @@ class Subject:
 
 def run(options: Fig5Invariance, folder: Path) -> Path:
     """Move, run, compare and draw; returns the picture."""
-    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    network, images = open_network(options.model, options.seed, options.device), open_source(**options.source)
     layers = two_layers(network, options.layers)
     names = name_classes(network, class_names(options.model["name"], options.model.get("arch")))
     spans = {"translation": options.translation, "scale": options.scale, "rotation": options.rotation}

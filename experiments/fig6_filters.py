@@ -69,7 +69,8 @@ def load_subject(name: str, settings: Mapping[str, Any], options: Fig6Filters) -
     """The network of one of the options `networks`. Raises BadInput unless there are two layers, the first filters."""
     if len(options.layers) != 2:
         raise BadInput(f"layers={options.layers}: expected two, the first for its filters, the second to project")
-    network, first = open_network(replaced_settings(f"networks.{name}", settings), options.seed), options.layers[0]
+    described, first = replaced_settings(f"networks.{name}", settings), options.layers[0]
+    network = open_network(described, options.seed, options.device)
     convolution = first_convolution(network.graph, network.node(first))
     if convolution is None:
         raise BadInput(f"networks.{name}: {first} is not the rectified output of a convolution of the image")

@@ -96,7 +96,7 @@ def after(scene: Scene, name: str) -> str:
 
 def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
     """The network, the photographs, the layer and the square's colour; raises for what cannot be used."""
-    network = open_network(options.model, options.seed)
+    network = open_network(options.model, options.seed, options.device)
     names = name_classes(network, class_names(options.model["name"], options.model.get("arch")))
     layers = options.layers or [top_layer(network, maps_only=True)]
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):

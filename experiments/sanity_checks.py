@@ -36,7 +36,7 @@ OTHER_UNIT = "other_unit"
 
 def run(options: SanityChecks, folder: Path) -> Path:
     """Mine, project by intact and shuffled networks, compare and draw; returns the picture of all curves."""
-    network = open_network(options.model, options.seed)
+    network = open_network(options.model, options.seed, options.device)
     rules = by_name(asked_explanations(options, options.rules))
     prepared = prepare(options, network, options.layers, rules.values(), options.units)
     blocks(network, prepared.layers)  # refuses layers between which nothing could be shuffled

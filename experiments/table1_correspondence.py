@@ -38,7 +38,7 @@ DOGS = Path(__file__).with_name("table1_dogs.csv")
 
 def run(options: Table1Correspondence, folder: Path) -> Path:
     """Mask the parts, then random places; returns the chart."""
-    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    network, images = open_network(options.model, options.seed, options.device), open_source(**options.source)
     layers = check_layers(network, options.layers)
     annotated = read_annotations(options.annotations or DOGS)
     input_images, boxes = place_boxes(images, annotated, network.needed_preprocessing())

@@ -16,7 +16,7 @@ from deconv.figures.ablation import ablation_figure
 from deconv.figures.train import save_curves
 from deconv.files import write_json
 from deconv.images.preprocessing import Preprocessing
-from deconv.models.presets import build_model, preprocessing_of, replaced_settings
+from deconv.models.presets import build_model, checked_device, preprocessing_of, replaced_settings
 from deconv.progress import track
 from deconv.records.provenance import build as build_provenance
 from deconv.records.provenance import weights_hash
@@ -29,7 +29,7 @@ OWN = ("title", "paper")
 
 def run(options: Table3Ablation, folder: Path) -> Path:
     """Train what is not trained yet, measure, draw; returns the picture of the table."""
-    settings, variants = options.training, chosen(options)
+    settings, variants, device = options.training, chosen(options), checked_device(options.device)
     described = {
         name: replaced_settings(f"variants.{name}", {"weights": "random"} | v, OWN) for name, v in variants.items()
     }
@@ -39,9 +39,13 @@ def run(options: Table3Ablation, folder: Path) -> Path:
     data, validation = images.decoded(preprocessing, options.cache)
     rates, summary = {}, {}
     for name in track(models, "training variants", len(models), unit="variants"):
-        provenance = {"first_weights": weights_hash(models[name].state_dict()), **images.provenance()}
+        provenance = {
+            "first_weights": weights_hash(models[name].state_dict()),
+            **images.provenance(),
+            "device": device.type,
+        }
         trained_in = Path(options.trained or folder / "trained") / name
-        train(models[name], data, validation, settings, trained_in, provenance, after_epoch=save_curves)
+        train(models[name].to(device), data, validation, settings, trained_in, provenance, after_epoch=save_curves)
         rates[name] = ablation.error_rates(models[name], data, validation, options.train_sample)
         summary[name] = summarise(models[name], rates[name], variants[name].get("paper"))
     tau = agreement(summary)

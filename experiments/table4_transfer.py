@@ -49,7 +49,7 @@ REGIMES = {
 def run(options: Table4Transfer, folder: Path) -> Path:
     """Classify frozen features, train networks, draw; returns the chart."""
     check_regimes(options)
-    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    network, images = open_network(options.model, options.seed, options.device), open_source(**options.source)
     layer = options.layer or top_layer(network)
     labels = np.array(require_labels(images))
     drawing = (options.splits, options.train_per_class, options.test_per_class, options.seed)

@@ -38,7 +38,7 @@ from deconv.progress import track
 
 def run(options: Table7Layers, folder: Path) -> Path:
     """Extract, classify split by split, draw; returns the chart."""
-    network, images = open_network(options.model, options.seed), open_source(**options.source)
+    network, images = open_network(options.model, options.seed, options.device), open_source(**options.source)
     layers = choose_layers(network, options.layers)
     jobs = choose_classifiers(layers, options.softmax_layers)
     check_penalties(options.penalties)

@@ -85,11 +85,13 @@ def visit_network(options: Tour, name: str | None, chapters: Sequence[Chapter], 
     """The run's own network, or one of the options `networks`, over the images of its `source` if it has one."""
     layers = list(dict.fromkeys(chapter.layer for chapter in chapters))
     if name is None:
-        network = open_network(options.model, options.seed)
+        network = open_network(options.model, options.seed, options.device)
         title = options.model.get("arch") or options.model["name"]
         return Visited(title, prepare(options, network, layers, [rule]), "peaks.safetensors")
     settings = options.networks[name]
-    network = open_network(replaced_settings(f"networks.{name}", settings or {}, own=("source",)), options.seed)
+    network = open_network(
+        replaced_settings(f"networks.{name}", settings or {}, own=("source",)), options.seed, options.device
+    )
     options = replace(options, source=source_of(name, settings, options.source))
     return Visited(name, prepare(options, network, layers, [rule]), f"{safe_name(name)}.peaks.safetensors")
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import nn
 
 from deconv.command.options import Train
-from deconv.errors import BadInput
 from deconv.figures.train import save_curves
 from deconv.files import write_json, write_whole
 from deconv.models.loading import load_into
-from deconv.models.presets import build_model, preprocessing_of
+from deconv.models.presets import build_model, checked_device, preprocessing_of
 from deconv.records.provenance import versions, weights_hash
 from deconv.training import evaluate, train
 from deconv.training.data import Labelled
@@ -35,7 +33,7 @@ def run(options: Train, folder: Path) -> Path:
         "first_weights": weights_hash(model.state_dict()),
         "preprocessing": preprocessing.as_dict(),
         **images.provenance(),
-        "device": options.device,
+        "device": device.type,
     }
     data, validation = images.decoded(preprocessing, options.cache)
     rows = train(model.to(device), data, validation, settings, folder, provenance, after_epoch=save_curves)
@@ -47,13 +45,6 @@ def run(options: Train, folder: Path) -> Path:
     write_json(folder / "summary.json", summary)
     write_json(folder / "times.json", times(rows))
     return folder / "curves.png"
-
-
-def checked_device(name: str) -> torch.device:
-    """Raises BadInput unless it is "cpu", or "cuda" where there is a GPU."""
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise BadInput(f"device={name}: expected cpu, or cuda on a machine where torch finds a GPU")
-    return torch.device(name)
 
 
 def model_for(options: Train, classes: int) -> nn.Module:

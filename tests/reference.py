@@ -26,6 +26,13 @@ def unpool_overwriting(signal: Tensor, switches: Tensor, size: torch.Size) -> Te
 
 def deconvnet(trunk: nn.Sequential, image: Tensor, peak: tuple[int, int, int], overwrite: bool = False) -> Tensor:
     """Section 2.1 of the paper: the pixels (C, H, W) of the activation at (channel, row, col) of the trunk's output."""
+    return deconvnet_signals(trunk, image, peak, overwrite)[1][0]
+
+
+def deconvnet_signals(
+    trunk: nn.Sequential, image: Tensor, peak: tuple[int, int, int], overwrite: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The maps (C, H, W) on the way up, the image first, and the signals that come back to each of them."""
     maps, sizes, switches = [image[None]], [], {}
     for step, module in enumerate(trunk):
         sizes.append(maps[-1].shape)
@@ -38,13 +45,30 @@ def deconvnet(trunk: nn.Sequential, image: Tensor, peak: tuple[int, int, int], o
             maps.append(module(maps[-1].clone()))
     signal = torch.zeros_like(maps[-1])
     signal[(0, *peak)] = maps[-1][(0, *peak)]
+    signals = [signal]
     for step in reversed(range(len(trunk))):
         if step in switches:
             unpool = unpool_overwriting if overwrite else unpool_adding
             signal = unpool(signal, switches[step], sizes[step])
         else:
             signal = _step_down(trunk[step], signal, sizes[step])
-    return signal[0]
+        signals.insert(0, signal)
+    return [each[0] for each in maps], [each[0] for each in signals]
+
+
+def parts(maps: Tensor, signal: Tensor, score: float) -> list[tuple[float, tuple[int, int]]]:
+    """For each unit of maps (C, H, W): its share of an activation, and where it gives most of it; -1 for no share."""
+    shares = []
+    for unit in range(len(maps)):
+        products = {
+            (row, col): float(signal[unit, row, col]) * float(maps[unit, row, col]) / score if score else 0.0
+            for row in range(maps.shape[1])
+            for col in range(maps.shape[2])
+        }
+        share = sum(products.values())
+        strongest = max if share > 0 else min
+        shares.append((share, strongest(products, key=lambda place: products[place]) if share else (-1, -1)))
+    return shares
 
 
 def _step_down(module: nn.Module, signal: Tensor, size: torch.Size) -> Tensor:

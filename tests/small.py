@@ -50,6 +50,7 @@ def networks(home: Path) -> list[str]:
 
 SMALL: dict[str, Callable[[Path], list[str]]] = {
     "atlas": lambda home: [*MINED, "layers=[conv1]"],
+    "circuit": lambda home: [*ALEXNET, "k=2", "n_units=2", "layer=conv3", "branches=[2,1]"],
     "compare_rules": lambda home: [*MINED, "layers=[conv2]", "n_units=2", "against=[gradient,centre]"],
     "directions": lambda home: [
         *ALEXNET, "layer=conv2", "methods=[nmf,random]", "n=4", "samples=200", "k=2", "n_units=2"

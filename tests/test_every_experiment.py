@@ -17,6 +17,7 @@ MISTAKES = {
     "an option of no experiment": (["+kk=3"], "unknown option 'kk'"),
     "a value of another type": (["seed=a"], "seed=a: expected a whole number"),
     "a value out of its range": (["seed=-1"], "seed=-1: expected 0 or more"),
+    "a device that is not there": (["device=cuda:99"], "device: given cuda:99; expected cpu"),
     "images that are not there": (["source=folder", "source.root=/nowhere"], "there is no folder /nowhere"),
 }
 

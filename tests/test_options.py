@@ -38,6 +38,7 @@ SHARED = {
     "features": "features=kept",
     "labels": "labels=[3]",
     "reference": "reference=peaks.safetensors",
+    "device": "device=cuda",
 }
 REQUIRED = {"fig4_evolution": ["trained=runs/train"]}
 

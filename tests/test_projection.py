@@ -150,7 +150,7 @@ def test_a_zero_seed_gives_zero_and_a_scaled_seed_the_scaled_result(small: Netwo
     target = small.node("8")
     with torch.no_grad():
         maps = WholeMaps(small.graph, torch.zeros((len(IMAGES), 2), dtype=torch.int64))
-        value, tape = forward(small.graph, target, small.check_images(IMAGES), [rule], maps)
+        value, tape, _ = forward(small.graph, target, small.check_images(IMAGES), [rule], maps)
         seed = torch.where(torch.rand(value.shape) < 0.05, value, 0)
 
         def send(signal: Tensor) -> Tensor:

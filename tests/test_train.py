@@ -119,7 +119,7 @@ def test_zfnet64_is_built_for_the_classes_and_validated_on_other_images(photos: 
         (["model=zfnet64_trunk"], "and with its classifier"),
         (["model=squeezenet"], "classes: given 2; expected none for squeezenet"),
         (["model=torchvision", "model.weights=DEFAULT"], "which have 1000 outputs"),
-        (["device=gpu"], "device=gpu: expected cpu, or cuda"),
+        (["device=gpu"], "device: given gpu; expected cpu"),
         (["training.batch_size=100"], "24 images to train on make no batch of 100"),
     ],
 )

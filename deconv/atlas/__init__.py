@@ -27,7 +27,6 @@ from deconv.explanations import AnyExplanation, as_explanation, check_explanatio
 from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
-from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import Rule
@@ -58,6 +57,7 @@ def write_atlas(
     engine: Engine | None = None,
     field: str = "effective",
     reference: Peaks | None = None,
+    circuits: bool = True,
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
@@ -78,6 +78,9 @@ def write_atlas(
       `records`, which they need.
     - reference: peaks of a larger mining by this network, k=1 or more, with all these layers. Units then stand in the
       order of their strongest scores as shares of those there, which tells what these images really excite.
+    - circuits: whether each unit's page leads to the lower units that its peaks are made of, and to those that it is
+      part of, by the first of `rules` that is a rule (functions alone have no such parts); all units are sent back once
+      more for it, in this process, unless `records` has it.
 
     Raises RecordMismatch, naming the difference, for peaks of other weights or images, for a reference of other weights
     and for records of other peaks; UnknownName for a layer that the reference lacks; UnknownName and
@@ -109,7 +112,7 @@ def write_atlas(
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
         effective = field == "effective"
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, effective, reference)
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, effective, reference, circuits)
         missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         _draw(site, unit_records, missing, engine)
@@ -148,13 +151,16 @@ def _plan_pages(
     batch_size: int,
     effective: bool,
     reference: Peaks | None,
+    circuits: bool,
 ) -> Atlas:
     """Gather all that the pages show."""
     rule = next(iter(rules.values()))
+    sends_back = next((rule for rule in rules.values() if isinstance(rule, Rule)), None) if circuits else None
     network, peaks, firing = records.network, records.peaks, records.firing(batch_size)
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
-    layers = []
-    for number, name in enumerate(peaks, start=1):
+    layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
+    for name, number in numbers.items():
+        parts = None if sends_back is None else records.made_of(name, sends_back)
         field = network.receptive_field(name, input_size)
         layer = Layer(
             name,
@@ -168,19 +174,11 @@ def _plan_pages(
             firing=firing[name],
             metrics=metrics.get(name, {}),
             reference=None if reference is None else reference[name],
+            made_of=None if parts is None else (numbers[parts[0]], parts[1]),
         )
         layers.append(layer)
-    classes = _classes(records.images, peaks)
+    classes = records.classes()
     return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined, reference)
-
-
-def _classes(images: Source, peaks: Peaks) -> dict[int, str]:
-    """What each image shows, in words, where its source says so."""
-    if images.labels is None:
-        return {}
-    names = images.class_names
-    labels = {image_id: images.labels[images.index_of(image_id)] for image_id in peaks.image_keys}
-    return {image_id: spoken(names[label]) if names else f"class {label}" for image_id, label in labels.items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
@@ -27,6 +27,7 @@ class Layer:
     side: of the square about the field's centre that pictures show of it.
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     reference: the layer's peaks of a larger mining, if there is one.
+    made_of: the number of the lower layer, and what its units pass on of each unit's activations; None if not known.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Layer:
     firing: Firing
     metrics: Mapping[str, Sequence[float | None]]
     reference: LayerPeaks | None = None
+    made_of: tuple[int, Float[Tensor, "units lower_units"]] | None = None
 
     @property
     def folder(self) -> str:

@@ -26,6 +26,8 @@ POLICY = (
 )
 FEATURED = 3
 """Units that the front page shows of a layer: those that its photographs excite most."""
+LINKED = 8
+"""Lower units that a unit's page leads to, and units above."""
 SHARE = "share of its strongest"
 EXAMPLE_SHARE = 30
 """Per cent of the picture that the unit of the front page's example should see: the nearest layer is taken."""
@@ -100,9 +102,34 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
         "quiet": quiet,
         "bars": drawings.histogram(firing.counts[unit], quiet, top),
         "alike": [(_thumbnail(layer, other), value) for other, value in alike],
+        "made_of": _made_of(atlas, layer, unit),
+        "part_of": _part_of(atlas, layer, unit),
         "metrics": [(name, values[unit]) for name, values in layer.metrics.items() if values[unit] is not None],
         "other_rules": _other_rules(atlas, plate, unit),
     }
+
+
+def _made_of(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any] | None:
+    """Return the lower units that pass on most of a unit's activations, with their shares."""
+    if layer.made_of is None:
+        return None
+    number, shares = layer.made_of
+    return _linked(atlas.layers[number - 1], shares[unit])
+
+
+def _part_of(atlas: Atlas, layer: Layer, unit: int) -> list[dict[str, Any]]:
+    """Return, layer by layer, the units above of whose activations this one passes on most, with its shares."""
+    above = [(upper, upper.made_of[1]) for upper in atlas.layers if upper.made_of and upper.made_of[0] == layer.number]
+    linked = [_linked(upper, shares[:, unit]) for upper, shares in above]
+    return [each for each in linked if each["units"]]
+
+
+def _linked(layer: Layer, shares: Tensor) -> dict[str, Any]:
+    """Return the units of a layer with the largest shares, as (thumbnail, share), and what they hold together."""
+    order = shares.argsort(descending=True, stable=True)[:LINKED].tolist()
+    fires = layer.peaks.found[:, 0]
+    units = [(_thumbnail(layer, other), float(shares[other])) for other in order if shares[other] > 0 and fires[other]]
+    return {"layer": layer, "units": units, "held": sum(share for _, share in units)}
 
 
 def _describe_strength(atlas: Atlas, layer: Layer, unit: int) -> str:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from deconv.analyses.circuit import shares_of
 from deconv.atlas.blocks import REMEDY, Block, keep
 from deconv.atlas.contents import safe_name
 from deconv.engines import Engine
@@ -18,14 +21,19 @@ from deconv.explanations.functions import Explanation
 from deconv.files import claimed, remove_leftovers, remove_parts, write_json
 from deconv.images import Source
 from deconv.images.batches import batches
+from deconv.images.class_names import spoken
 from deconv.mining.firing import Firing, Tally
 from deconv.network import Network
 from deconv.progress import track
+from deconv.projection import layers_below, project_peaks
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
-from deconv.records.formats import reading
+from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 from deconv.records.provenance import Provenance, build, check_same, digest, plain
 
+UNITS_AT_ONCE = 32
+"""Units that are sent back together to find what they are made of."""
+SHARE_AXES: Axes = {"shares": (torch.float32, "U L")}
 SAMPLED = 16
 """Units whose reconstructions, of all their peaks, measure a layer's effective field."""
 
@@ -107,6 +115,50 @@ class UnitRecords:
         if path is not None:
             write_json(path, {"provenance": provenance, "effective_field": recon.effective_field})
         return recon.effective_field
+
+    def made_of(self, layer: str, rule: Rule) -> tuple[str, Float[Tensor, "units lower_units"]] | None:
+        """Return the nearest lower layer that has peaks, and what its units pass on of each unit's activations.
+
+        None if there is no such layer. The shares are of all peaks of a unit together (`analyses.circuit.shares_of`);
+        they are kept in the folder. Raises RecordMismatch, naming the difference, if what is there is of other peaks.
+        """
+        height, width = self.peaks.provenance["input_size"]
+        below = set(layers_below(self.network, layer, [rule], (height, width)).values())
+        nodes = {self.network.node(name, (height, width)): name for name in self.peaks}
+        if below.isdisjoint(nodes):
+            return None
+        lower = nodes[max(below & nodes.keys())]
+        units = self.peaks[layer].found.any(dim=1).nonzero().flatten()
+        provenance = plain(self._provenance(layer, rule, units.tolist()) | {"through": [lower]})
+        path = (
+            None
+            if self.folder is None
+            else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.shares.safetensors"
+        )
+        if path is not None and path.is_file():
+            with reading(path):
+                tensors, saved = load_tensors(path, "shares", SHARE_AXES)
+                check_same(path, saved, provenance, REMEDY)
+                return lower, tensors["shares"]
+        shares = torch.zeros((len(self.peaks[layer].score), self.network.channels(lower)))
+        for block in track(units.split(UNITS_AT_ONCE), f"finding what {layer} is made of", len(units), size=len):
+            recon = project_peaks(
+                self.network, self.images, layer, self.peaks[layer], block.tolist(), rule, through=[lower]
+            )
+            for unit in block.tolist():
+                shares[unit] = shares_of(recon.of(recon.channel == unit), lower)
+        if path is not None:
+            save_tensors(path, "shares", {"shares": shares}, SHARE_AXES, provenance, checked=True)
+        return lower, shares
+
+    def classes(self) -> dict[int, str]:
+        """Return what each image of a peak shows, in words, where the source says so."""
+        images = self.images
+        if images.labels is None:
+            return {}
+        names = images.class_names
+        labels = {image_id: images.labels[images.index_of(image_id)] for image_id in self.peaks.image_keys}
+        return {image_id: spoken(names[label]) if names else f"class {label}" for image_id, label in labels.items()}
 
     def firing(self, batch_size: int) -> dict[str, Firing]:
         """Return how every unit fires over all images: one more pass over them, unless it is in the folder.

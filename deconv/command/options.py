@@ -51,8 +51,24 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
     other_rules: list[str] = option(
         [], "rules, and other explanations, shown on each unit's page beside `rule`, as [guided,occlusion]"
     )
+    circuits: bool = option(
+        True, "whether units lead to the lower ones that they are made of, and to those that they are part of"
+    )
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"
+    )
+
+
+@dataclass
+class Circuit(Mining, WithUnits, WithRule):
+    """The options of experiments/circuit.py."""
+
+    layer: str | None = option(None, "of the units; null is the last that has maps of more than one position")
+    layers: list[str] | None = option(
+        None, "lower ones that the tree goes through; null spreads a layer for each of `branches`", filled=True
+    )
+    branches: list[int] = option(
+        [3, 2, 2, 2], "strongest lower units that a unit of each layer has in the tree, from above", 1, filled=True
     )
 
 
@@ -195,8 +211,6 @@ class Training(WithCache):
 class Train(Training, WithModel):
     """The options of experiments/train.py."""
 
-    device: str = option("cpu", "where the network is trained: cpu, or cuda for a GPU")
-
 
 @dataclass
 class Table3Ablation(Training):
@@ -259,6 +273,7 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
 
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
+    "circuit": Circuit,
     "compare_rules": CompareRules,
     "directions": Directions,
     "fig2_features": Fig2Features,

@@ -78,7 +78,7 @@ def _of_others(job: Job) -> list[tuple[str, str]]:
     options: Any = job.options
     lines = [("images", _images(open_source(**options.source)))]
     if isinstance(job.options, OPENED):
-        network = open_network(options.model, options.seed)
+        network = open_network(options.model, options.seed, options.device)
         lines += [("network", _network(options.model, network))]
     return [*lines, ("checked", "its options and what stands above; what it does with them is not told")]
 

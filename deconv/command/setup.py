@@ -85,7 +85,7 @@ class Prepared:
 
 def open_model(options: shared.WithDirections) -> Network:
     """Return the network of `model` with its `directions`. Raises what `open_network` and `open_directions` raise."""
-    return open_directions(open_network(options.model, options.seed), options.directions)
+    return open_directions(open_network(options.model, options.seed, options.device), options.directions)
 
 
 def prepare(
@@ -106,6 +106,8 @@ def prepare(
     check_explanations(network, ordered, [as_explanation(each) for each in explanations])
     check_units(network, ordered, units)
     images, engine = open_images(options, network), open_engine(**options.engine)
+    if network.device.type == "cuda" and engine.computes_on(network)["device"] == "cpu":
+        raise bad_value("device", "cuda", "workers that have GPUs too", "give engine.num_gpus=1, or a part of one")
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
 
 

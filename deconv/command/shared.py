@@ -53,6 +53,7 @@ class Options:
     folder: str | None = option(
         None, "where the run goes; one that exists is taken up; null is outputs/<experiment>/<time>"
     )
+    device: str = option("cpu", "what networks work on: cpu, or cuda for a GPU, cuda:1 for the second")
 
 
 @dataclass

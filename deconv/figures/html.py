@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cache, singledispatch
 from typing import Any
 
@@ -137,7 +137,7 @@ def _(recon: Reconstructions) -> str:
     units = list(dict.fromkeys(recon.channel.tolist()))
     pictures = []
     for unit in units[:MOST_UNITS]:
-        of_unit = _subset(recon, (recon.channel == unit).nonzero().flatten()[:PER_UNIT])
+        of_unit = recon.of((recon.channel == unit).nonzero().flatten()[:PER_UNIT])
         shown = of_unit.zoomed(
             shown_side(recon.effective_field, (of_unit.field[0, 2:] - of_unit.field[0, :2]).tolist())
         )
@@ -165,12 +165,6 @@ def _(patches: Patches) -> str:
         pictures=pictures,
         notes=more(len(patches.pixels) - MOST_PATCHES, "patches"),
     )
-
-
-def _subset(recon: Reconstructions, chosen: Tensor) -> Reconstructions:
-    columns: dict[str, Any] = {each.name: getattr(recon, each.name) for each in fields(recon)}
-    columns |= {name: value[chosen] for name, value in columns.items() if isinstance(value, Tensor)}
-    return replace(recon, **columns)
 
 
 def picture(tiles: UInt8[np.ndarray, "N side side 3"], pixels: Tensor, across: int, caption: str, alt: str) -> Picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from deconv.errors import UnknownName, bad_value, check_count, nearest
@@ -18,15 +19,16 @@ PREPROCESSING = ("size", "resize", "mean", "std", "interpolation", "squash")
 """The keys of a file of configs/model/ that are the preprocessing's; `aliases` is the network's, the rest `build`'s."""
 
 
-def load(name: str, seed: int = 0, **options: Any) -> Network:
+def load(name: str, seed: int = 0, device: str | torch.device = "cpu", **options: Any) -> Network:
     """Return a network by its name: what `model=NAME` is on the command line, with weights, preprocessing and aliases.
 
     name: a file of configs/model/, among them squeezenet, zfnet64, torchvision, timm and python.
     options: what replaces the settings of that file, as `weights="random"`, `arch="resnet18"`, `size=(320, 320)`,
     `args={"stem_width": 32}` or `aliases={"low": "layer1"}`.
     seed: decides random weights; torch's own generator is left alone.
-    Raises UnknownName for a model or a setting that does not exist, BadInput for one that cannot be used, DeconvError
-    if weights cannot be downloaded, and what Network raises.
+    device: what it works on, "cpu" or "cuda"; images may stay where they are.
+    Raises UnknownName for a model or a setting that does not exist, BadInput for one that cannot be used and for a
+    device that is not there, DeconvError if weights cannot be downloaded, and what Network raises.
 
     >>> import deconv
     >>> network = deconv.load("torchvision", arch="resnet18", weights="random")
@@ -38,7 +40,7 @@ def load(name: str, seed: int = 0, **options: Any) -> Network:
     for key in options.keys() - settings.keys():
         hint = nearest(key, settings)
         raise UnknownName(f"{key}: model {name} has no such option; it has {', '.join(settings)}{hint}")
-    return open_network(settings | options, seed)
+    return open_network(settings | options, seed, device)
 
 
 def settings_of(name: str, said: str) -> dict[str, Any]:
@@ -64,13 +66,14 @@ def replaced_settings(option: str, settings: Mapping[str, Any], own: Sequence[st
     return {**filed, **{key: value for key, value in replaced.items() if value is not None}}
 
 
-def open_network(model: Mapping[str, Any], seed: int, **replaced: Any) -> Network:
+def open_network(model: Mapping[str, Any], seed: int, device: str | torch.device = "cpu", **replaced: Any) -> Network:
     """Return the network that a file of configs/model/ describes, some of its settings replaced.
 
     With `trunk`, aliases of layers in the classifier are left away with it.
-    Raises what `deconv.models.build`, Preprocessing and Network raise, and BadInput without a `size`.
+    Raises what `deconv.models.build`, Preprocessing and Network raise, and BadInput without a `size` or for a device
+    that is not there.
     """
-    settings = {**model, **replaced}
+    settings, on = {**model, **replaced}, checked_device(device)
     preprocessing = preprocessing_of(settings)
     if preprocessing.size is None:
         raise bad_value("size", None, "the input image's height and width, as [224,224]")
@@ -78,7 +81,24 @@ def open_network(model: Mapping[str, Any], seed: int, **replaced: Any) -> Networ
     aliases = settings.get("aliases") or {}
     kept = {alias: layer for alias, layer in aliases.items() if not layer.startswith(left_away)}
     height, width = preprocessing.size
-    return Network(build_model(settings, seed), (preprocessing.channels, height, width), kept, preprocessing)
+    return Network(build_model(settings, seed).to(on), (preprocessing.channels, height, width), kept, preprocessing)
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return the device. Raises BadInput unless it is the CPU, or a GPU that torch finds.
+
+    >>> checked_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError):
+        known = torch.device("meta")
+    gpus = torch.cuda.device_count()
+    if known.type != "cpu" and (known.type != "cuda" or (known.index or 0) >= gpus):
+        there = f"cpu, or cuda up to cuda:{gpus - 1}" if gpus else "cpu, as torch finds no GPU on this machine"
+        raise bad_value("device", str(device), there)
+    return known
 
 
 def preprocessing_of(model: Mapping[str, Any]) -> Preprocessing:

@@ -13,10 +13,13 @@ from deconv.errors import RecordMismatch, bad_value, check_indices
 from deconv.images import MapDataset, Source, check_images
 from deconv.network import Network
 from deconv.projection.loading import input_size, lent_images, peak_chunks
+from deconv.projection.parts import check_through as check_through
+from deconv.projection.parts import empty_parts, fill_parts
+from deconv.projection.parts import layers_below as layers_below
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.strategies import plan, send_back
 from deconv.projection.ways import check_carried
-from deconv.records import LayerPeaks, Reconstructions
+from deconv.records import LayerPeaks, Parts, Reconstructions
 from deconv.records.provenance import build
 
 SCORE_TOLERANCE = 1e-3
@@ -43,6 +46,7 @@ def project(
     score: Float[Tensor, " N"] | None = None,
     strategy: str = "auto",
     switches_of: Indices | None = None,
+    through: Sequence[str] = (),
 ) -> Reconstructions:
     """Send N activations, that of unit channel[n] of `layer` at (row[n], col[n]) on image[n], back to pixels.
 
@@ -53,10 +57,12 @@ def project(
     strategy: "window", "shared" or "whole" forces one of three that give the same (see `deconv.projection.strategies`);
         "auto" takes the one with least work.
     switches_of: (N,) images whose switches serve in place of the peaks' own, for a rule with switches "other".
+    through: names of lower layers; what each of their units passes on is then in `parts` (see `records.Parts`).
 
     Returns Reconstructions: pixels (N, C, h, w) float32 of the receptive field, or of the image along an axis on which
     the field is longer, zero outside the image; what is sent back from the position is the activation's own value.
-    Raises UnknownName (layer, rule, strategy), BadInput (indices outside their range; switches_of missing or in vain),
+    Raises UnknownName (layer, rule, strategy), BadInput (indices outside their range; switches_of missing or in vain;
+    a layer of `through` that is not below),
     UnsupportedOperation (the rule cannot pass an operation), RecordMismatch (the recomputed activation differs from
     `score` by more than 1e-3 of it and 1e-5 of the strongest given).
     Source: Zeiler and Fergus 2013, section 2.1.
@@ -71,7 +77,10 @@ def project(
     >>> recon.box.tolist()
     [[-1, -1, 7, 7], [5, 5, 13, 13]]
     """
-    (recon,) = project_together(network, images, layer, image, row, col, [(rule, channel)], strategy, switches_of)
+    requests = [(rule, channel)]
+    (recon,) = project_together(
+        network, images, layer, image, row, col, requests, strategy, switches_of, through=through
+    )
     if score is not None:
         mined = torch.as_tensor(score).float().cpu()
         check_scores(recon.score, mined, layer, mined, network.rounding)
@@ -89,6 +98,7 @@ def project_together(
     strategy: str = "auto",
     switches_of: Indices | None = None,
     cut_to_image: bool = True,
+    through: Sequence[str] = (),
 ) -> list[Reconstructions]:
     """Send activations at the same N positions back by several rules, for several units, after one forward pass.
 
@@ -102,27 +112,34 @@ def project_together(
     images, image_ids, rows, cols, channels, size = check_peaks(network, images, layer, image, row, col, requested)
     lenders = _lenders(switches_of, rules, image_ids, images)
     check_rules(network, [layer], rules, size)
+    nodes = check_through(network, layer, through, rules, size)
     positions = torch.stack([rows, cols], dim=1)
     layer_plan = plan(network.graph_at(size), network.node(layer, size), strategy, image_ids, positions, cut_to_image)
 
     # run, chunk by chunk
     pixels = torch.empty((len(rules), len(positions), network.input_shape[0], *layer_plan.shown.size))
     scores = torch.empty((len(rules), len(positions)))
+    parts = [empty_parts(network, nodes, len(positions)) for _ in rules]
     for chunk, peak_images in peak_chunks(network, images, image_ids, layer_plan):
         lender_images = None if lenders is None else lent_images(network, images, lenders[chunk])
         units = [(rule, channel[chunk].to(network.device)) for rule, channel in zip(rules, channels, strict=True)]
         with torch.no_grad():
-            results = send_back(layer_plan, positions[chunk].to(network.device), peak_images, lender_images, units)
-        for n, (chunk_score, chunk_pixels) in enumerate(results):
-            scores[n, chunk], pixels[n, chunk] = chunk_score.float().cpu(), chunk_pixels.float().cpu()
+            chunk_positions = positions[chunk].to(network.device)
+            results = send_back(layer_plan, chunk_positions, peak_images, lender_images, units, set(nodes.values()))
+        for n, sent in enumerate(results):
+            scores[n, chunk], pixels[n, chunk] = sent.score.float().cpu(), sent.pixels.float().cpu()
+            fill_parts(parts[n], nodes, chunk, sent.parts)
 
     # record
     box, field = layer_plan.shown.boxes(positions), layer_plan.field.boxes(positions)
     reconstructions = []
-    for rule, channel, score, sent in zip(rules, channels, scores, pixels, strict=True):
-        provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options())
+    passed = {"through": list(nodes)} if nodes else {}
+    for rule, channel, score, picture, part in zip(rules, channels, scores, pixels, parts, strict=True):
+        provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options(), **passed)
         peaks = (image_ids, channel, rows, cols)
-        reconstructions.append(Reconstructions(layer, rule.name, sent, score, box, field, *peaks, size, provenance))
+        made = Parts(*part, score, image_ids, provenance) if nodes else Parts()
+        shown = (picture, score, box, field)
+        reconstructions.append(Reconstructions(layer, rule.name, *shown, *peaks, size, provenance, made))
     return reconstructions
 
 
@@ -133,10 +150,11 @@ def project_peaks(
     peaks: LayerPeaks,
     units: Sequence[int],
     rule: AnyRule = "deconvnet",
+    through: Sequence[str] = (),
 ) -> Reconstructions:
     """Send all mined peaks of some units of a layer back, unit by unit, strongest first; their scores are checked.
 
-    peaks: those of `layer`, mined from `images`.  units: the numbers of the units, from 0.
+    peaks: those of `layer`, mined from `images`.  units: the numbers of the units, from 0.  through: as for `project`.
     Returns and raises what `project` does, and BadInput for units that the layer does not have.
 
     >>> import deconv, torch
@@ -150,7 +168,7 @@ def project_peaks(
     if not isinstance(peaks, LayerPeaks):
         raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
-    recon = project(network, images, layer, *peaks.of(chosen), rule=rule)
+    recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
     check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
     return recon
 

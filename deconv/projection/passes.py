@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from torch import Tensor
 
@@ -20,11 +20,17 @@ Tape = dict[int, Memory]
 
 
 def forward(
-    graph: Graph, target: int, images: Tensor, rules: Sequence[str | Rule], maps: WholeMaps | Windows
-) -> tuple[Tensor, Tape]:
-    """Return the target's value and one tape for `backward` by any of the rules; without rules, the value alone.
+    graph: Graph,
+    target: int,
+    images: Tensor,
+    rules: Sequence[str | Rule],
+    maps: WholeMaps | Windows,
+    through: Collection[int] = (),
+) -> tuple[Tensor, Tape, dict[int, Tensor]]:
+    """Return the target's value, one tape for `backward` by any of the rules, and the values of the nodes `through`.
 
-    images: (N, C, H, W), or windows (N, C, h, w) of images, which are worked on in place; the value is (N, *shape).
+    images: (N, C, H, W), or windows (N, C, h, w) of images, which are worked on in place; values are (N, *shape), and
+    those of windows mean nothing outside the map. Without rules the tape is empty.
     """
     tape: Tape = {}
     reached = [(rule, carrying(graph, target, rule)) for rule in map(as_rule, rules)]
@@ -32,19 +38,29 @@ def forward(
     def compute(index: int, inputs: list[Tensor]) -> Tensor:
         node = graph.nodes[index]
         cell = forward_cell(graph, index, [rule for rule, indices in reached if index in indices])
-        in_place = cell.forward_in_place if index in graph.overwriting else None
+        overwrites = index in graph.overwriting and node.inputs[0] not in through
+        in_place = cell.forward_in_place if overwrites else None
         read = [maps.read(index, source, value) for source, value in zip(node.inputs, inputs, strict=True)]
         output, tape[index] = (in_place or cell.forward)(maps.operation(node.operation), *read)
         return output
 
-    ((_, value),) = run(graph, images, [target], compute)
-    return value, tape
+    values = dict(run(graph, images, {target, *through}, compute))
+    return values[target], tape, {index: values[index] for index in through}
 
 
 def backward(
-    graph: Graph, target: int, signal: Tensor, tape: Tape, rule: str | Rule, maps: WholeMaps | Windows
+    graph: Graph,
+    target: int,
+    signal: Tensor,
+    tape: Tape,
+    rule: str | Rule,
+    maps: WholeMaps | Windows,
+    meet: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Return a signal (N, *shape), shaped as the target's value and written over, sent back to the images' pixels."""
+    """Return a signal (N, *shape), shaped as the target's value and written over, sent back to the images' pixels.
+
+    meet: is called with the index of each node on the way and all of the signal that comes back to it.
+    """
     rule = as_rule(rule)
     signals = {target: signal}
     for index in reversed(graph.ancestors([target])):
@@ -52,6 +68,8 @@ def backward(
         if isinstance(node.operation, Input) or index not in signals:
             continue
         signal = signals.pop(index)
+        if meet is not None:
+            meet(index, signal)
         operation, shapes = maps.operation(node.operation), maps.input_shapes(index, len(signal))
         way = way_back(graph, index, rule)
         returned = way.cell.backward(operation, signal, tape[index], shapes)

@@ -72,7 +72,7 @@ def unit_gradients(
         inputs, places = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
         maps = Windows(graph, cone_of_layer, places) if kind == "window" else WholeMaps(graph, places)
         with torch.no_grad():
-            value, tape = forward(graph, target, inputs, [gradient], maps)
+            value, tape, _ = forward(graph, target, inputs, [gradient], maps)
             signal = torch.zeros_like(value)
             row, col = (places - maps.span(target).starts(places)).unbind(1)
             as_map(signal)[torch.arange(len(chunk)), channel[chunk].to(network.device), row, col] = 1

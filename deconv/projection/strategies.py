@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -20,6 +20,7 @@ from deconv.network.graph import Graph
 from deconv.network.operations import Operation
 from deconv.network.receptive_field import Cone, ReceptiveField, Span, cone, receptive_field, whole_image
 from deconv.network.spatial import Convolution, MaxPool
+from deconv.projection.parts import Part, part_of
 from deconv.projection.passes import Tape, backward, forward, with_switches
 from deconv.projection.rules import Rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
@@ -128,10 +129,24 @@ Request = tuple[Rule, Tensor]
 """A rule, and the units (N,) whose activations it sends back from N positions."""
 
 
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What a request gives: score (N,), pixels (N, C, h, w) of the plan's `shown`, and parts by their node."""
+
+    score: Tensor
+    pixels: Tensor
+    parts: dict[int, Part]
+
+
 def send_back(
-    plan: Plan, positions: Tensor, images: PeakImages, lenders: PeakImages | None, requests: Sequence[Request]
-) -> list[tuple[Tensor, Tensor]]:
-    """Return (scores (N,), pixels (N, C, h, w) of the plan's `shown`) of each request.
+    plan: Plan,
+    positions: Tensor,
+    images: PeakImages,
+    lenders: PeakImages | None,
+    requests: Sequence[Request],
+    through: Collection[int] = (),
+) -> list[Sent]:
+    """Return what each request gives, with the parts that the nodes `through` have in it.
 
     positions: (N, 2) row and col.  lenders: the images that lend their switches to rules with switches "other".
     What the units of all requests depend on runs forward once.
@@ -140,9 +155,11 @@ def send_back(
     whole = plan.strategy == "whole"
     maps = WholeMaps(graph, positions) if whole else Windows(graph, plan.cone, positions)
     seed = None if whole else seed_convolution(graph, target)
+    if seed is not None and not {seed.index, *seed.rectifiers}.isdisjoint(through):
+        seed = None  # it has no maps of these
     top = target if seed is None else seed.source
 
-    value, tape = _forward(plan.strategy, graph, top, images, [rule for rule, _ in requests], maps)
+    value, tape, values = _forward(plan.strategy, graph, top, images, [rule for rule, _ in requests], maps, through)
     lent_tape = None
     if lenders is not None:
         borrowing = [rule for rule, _ in requests if rule.switches == "other"]
@@ -156,22 +173,35 @@ def send_back(
         else:
             score, signal = _plant_below(seed, value, channel, rule, maps)
         rule_tape = with_switches(tape, graph, rule, maps, lent_tape)
-        pixels = backward(graph, top, signal, rule_tape, rule, maps)
-        results.append((score, _cut_out(pixels, plan.shown, maps)))
+        parts: dict[int, Part] = {}
+
+        def meet(index: int, signal: Tensor, score: Tensor = score, parts: dict[int, Part] = parts) -> None:
+            if index in values:
+                parts[index] = part_of(index, signal, values[index], score, maps)
+
+        pixels = backward(graph, top, signal, rule_tape, rule, maps, meet if values else None)
+        results.append(Sent(score, _cut_out(pixels, plan.shown, maps), parts))
     return results
 
 
 def _forward(
-    strategy: str, graph: Graph, top: int, images: PeakImages, rules: Sequence[Rule], maps: WholeMaps | Windows
-) -> tuple[Tensor, Tape]:
-    """The value of node `top` for each peak, on `maps`, and the tape of the pass."""
+    strategy: str,
+    graph: Graph,
+    top: int,
+    images: PeakImages,
+    rules: Sequence[Rule],
+    maps: WholeMaps | Windows,
+    through: Collection[int] = (),
+) -> tuple[Tensor, Tape, dict[int, Tensor]]:
+    """For each peak, on `maps`: the value of node `top`, the tape of the pass, and the values of nodes `through`."""
     if strategy == "window":
         seen = maps.span(0)
         windows = cut(images.pixels, images.index, seen.starts(maps.positions), seen.size)
-        return forward(graph, top, windows, rules, maps)
+        return forward(graph, top, windows, rules, maps, through)
     used, index = images.index.unique(return_inverse=True)
-    value, tape = forward(graph, top, images.pixels[used], rules, WholeMaps(graph, maps.positions))
-    return maps.take(top, value, index), {node: maps.take_memory(node, tape[node], index) for node in tape}
+    value, tape, values = forward(graph, top, images.pixels[used], rules, WholeMaps(graph, maps.positions), through)
+    tape = {node: maps.take_memory(node, tape[node], index) for node in tape}
+    return maps.take(top, value, index), tape, {node: maps.take(node, values[node], index) for node in values}
 
 
 def _plant(value: Tensor, channel: Tensor, maps: WholeMaps | Windows, target: int) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,10 @@ class WholeMaps:
         """Return a signal that a node sends to one of its inputs, added to `total`, what others sent, in place."""
         return signal if total is None else total.add_(signal)
 
+    def zero_outside(self, index: int, value: Tensor) -> Tensor:
+        """Return what a node has, zero outside its map: as it is."""
+        return value
+
     def take(self, index: int, value: Tensor, image: Tensor) -> Tensor:
         """Return, of a node's value for images (M, ...), what peaks have that lie in image[n]: (N, ...)."""
         return value[image]
@@ -156,6 +160,11 @@ class Windows:
             below, right = whole.size[0] - needed.size[0] - y, whole.size[1] - needed.size[1] - x
             signal = F.pad(signal, (x, right, y, below))
         return signal if total is None else total.add_(signal)
+
+    def zero_outside(self, index: int, value: Tensor) -> Tensor:
+        """Return windows of what a node has, zero outside its map."""
+        outside = self._outside(index, self.span(index))
+        return value if outside is None else value.masked_fill(outside, 0)
 
     def take(self, index: int, value: Tensor, image: Tensor) -> Tensor:
         """Return windows, for peaks that lie in image[n], of a node's value for whole images (M, ..., H, W)."""

@@ -1,4 +1,4 @@
-"""Peaks as Parquet and Arrow tables, for other tools; measures as older versions saved them.
+"""Peaks and parts as Parquet and Arrow tables, for other tools; measures as older versions saved them.
 
 Only this module knows pyarrow, which the extra `parquet` brings: `deconv.records.formats.needed_parquet` gives it.
 """
@@ -31,6 +31,16 @@ SCHEMA = pa.schema(
     ]
 )
 
+PART_SCHEMA = pa.schema(
+    [
+        *[(name, pa.int64()) for name in ("peak", "image")],
+        ("layer", pa.dictionary(pa.int32(), pa.string())),
+        ("channel", pa.int64()),
+        ("share", pa.float32()),
+        *[(name, pa.int64()) for name in ("row", "col")],
+    ]
+)
+
 
 def arrow_table(columns: Columns) -> pa.Table:
     """Return the columns of peaks as an Arrow table; a key is null where there is no image."""
@@ -40,6 +50,17 @@ def arrow_table(columns: Columns) -> pa.Table:
 def save_peaks(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
     """Write a Parquet file in which a damaged page is noticed."""
     whole = arrow_table(columns).replace_schema_metadata(metadata_of("peaks", provenance))
+    return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
+
+
+def parts_table(columns: Columns) -> pa.Table:
+    """Return the columns of parts as an Arrow table."""
+    return pa.table({name: columns[name] for name in PART_SCHEMA.names}, schema=PART_SCHEMA)
+
+
+def save_parts(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
+    """Write a Parquet file of parts in which a damaged page is noticed."""
+    whole = parts_table(columns).replace_schema_metadata(metadata_of("parts", provenance))
     return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
 
 

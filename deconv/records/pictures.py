@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,14 @@ from torch import Tensor
 
 from deconv.errors import check_count
 from deconv.notebooks import ShownInNotebooks
+from deconv.records.effective import effective_side
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
+from deconv.records.parts import Parts, part_axes, part_tensors, parts_from
 
-ENERGY_SHARE = 0.95
-"""Share of the energy that an effective field holds; energy is the sum of squares over channels."""
 FIELDS = ("effective", "full")
 """What pictures may show of a receptive field: its effective part, or all of it."""
 NEARLY_ALL = 0.75
 """An effective field that is longer than so much of the field tells nothing, and the field is shown."""
-ENERGIES_AT_ONCE = 2**24
-"""Pixels whose energies are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +51,11 @@ class Patches(ShownInNotebooks):
 
     def __repr__(self) -> str:
         return f"<Patches: {_sizes(self.pixels)}>"
+
+    def of(self, chosen: Shaped[Tensor, " m"]) -> Patches:
+        """Return some of the patches, by their numbers from 0 or by a mask (n,)."""
+        columns = {name: getattr(self, name)[chosen] for name in PATCH_AXES}
+        return dataclasses.replace(self, **columns)
 
     def cut_to(self, box: Int64[Tensor, "n 4"]) -> Patches:
         """Return what lies in other boxes of one size, one for each patch; what the patch does not hold is outside.
@@ -92,6 +95,7 @@ class Reconstructions(ShownInNotebooks):
     - field: the receptive field, whatever the image's size.
     - image, channel, row, col: the peaks.
     - input_size: (H, W) of the input images.
+    - parts: what units of lower layers pass on of each activation, for the layers of `through`.
 
     >>> import deconv, torch
     >>> _ = torch.manual_seed(0)
@@ -115,12 +119,18 @@ class Reconstructions(ShownInNotebooks):
     col: Int64[Tensor, " n"]
     input_size: tuple[int, int]
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parts: Parts = dataclasses.field(default_factory=Parts)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __repr__(self) -> str:
         return f"<Reconstructions: {self.layer} by {self.rule}, {_sizes(self.pixels)}>"
+
+    def of(self, chosen: Shaped[Tensor, " m"]) -> Reconstructions:
+        """Return some of the reconstructions, by their numbers from 0 or by a mask (n,)."""
+        columns = {name: getattr(self, name)[chosen] for name in RECONSTRUCTION_AXES}
+        return dataclasses.replace(self, **columns, parts=self.parts.of(chosen) if self.parts else self.parts)
 
     def paste(self) -> Float[Tensor, "n C H W"]:
         """Return the same pixels where they lie in the whole image, zero elsewhere."""
@@ -160,14 +170,15 @@ class Reconstructions(ShownInNotebooks):
             "input_size": list(self.input_size),
             "effective_field": self.effective_field,
             "provenance": self.provenance,
-        }
-        return save_tensors(path, "reconstructions", tensors, RECONSTRUCTION_AXES, fields)
+        } | ({"through": list(self.parts)} if self.parts else {})
+        tensors |= part_tensors(self.parts)
+        return save_tensors(path, "reconstructions", tensors, _axes_of(tensors), fields)
 
     @staticmethod
     def load(path: str | Path) -> Reconstructions:
         """Read what `save` wrote. Raises BadInput for a file that is missing, damaged, of another kind or newer."""
         with reading(path):
-            tensors, saved = load_tensors(path, "reconstructions", RECONSTRUCTION_AXES, older={"field": "box"})
+            tensors, saved = load_tensors(path, "reconstructions", _axes_of, older={"field": "box"})
             _check_boxes(tensors)
             layer, rule, (height, width), provenance = (
                 saved[name] for name in ("layer", "rule", "input_size", "provenance")
@@ -175,7 +186,10 @@ class Reconstructions(ShownInNotebooks):
             kinds = [type(value) for value in (layer, rule, height, width, provenance)]
             if kinds != [str, str, int, int, dict] or min(height, width) < 1:
                 raise ValueError("its layer, rule, input size or provenance is of another kind")
-            return Reconstructions(layer, rule, **tensors, input_size=(height, width), provenance=provenance)
+            parts = parts_from(tensors, saved.get("through", []), provenance)
+            return Reconstructions(
+                layer, rule, **tensors, input_size=(height, width), provenance=provenance, parts=parts
+            )
 
 
 PATCH_AXES: Axes = {
@@ -194,6 +208,10 @@ RECONSTRUCTION_AXES: Axes = {
     "row": (torch.int64, "N"),
     "col": (torch.int64, "N"),
 }
+
+
+def _axes_of(tensors: Mapping[str, Tensor]) -> Axes:
+    return {**RECONSTRUCTION_AXES, **part_axes(tensors)}
 
 
 def _check_boxes(tensors: dict[str, Tensor]) -> None:
@@ -257,41 +275,3 @@ def about_centres(field: Int64[Tensor, "n 4"], side: int, input_size: tuple[int,
             box[:, axis] += (long - length) // 2
             box[:, axis + 2] = box[:, axis] + length
     return box
-
-
-def effective_side(pixels: Float[Tensor, "n C h w"], box: Int64[Tensor, "n 4"], field: Int64[Tensor, "n 4"]) -> int:
-    """Return the side of the square about the fields' centres that holds ENERGY_SHARE of the pictures' energy.
-
-    pixels lie at `box`, inside or around `field`.  The share is the mean over all pictures that have any energy; where
-    none has, the side is the longer one of the field.
-
-    >>> pixels = torch.zeros(1, 1, 5, 5)
-    >>> pixels[0, 0, 2, 2], pixels[0, 0, 1, 2] = 3.0, 1.0
-    >>> box = torch.tensor([[0, 0, 5, 5]])
-    >>> effective_side(pixels, box, box)
-    2
-    """
-    size = field[:, 2:] - field[:, :2]
-    most = int(size.max()) if len(field) else max(pixels.shape[2:])
-    held, pictures = torch.zeros(most + 1, dtype=torch.float64), 0
-    geometry, kind = torch.cat([box[:, :2] - field[:, :2], size], dim=1).unique(dim=0, return_inverse=True)
-    for number, (top, left, height, width) in enumerate(geometry.tolist()):
-        rows, cols = _sides(top, pixels.shape[2], height), _sides(left, pixels.shape[3], width)
-        side = torch.maximum(rows[:, None], cols).clamp_max(most).flatten()
-        for batch in (kind == number).nonzero().flatten().split(max(ENERGIES_AT_ONCE // max(len(side), 1), 1)):
-            energy = pixels[batch].double().square().sum(dim=1).flatten(1)
-            energy = energy[energy.sum(dim=1) > 0]
-            pictures += len(energy)
-            held.index_add_(0, side, (energy / energy.sum(dim=1, keepdim=True)).sum(dim=0))
-    if not pictures:
-        return most
-    return int((held.cumsum(0) >= ENERGY_SHARE * pictures * (1 - 1e-12)).nonzero()[0])
-
-
-def _sides(first: int, count: int, length: int) -> Int64[Tensor, " count"]:
-    """The side of the smallest square, centred as `zoomed` centres it, that reaches each of `count` pixels of an axis.
-
-    The pixels begin at `first` in a field of that length.
-    """
-    position = torch.arange(first, first + count)
-    return torch.maximum(length - 2 * position - 1, 2 * position + 2 - length).clamp_min(1)

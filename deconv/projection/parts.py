@@ -1,0 +1,95 @@
+"""What a unit of a lower layer passes on of an activation: what comes back to it, times what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deconv.errors import bad_value, check_list
+from deconv.network import Network, as_map
+from deconv.projection.rules import Rule
+from deconv.projection.ways import carrying
+from deconv.projection.windows import WholeMaps, Windows
+
+ByLayer = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Shares (N, units) and positions (N, units, 2) by the name of their layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Of N activations, the share of every unit of a node, and the position (row, col) where it gives most of it."""
+
+    share: Float[Tensor, "N units"]
+    position: Int[Tensor, "N units 2"]
+
+
+def part_of(index: int, signal: Tensor, value: Tensor, score: Float[Tensor, " N"], maps: WholeMaps | Windows) -> Part:
+    """Return the part that a node has in activations `score`, of the signals that come back to it and its values.
+
+    signal, value: (N, *shape), on `maps`.  A share is for an activation of one that is sent back: it is divided by the
+    score, of which the signal is a multiple, and zero where that is zero. Of equal positions the first in reading order
+    is taken.
+    """
+    precision = torch.promote_types(signal.dtype, torch.float32)
+    products = as_map(maps.zero_outside(index, signal.to(precision) * value.to(precision)))
+    total = products.sum(dim=(2, 3))
+    towards = products * total.sign()[:, :, None, None]
+    best, across = towards.flatten(2).argmax(dim=2), products.shape[3]
+    first = maps.span(index).starts(maps.positions)[:, None]
+    position = torch.stack([best // across, best % across], dim=2) + first
+    score = score.to(precision)[:, None]
+    share = torch.where(score != 0, total / score, 0)
+    return Part(share, position.where((share != 0)[:, :, None], -1))
+
+
+def layers_below(
+    network: Network, layer: str, rules: Sequence[Rule], size: tuple[int, int] | None = None
+) -> dict[str, int]:
+    """Return the nodes of the layers below one, by their names in forward order; of one with an alias by that.
+
+    A layer is below if every rule sends signals through it on the way back from `layer`.
+    """
+    graph = network.graph if size is None else network.graph_at(size)
+    names = {node: name for name, node in graph.layers.items()}
+    names |= {network.node(alias, size): alias for alias in network.aliases}
+    reached = _reached(network, layer, rules, size)
+    return {names[node]: node for node in sorted(names) if node in reached}
+
+
+def check_through(
+    network: Network, layer: str, through: Sequence[str], rules: Sequence[Rule], size: tuple[int, int] | None = None
+) -> dict[str, int]:
+    """Return the nodes of lower layers by their names. Raises UnknownName, and BadInput unless they are below."""
+    nodes = {name: network.node(name, size) for name in check_list("through", through, "names of lower layers")}
+    reached = _reached(network, layer, rules, size) if nodes else set()
+    for name, node in nodes.items():
+        if node not in reached:
+            below = ", ".join(layers_below(network, layer, rules, size)) or "of which there are none"
+            expected = f"layers that {rules[0].name!r} passes on its way back from {layer}, {below}"
+            raise bad_value("through", name, expected)
+    return nodes
+
+
+def _reached(network: Network, layer: str, rules: Sequence[Rule], size: tuple[int, int] | None) -> set[int]:
+    graph, target = network.graph if size is None else network.graph_at(size), network.node(layer, size)
+    return set.intersection(*({*carrying(graph, target, rule)} for rule in rules)) - {target}
+
+
+def empty_parts(network: Network, nodes: Mapping[str, int], count: int) -> ByLayer:
+    """Return room for the parts of `count` activations."""
+    units = {name: network.channels(name) for name in nodes}
+    shares = {name: torch.zeros((count, units[name])) for name in nodes}
+    return shares, {name: torch.full((count, units[name], 2), -1) for name in nodes}
+
+
+def fill_parts(parts: ByLayer, nodes: Mapping[str, int], chunk: Tensor, sent: Mapping[int, Part]) -> None:
+    """Write the parts that some activations, by their numbers (n,), have where there is room for them."""
+    shares, positions = parts
+    for name, node in nodes.items():
+        if node in sent:  # else no signal came back
+            shares[name][chunk] = sent[node].share.float().cpu()
+            positions[name][chunk] = sent[node].position.cpu()

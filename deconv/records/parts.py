@@ -1,0 +1,142 @@
+"""What an activation is made of: what units of lower layers pass on of it, as a record and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from deconv.errors import unknown
+from deconv.records.formats import Axes, Columns, needed_parquet
+from deconv.records.provenance import Provenance
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PART_COLUMNS = ("peak", "image", "layer", "channel", "share", "row", "col")
+"""Of a table of parts: one lower unit of one peak a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts(Mapping[str, Tensor]):
+    """What n activations are made of: a mapping from the name of a lower layer to its units' shares (n, units).
+
+    A unit's share is what comes back to it on the way down times what it answered on the way up, summed over the
+    positions of its layer, for an activation of one that is sent back. By the rule "gradient" it is the unit's part of
+    the activation, in the activation's units: where nothing adds biases, the shares of a layer that all paths go
+    through add up to the activation. Whatever they leave is `rest`.
+
+    - shares: by layer.
+    - positions: by layer, (row, col) on its map where the unit gives most of its share; -1 where the share is zero.
+    - score: the activations.
+    - image: the image id.
+
+    >>> import deconv, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3, bias=False))
+    >>> network, images = deconv.Network(net, (1, 8, 8), {"low": "1", "high": "2"}), torch.randn(2, 1, 8, 8)
+    >>> recon = deconv.project(network, images, "high", [0, 1], [3, 3], [0, 2], [1, 2], "gradient", through=["low"])
+    >>> recon.parts
+    <Parts: of 2 activations, low (4 units)>
+    >>> torch.allclose(recon.parts["low"].sum(dim=1), recon.score, atol=1e-6)
+    True
+    """
+
+    shares: dict[str, Float[Tensor, "n _"]] = field(default_factory=dict)
+    positions: dict[str, Int64[Tensor, "n _ 2"]] = field(default_factory=dict)
+    score: Float[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0))
+    image: Int64[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    provenance: Provenance = field(default_factory=dict)
+
+    def __getitem__(self, layer: str) -> Tensor:
+        if layer not in self.shares:
+            raise unknown("layer of these parts", layer, self.shares, "name it in through=[...]")
+        return self.shares[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shares)
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __repr__(self) -> str:
+        listed = [f"{layer} ({share.shape[1]} units)" for layer, share in self.shares.items()]
+        return f"<Parts: of {len(self.score)} activations, {', '.join(listed) or 'no layers'}>"
+
+    def rest(self, layer: str) -> Float[Tensor, " n"]:
+        """Return what the shares of a layer leave of each activation, which biases and other paths gave, or the rule.
+
+        >>> share, position = torch.tensor([[2.0, -0.5]]), torch.tensor([[[0, 3], [1, 1]]])
+        >>> Parts({"low": share}, {"low": position}, torch.tensor([4.0]), torch.tensor([7])).rest("low").tolist()
+        [2.5]
+        """
+        return self.score - self[layer].sum(dim=1)
+
+    def of(self, chosen: Shaped[Tensor, " m"]) -> Parts:
+        """Return what some of the activations, by their numbers from 0 or by a mask (n,), are made of."""
+        shares = {layer: share[chosen] for layer, share in self.shares.items()}
+        positions = {layer: position[chosen] for layer, position in self.positions.items()}
+        return Parts(shares, positions, self.score[chosen], self.image[chosen], self.provenance)
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return an Arrow table, one lower unit of one peak a row; units whose share is zero have none.
+
+        Its columns are peak (its number, from 0), image, layer and channel of the lower unit, share, and row and col
+        where it gives most of it: with those, `deconv.project` sends the lower unit's own activation back.
+        Raises BadInput where there is no pyarrow (the extra `parquet`).
+        """
+        return needed_parquet("of parts").parts_table(self._columns())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the same table as a Parquet file. Raises BadInput where there is no pyarrow (the extra `parquet`).
+
+        `Reconstructions.save` keeps all of it with the reconstructions, zeros as well.
+        """
+        written: Path = needed_parquet(path).save_parts(path, self._columns(), self.provenance)
+        return written
+
+    def _columns(self) -> Columns:
+        rows: list[Columns] = []
+        for layer, share in self.shares.items():
+            peak, channel = share.nonzero().unbind(1)
+            row, col = self.positions[layer][peak, channel].unbind(1)
+            numbers = {"peak": peak, "image": self.image[peak], "channel": channel, "row": row, "col": col}
+            columns = {name: column.numpy() for name, column in numbers.items()}
+            words = np.array([layer] * len(peak), dtype=object)
+            rows.append(columns | {"share": share[peak, channel].numpy(), "layer": words})
+        empty = {name: np.zeros(0, dtype=object if name == "layer" else np.int64) for name in PART_COLUMNS}
+        return {name: np.concatenate([columns[name] for columns in rows or [empty]]) for name in PART_COLUMNS}
+
+
+def part_tensors(parts: Parts) -> dict[str, Tensor]:
+    """Return what a file keeps of parts: a layer's two tensors by its number, for a name may be anything."""
+    tensors: dict[str, Tensor] = {}
+    for n, layer in enumerate(parts):
+        tensors |= {f"parts.{n}.share": parts.shares[layer], f"parts.{n}.position": parts.positions[layer]}
+    return tensors
+
+
+def part_axes(names: Mapping[str, Tensor]) -> Axes:
+    """Return the axes of those among a file's tensors that are of parts."""
+    layers = sum(name.startswith("parts.") for name in names) // 2
+    axes: dict[str, tuple[torch.dtype, str]] = {}
+    for n in range(layers):
+        axes |= {f"parts.{n}.share": (torch.float32, f"N U{n}"), f"parts.{n}.position": (torch.int64, f"N U{n} 2")}
+    return axes
+
+
+def parts_from(tensors: dict[str, Tensor], layers: list[str], provenance: Provenance) -> Parts:
+    """Return the parts in a file's tensors, which are taken out of them. Raises ValueError if the layers are others."""
+    columns = [tensors.pop(name) for name in list(part_axes(tensors))]
+    if len(columns) != 2 * len(layers) or {type(layer) for layer in layers} - {str}:
+        raise ValueError(f"its parts are of {len(columns) // 2} layers, and it names {len(layers)}")
+    if not layers:
+        return Parts()
+    shares, positions = (dict(zip(layers, each, strict=True)) for each in (columns[::2], columns[1::2]))
+    return Parts(shares, positions, tensors["score"], tensors["image"], provenance)
