@@ -31,7 +31,7 @@ SQUARES = (0.3, 0.4, 0.5)
 
 def one_bar(network: Network, inputs: Tensor, layer: str, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
     """What each unit is made of: the perfect explanation of those units."""
-    weight = network.module[1].weight.detach().view(-1, 3, SIDE, SIDE)
+    weight = next(network.module.parameters()).detach().view(-1, 3, SIDE, SIDE)
     picture: Tensor = weight[channel].to(inputs)
     return picture
 
@@ -97,6 +97,31 @@ def test_the_perfect_explanation_is_always_right_and_a_random_one_half_of_the_ti
     ahead = known.difference("perfect", "random_mask", "energy_max")
     assert ahead["low"] > 0.2 and ahead == {**ahead, "units": 16}
     assert known.summary["trials"]["bars"]["max"] == 16 * 6 * 3
+
+
+def test_near_the_peak_it_is_not_enough_to_know_where_it_is(tmp_path: Path) -> None:
+    """A unit that looks at one corner of its field: its picture knows which squares cover that corner."""
+    convolution = nn.Conv2d(3, 1, 15)
+    with torch.no_grad():
+        convolution.weight.zero_()
+        convolution.weight[:, :, 1:5, 1:5] = 1
+        convolution.bias.zero_()  # type: ignore[union-attr]
+    generator = np.random.default_rng(0)
+    for n in range(10):
+        pixels = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+        row, col = generator.integers(2, SIDE - 16, 2)
+        pixels[row : row + 4, col : col + 4] = 150 + 5 * n
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+    preprocessing = deconv.Preprocessing((SIDE, SIDE), None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    network = deconv.Network(nn.Sequential(convolution, nn.ReLU()), (3, SIDE, SIDE), {"corner": "1"}, preprocessing)
+    images = deconv.folder(tmp_path)
+    peaks = deconv.mine(network, images, ["corner"], k=10)
+    predicted = deconv.predict(
+        network, images, peaks, ["gradient", "centre"], references=2, squares=[0.4, 0.5], stride=2
+    )
+    cells = predicted.summary["all_layers"]
+    assert cells["gradient"]["energy_max"]["mean"] == cells["gradient"]["energy_near"]["mean"] == 1
+    assert cells["centre"]["energy_near"]["mean"] < cells["centre"]["energy_max"]["mean"] < 1
 
 
 def test_the_two_squares_are_those_of_the_whole_network(images: deconv.Source) -> None:
