@@ -38,8 +38,8 @@ def photographs(folder: Path, count: int = 5) -> Source:
     return deconv.folder(folder)
 
 
-def with_preprocessing() -> deconv.Network:
-    net = network()
+def with_preprocessing(seed: int = 0) -> deconv.Network:
+    net = network(seed=seed)
     net.preprocessing = deconv.Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     return net
 

@@ -268,8 +268,8 @@ def test_functions_of_ones_own_are_measured_beside_rules(
     [
         ({"explanations.mine": "own.py:faint"}, "explanations.mine: given own.py:faint; expected a function of own.py"),
         ({"explanations.mine": "brightest"}, "explanations.mine: given brightest; expected package.module:function"),
-        ({"explanations.guided": "own.py:flat"}, "explanations: given guided; expected names of their own"),
-        ({"explanations.centre": "own.py:flat"}, "explanations: given centre; expected names of their own"),
+        ({"explanations.guided": "own.py:flat"}, "explanation called guided: given "),
+        ({"explanations.centre": "own.py:flat"}, "explanation called centre: given "),
         (
             {"explanations.mine": "own.py:flat", "against": "[mine]"},
             "explanation mine: given conv1, 6 inputs; expected",

@@ -277,5 +277,5 @@ def test_what_can_be_asked_for_by_name() -> None:
     with pytest.raises(UnknownName, match="unknown rule or explanation 'guidd'"):
         as_explanation("guidd")
     for taken in ({"guided": fault("nan")}, {"guided": "gradient"}, {"occlusion": fault("nan")}):
-        with pytest.raises(BadInput, match="expected names of their own"):
+        with pytest.raises(BadInput, match="expected another name for it"):
             by_name(taken)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import deconv
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.tasks import PATCHES
-from deconv.errors import BadInput, RecordMismatch, UnknownName
+from deconv.errors import BadInput, RecordMismatch, UnknownName, UnsupportedOperation
 from deconv.network import Network
-from tests.samples import photographs, with_preprocessing
+from tests.samples import SIZE, photographs, with_preprocessing
 
 EXPLANATIONS: dict[str, Any] = {"gradient": "gradient", "edges": "edges", "mine": None, "centre": "centre"}
 
@@ -136,7 +136,7 @@ def test_it_is_kept_and_goes_on(images: deconv.Source, tmp_path: Path) -> None:
         ({}, [0], BadInput, "expected at least one"),
         (["deconvnet"], [99], BadInput, "given 99"),
         (["deconvnet"], {"three": [0]}, UnknownName, "unknown layer of units 'three'; expected one of one"),
-        ({"centre": "edges"}, [0], BadInput, "names of their own"),
+        ({"centre": "edges"}, [0], BadInput, "another name for it"),
     ],
 )
 def test_mistakes_are_named(
@@ -153,3 +153,23 @@ def test_peaks_of_other_images_are_refused(images: deconv.Source) -> None:
     peaks = deconv.mine(network, images.part([0, 1]), ["one"], k=1)
     with pytest.raises(RecordMismatch, match="the record of these peaks was made with content"):
         deconv.judge(network, images, peaks, ["deconvnet"])
+
+
+def test_what_needs_no_deconvnet_is_judged_where_none_can_be(images: deconv.Source) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 5), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    preprocessing = deconv.Preprocessing((SIZE, SIZE), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    network = deconv.Network(module, (3, SIZE, SIZE), preprocessing=preprocessing)
+    peaks = deconv.mine(network, images, ["3"], k=1)
+    judgement = deconv.judge(network, images, peaks, ["gradient", "centre", "edges"], units=[0])
+    assert "[" not in str(judgement).splitlines()[2]  # one unit has no interval
+    assert judgement.difference("gradient", "centre", "insertion") == judgement.difference(
+        "gradient", "centre", "insertion_blur"
+    )
+    with pytest.raises(
+        UnsupportedOperation, match="what is behind other_unit, random_weights: .*silu.*deconvnet_beyond"
+    ):
+        deconv.judge(network, images, peaks, ["gradient", "other_unit", "random_weights"], units=[0])
+    with pytest.raises(BadInput, match="500"):
+        deconv.judge(network, images, peaks, ["gradient", "other_unit"], units=[500])
+    deconv.judge(network, images, peaks, ["deconvnet_beyond", "other_unit"], units=[0])

@@ -16,7 +16,7 @@ from deconv.command.options import EXPERIMENTS
 from deconv.command.settings import compose_jobs
 from deconv.errors import UnknownName
 from deconv.files.shipped import choices
-from deconv.projection.rules import RULES, Rule
+from deconv.projection.rules import NAMED, Rule
 from deconv.training.recipe import Settings
 from tests import written
 
@@ -40,7 +40,7 @@ SHARED = {
     "reference": "reference=peaks.safetensors",
     "device": "device=cuda",
 }
-REQUIRED = {"fig4_evolution": ["trained=runs/train"]}
+REQUIRED = {"fig4_evolution": ["trained=runs/train"], "photograph": ["image=cat.jpg"]}
 
 
 def test_every_experiment_has_its_options() -> None:
@@ -133,8 +133,8 @@ def test_a_rule_is_what_the_library_calls_so() -> None:
     assert [(entry.name, entry.default) for entry in fields(shared.Rule)] == [
         (entry.name, entry.default) for entry in fields(Rule)
     ]
-    assert set(choices("rule")) == set(RULES)
-    for name, rule in RULES.items():
+    assert set(choices("rule")) == set(NAMED)
+    for name, rule in NAMED.items():
         (job,) = compose_jobs([f"rule={name}"], sweep=False)
         assert isinstance(job.options, options.Fig2Features) and asdict(job.options.rule) == rule.options()
 

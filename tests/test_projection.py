@@ -182,7 +182,8 @@ def test_nothing_comes_back_outside_the_receptive_field_or_the_image(small: Netw
         rows, cols = torch.arange(field.size[0]) + y0, torch.arange(field.size[1]) + x0
         inside = ((rows >= 0) & (rows < 41))[:, None] & ((cols >= 0) & (cols < 45))
         assert not pixels[:, ~inside].any()
-    score, expected = project_by_autograd(small_trunk()[:9], IMAGES, peaks, "gradient")
+    # one activation is a hundredth of the others, a small difference of large terms: its rounding is not the pixels'
+    score, expected = project_by_autograd(small_trunk()[:9], IMAGES, peaks, "gradient", seed=recon.score)
     torch.testing.assert_close(recon.score, score)
     assert relative_error(recon.paste(), expected).max() < 1e-5
 

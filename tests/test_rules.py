@@ -109,6 +109,17 @@ def test_local_response_norm_is_left_out_by_deconvnet_alone() -> None:
         torch.testing.assert_close(back, expected)
 
 
+@pytest.mark.parametrize(("size", "channels"), [(1, 4), (2, 4), (5, 4), (4, 3), (5, 1), (6, 2)])
+def test_local_response_norm_is_torchs_at_any_window(size: int, channels: int) -> None:
+    """Windows of an even size reach further to one side; there are fewer channels than a window has."""
+    operation, x = ops.LocalResponseNorm(size, 0.5, 0.75, 1.0), X[:, :channels]
+    output, signal, (back,) = there_and_back(operation, "gradient", x)
+    points = x.clone().requires_grad_()
+    expected = F.local_response_norm(points, size, 0.5, 0.75, 1.0)
+    torch.testing.assert_close(output, expected.detach())
+    torch.testing.assert_close(back, torch.autograd.grad(expected, points, signal)[0])
+
+
 def test_values_that_share_a_switch_add() -> None:
     """One strongest position under four windows."""
     maps = torch.zeros(1, 1, 5, 5)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 import deconv
-from deconv.errors import BadInput, UnknownName, UnreadableImage
+from deconv.errors import BadInput, RecordMismatch, UnknownName, UnreadableImage
 from deconv.figures.pictures import OUTLINE, as_bytes, display
 from deconv.figures.strongest import SIDE, outlined, over_photograph
 from tests.samples import SIZE, photographs, with_preprocessing
@@ -45,6 +45,33 @@ def test_without_units_the_strongest_come_first(images: deconv.Source) -> None:
     assert recon.score.tolist() == sorted(recon.score.tolist(), reverse=True)
     assert recon.channel.tolist() == everyone.channel.tolist()[:3] and recon.rule == "gradient"
     assert len(set(everyone.channel.tolist())) == len(everyone) <= 5
+
+
+def test_with_a_reference_they_come_by_the_share_of_their_strongest(images: deconv.Source) -> None:
+    network = with_preprocessing()
+    many = deconv.mine(network, images, ["3"], k=1)
+    recon = deconv.project_strongest(network, images, 1, "two", n_units=99, reference=many)
+    shares = recon.score / many["3"].score[recon.channel, 0]
+    assert shares.tolist() == sorted(shares.tolist(), reverse=True) and shares[0] <= 1 + 1e-6
+    torch.testing.assert_close(recon.peaks.score[recon.channel, 0], recon.score)
+    assert not recon.indifferent and len(recon.peaks.score) == 5
+    with pytest.raises(BadInput, match="a reference chooses units, and units names them"):
+        deconv.project_strongest(network, images, 1, "two", [1], reference=many)
+    other = with_preprocessing(seed=1)
+    with pytest.raises(RecordMismatch, match="the reference was made with weights"):
+        deconv.project_strongest(other, images, 1, "two", reference=many)
+
+
+def test_a_unit_without_weights_is_as_strong_on_any_image_and_not_chosen(images: deconv.Source) -> None:
+    convolution = nn.Conv2d(3, 3, 3)
+    convolution.weight.data[1] = 0
+    convolution.bias = nn.Parameter(torch.tensor([1.0, 0.5, 1.0]))
+    network = deconv.Network(
+        nn.Sequential(convolution, nn.ReLU()), (3, SIZE, SIZE), preprocessing=with_preprocessing().preprocessing
+    )
+    many = deconv.mine(network, images, ["1"], k=1)
+    recon = deconv.project_strongest(network, images, 0, "1", reference=many)
+    assert sorted(recon.channel.tolist()) == [0, 2] and recon.indifferent == (1,)
 
 
 def test_an_image_of_a_part_keeps_its_id(images: deconv.Source) -> None:

@@ -37,6 +37,8 @@ RULES = {
     "gradient": "the plain derivative of the activation",
     "deconvnet_beyond": "positive signals only, at every activation; gates and norms held constant",
     "guided_beyond": "only positive signals, and only where the layer below fired; gates and norms held constant",
+    "lrp_epsilon": "the activation shared out among all that added up to it, layer by layer",
+    "lrp_z_plus": "the activation shared out among what added to it, layer by layer, without what took away",
 }
 EXPLANATIONS = {
     "activation_map": "the unit's own map made as large as the photograph: where it fires, not why",

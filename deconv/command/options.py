@@ -18,7 +18,7 @@ from deconv.command.shared import (
     Options,
     Probing,
     Scanning,
-    WithCache,
+    Training,
     WithDirections,
     WithDraw,
     WithExplanations,
@@ -183,6 +183,17 @@ class Fig7Occlusion(Scanning, WithPhotographs, WithRule, WithExplanations):
 
 
 @dataclass
+class Photograph(Mining, WithRule, WithReference):
+    """The options of experiments/photograph.py."""
+
+    image: str = option(MISSING, "the file of the photograph; must be given")
+    n_units: int = option(4, "units of each layer, those first that reach the largest share of their strongest", 1)
+    peaks: str | None = option(
+        None, "a file in which the mined peaks are kept, for the next photograph; null is one in the run's folder"
+    )
+
+
+@dataclass
 class Table1Correspondence(WithModel):
     """The options of experiments/table1_correspondence.py."""
 
@@ -194,17 +205,6 @@ class Table1Correspondence(WithModel):
     )
     region: str | None = option("dog", "the part of that file in which random boxes lie; null: anywhere")
     draws: int = option(100, "how often random boxes are drawn", 2)
-
-
-@dataclass
-class Training(WithCache):
-    """An experiment that trains on labelled images."""
-
-    validation: str | None = option(
-        None, "other images to validate on, given as source.urls, source.root or source.split is; null holds some out"
-    )
-    held_out: float = option(0.1, "the share held out if validation is null: 0.1 is every tenth image")
-    training: Settings = field(default_factory=Settings, metadata={"help": "the recipe"})
 
 
 @dataclass
@@ -281,6 +281,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "fig5_invariance": Fig5Invariance,
     "fig6_filters": Fig6Filters,
     "fig7_occlusion": Fig7Occlusion,
+    "photograph": Photograph,
     "predict": Predict,
     "sanity_checks": SanityChecks,
     "table1_correspondence": Table1Correspondence,

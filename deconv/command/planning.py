@@ -16,14 +16,13 @@ from deconv.command.options import (
     Fig5Invariance,
     Fig6Filters,
     Fig7Occlusion,
-    Probing,
     SanityChecks,
     Table1Correspondence,
     Tour,
 )
 from deconv.command.settings import Job
 from deconv.command.setup import Prepared, WorkBegins, asked_explanations, open_rule, rehearsing
-from deconv.command.shared import Mining, Options
+from deconv.command.shared import Mining, Options, Probing
 from deconv.explanations import by_name, explain_peaks
 from deconv.explanations.functions import Explanation
 from deconv.images import Source, open_source

@@ -89,10 +89,11 @@ def maker_of(explanation: AnyExplanation, like: Rule) -> Projection | Pictures:
 
 def rules_behind(explanations: Iterable[Opened], like: Rule) -> set[Rule]:
     """Return the rules that a network must be able to serve, those behind the controls among them."""
-    controls = {name for name in explanations if isinstance(name, str)}
-    deconvnets = {Rule().carried_like(like)} if controls - BUILT_IN.keys() else set()
+    explanations = list(explanations)
+    controls = {each for each in explanations if isinstance(each, str)}
+    deconvnets = {Rule().carried_like(like)} if controls & DECONVNETS else set()
     gradients = {as_rule("gradient")} if controls & BUILT_IN.keys() else set()
-    return deconvnets | gradients | {rule for rule in explanations if isinstance(rule, Rule)}
+    return deconvnets | gradients | {each for each in explanations if isinstance(each, Rule)}
 
 
 def _explained(explanation: Explanation, peaks: PeakSet) -> np.ndarray:
@@ -145,6 +146,8 @@ CONTROLS = {
     "centre": Control("a Gaussian about the peak's position, which knows neither network nor image", _centre),
 }
 """The controls by name."""
+DECONVNETS = {"random_switches", "other_switches", "other_unit", "random_weights"}
+"""Those that are deconvnets, and need a network that one can serve."""
 
 
 def another_unit(activations: Float[np.ndarray, " C"], peak: tuple[int, ...], seed: int) -> int:

@@ -8,6 +8,8 @@ Those built in are such functions too:
 - `gradients`: gradient times input, SmoothGrad, integrated gradients;
 - `occlusion`: what a square takes away.
 
+`from_captum` and `from_zennit` make explanations of the methods of these libraries.
+
 `functions` says what is made of a user's own; `fields` has the receptive fields alone, on which a unit can be asked
 with less work than on the image.
 """
@@ -22,15 +24,17 @@ from torch import Tensor
 
 from deconv.errors import bad_value, check_list, unknown
 from deconv.explanations.activation import activation_map, grad_cam
+from deconv.explanations.captum import from_captum as from_captum
 from deconv.explanations.functions import AT_ONCE, Explain, Explanation
 from deconv.explanations.gradients import gradient_times_input, integrated_gradients, smoothgrad
 from deconv.explanations.occlusion import occlusion
+from deconv.explanations.zennit import from_zennit as from_zennit
 from deconv.images import Source
 from deconv.images.batches import whole_batches
 from deconv.network import Network
 from deconv.network.receptive_field import whole_image
 from deconv.projection import AnyRule, Images, Indices, check_peaks, check_rules, check_scores, project, project_peaks
-from deconv.projection.rules import RULES, Rule, as_rule
+from deconv.projection.rules import NAMED, Rule, as_rule
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import build
 
@@ -59,14 +63,14 @@ def as_explanation(explanation: AnyExplanation, name: str | None = None) -> Rule
     """
     if isinstance(explanation, str) and explanation in BUILT_IN:
         return Explanation(explanation, BUILT_IN[explanation])
-    if isinstance(explanation, str) and explanation not in RULES:
-        raise unknown("rule or explanation", explanation, [*RULES, *BUILT_IN])
+    if isinstance(explanation, str) and explanation not in NAMED:
+        raise unknown("rule or explanation", explanation, [*NAMED, *BUILT_IN])
     if isinstance(explanation, str | Rule | Mapping):
         return as_rule(explanation)
     if isinstance(explanation, Explanation):
         return explanation
     if not callable(explanation):
-        expected = f"one of {', '.join([*RULES, *BUILT_IN])}, a Rule, a mapping of its options, or a function"
+        expected = f"one of {', '.join([*NAMED, *BUILT_IN])}, a Rule, a mapping of its options, or a function"
         raise bad_value("explanation", explanation, expected)
     return Explanation(
         getattr(explanation, "__name__", type(explanation).__name__) if name is None else name, explanation
@@ -92,14 +96,16 @@ def by_name(explanations: Explanations, others: Collection[str] = ()) -> Mapping
     if not isinstance(explanations, Mapping):
         asked = check_list("explanations", explanations, "explanations")
         explanations = {each if isinstance(each, str) else as_explanation(each).name: each for each in asked}
-    known = [*RULES, *BUILT_IN, *others]
+    known = list(dict.fromkeys([*NAMED, *BUILT_IN, *others]))
     named: dict[str, Rule | Explanation | str] = {}
     for name, each in explanations.items():
         if isinstance(each, str) and each not in known:
             raise unknown("explanation", each, known)
         named[name] = each if isinstance(each, str) and each in others else as_explanation(each, name)
         if name in known and named[name] != (name if name in others else as_explanation(name)):
-            raise bad_value("explanations", name, "names of their own", f"{name} is the name of another")
+            raise bad_value(
+                f"explanation called {name}", each, f"another name for it, as {name} is one of the names known"
+            )
     return named
 
 

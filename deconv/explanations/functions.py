@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,8 +67,8 @@ class Explanation:
         function: Any = self.function
         arguments: dict[str, str] = {}
         while isinstance(function, partial):
-            arguments = {**{str(n): repr(value) for n, value in enumerate(function.args)}, **arguments}
-            arguments |= {name: repr(value) for name, value in function.keywords.items() if name not in arguments}
+            arguments = {**{str(n): _said(value) for n, value in enumerate(function.args)}, **arguments}
+            arguments |= {name: _said(value) for name, value in function.keywords.items() if name not in arguments}
             function = function.func
         function = inspect.unwrap(function)
         source = function if hasattr(function, "__qualname__") else type(function)
@@ -141,6 +142,13 @@ def load(name: str, target: str) -> Explanation:
     if place.endswith(".py"):  # another process may have another working folder
         target = f"{Path(place).expanduser().resolve()}:{called}"
     return Explanation(name, function, target)
+
+
+def _said(value: Any) -> str:
+    """What a record says of an argument: the same in every process, so without where it lies in memory."""
+    if hasattr(value, "__module__") and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _source_hash(source: Any) -> str | None:

@@ -25,6 +25,8 @@ RULE_COLOURS = {
     "gradient": "tab:green",
     "deconvnet_beyond": "firebrick",
     "guided_beyond": "navy",
+    "lrp_epsilon": "darkgreen",
+    "lrp_z_plus": "darkorange",
 }
 EXPLANATION_COLOURS = {
     "activation_map": "goldenrod",

@@ -170,10 +170,15 @@ def _(patches: Patches) -> str:
 def picture(tiles: UInt8[np.ndarray, "N side side 3"], pixels: Tensor, across: int, caption: str, alt: str) -> Picture:
     """Return tiles of `pixels` (N, C, h, w) on a grid: as PNG where a pixel is drawn as a square, else as JPEG."""
     grid = on_grid(tiles, min(across, len(tiles)), GAP)
-    file, enlarged = io.BytesIO(), 2 * max(pixels.shape[2:]) <= SIDE
-    Image.fromarray(grid).save(file, **({"format": "PNG"} if enlarged else {"format": "JPEG", "quality": JPEG_QUALITY}))
+    return embedded(grid, 2 * max(pixels.shape[2:]) <= SIDE, caption, alt)
+
+
+def embedded(pixels: UInt8[np.ndarray, "H W 3"], sharp: bool, caption: str, alt: str) -> Picture:
+    """Return a picture to stand in a page: as PNG if it must stay sharp, else as JPEG, which is a third as large."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, **({"format": "PNG"} if sharp else {"format": "JPEG", "quality": JPEG_QUALITY}))
     text = base64.b64encode(file.getvalue()).decode()
-    return Picture(text, "image/png" if enlarged else "image/jpeg", grid.shape[1], grid.shape[0], caption, alt)
+    return Picture(text, "image/png" if sharp else "image/jpeg", pixels.shape[1], pixels.shape[0], caption, alt)
 
 
 def page(
@@ -186,7 +191,7 @@ def page(
 ) -> str:
     """Return a title, a table, pictures and notes, those that there are, as a piece of HTML; all words are escaped."""
     parts = {"title": title, "about": about, "head": head, "rows": rows, "pictures": pictures, "notes": notes}
-    return _template().render(cell=CELL, **parts)
+    return template("shown.html").render(cell=CELL, **parts)
 
 
 def more(count: int, what: str) -> list[str]:
@@ -205,7 +210,8 @@ def by(sizes: tuple[int, int]) -> str:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Return a file of templates/, in which all that is put into it is escaped."""
     options: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
     environment = Environment(loader=PackageLoader("deconv.figures"), trim_blocks=True, lstrip_blocks=True, **options)
-    return environment.get_template("shown.html")
+    return environment.get_template(name)

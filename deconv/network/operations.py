@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deconv.network.call import BatchSize as BatchSize
@@ -71,7 +70,28 @@ class LocalResponseNorm:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised map (N, C, H, W)."""
-        return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+        return x * self._divisor(x).pow(-self.beta)
+
+    def transposed(self, signal: Tensor, x: Tensor) -> Tensor:
+        """Return a signal at the output times the derivative at x, both (N, C, H, W)."""
+        divisor = self._divisor(x)
+        scaled = signal * divisor.pow(-self.beta)
+        through_divisors = _channel_sums(scaled * x / divisor, (self.size - 1) // 2, self.size // 2)
+        return scaled - 2 * self.alpha * self.beta / self.size * x * through_divisors
+
+    def _divisor(self, x: Tensor) -> Tensor:
+        """What is raised to beta; F.local_response_norm pools in three dimensions for it, at five times the cost."""
+        return _channel_sums(x.square(), self.size // 2, (self.size - 1) // 2) * (self.alpha / self.size) + self.k
+
+
+def _channel_sums(x: Tensor, before: int, after: int) -> Tensor:
+    """For each channel of (N, C, H, W) the sum of itself, as many before and as many after it."""
+    total, channels = x.clone(), x.shape[1]
+    for step in range(1, min(before, channels - 1) + 1):
+        total[:, step:] += x[:, :-step]
+    for step in range(1, min(after, channels - 1) + 1):
+        total[:, :-step] += x[:, step:]
+    return total
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ a window that already holds what the padding would have been. All tensors are (N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,23 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 Pair = tuple[int, int]
+
+
+@contextmanager
+def whole_float32(tensor: Tensor) -> Iterator[None]:
+    """Let convolutions on a GPU keep all bits of float32; by torch's default (TF32) they lose 13 of 23 there."""
+    if not tensor.is_cuda:
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    is_recent = hasattr(cudnn, "conv")  # torch 2.9
+    holder, setting, exact = (cudnn.conv, "fp32_precision", "ieee") if is_recent else (cudnn, "allow_tf32", False)
+    before = getattr(holder, setting)
+    setattr(holder, setting, exact)
+    try:
+        yield
+    finally:
+        setattr(holder, setting, before)
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,8 @@ class Convolution:
         top, bottom, left, right = self.padding
         if (top, left) != (bottom, right):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-        return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+        with whole_float32(x):
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
 
     def transposed(self, signal: Tensor, input_shape: torch.Size) -> Tensor:
         """Return a signal, shaped as the output, sent through the transposed filters: shaped as the input."""
@@ -79,10 +99,11 @@ class Convolution:
             kernel = self.window.extent
             sizes = [(n - 1) * s + k for n, s, k in zip(signal.shape[2:], self.stride, kernel, strict=True)]
             like = _empty_channels_last(signal, (len(signal), input_shape[1], *sizes))
-            whole = torch.ops.aten.convolution_backward(
-                signal, like, self.weight, None, self.stride, (0, 0), self.dilation,
-                False, (0, 0), self.groups, (True, False, False),
-            )[0]  # fmt: skip
+            with whole_float32(signal):
+                whole = torch.ops.aten.convolution_backward(
+                    signal, like, self.weight, None, self.stride, (0, 0), self.dilation,
+                    False, (0, 0), self.groups, (True, False, False),
+                )[0]  # fmt: skip
         if whole.shape[2] >= top + height and whole.shape[3] >= left + width:
             return whole[:, :, top : top + height, left : left + width]
         return F.pad(whole, (-left, left + width - whole.shape[3], -top, top + height - whole.shape[2]))
@@ -106,7 +127,8 @@ class Convolution:
     def _transposed_by_shuffle(self, signal: Tensor) -> Tensor:
         """As a stride-1 convolution to C_in * stride**2 channels and a pixel shuffle; may be longer than the input."""
         weight = self._shuffled_weight
-        spread = F.conv2d(signal, weight, padding=(weight.shape[2] - 1, weight.shape[3] - 1))
+        with whole_float32(signal):
+            spread = F.conv2d(signal, weight, padding=(weight.shape[2] - 1, weight.shape[3] - 1))
         return F.pixel_shuffle(spread, self.stride[0])
 
 

@@ -27,22 +27,26 @@ class Part:
     position: Int[Tensor, "N units 2"]
 
 
-def part_of(index: int, signal: Tensor, value: Tensor, score: Float[Tensor, " N"], maps: WholeMaps | Windows) -> Part:
+def part_of(
+    index: int, signal: Tensor, value: Tensor, score: Float[Tensor, " N"], maps: WholeMaps | Windows, rule: Rule
+) -> Part:
     """Return the part that a node has in activations `score`, of the signals that come back to it and its values.
 
     signal, value: (N, *shape), on `maps`.  A share is for an activation of one that is sent back: it is divided by the
-    score, of which the signal is a multiple, and zero where that is zero. Of equal positions the first in reading order
-    is taken.
+    score, of which the signal is a multiple, and zero where that is zero. What comes back by a rule that shares
+    relevance out is a share already. Of equal positions the first in reading order is taken.
     """
     precision = torch.promote_types(signal.dtype, torch.float32)
-    products = as_map(maps.zero_outside(index, signal.to(precision) * value.to(precision)))
+    is_share = rule.linear != "transpose"
+    product = signal.to(precision) if is_share else signal.to(precision) * value.to(precision)
+    products = as_map(maps.zero_outside(index, product))
     total = products.sum(dim=(2, 3))
     towards = products * total.sign()[:, :, None, None]
     best, across = towards.flatten(2).argmax(dim=2), products.shape[3]
     first = maps.span(index).starts(maps.positions)[:, None]
     position = torch.stack([best // across, best % across], dim=2) + first
     score = score.to(precision)[:, None]
-    share = torch.where(score != 0, total / score, 0)
+    share = total if is_share else torch.where(score != 0, total / score, 0)
     return Part(share, position.where((share != 0)[:, :, None], -1))
 
 

@@ -1,6 +1,7 @@
 """What a rule is: the choices on the way back, each an option; `deconvnet`, `guided` and `gradient` are three settings.
 
-`deconvnet_beyond` and `guided_beyond` are these two carried further, through what their papers' networks did not have.
+`deconvnet_beyond` and `guided_beyond` are these two carried further, through what their papers' networks did not have;
+`lrp_epsilon` and `lrp_z_plus` send back no signal but shares of the activation (`relevance`).
 
 Which of the choices carries the picture is the question of Mahendran and Vedaldi 2016, Salient Deconvolutional
 Networks: their DeConvNet is `deconvnet`, their SaliNet `gradient`, their DeSaliNet `guided`.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from typing import Any
 
 from deconv.errors import bad_value, check_choice, check_count, unknown
@@ -23,7 +25,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("refuse", "rectify", "derivative"),
     "gate": ("refuse", "constant", "derivative"),
     "norm": ("refuse", "constant", "derivative"),
+    "linear": ("transpose", "epsilon", "z_plus"),
 }
+EPSILON = 1e-6
+"""What LRP divides by is kept at least so far from zero, if nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,16 @@ class Rule:
     norm: normalisation by the image's own statistics (of layers, groups, instances, by root mean square, GRN):
         "constant" holds the mean and the deviation, "derivative" is autograd's.
 
-    Raises UnknownName for any other choice.
+    The last two are those of layer-wise relevance propagation.
+
+    linear: what goes back through convolutions, matrix products, sums, means and all else that is affine: "transpose"
+        the signal, by the transposed weights; "epsilon" and "z_plus" shares of an output's relevance, one for each
+        term of it ("z_plus": of its positive terms, at what has weights), so that pixels add up to the activation less
+        the shares of the biases. With relu "none", the LRP rules of these names.
+    epsilon: how far an output is kept from zero where it divides; larger, it leaves out what hardly matters.
+
+    Raises UnknownName for any other choice; BadInput for an epsilon that is not above zero or that `linear` does not
+    use, and for a bias to subtract where relevance is shared out.
 
     >>> import deconv
     >>> deconv.Rule().name, deconv.Rule(relu="both", lrn="derivative").name
@@ -75,16 +89,25 @@ class Rule:
     activation: str = "refuse"
     gate: str = "refuse"
     norm: str = "refuse"
+    linear: str = "transpose"
+    epsilon: float = EPSILON
 
     def __post_init__(self) -> None:
         for option, possible in CHOICES.items():
             check_choice(f"choice of the rule's {option}", getattr(self, option), possible)
         check_count("seed", self.seed, 0)
+        if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < inf:
+            raise bad_value("epsilon", self.epsilon, "a number above zero")
+        if self.linear == "transpose" and self.epsilon != EPSILON:
+            raise bad_value("epsilon", self.epsilon, "a rule that divides", "choose linear=epsilon or linear=z_plus")
+        if self.linear != "transpose" and self.bias != "none":
+            expected = f"bias=none with linear={self.linear}, where a bias takes its share"
+            raise bad_value("bias", self.bias, expected)
 
     @property
     def name(self) -> str:
-        """The name of one of RULES, or what sets this one apart, as "relu=both,switches=random"."""
-        for name, rule in RULES.items():
+        """The name of one of NAMED, or what sets this one apart, as "relu=both,switches=random"."""
+        for name, rule in NAMED.items():
             if rule == self:
                 return name
         standard = Rule().options()
@@ -117,6 +140,12 @@ RULES: dict[str, Rule] = {
     "guided_beyond": Rule(relu="both", lrn="derivative", activation="rectify", gate="constant", norm="constant"),
 }
 
+NAMED = RULES | {
+    "lrp_epsilon": Rule(relu="none", linear="epsilon"),
+    "lrp_z_plus": Rule(relu="none", linear="z_plus"),
+}
+"""All that are known by name: RULES, which send a signal back, and those that share relevance out."""
+
 
 def as_rule(rule: str | Rule | Mapping[str, Any]) -> Rule:
     """Return a rule given by its name, by its options (those left out as in `deconvnet`), or itself.
@@ -138,5 +167,5 @@ def as_rule(rule: str | Rule | Mapping[str, Any]) -> Rule:
                 raise unknown("option of a rule", option, known)
         return Rule(**dict(rule))
     if not isinstance(rule, str):
-        raise bad_value("rule", rule, f"one of {', '.join(RULES)}, a Rule, or a mapping of its options")
-    return RULES[check_choice("rule", rule, RULES)]
+        raise bad_value("rule", rule, f"one of {', '.join(NAMED)}, a Rule, or a mapping of its options")
+    return NAMED[check_choice("rule", rule, NAMED)]

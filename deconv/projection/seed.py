@@ -15,6 +15,7 @@ from torch import Tensor
 from deconv.network.graph import Graph
 from deconv.network.operations import Rectifier
 from deconv.network.spatial import Convolution
+from deconv.projection.relevance import share_out
 from deconv.projection.rules import Rule
 from deconv.projection.table import Memory, without_bias
 from deconv.projection.ways import way_back
@@ -43,12 +44,13 @@ class SeedConvolution:
     def forward(
         self, read: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"], rule: Rule
     ) -> tuple[Float[Tensor, " N"], list[Memory]]:
-        """Return the activation of unit channel[n] from what it reads, and the rectifiers' memories."""
+        """Return the activation of unit channel[n] from what it reads, and the memories, the convolution's first."""
         convolution = self.convolution
         dy, dx = convolution.dilation
-        value = (read[:, :, ::dy, ::dx] * convolution.weight[channel]).sum(dim=(1, 2, 3))
+        taps = read[:, :, ::dy, ::dx]
+        value = (taps * convolution.weight[channel]).sum(dim=(1, 2, 3))
         value = value if convolution.bias is None else value + convolution.bias[channel]
-        memories = []
+        memories: list[Memory] = [() if rule.linear == "transpose" else (taps,)]
         for index in self.rectifiers:
             node = self.graph.nodes[index]
             value, memory = way_back(self.graph, index, rule).cell.forward(node.operation, value)
@@ -64,14 +66,18 @@ class SeedConvolution:
         size: tuple[int, int],
     ) -> Float[Tensor, "N C h w"]:
         """Return signals at the units channel[n] sent to what the convolution reads, windows of `size`."""
-        for index, memory in zip(reversed(self.rectifiers), reversed(memories), strict=True):
+        for index, memory in zip(reversed(self.rectifiers), reversed(memories[1:]), strict=True):
             node = self.graph.nodes[index]
             cell = way_back(self.graph, index, rule).cell
             (signal,) = cell.backward(node.operation, signal, memory, [signal.shape])
-        bias = self.convolution.bias
-        if rule.bias == "subtract" and bias is not None:
-            signal = without_bias(signal, bias[channel])
-        filters = signal.view(-1, 1, 1, 1) * self.convolution.weight[channel]
+        weight = self.convolution.weight[channel]
+        bias = None if self.convolution.bias is None else self.convolution.bias[channel]
+        if rule.bias == "subtract":
+            signal = without_bias(signal, bias)
+        if rule.linear == "transpose":
+            filters = signal.view(-1, 1, 1, 1) * weight
+        else:
+            filters = share_out(signal, memories[0][0], weight, bias, rule)
         if size == tuple(filters.shape[2:]):
             return filters
         dy, dx = self.convolution.dilation

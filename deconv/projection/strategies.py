@@ -175,9 +175,11 @@ def send_back(
         rule_tape = with_switches(tape, graph, rule, maps, lent_tape)
         parts: dict[int, Part] = {}
 
-        def meet(index: int, signal: Tensor, score: Tensor = score, parts: dict[int, Part] = parts) -> None:
+        def meet(
+            index: int, signal: Tensor, score: Tensor = score, rule: Rule = rule, parts: dict[int, Part] = parts
+        ) -> None:
             if index in values:
-                parts[index] = part_of(index, signal, values[index], score, maps)
+                parts[index] = part_of(index, signal, values[index], score, maps, rule)
 
         pixels = backward(graph, top, signal, rule_tape, rule, maps, meet if values else None)
         results.append(Sent(score, _cut_out(pixels, plan.shown, maps), parts))

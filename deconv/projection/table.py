@@ -130,6 +130,10 @@ def _scaled(operation: ops.ChannelScale, signal: Tensor, memory: Memory, shapes:
     return (signal * _along_channels(operation.scale, signal),)
 
 
+def _by_derivative(operation: ops.LocalResponseNorm, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor]:
+    return (operation.transposed(signal, memory[0]),)
+
+
 def _cropped(operation: Pad, signal: Tensor, memory: Memory, shapes: Shapes) -> tuple[Tensor, ...]:
     top, bottom, left, right = operation.padding
     return (F.pad(signal, (-left, -right, -top, -bottom)),)
@@ -251,11 +255,10 @@ def _by_bias(rule: Rule, cell: Backward, bias_of: Callable[[Any, Tensor, Shapes]
     return replace(cell, backward=backward)
 
 
-LEFT_OUT = Backward(_forward, _unchanged)
+LEFT_OUT, TRANSPOSED = Backward(_forward, _unchanged), Backward(_forward, _transposed_filters)
 FORWARD_ONLY = Backward(_forward, _stopped)
 """For what no signal reaches: detached values, and all that lies behind them."""
-DERIVED = Backward(forward_keeping_inputs, derived, remembers=True)
-LINEAR = Backward(_forward, derived)
+DERIVED, LINEAR = Backward(forward_keeping_inputs, derived, remembers=True), Backward(_forward, derived)
 RECORDED = Backward(_pool_keeping_switches, _unpooled, remembers=True)
 CHOSEN = Backward(_forward, _unpooled)
 """A max-pooling whose switches are put on the tape after the forward pass (`passes.with_switches`)."""
@@ -270,12 +273,9 @@ SPELLED = RECTIFIERS | {
     "forward": Backward(forward_keeping_inputs, _spelled, remembers=True),
 }
 """Whatever the rule, they remember one kind of thing, as every type of node does: one forward pass serves all rules."""
-TRANSPOSED = Backward(_forward, _transposed_filters)
-SCALED = Backward(_forward, _scaled)
-CROPPED, SPLIT = Backward(_forward, _cropped), Backward(_forward, _split)
-COPIED = Backward(_forward, _copied)
-RESHAPED = Backward(_forward, _reshaped)
-CAST_BACK = Backward(_forward, _cast_back)
+SCALED, NEIGHBOURLY = Backward(_forward, _scaled), Backward(forward_keeping_inputs, _by_derivative, remembers=True)
+CROPPED, SPLIT, COPIED = Backward(_forward, _cropped), Backward(_forward, _split), Backward(_forward, _copied)
+RESHAPED, CAST_BACK = Backward(_forward, _reshaped), Backward(_forward, _cast_back)
 
 TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     ops.Rectifier: lambda rule: RECTIFIERS[rule.relu],
@@ -283,7 +283,7 @@ TABLE: dict[type, Callable[[Rule], Backward | None]] = {
     MaxPool: lambda rule: RECORDED if rule.switches in ("recorded", "other") else CHOSEN,
     Convolution: lambda rule: _by_bias(rule, TRANSPOSED, _filter_bias),
     ops.ChannelScale: lambda rule: LEFT_OUT if rule.batch_norm == "identity" else _by_bias(rule, SCALED, _shift),
-    ops.LocalResponseNorm: lambda rule: LEFT_OUT if rule.lrn == "identity" else DERIVED,
+    ops.LocalResponseNorm: lambda rule: LEFT_OUT if rule.lrn == "identity" else NEIGHBOURLY,
     AveragePool: lambda rule: LINEAR,
     Pad: lambda rule: CROPPED,
     ops.Concatenate: lambda rule: SPLIT,

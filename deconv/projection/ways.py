@@ -6,7 +6,8 @@ Those options are for what is neither linear nor a rectifier (`deconv.network.ro
 - `gate`: of a product, the factor that is a gate is a constant, and no signal goes to it;
 - `norm`: mean and deviation are constants, so that a normalisation is a scale.
 
-Where the option says "derivative" the node goes back as by `gradient`.
+Where the option says "derivative" the node goes back as by `gradient`. A rule whose `linear` is not "transpose" shares
+relevance out (`relevance`) where others send a signal back.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from deconv.errors import UnsupportedOperation
 from deconv.network import operations as ops
 from deconv.network.graph import Graph, Node
 from deconv.network.roles import NORMS, roles
+from deconv.projection.relevance import sharing
 from deconv.projection.rules import CHOICES, RULES, Rule
 from deconv.projection.table import (
     FORWARD_ONLY,
@@ -134,7 +136,8 @@ def _way(graph: Graph, index: int, rule: Rule) -> Way | None:
     if role is not None:
         choice = getattr(rule, role.option)
         if choice == "constant" and role.carriers:
-            return Way(tuple(node.inputs[carrier] for carrier in role.carriers), _held(node, role.carriers))
+            held = sharing(node, _held(node, role.carriers), rule, role.carriers)
+            return Way(tuple(node.inputs[carrier] for carrier in role.carriers), held)
         if choice == "derivative":
             cell = cell_of(node.operation, _by_derivative(rule))
         elif role.source is not None and rule.relu != "forward" and rule.activation == "rectify":
@@ -142,7 +145,7 @@ def _way(graph: Graph, index: int, rule: Rule) -> Way | None:
         elif role.source is not None and rule.activation == "derivative":
             cell = cell_of(node.operation, _by_derivative(rule))
     cell = cell or cell_of(node.operation, rule)
-    return None if cell is None else Way(node.inputs, cell)
+    return None if cell is None else Way(node.inputs, sharing(node, cell, rule))
 
 
 @cache

@@ -151,8 +151,9 @@ class Windows:
         """
         needed, whole = self.needed(index), self.span(source)
         operation = self.graph.nodes[index].operation
-        # outside the map even operations that work position by position may have infinite derivatives
-        outside = self._outside(source, needed) if isinstance(operation, Spatial | INFINITE) else None
+        # outside the map what works position by position may have infinite derivatives too, or infinite inputs
+        returns = isinstance(operation, Spatial | INFINITE) or not self._finite
+        outside = self._outside(source, needed) if returns else None
         if outside is not None:
             signal = self._fill(signal, outside, 0.0)
         if needed != whole:

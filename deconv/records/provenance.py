@@ -23,8 +23,8 @@ Provenance = dict[str, Any]
 
 DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib")
 """What every installation has; a record would not be the same with an extra installed meanwhile."""
-NEWER_SETTINGS = {"activation": "refuse", "gate": "refuse", "norm": "refuse"}
-"""Settings that older records do not name, as they were then: the options of a rule that go beyond rectifiers."""
+NEWER_SETTINGS = {"activation": "refuse", "gate": "refuse", "norm": "refuse", "linear": "transpose", "epsilon": 1e-6}
+"""Settings that older records do not name, as they were then: the options of a rule that came later."""
 LONGEST_VALUE = 80
 """Characters of a value that a refusal quotes; of a longer one it quotes the beginning."""
 

@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from deconv.analyses.choosing import check_units, firing_units
-from deconv.compare.controls import CONTROLS, Opened, rules_behind
+from deconv.compare.controls import CONTROLS, DECONVNETS, Opened, rules_behind
 from deconv.compare.judging import first_rule, randomised
-from deconv.errors import BadInput, bad_value, check_choice, check_count
+from deconv.errors import BadInput, UnsupportedOperation, bad_value, check_choice, check_count
 from deconv.explanations import Explanations, by_name
 from deconv.images import MapDataset, Source, check_source
 from deconv.network import Network
 from deconv.projection import check_rules
+from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.provenance import check_same
 
@@ -59,11 +60,12 @@ def check_asked(
     expected = {"weights": network.weights_hash, "content": source.content_hash}
     check_same("the record of these peaks", mined, expected, f"Mine again in the source {source.name}")
     layers = sorted(peaks, key=network.node)
-    check_rules(network, layers, rules_behind(opened.values(), first_rule(opened.values())))
     asked = units if isinstance(units, Mapping) else dict.fromkeys(layers, units)
     for layer in asked:
         check_choice("layer of units", layer, layers)
         check_units(network, [layer], asked[layer])
+    check_rules(network, layers, [each for each in opened.values() if isinstance(each, Rule)])
+    _check_controls(network, layers, opened)
     chosen = {
         layer: firing_units(layer, peaks[layer], asked[layer], len(peaks[layer].score), seed)
         for layer in layers
@@ -71,3 +73,16 @@ def check_asked(
     }
     random = randomised(network, layers, seed) if "random_weights" in opened.values() else None
     return Asked(source, opened, chosen, random)
+
+
+def _check_controls(network: Network, layers: Sequence[str], explanations: Mapping[str, Opened]) -> None:
+    """Raise UnsupportedOperation, naming them, for controls that are deconvnets which the network does not carry."""
+    controls = [name for name in explanations.values() if isinstance(name, str)]
+    try:
+        check_rules(network, layers, rules_behind(controls, first_rule(explanations.values())))
+    except UnsupportedOperation as error:
+        deconvnets = ", ".join(name for name in controls if name in DECONVNETS) or "gradient_times_input"
+        raise UnsupportedOperation(
+            f"what is behind {deconvnets}: {error}; controls are carried as far as the first rule among the "
+            "explanations: put deconvnet_beyond there"
+        ) from error

@@ -109,9 +109,11 @@ class Judgement:
     def difference(self, one: str, other: str, metric: str, layer: str | None = None) -> dict[str, Any]:
         """Return {"mean", "low", "high", "units"} of the units' differences in a metric, one explanation less another.
 
-        layer: None takes the units of all layers. The interval is a 95 % bootstrap interval of the mean.
+        metric: its name or, where it has one, what its column is called, as "insertion". layer: None takes the units of
+        all layers. The interval is a 95 % bootstrap interval of the mean; of one unit it says nothing.
         Raises UnknownName for names that were not judged.
         """
+        metric = {column: name for name, column in QUESTIONS.items()}.get(metric, metric)
         check_choice("metric", metric, METRICS)
         columns = self._columns(layer)
         one, other = (check_choice("explanation", name, self.names) for name in (one, other))
@@ -191,8 +193,10 @@ def _cell(cells: Mapping[str, Any], ahead: Mapping[str, Any], name: str, metric:
     cell, difference = cells[name].get(metric), ahead.get(name, {}).get(metric)
     if cell is None or cell["mean"] is None:
         return "none"
+    if cell["units"] < 2:
+        return f"{cell['mean']:.3g}"  # one unit has no interval
     differs = difference is not None and difference["mean"] is not None and difference["low"] * difference["high"] > 0
-    return CELL.format(**cell, mark="*" if differs else "")
+    return CELL.format(**cell, mark="*" if differs and difference["units"] > 1 else "")
 
 
 def judge(

@@ -154,7 +154,9 @@ class Prediction:
 def _cell(cell: Mapping[str, Any], difference: Mapping[str, Any] | None) -> str:
     if cell["mean"] is None:
         return "none"
-    differs = difference is not None and difference["mean"] is not None and difference["low"] * difference["high"] > 0
+    if cell["units"] < 2:
+        return f"{100 * cell['mean']:.0f}"  # one unit has no interval
+    differs = difference is not None and difference["units"] > 1 and difference["low"] * difference["high"] > 0
     mean, low, high = (100 * cell[name] for name in ("mean", "low", "high"))
     return f"{mean:.0f} [{low:.0f}, {high:.0f}]{'*' if differs else ''}"
 

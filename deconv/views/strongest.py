@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from deconv.analyses.choosing import check_units, pick_images
+from deconv.analyses.choosing import as_reference, check_units, pick_images, strongest_units
 from deconv.errors import BadInput, bad_value, check_count, check_list
 from deconv.figures import Figure, in_html, save_as
 from deconv.figures.strongest import strongest_figure
@@ -23,7 +23,7 @@ from deconv.images.members import Member
 from deconv.mining import mine
 from deconv.network import Network
 from deconv.projection import AnyRule, check_rules, project_peaks
-from deconv.records import Reconstructions
+from deconv.records import LayerPeaks, Peaks, Reconstructions
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,10 @@ class OnPhotograph(Reconstructions):
     All that `Reconstructions` are, and besides:
 
     - photograph: the input image that the boxes count the pixels of.
+    - peaks: the strongest peak on it of every unit of the layer, k = 1.
     - name: the photograph's key or path, "" for one without a name.
     - not_firing: the units that were asked for and do not fire on it.
+    - indifferent: the units that a reference could not choose, for they fire just the same on an empty photograph.
 
     >>> import deconv, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5), torch.nn.ReLU())
@@ -46,8 +48,10 @@ class OnPhotograph(Reconstructions):
     """
 
     photograph: UInt8[Tensor, "C H W"] = field(kw_only=True)
+    peaks: LayerPeaks = field(kw_only=True)
     name: str = field(default="", kw_only=True)
     not_firing: tuple[int, ...] = field(default=(), kw_only=True)
+    indifferent: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __repr__(self) -> str:
         photograph = f" on {self.name}" if self.name else ""
@@ -78,6 +82,7 @@ def project_strongest(
     units: Sequence[int] | None = None,
     rule: AnyRule = "deconvnet",
     n_units: int = 9,
+    reference: Peaks | None = None,
 ) -> OnPhotograph:
     """Find where units fire most on one photograph, and send each of these activations back to pixels.
 
@@ -86,11 +91,16 @@ def project_strongest(
     - layer: the name of a layer.
     - units: numbers of units, from 0; for None the `n_units` that are strongest on this photograph, strongest first.
     - rule: as for `project`.
+    - reference: peaks of this network over many images. Each unit has a scale of its own, so that the largest
+      activations are often those of units that are always large; with a reference the strongest units are those whose
+      activation is the largest share of the strongest that they have there (`strongest_units`). Left out are units
+      whose map is the same on the empty input, all zeros: a unit without weights is as strong as ever on any image.
 
     Returns Reconstructions with the photograph that they lie on, one for each unit that fires, in the order of the
     units: those of the strongest peak of `mine` over this photograph alone. In a notebook they show themselves.
     Raises what `mine` and `project_peaks` raise, UnknownName for a key that is not there, UnreadableImage for a
-    photograph that cannot be read, and BadInput for anything else, or if none of the units fires.
+    photograph that cannot be read, RecordMismatch for a reference of other weights, and BadInput for anything else, for
+    units beside a reference, which is to choose them, or if none of the units fires.
 
     >>> import deconv, torch
     >>> from torch import nn
@@ -111,16 +121,24 @@ def project_strongest(
         raise bad_value("units", "none", "at least one", "leave it out for the strongest")
     check_units(network, [layer], units)
     check_count("n_units", n_units)
+    if units is not None and reference is not None:
+        raise BadInput("project_strongest: a reference chooses units, and units names them: leave one of them out")
+    beside = None if reference is None else as_reference(network, [layer], reference)[layer]
     image_id, name, pixels = _photograph(images, image)
     input_image = preprocessing.input_image(pixels)
     check_rules(network, [layer], [rule], (input_image.shape[1], input_image.shape[2]))
     inputs = preprocessing.normalize(input_image[None])
+    indifferent = torch.zeros(network.channels(layer), dtype=torch.bool)
     peaks = mine(network, inputs, [layer], k=1)[layer]
-    if units is None:
+    if units is not None:
+        chosen = list(units)
+    elif beside is not None:
+        indifferent = _indifferent(network, inputs, layer) & peaks.found[:, 0]
+        image = torch.where(indifferent[:, None], -1, peaks.image)
+        chosen = strongest_units(replace(peaks, image=image), beside, n_units)
+    else:
         firing = peaks.found[:, 0].nonzero().flatten()
         chosen = firing[torch.argsort(peaks.score[firing, 0], descending=True, stable=True)][:n_units].tolist()
-    else:
-        chosen = list(units)
     if not bool(peaks.found[chosen].any()):
         raise BadInput(
             f"layer {layer}: {f'none of the units {chosen}' if units else 'no unit'} fires on this photograph; "
@@ -129,7 +147,21 @@ def project_strongest(
     recon = project_peaks(network, inputs, layer, peaks, chosen, rule)
     recon = replace(recon, image=torch.full_like(recon.image, image_id))
     not_firing = tuple(unit for unit in chosen if not peaks.found[unit, 0])
-    return OnPhotograph(**vars(recon), photograph=input_image, name=name, not_firing=not_firing)
+    units_left_out = tuple(indifferent.nonzero().flatten().tolist())
+    return OnPhotograph(
+        **vars(recon),
+        photograph=input_image,
+        peaks=peaks,
+        name=name,
+        not_firing=not_firing,
+        indifferent=units_left_out,
+    )
+
+
+def _indifferent(network: Network, inputs: Float[Tensor, "1 C H W"], layer: str) -> Bool[Tensor, " units"]:
+    """The units whose map is, at every position, that of an input of zeros."""
+    maps = network.forward(torch.cat([inputs, torch.zeros_like(inputs)]), [layer])[layer]
+    return (maps[0] == maps[1]).flatten(1).all(dim=1).cpu()
 
 
 def _photograph(images: Source | MapDataset | None, image: Any) -> tuple[int, str, UInt8[Any, "H W 3"]]:
