@@ -61,6 +61,10 @@ from .views.look import (
     Look as Look,
     look as look,
 )
+from .views.predict import (
+    Prediction as Prediction,
+    predict as predict,
+)
 from .views.strongest import (
     OnPhotograph as OnPhotograph,
     project_strongest as project_strongest,

@@ -26,6 +26,7 @@ from deconv.models import class_names
 from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
+from deconv.network.squares import places
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import Provenance, build
@@ -125,7 +126,7 @@ def choose(scene: Scene, options: Fig7Occlusion) -> list[Subject]:
             raise BadInput(f"{key} has {size} pixels, fewer than square={options.square}; give a smaller square.")
         input_image = preprocessing.input_image(photograph)
         for side in input_image.shape[1:]:
-            occlusion.places(side, options.square, options.stride)
+            places(side, options.square, options.stride)
         subjects.append(Subject(number, key, input_image, preprocessing.normalize(input_image[None])[0], label, unit))
     return subjects
 

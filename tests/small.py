@@ -61,6 +61,9 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
     "fig6_filters": networks,
     "fig7_occlusion": lambda home: [*SQUEEZENET, "images=[0]", "square=24", "stride=20", "controls=2"],
     "photograph": lambda home: [*MINED, f"image={home / 'photos' / '1.png'}", "n_units=2"],
+    "predict": lambda home: [
+        *ALEXNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1", "queries=2", "stride=16"
+    ],
     "sanity_checks": lambda home: [*ALEXNET, "layers=[conv1]", "n_units=2", "rules=[deconvnet]"],
     "table1_correspondence": boxes,
     "table3_ablation": lambda home: [

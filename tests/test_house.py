@@ -40,7 +40,7 @@ HOUSE = {
     ),
     "network": Room(
         "errors notebooks images records",
-        doors="classes directions graph incremental operations receptive_field roles spatial",
+        doors="classes directions graph incremental operations receptive_field roles spatial squares",
     ),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="beyond"),
@@ -49,7 +49,7 @@ HOUSE = {
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls judging measuring sufficiency tasks",
+        doors="controls guesses judging measuring predicting sufficiency tasks trials",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
@@ -58,7 +58,7 @@ HOUSE = {
     ),
     "figures": Room(
         "errors files records network projection compare training analyses",
-        doors="compare_rules features html pictures strongest",
+        doors="compare_rules features html pictures predict strongest",
     ),
     "views": Room(
         "errors progress files records images network engines mining projection explanations compare analyses figures"

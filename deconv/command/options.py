@@ -18,7 +18,7 @@ from deconv.command.shared import (
     Options,
     Probing,
     Scanning,
-    WithCache,
+    Training,
     WithDirections,
     WithDraw,
     WithExplanations,
@@ -108,6 +108,28 @@ class SanityChecks(Scanning, WithModel, WithLayers, WithUnits, WithExplanations)
 
 
 @dataclass
+class Predict(Scanning, WithDirections, WithLayers, WithUnits, WithRule, WithExplanations):
+    """The options of experiments/predict.py."""
+
+    against: list[str] = option(
+        [
+            *("guided", "gradient", "activation_map", "gradient_times_input", "other_unit", "random_weights"),
+            *("edges", "random_mask", "centre"),
+        ],
+        "what is asked beside `rule`, by name: other rules, explanations such as smoothgrad, controls",
+    )
+    references: int = option(9, "each unit's strongest images, which explanations may know", 1)
+    queries: int = option(6, "each unit's images of the ranks after those, on which squares lie", 1)
+    squares: list[float] = option(
+        [0.3, 0.4, 0.5], "sides of the squares, as fractions of the image's shorter side", filled=True
+    )
+    stride: int | None = option(
+        None, "pixels from one position of a square to the next; null is an eighth of that side (paper: 2 of 224)", 1
+    )
+    fill: str = option("grey", "of the squares: grey, the mean colour; covered, the mean of what they cover (paper)")
+
+
+@dataclass
 class Fig4Evolution(Scanning, WithModel, WithUnits, WithRule):
     """The options of experiments/fig4_evolution.py."""
 
@@ -188,17 +210,6 @@ class Table1Correspondence(WithModel):
 
 
 @dataclass
-class Training(WithCache):
-    """An experiment that trains on labelled images."""
-
-    validation: str | None = option(
-        None, "other images to validate on, given as source.urls, source.root or source.split is; null holds some out"
-    )
-    held_out: float = option(0.1, "the share held out if validation is null: 0.1 is every tenth image")
-    training: Settings = field(default_factory=Settings, metadata={"help": "the recipe"})
-
-
-@dataclass
 class Train(Training, WithModel):
     """The options of experiments/train.py."""
 
@@ -273,6 +284,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "fig6_filters": Fig6Filters,
     "fig7_occlusion": Fig7Occlusion,
     "photograph": Photograph,
+    "predict": Predict,
     "sanity_checks": SanityChecks,
     "table1_correspondence": Table1Correspondence,
     "table3_ablation": Table3Ablation,

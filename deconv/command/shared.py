@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from deconv.training.recipe import Settings
+
 MOST_SEED = 2**32 - 1
 """The libraries agree on no larger seed."""
 
@@ -185,3 +187,14 @@ class Probing(WithModel):
         [0.1, 1.0, 10.0], "values of the classifier's C to choose from, on a third of the training images"
     )
     grid: int = option(6, "each map is averaged over at most grid x grid positions", 1)
+
+
+@dataclass
+class Training(WithCache):
+    """An experiment that trains on labelled images."""
+
+    validation: str | None = option(
+        None, "other images to validate on, given as source.urls, source.root or source.split is; null holds some out"
+    )
+    held_out: float = option(0.1, "the share held out if validation is null: 0.1 is every tenth image")
+    training: Settings = field(default_factory=Settings, metadata={"help": "the recipe"})
