@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv.analyses.choosing import listed_shares
+from deconv.analyses.cues import measure_cues
 from deconv.atlas import write_atlas
 from deconv.command.options import Atlas
 from deconv.command.setup import asked_explanations, open_model, open_reference, open_rule, prepare
@@ -17,6 +18,7 @@ from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
 from deconv.network import Network
+from deconv.progress import track
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import read_columns, reading
@@ -36,6 +38,12 @@ def run(options: Atlas, folder: Path) -> Path:
     counted = options.precision == "float32"  # else `write_atlas` counts how units fire, in a pass of its own
     peaks = prepared.mine(record, options.k, options.per_image, firing=counted)
     metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
+    if options.cues:
+        for layer in track(prepared.layers, "asking for colour and shape", len(prepared.layers), unit="layers"):
+            shares = measure_cues(network, prepared.images, layer, peaks[layer])
+            metrics[layer] = metrics.get(layer, {}) | {
+                name: [number(value) for value in share.tolist()] for name, share in shares.items()
+            }
     shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
     site: dict[str, Any] = {
         "rules": rules,

@@ -54,7 +54,7 @@ HOUSE = {
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation choosing circuit correspondence features filters layers occlusion photograph transfer",
+        doors="ablation choosing circuit correspondence cues features filters layers occlusion photograph transfer",
     ),
     "figures": Room(
         "errors files records network projection compare training analyses",

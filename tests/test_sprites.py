@@ -55,7 +55,7 @@ def test_a_page_of_512_units_of_noise_weighs_under_three_megabytes() -> None:
     provenance = {"source": source, "weights": "0" * 64, "k": 9, "per_image": 1}
     atlas = Atlas("noise", (layer,), {n: f"{n}.png" for n in range(9)}, {}, ["deconvnet"], provenance, None)
     page = pages.layer_page(atlas, layer).encode()
-    shared = sum(len(pages.asset(name)) for name in pages.ASSETS)
+    shared = sum(len(site.asset(name)) for name in site.ASSETS)
     assert all(10_000 < len(sheet) <= sprites.SHEET_BYTES for sheet in sheets)
     assert len(page) + shared + 512 // sprites.SHEET * 2 * sprites.SHEET_BYTES < MOST_BYTES
 

@@ -17,7 +17,7 @@ from deconv.atlas import contents, pages, sprites
 from deconv.atlas.contents import Atlas, Layer
 from deconv.atlas.pictures import DRAWING_VERSION, draw, picture_files, plan_pictures
 from deconv.atlas.records import UnitRecords
-from deconv.atlas.site import Site, open_site
+from deconv.atlas.site import ASSETS, Site, asset, open_site
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
@@ -185,7 +185,7 @@ def _plan_pages(
 
 def _files(atlas: Atlas) -> Iterator[str]:
     """Yield all files of an atlas, whether they are there or not."""
-    yield from (f"assets/{name}" for name in pages.ASSETS)
+    yield from (f"assets/{name}" for name in ASSETS)
     yield from map(contents.image_file, atlas.keys)
     yield "index.html"
     for layer in atlas.layers:
@@ -212,8 +212,8 @@ def _write_photographs(site: Site, records: UnitRecords, atlas: Atlas) -> None:
 
 
 def _write_pages(site: Site, atlas: Atlas) -> None:
-    for name in pages.ASSETS:
-        site.put(f"assets/{name}", pages.asset(name))
+    for name in ASSETS:
+        site.put(f"assets/{name}", asset(name))
     site.put("index.html", pages.front_page(atlas).encode())
     for layer in atlas.layers:
         site.put(f"{layer.folder}/index.html", pages.layer_page(atlas, layer).encode())

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -21,13 +20,12 @@ from deconv.atlas.beyond import beyond
 from deconv.atlas.contents import Atlas, Layer
 from deconv.records.firing import CORRELATED
 
-ASSETS = ("atlas.css", "atlas.js", "icon.svg")
 POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 FEATURED = 3
-"""Units that the front page shows of a layer: those that its photographs excite most."""
+"""Units of a layer on the front page: those that its photographs excite most."""
 LINKED = 8
 """Lower units that a unit's page leads to, and units above."""
 SHARE = "share of its strongest"
@@ -295,8 +293,3 @@ def _short(number: float | int | None) -> str:
 def _breakable(name: str) -> Markup:
     """Return a file name, escaped, whose line may break after a slash, a dash or an underscore."""
     return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(name))))
-
-
-def asset(name: str) -> bytes:
-    """Return the bytes of the style sheet, the script or the icon: one of ASSETS."""
-    return (resources.files("deconv.atlas") / "assets" / name).read_bytes()

@@ -53,6 +53,10 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
         [], "rules, and other explanations, shown on each unit's page beside `rule`, as [guided,occlusion]"
     )
     beyond: bool = option(False, "whether units show weaker images as well, at quantiles of those that fire them")
+    cues: bool = option(
+        False,
+        "whether units say what they make of their patches in grey, in other hues, blurred and scrambled",
+    )
     circuits: bool = option(
         True, "whether units lead to the lower ones that they are made of, and to those that they are part of"
     )
