@@ -82,8 +82,8 @@ KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
 FOR_ALL_FIGURES = ("beyond", "html", "masks", "page", "pictures", "strongest")
-FOR_ALL_ANALYSES = ("choosing", "reframing")
-"""Modules that are no analysis of their own; reframing makes the pictures that invariance measures."""
+FOR_ALL_ANALYSES = ("choosing", "cues", "reframing")
+"""Modules that no figure is of: cues are numbers of the atlas, reframing makes the pictures that invariance measures."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
