@@ -83,7 +83,7 @@ READ_PICTURES = ("images",)
 """Rooms that read picture files."""
 FOR_ALL_FIGURES = ("beyond", "html", "masks", "page", "pictures", "strongest")
 FOR_ALL_ANALYSES = ("choosing", "cues", "reframing")
-"""Modules that no figure is of: cues are numbers of the atlas, reframing makes the pictures that invariance measures."""
+"""Modules that have no figure: cues are numbers of the atlas, reframing makes what invariance measures."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
