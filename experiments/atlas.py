@@ -16,6 +16,7 @@ from deconv.errors import BadInput
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
+from deconv.models.presets import called
 from deconv.network import Network
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
@@ -35,7 +36,7 @@ def run(options: Atlas, folder: Path) -> Path:
     reference = open_reference(options, network, prepared.images, prepared.layers)
     peaks = prepared.mine(record, options.k, options.per_image)
     metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
-    shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
+    shown: dict[str, Any] = {"title": called(options.model, network), "mined": day_of(record)}
     site: dict[str, Any] = {
         "rules": rules,
         "metrics": metrics,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv import figures
-from deconv.analyses.choosing import choose_units, describe_share, listed_shares, strongest_units
+from deconv.analyses.choosing import choose_units, describe_share, described_images, listed_shares, strongest_units
 from deconv.analyses.features import summarise
 from deconv.command.options import Fig2Features
 from deconv.command.setup import open_model, open_reference, open_rule, prepare
@@ -17,6 +17,7 @@ from deconv.figures import features
 from deconv.figures.masks import save_masks
 from deconv.files import safe_name, write_json
 from deconv.images import Source
+from deconv.models.presets import called
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
@@ -55,9 +56,8 @@ def run(options: Fig2Features, folder: Path) -> Path:
         summary[layer] = numbers | shares_of(layer, peaks, units, reference)
         notes = describe_units(summary[layer], reference)
         panels.append(draw_layer(network, images, recon, shown, summary[layer], notes, options, folder))
-    heading = (
-        f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
-    )
+    of_images = f"{described_images(peaks)}, {rule.name}"
+    heading = f"{called(options.model, network)}: the {options.k} strongest peaks of each unit, {of_images}"
     picture = save(panels, heading, folder / "fig2.png", caption_of(options), rows=ROWS)
     made_of = {"provenance": peaks.provenance, "rule": rule.options()}
     compared = {} if reference is None else {"reference": reference.provenance}
@@ -126,7 +126,7 @@ def draw_layer(
         notes=notes,
         masks=mask_of(shown) if options.masks else None,
     )
-    save([drawn], options.model["name"], folder / f"{safe_name(layer)}.png", caption_of(options))
+    save([drawn], called(options.model, network), folder / f"{safe_name(layer)}.png", caption_of(options))
     return drawn
 
 

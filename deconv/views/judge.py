@@ -258,7 +258,7 @@ def judge(
     source = check_source(images)
     mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
     expected = {"weights": network.weights_hash, "content": source.content_hash}
-    check_same("the record of these peaks", mined, expected, f"Mine again in the source {source.name}")
+    check_same("the record of these peaks", mined, expected, "Mine these images with this network")
     layers = sorted(peaks, key=network.node)
     check_rules(network, layers, rules_behind(opened.values(), first_rule(opened.values())))
     asked = units if isinstance(units, Mapping) else dict.fromkeys(layers, units)
