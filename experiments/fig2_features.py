@@ -62,6 +62,9 @@ def run(options: Fig2Features, folder: Path) -> Path:
     made_of = {"provenance": peaks.provenance, "rule": rule.options()}
     compared = {} if reference is None else {"reference": reference.provenance}
     write_json(folder / "summary.json", {"layers": summary, **made_of, **compared})
+    if images.name == "bundled":
+        said = "few of %d photographs are what a unit looks for: source=folder source.root=PATH looks at yours"
+        log.info(said, len(images))
     return picture
 
 
