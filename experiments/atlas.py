@@ -17,6 +17,7 @@ from deconv.errors import BadInput
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
+from deconv.models.presets import called
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import Rule
@@ -44,7 +45,7 @@ def run(options: Atlas, folder: Path) -> Path:
             metrics[layer] = metrics.get(layer, {}) | {
                 name: [number(value) for value in share.tolist()] for name, share in shares.items()
             }
-    shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
+    shown: dict[str, Any] = {"title": called(options.model, network), "mined": day_of(record)}
     site: dict[str, Any] = {
         "rules": rules,
         "metrics": metrics,

@@ -12,6 +12,7 @@ from deconv.command.setup import open_model, open_rule, prepare
 from deconv.errors import bad_value
 from deconv.figures import circuit
 from deconv.files import safe_name, write_json
+from deconv.models.presets import called
 from deconv.network import Network
 from deconv.progress import track
 
@@ -34,7 +35,7 @@ def run(options: Circuit, folder: Path) -> Path:
         recon.save(folder / f"{safe_name(name)}.reconstructions.safetensors")
     pictures = []
     for tree in track(trees, "drawing", len(trees), unit="units"):
-        title = f"{options.model['name']}: what unit {tree.unit} of {layer} is made of"
+        title = f"{called(options.model, network)}: what unit {tree.unit} of {layer} is made of"
         figure = circuit.circuit_figure(tree, f"{title}, {len(images)} photographs, {rule.name}")
         pictures.append(figures.save_figure(figure, folder / f"unit{tree.unit}.png"))
     made_of = {"provenance": peaks.provenance, "rule": rule.options()}

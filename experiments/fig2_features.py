@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv import figures
-from deconv.analyses.choosing import choose_units, describe_share, listed_shares, strongest_units
+from deconv.analyses.choosing import choose_units, describe_share, described_images, listed_shares, strongest_units
 from deconv.analyses.features import summarise
 from deconv.command.options import Fig2Features
 from deconv.command.setup import open_model, open_reference, open_rule, prepare
@@ -20,6 +20,7 @@ from deconv.figures.masks import save_masks
 from deconv.files import safe_name, write_json
 from deconv.images import Source
 from deconv.mining.beyond import peaks_beyond
+from deconv.models.presets import called
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
@@ -67,15 +68,17 @@ def run(options: Fig2Features, folder: Path) -> Path:
             firing = peaks.firing[layer]
             panels_beyond.append(draw_beyond(network, images, (shown, patches), more, shown_too, firing, units, folder))
             summary[layer]["beyond"] = [[asdict(step) for step in firing.steps(unit)] for unit in units]
-    heading = (
-        f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
-    )
+    of_images = f"{described_images(peaks)}, {rule.name}"
+    heading = f"{called(options.model, network)}: the {options.k} strongest peaks of each unit, {of_images}"
     picture = save(panels, heading, folder / "fig2.png", caption_of(options), rows=ROWS)
     if panels_beyond:
         save(panels_beyond, heading, folder / "fig2_beyond.png", features.COLOURED + BEYOND, rows=ROWS)
     made_of = {"provenance": peaks.provenance, "rule": rule.options()}
     compared = {} if reference is None else {"reference": reference.provenance}
     write_json(folder / "summary.json", {"layers": summary, **made_of, **compared})
+    if images.name == "bundled":
+        said = "few of %d photographs are what a unit looks for: source=folder source.root=PATH looks at yours"
+        log.info(said, len(images))
     return picture
 
 
@@ -150,7 +153,7 @@ def draw_layer(
         notes=notes,
         masks=mask_of(shown) if options.masks else None,
     )
-    save([drawn], options.model["name"], folder / f"{safe_name(layer)}.png", caption_of(options))
+    save([drawn], called(options.model, network), folder / f"{safe_name(layer)}.png", caption_of(options))
     return drawn, patches
 
 

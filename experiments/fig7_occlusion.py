@@ -23,7 +23,7 @@ from deconv.figures.occlusion import OcclusionRow, occlusion_figure
 from deconv.files import safe_name, write_json, write_whole
 from deconv.images import Source
 from deconv.models import class_names
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
 from deconv.network.squares import places
@@ -82,7 +82,9 @@ def run(options: Fig7Occlusion, folder: Path) -> Path:
         with_others = {"correlation_with_explanations": agreement} if agreement else {}
         summary.append(summarise(scene, subject, seen) | with_rule | with_others)
     for name, of_explanation in rows.items():
-        save_figure(occlusion_figure(of_explanation, *heading(options)), folder / f"fig7{after(scene, name)}.png")
+        save_figure(
+            occlusion_figure(of_explanation, *heading(options, scene.network)), folder / f"fig7{after(scene, name)}.png"
+        )
     write_json(
         folder / "summary.json", {"images": summary, "layer": scene.layer, "provenance": provenance(scene, options)}
     )
@@ -102,12 +104,12 @@ def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
         raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9]")
     rule = open_rule(options.rule)
-    prepared = prepare(options, network, layers, [rule])
+    explanations = {rule.name: rule} | by_name(asked_explanations(options, []))
+    prepared = prepare(options, network, layers, explanations.values())
     preprocessing = network.needed_preprocessing()
     colour = torch.tensor(preprocessing.mean) * 255 if options.colour is None else torch.tensor(options.colour)
     if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
         raise BadInput(f"colour={options.colour}: expected red, green and blue from 0 to 255, or null")
-    explanations = {rule.name: rule} | by_name(asked_explanations(options, []))
     return Scene(network, prepared.images, layers[0], names, colour, rule, explanations), prepared
 
 
@@ -240,11 +242,11 @@ def provenance(scene: Scene, options: Fig7Occlusion) -> Provenance:
     )
 
 
-def heading(options: Fig7Occlusion) -> tuple[str, str]:
+def heading(options: Fig7Occlusion, network: Network) -> tuple[str, str]:
     """What stands above and beneath the figure."""
     caption = (
         f"Each place of a map is the middle of the square ({options.square} pixels, every {options.stride}); (a) has "
         "it where (d) is least. (b) the activations summed over the map. (c) zero at mid-grey, each on its own scale; "
         f"framed: this image; the other {OTHERS} are those that fire the map most."
     )
-    return f"{options.model['name']}: a grey square over every place of an image", caption
+    return f"{called(options.model, network)}: a grey square over every place of an image", caption

@@ -36,7 +36,8 @@ HOUSE = {
     "files": Room("errors", doors="importing shipped"),
     "records": Room("errors notebooks files", doors="firing formats provenance"),
     "images": Room(
-        "errors progress files records", doors="ahead batches cached class_names decoding members preprocessing shards"
+        "errors notebooks progress files records",
+        doors="ahead batches cached class_names decoding members preprocessing shards",
     ),
     "network": Room(
         "errors notebooks images records",
@@ -57,7 +58,7 @@ HOUSE = {
         doors="ablation choosing circuit correspondence cues features filters layers occlusion photograph transfer",
     ),
     "figures": Room(
-        "errors files records network projection compare training analyses",
+        "errors files records images network projection compare training analyses",
         doors="compare_rules features html pictures predict strongest",
     ),
     "views": Room(

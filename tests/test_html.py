@@ -80,7 +80,10 @@ def test_a_network_shows_its_layers_and_what_its_rules_refuse() -> None:
     ]
     quoted = "\n".join(reader.all("p"))
     assert "4 and 1 more: 'deconvnet' has no way back through 'silu' in 4" in quoted
-    assert "activation=rectify would carry it" in quoted and "'guided' has no way back" in quoted
+    assert (
+        "rule={'activation': 'rectify'} would carry it, in the shell rule.activation=rectify; " in quoted
+        and "'guided' has no way back" in quoted
+    )
 
 
 def test_a_network_of_many_layers_shows_the_first() -> None:
@@ -101,6 +104,26 @@ def test_peaks_show_the_strongest_unit_of_each_layer() -> None:
         assert score == f"{strongest:.4g}" and float(peaks.score[int(unit), 0]) == strongest
         assert key == mined.image_keys[int(peaks.image[int(unit), 0])]
     assert [row[0] for row in rows] == ["one", "two"]
+    assert f"; of 7 images, {len(mined.image_keys)} hold a peak" in "".join(read(mined).all("p"))
+
+
+def test_one_layer_shows_its_strongest_units_and_a_source_its_first_images() -> None:
+    mined = deconv.mine(network(), images(7), ["one"], k=3)["one"]
+    rows = cells(read(mined))
+    firing = mined.score[mined.found[:, 0], 0].sort(descending=True).values
+    assert [row[1] for row in rows] == [f"{score:.4g}" for score in firing.tolist()]
+    assert [mined.image[int(unit), 0] for unit, *_ in rows] == [int(row[2]) for row in rows]
+    source = deconv.bundled()
+    rows = cells(read(source))
+    assert [row[1] for row in rows] == list(source.keys[: html.MOST_KEYS])
+    assert read(source).all("p")[-1] == f"… and {len(source) - html.MOST_KEYS} more images"
+
+
+def test_parts_show_the_lower_units_that_give_most() -> None:
+    peaks = deconv.mine(network(), images(7), ["two"], k=3)["two"]
+    parts = deconv.project_peaks(network(), images(7), "two", peaks, [0, 2], through=["one"]).parts
+    ((layer, units, strongest),) = cells(read(parts))
+    assert (layer, units) == ("one", "6") and strongest.startswith(f"{int(parts['one'].sum(dim=0).argmax())} (")
 
 
 def test_names_are_text_and_units_that_never_fire_are_told() -> None:

@@ -129,7 +129,7 @@ def _check(
         raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each")
     mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
     expected = {"weights": network.weights_hash, "content": images.content_hash}
-    check_same("the record of these peaks", mined, expected, f"Mine again in the source {images.name}")
+    check_same("the record of these peaks", mined, expected, "Mine these images with this network")
     network.needed_preprocessing()
     check_explanations(network, list(peaks), list(rules.values()))
     for layer, columns in metrics.items():

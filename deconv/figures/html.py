@@ -18,15 +18,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 from torch import Tensor
 
-from deconv.errors import UnsupportedOperation
+from deconv.errors import UnsupportedOperation, counted
 from deconv.figures.pictures import on_grid, patch_tiles, recon_tiles
+from deconv.images import Source
+from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.projection import check_rules
 from deconv.projection.rules import RULES
-from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions, shown_side
+from deconv.records import LayerPeaks, Parts, Patches, Peaks, Reconstructions, shown_side
 
 MOST_ROWS = 40
 """Layers that a table lists; of more it lists the first and says how many there are."""
+MOST_KEYS = 10
+"""Images of a source, and units of a layer, that a table lists."""
 MOST_REFUSALS = 6
 """Different refusals that are quoted."""
 MOST_UNITS, PER_UNIT, ACROSS_UNIT = 8, 9, 3
@@ -93,6 +97,7 @@ def _(network: Network) -> str:
         head=("layer", "units", "map", "receptive field", "stride", "carried by"),
         rows=rows,
         notes=[
+            *([f"followed up to {layers[-1]}: {network.graph.cut_short}"] if network.graph.cut_short else []),
             *more(len(layers) - MOST_ROWS, "layers, which network.layers lists"),
             *quoted,
             *more(len(refusals) - MOST_REFUSALS, "refusals"),
@@ -114,11 +119,19 @@ def _(peaks: Peaks) -> str:
     rows = [(layer, *_strength(peaks[layer], peaks.image_keys)) for layer in list(peaks)[:MOST_ROWS]]
     return page(
         "Peaks",
-        f"{counted(len(peaks), 'layer')}; on {counted(len(peaks.image_keys), 'image')}",
+        f"{counted(len(peaks), 'layer')}; {_images_of(peaks)}",
         head=("layer", "units", "peaks a unit", "dead units", "strongest unit", "its score", "on image"),
         rows=rows,
         notes=more(len(peaks) - MOST_ROWS, "layers"),
     )
+
+
+def _images_of(peaks: Peaks) -> str:
+    """What is said of the images that were mined: how many they were, and how many of them hold a peak."""
+    holding, mined = len(peaks.image_keys), peaks.provenance.get("source", {}).get("images", len(peaks.image_keys))
+    unreadable = len(peaks.provenance.get("unreadable", []))
+    skipped = f" ({unreadable} more could not be read)" if unreadable else ""
+    return f"of {counted(mined - unreadable, 'image')}{skipped}, {holding} {'holds' if holding == 1 else 'hold'} a peak"
 
 
 def _strength(peaks: LayerPeaks, keys: dict[int, str]) -> tuple[Any, ...]:
@@ -167,6 +180,56 @@ def _(patches: Patches) -> str:
     )
 
 
+@html_of.register
+def _(source: Source) -> str:
+    names, labels = source.class_names, source.labels
+    classes = [str(label) if names is None else spoken(names[label]) for label in (labels or ())[:MOST_KEYS]]
+    rows = list(zip(source.ids[:MOST_KEYS], source.keys[:MOST_KEYS], classes or ["–"] * MOST_KEYS, strict=False))
+    return page(
+        repr(source).strip("<>"),
+        head=("image id", "key", "class"),
+        rows=rows,
+        notes=more(len(source) - MOST_KEYS, "images"),
+    )
+
+
+@html_of.register
+def _(peaks: LayerPeaks) -> str:
+    order = peaks.score[:, 0].nan_to_num(float("-inf")).sort(descending=True, stable=True).indices
+    rows = [
+        (
+            unit,
+            f"{float(peaks.score[unit, 0]):.4g}",
+            *(int(column[unit, 0]) for column in (peaks.image, peaks.row, peaks.col)),
+        )
+        for unit in order[:MOST_KEYS].tolist()
+        if peaks.found[unit, 0]
+    ]
+    return page(
+        repr(peaks).strip("<>"),
+        "the strongest units, by their strongest peaks",
+        head=("unit", "score", "image id", "row", "col"),
+        rows=rows,
+        notes=more(len(peaks.score) - len(rows), "units"),
+    )
+
+
+@html_of.register
+def _(parts: Parts) -> str:
+    rows = []
+    for layer in list(parts)[:MOST_ROWS]:
+        strongest = parts[layer].sum(dim=0).topk(min(MOST_UNITS, parts[layer].shape[1]))
+        pairs = zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
+        rows.append((layer, parts[layer].shape[1], ", ".join(f"{unit} ({share:.3g})" for unit, share in pairs)))
+    return page(
+        repr(parts).strip("<>"),
+        f"what lower units pass on, of {float(parts.score.sum()):.3g} in all",
+        head=("lower layer", "units", "strongest units (what they pass on)"),
+        rows=rows,
+        notes=more(len(parts) - MOST_ROWS, "layers"),
+    )
+
+
 def picture(tiles: UInt8[np.ndarray, "N side side 3"], pixels: Tensor, across: int, caption: str, alt: str) -> Picture:
     """Return tiles of `pixels` (N, C, h, w) on a grid: as PNG where a pixel is drawn as a square, else as JPEG."""
     grid = on_grid(tiles, min(across, len(tiles)), GAP)
@@ -197,11 +260,6 @@ def page(
 def more(count: int, what: str) -> list[str]:
     """Return the note that there are more of something than is shown; nothing if there are not."""
     return [f"… and {count} more {what}"] if count > 0 else []
-
-
-def counted(count: int, what: str) -> str:
-    """Return "1 layer" or "3 layers"."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def by(sizes: tuple[int, int]) -> str:

@@ -19,6 +19,7 @@ from deconv.images.items import MapDataset
 from deconv.images.members import Member
 from deconv.images.mistaken import check_tensor, no_images
 from deconv.images.photographs import installed_photographs
+from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
 from deconv.images.source import Source, content_hash
 
@@ -134,13 +135,15 @@ def check_source(images: Any) -> Source:
     return images
 
 
-def check_images(images: Any, channels: int) -> Source | Tensor:
+def check_images(images: Any, channels: int, preprocessing: Preprocessing | None = None) -> Source | Tensor:
     """Return a source, as `check_source` does, or preprocessed images (M, C, H, W). Raises BadInput for anything else.
 
-    The message says what makes one of it.
+    The message says what makes one of it.  preprocessing: the network's, whose range the images must not pass by far.
     """
     if isinstance(images, Tensor):
         check_tensor(images, channels)
+        if preprocessing is not None:
+            preprocessing.check_range(images)
         return images
     if not isinstance(images, Source) and not is_dataset(images):
         expected = f"a Source, a Dataset, or preprocessed images, a float tensor (M, {channels}, H, W)"

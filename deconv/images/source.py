@@ -21,11 +21,12 @@ from deconv.images.decoding import decode
 from deconv.images.items import Item
 from deconv.images.members import Member
 from deconv.images.preprocessing import Preprocessing
+from deconv.notebooks import ShownInNotebooks
 from deconv.records.provenance import Provenance
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(ShownInNotebooks):
     """An ordered set of images, each known by its id: a whole number that it keeps in every part of the source.
 
     A tuple of the source has one entry for each image, in one order.

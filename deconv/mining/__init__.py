@@ -153,7 +153,7 @@ def _scan(
     """The scan in float32, and what it looks at. Raises BadInput or UnknownName for an argument that cannot be used."""
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a Network", "Network(module, input_shape) makes one")
-    images = check_images(images, network.input_shape[0])
+    images = check_images(images, network.input_shape[0], network.preprocessing)
     if not len(images):
         raise bad_value("images", "none", "at least one")
     names = list(dict.fromkeys(check_list("layers", layers, "layer names")))

@@ -17,6 +17,8 @@ from deconv.projection.parts import check_through as check_through
 from deconv.projection.parts import empty_parts, fill_parts
 from deconv.projection.parts import layers_below as layers_below
 from deconv.projection.rules import Rule, as_rule
+from deconv.projection.serving import said_of_unserved as said_of_unserved
+from deconv.projection.serving import served_layers as served_layers
 from deconv.projection.strategies import plan, send_back
 from deconv.projection.ways import check_carried
 from deconv.records import LayerPeaks, Parts, Reconstructions
@@ -168,6 +170,7 @@ def project_peaks(
     if not isinstance(peaks, LayerPeaks):
         raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
+    _check_belonging(network, images, layer, peaks)
     recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
     check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
     return recon
@@ -219,7 +222,23 @@ def _check_kinds(network: Network, images: Images) -> Source | Tensor:
     """Return the images as a source or a tensor. Raises BadInput for anything else, and for what is no network."""
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
-    return check_images(images, network.input_shape[0])
+    return check_images(images, network.input_shape[0], network.preprocessing)
+
+
+def _check_belonging(network: Network, images: Images, layer: str, peaks: LayerPeaks) -> None:
+    """Raise RecordMismatch for peaks of a layer with other units, or of images that are not among these."""
+    if isinstance(network, Network) and len(peaks.score) != network.channels(layer):
+        raise RecordMismatch(
+            f"these are peaks of {len(peaks.score)} units; {layer} has {network.channels(layer)}: give peaks[{layer!r}]"
+        )
+    checked, foreign = _check_kinds(network, images), peaks.image[peaks.found].unique()
+    ids = torch.as_tensor(range(len(checked)) if isinstance(checked, Tensor) else checked.ids)
+    foreign = foreign[~torch.isin(foreign, ids)]
+    if len(foreign):
+        raise RecordMismatch(
+            f"these peaks lie in image {int(foreign[0])} among others, and the {len(ids)} images have none of that "
+            "number: give the images that they were mined from, or mine these"
+        )
 
 
 def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:
@@ -290,5 +309,6 @@ def check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor,
         worst = int(excess.argmax())
         raise RecordMismatch(
             f"{layer}: peak {worst} was mined with score {float(mined[worst]):.6g} but now gives "
-            f"{float(score[worst]):.6g}: the weights, images or preprocessing are not those of the record. Mine again"
+            f"{float(score[worst]):.6g}: the layer, weights, images or preprocessing are not those of the record. Mine "
+            "again"
         )

@@ -88,7 +88,7 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
 
     The error names the first operation that it has no way through, and the options and the rules that have one.
     """
-    blocked = _blocked(graph, target, rule)
+    blocked = blocked_at(graph, target, rule)
     if blocked is not None:
         role = roles(graph).get(blocked)
         untold = role is not None and not role.told and rule.gate == "constant"
@@ -96,13 +96,13 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
         if isinstance(graph.nodes[blocked].operation, ops.Selection):
             why = {"why": f"it chooses among what it reads, and switches={rule.switches!r} is for pooling windows"}
         earlier = [(name, index) for name, index in graph.layers.items() if index < blocked]
-        before = next((name for name, index in reversed(earlier) if _blocked(graph, index, rule) is None), None)
+        before = next((name for name, index in reversed(earlier) if blocked_at(graph, index, rule) is None), None)
         error = no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
         raise error if before is None else UnsupportedOperation(f"{error}, as {before!r}")
 
 
-def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:
-    """The index of the first node on the way back from the target that the rule has no way through."""
+def blocked_at(graph: Graph, target: int, rule: Rule) -> int | None:
+    """Return the index of the first node on the way back from the target that the rule has no way through, or None."""
     for index in sorted(carrying(graph, target, rule)):
         if not isinstance(graph.nodes[index].operation, ops.Input) and _way(graph, index, rule) is None:
             return index
@@ -110,7 +110,7 @@ def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:
 
 
 def _remedy(graph: Graph, target: int, rule: Rule) -> str:
-    able = [name for name, known in RULES.items() if _blocked(graph, target, known) is None]
+    able = [name for name, known in RULES.items() if blocked_at(graph, target, known) is None]
     serving = f"rules that can serve: {', '.join(able)}"
     choices = [(getattr(rule, option), *CHOICES[option][1:]) for option in BEYOND]
     changes = [
@@ -118,11 +118,11 @@ def _remedy(graph: Graph, target: int, rule: Rule) -> str:
         for chosen in product(*choices)
     ]
     for change in sorted(changes, key=len):  # of as many, constants come before derivatives
-        if change and _blocked(graph, target, replace(rule, **change)) is None:
-            wanted = ",".join(f"{option}={choice}" for option, choice in change.items())
-            return f"{wanted} would carry it; {serving}"
+        if change and blocked_at(graph, target, replace(rule, **change)) is None:
+            shell = " ".join(f"rule.{option}={choice}" for option, choice in change.items())
+            return f"rule={replace(rule, **change).differing()} would carry it, in the shell {shell}; {serving}"
     for choice in ("constant", "derivative"):
-        blocked = _blocked(graph, target, replace(rule, activation="rectify", gate=choice, norm=choice))
+        blocked = blocked_at(graph, target, replace(rule, activation="rectify", gate=choice, norm=choice))
         if blocked is not None and blocked not in roles(graph):
             node = graph.nodes[blocked]
             return f"no option carries '{node.kind}' in {node.path or 'the network itself'}; {serving}"

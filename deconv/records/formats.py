@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from deconv.errors import BadInput, DeconvError, first_line, needed
+from deconv.errors import BadInput, DeconvError, bad_value, first_line, needed
 from deconv.files import write_whole
 from deconv.records.provenance import Provenance, check_same, weights_hash
 
@@ -34,7 +34,7 @@ RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
 MEASURES = "measures"
 """The kind of a table of measured units; in format 1 its metadata are its provenance and nothing else."""
-PARQUET = ".parquet"
+SAFETENSORS, PARQUET = ".safetensors", ".parquet"
 
 Axes = Mapping[str, tuple[torch.dtype, str]]
 """By name a tensor's dtype and axes, as "N 4 h w": numbers are sizes, and a letter is one size wherever it stands."""
@@ -55,6 +55,18 @@ def reading(path: str | Path) -> Iterator[None]:
         raise BadInput(
             f"{path} cannot be read ({first_line(error)}); it is damaged or no record: make it again"
         ) from error
+
+
+def check_suffix(path: str | Path, *others: str) -> None:
+    """Raise BadInput unless a record's name ends in .safetensors, or in one of the others.
+
+    >>> check_suffix("peaks.csv", ".parquet")
+    Traceback (most recent call last):
+    deconv.errors.BadInput: path: given peaks.csv; expected a file whose name ends in .safetensors or .parquet
+    """
+    possible = (SAFETENSORS, *others)
+    if Path(path).suffix not in possible:
+        raise bad_value("path", str(path), f"a file whose name ends in {' or '.join(possible)}")
 
 
 def save_columns(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
@@ -119,10 +131,11 @@ def save_tensors(
 ) -> Path:
     """Write a safetensors file, of FORMAT unless it is of another version.
 
-    Raises BadInput for tensors that `load_tensors` would refuse.
+    Raises BadInput for another suffix, and for tensors that `load_tensors` would refuse.
 
     checked: keep the SHA-256 of the tensors with them, by which `load_tensors` notices a flipped bit.
     """
+    check_suffix(path)
     try:
         _check_tensors(tensors, axes)
     except ValueError as error:

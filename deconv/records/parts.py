@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from deconv.errors import unknown
+from deconv.notebooks import ShownInNotebooks
 from deconv.records.formats import Axes, Columns, needed_parquet
 from deconv.records.provenance import Provenance
 
@@ -24,7 +25,7 @@ PART_COLUMNS = ("peak", "image", "layer", "channel", "share", "row", "col")
 
 
 @dataclass(frozen=True, eq=False)
-class Parts(Mapping[str, Tensor]):
+class Parts(ShownInNotebooks, Mapping[str, Tensor]):
     """What n activations are made of: a mapping from the name of a lower layer to its units' shares (n, units).
 
     A unit's share is what comes back to it on the way down times what it answered on the way up, summed over the

@@ -21,6 +21,7 @@ from deconv.records.formats import (
     WITH_FIRING,
     Axes,
     Columns,
+    check_suffix,
     is_parquet,
     load_tensors,
     needed_parquet,
@@ -48,7 +49,7 @@ PEAK_AXES: Axes = {
 
 
 @dataclass(frozen=True, eq=False)
-class LayerPeaks:
+class LayerPeaks(ShownInNotebooks):
     """The k strongest peaks of every unit of one layer, strongest first by (-score, image, row, col).
 
     - score: the activation; nan where there are fewer than k peaks.
@@ -148,8 +149,9 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         """Write a safetensors file; where the name ends in .parquet, a table of COLUMNS, with rows for missing peaks.
 
         A table has no room for `firing`, and leaves it out.
-        Raises BadInput for a .parquet where there is no pyarrow (the extra `parquet`).
+        Raises BadInput for another suffix, and for a .parquet where there is no pyarrow (the extra `parquet`).
         """
+        check_path(path)
         columns = self._all_columns()
         if Path(path).suffix == PARQUET:
             table: Path = needed_parquet(path).save_peaks(path, columns, self.provenance)
@@ -218,7 +220,8 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
 
 
 def check_path(path: str | Path) -> None:
-    """Raise BadInput for a path that peaks could not be saved to: a .parquet where there is no pyarrow."""
+    """Raise BadInput for a path that peaks could not be saved to: another suffix, a .parquet where pyarrow is not."""
+    check_suffix(path, PARQUET)
     if Path(path).suffix == PARQUET:
         needed_parquet(path)
 

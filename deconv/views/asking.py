@@ -58,7 +58,7 @@ def check_asked(
     source = check_source(images)
     mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
     expected = {"weights": network.weights_hash, "content": source.content_hash}
-    check_same("the record of these peaks", mined, expected, f"Mine again in the source {source.name}")
+    check_same("the record of these peaks", mined, expected, "Mine these images with this network")
     layers = sorted(peaks, key=network.node)
     asked = units if isinstance(units, Mapping) else dict.fromkeys(layers, units)
     for layer in asked:
