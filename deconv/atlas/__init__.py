@@ -160,7 +160,6 @@ def _plan_pages(
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
     layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
     for name, number in numbers.items():
-        parts = None if sends_back is None else records.made_of(name, sends_back)
         field = network.receptive_field(name, input_size)
         layer = Layer(
             name,
@@ -174,7 +173,7 @@ def _plan_pages(
             firing=firing[name],
             metrics=metrics.get(name, {}),
             reference=None if reference is None else reference[name],
-            made_of=None if parts is None else (numbers[parts[0]], parts[1]),
+            made_of=None if sends_back is None else records.made_of(name, sends_back),
         )
         layers.append(layer)
     classes = records.classes()

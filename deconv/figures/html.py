@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, singledispatch
@@ -23,7 +24,7 @@ from deconv.figures.pictures import on_grid, patch_tiles, recon_tiles
 from deconv.network import Network
 from deconv.projection import check_rules
 from deconv.projection.rules import RULES
-from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions, shown_side
+from deconv.records import LayerPeaks, Parts, Patches, Peaks, Reconstructions, shown_side
 
 MOST_ROWS = 40
 """Layers that a table lists; of more it lists the first and says how many there are."""
@@ -31,6 +32,8 @@ MOST_REFUSALS = 6
 """Different refusals that are quoted."""
 MOST_UNITS, PER_UNIT, ACROSS_UNIT = 8, 9, 3
 """Units that are shown, the reconstructions of each, and how many of these stand beside each other."""
+MOST_PARTS = 5
+"""Lower units of each layer that are named."""
 MOST_PATCHES, ACROSS = 36, 9
 SIDE, GAP = 64, 2
 """Pixels a side of a tile, and between two."""
@@ -52,7 +55,7 @@ class Picture:
 
 @singledispatch
 def html_of(shown: Any) -> str:
-    """Return a network, peaks, reconstructions or patches as a piece of HTML. Raises TypeError for anything else.
+    """Return a network or a record as a piece of HTML. Raises TypeError for anything else.
 
     >>> import torch
     >>> pixels, box = torch.zeros((2, 3, 4, 4), dtype=torch.uint8), torch.tensor([[0, 0, 4, 4], [1, 0, 5, 4]])
@@ -153,6 +156,24 @@ def _(recon: Reconstructions) -> str:
 
 
 @html_of.register
+def _(parts: Parts) -> str:
+    rows = []
+    for layer in list(parts)[:MOST_ROWS]:
+        strongest, around = parts.strongest(layer, MOST_PARTS), parts.around_of_whole(layer)
+        others = float(parts.of_whole(layer).sum()) - sum(strongest.values())
+        named = ", ".join(f"{unit}: {percent(share)}" for unit, share in strongest.items())
+        left = 1 - sum(strongest.values()) - others - around
+        rows.append((layer, named, percent(others), percent(around), percent(left)))
+    return page(
+        "Parts",
+        f"of {counted(len(parts.score), 'activation')} together; lower units by what they pass on",
+        head=("layer", "strongest units", "all others", "paths around the layer", "biases and the rule"),
+        rows=rows,
+        notes=more(len(parts) - MOST_ROWS, "layers"),
+    )
+
+
+@html_of.register
 def _(patches: Patches) -> str:
     first, pictures = patches.pixels[:MOST_PATCHES], []
     if len(first):
@@ -197,6 +218,11 @@ def more(count: int, what: str) -> list[str]:
 def counted(count: int, what: str) -> str:
     """Return "1 layer" or "3 layers"."""
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """Return 0.123 as "12 %", and "not known" for NaN."""
+    return "not known" if math.isnan(share) else f"{round(100 * share)} %"
 
 
 def by(sizes: tuple[int, int]) -> str:
