@@ -17,7 +17,7 @@ from torch import nn
 import deconv
 from deconv.figures import html
 from deconv.figures.pictures import on_grid, patch_tiles, recon_tiles
-from deconv.records import Peaks
+from deconv.records import Parts, Peaks
 from tests.samples import images, network
 
 VOID = ("img", "br")
@@ -154,6 +154,18 @@ def test_reconstructions_and_patches_are_what_the_figures_show(channels: int) ->
     shown = patch_tiles(patches.pixels[: html.MOST_PATCHES], patches.inside[: html.MOST_PATCHES], html.SIDE)
     assert np.array_equal(reader.pictures[0], on_grid(shown, html.ACROSS, html.GAP))
     assert reader.all("p")[-1] == f"… and {len(patches.pixels) - html.MOST_PATCHES} more patches"
+
+
+def test_parts_show_the_strongest_lower_units_and_what_they_leave() -> None:
+    share, position = torch.tensor([[2.0, -0.5, 1.0]]), torch.zeros((1, 3, 2), dtype=torch.int64)
+    of_peak: Any = (torch.tensor([4.0]), torch.tensor([7]), {}, {"<low>": torch.tensor([1.0])})
+    shares, positions = {"<low>": share, "old": share}, {"<low>": position, "old": position}
+    assert cells(read(Parts(shares, positions, *of_peak))) == [
+        ["<low>", "0: 50 %, 2: 25 %, 1: -12 %", "0 %", "25 %", "12 %"],
+        ["old", "0: 50 %, 2: 25 %, 1: -12 %", "0 %", "not known", "not known"],
+    ]
+    many = Parts({"low": torch.ones(1, 9)}, {}, torch.tensor([10.0]), torch.tensor([0]), {}, {"low": torch.zeros(1)})
+    assert cells(read(many))[0][1:] == [", ".join(f"{unit}: 10 %" for unit in range(5)), "40 %", "0 %", "10 %"]
 
 
 def test_large_fields_are_shown_small_and_nothing_is_shown_of_nothing() -> None:

@@ -161,7 +161,6 @@ def _plan_pages(
     weaker = peaks_beyond(network, records.images, replace(peaks, firing=firing)) if beyond else {}
     layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
     for name, number in numbers.items():
-        parts = None if sends_back is None else records.made_of(name, sends_back)
         field = network.receptive_field(name, input_size)
         layer = Layer(
             name,
@@ -176,7 +175,7 @@ def _plan_pages(
             metrics=metrics.get(name, {}),
             reference=None if reference is None else reference[name],
             beyond=weaker.get(name),
-            made_of=None if parts is None else (numbers[parts[0]], parts[1]),
+            made_of=None if sends_back is None else records.made_of(name, sends_back),
         )
         layers.append(layer)
     classes = records.classes()

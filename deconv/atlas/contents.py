@@ -19,6 +19,18 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
+class MadeOf:
+    """What each unit of a layer is made of in a lower one, of all its peaks together, 1 being all of them.
+
+    layer: the lower one's name.  shares: what its units pass on.  around: what paths around it carry.
+    """
+
+    layer: str
+    shares: Float[Tensor, "units lower_units"]
+    around: Float[Tensor, " units"]
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One layer of an atlas: its number there, counted from 1, its geometry, and its records.
 
@@ -27,7 +39,7 @@ class Layer:
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     reference: the layer's peaks of a larger mining, if there is one.
     beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
-    made_of: the number of the lower layer, and what its units pass on of each unit's activations; None if not known.
+    made_of: what units of a lower layer pass on of each unit's activations; None if not known.
     """
 
     name: str
@@ -42,7 +54,7 @@ class Layer:
     metrics: Mapping[str, Sequence[float | None]]
     reference: LayerPeaks | None = None
     beyond: LayerPeaks | None = None
-    made_of: tuple[int, Float[Tensor, "units lower_units"]] | None = None
+    made_of: MadeOf | None = None
 
     @property
     def folder(self) -> str:

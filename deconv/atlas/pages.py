@@ -114,17 +114,17 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
 
 
 def _made_of(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any] | None:
-    """Return the lower units that pass on most of a unit's activations, with their shares."""
+    """Return the lower units that pass on most of a unit's activations, with their shares, and what goes around."""
     if layer.made_of is None:
         return None
-    number, shares = layer.made_of
-    return _linked(atlas.layers[number - 1], shares[unit])
+    lower = next(each for each in atlas.layers if each.name == layer.made_of.layer)
+    return _linked(lower, layer.made_of.shares[unit]) | {"around": float(layer.made_of.around[unit])}
 
 
 def _part_of(atlas: Atlas, layer: Layer, unit: int) -> list[dict[str, Any]]:
     """Return, layer by layer, the units above of whose activations this one passes on most, with its shares."""
-    above = [(upper, upper.made_of[1]) for upper in atlas.layers if upper.made_of and upper.made_of[0] == layer.number]
-    linked = [_linked(upper, shares[:, unit]) for upper, shares in above]
+    above = [(upper, upper.made_of) for upper in atlas.layers if upper.made_of and upper.made_of.layer == layer.name]
+    linked = [_linked(upper, made_of.shares[:, unit]) for upper, made_of in above]
     return [each for each in linked if each["units"]]
 
 

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from deconv.analyses.circuit import shares_of
 from deconv.atlas.blocks import REMEDY, Block, keep
-from deconv.atlas.contents import safe_name
+from deconv.atlas.contents import MadeOf, safe_name
 from deconv.engines import Engine
 from deconv.errors import BadInput
 from deconv.explanations import explain_peaks
@@ -25,7 +22,7 @@ from deconv.images.class_names import spoken
 from deconv.mining import mine, mine_into
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import layers_below, project_peaks
+from deconv.projection import dominators_below, layers_below, project_peaks
 from deconv.projection.rules import Rule
 from deconv.records import Firing, LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
@@ -33,7 +30,7 @@ from deconv.records.provenance import Provenance, build, check_same, digest, pla
 
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
-SHARE_AXES: Axes = {"shares": (torch.float32, "U L")}
+SHARE_AXES: Axes = {"shares": (torch.float32, "U L"), "around": (torch.float32, "U")}
 SAMPLED = 16
 """Units whose reconstructions, of all their peaks, measure a layer's effective field."""
 
@@ -122,40 +119,45 @@ class UnitRecords:
             write_json(path, {"provenance": provenance, "effective_field": recon.effective_field})
         return recon.effective_field
 
-    def made_of(self, layer: str, rule: Rule) -> tuple[str, Float[Tensor, "units lower_units"]] | None:
-        """Return the nearest lower layer that has peaks, and what its units pass on of each unit's activations.
+    def made_of(self, layer: str, rule: Rule) -> MadeOf | None:
+        """Return what each unit's activations are made of in the nearest lower layer that has peaks.
 
-        None if there is no such layer. The shares are of all peaks of a unit together (`analyses.circuit.shares_of`);
-        they are kept in the folder. Raises RecordMismatch, naming the difference, if what is there is of other peaks.
+        It is the nearest that no path leads around, or simply the nearest where paths lead around all; None if there is
+        none. The shares are of all peaks of a unit together (`records.Parts.of_whole`); they are kept in the folder.
+        Raises RecordMismatch, naming the difference, if what is there is of other peaks.
         """
         height, width = self.peaks.provenance["input_size"]
-        below = set(layers_below(self.network, layer, [rule], (height, width)).values())
+        asked = (self.network, layer, [rule], (height, width))
         nodes = {self.network.node(name, (height, width)): name for name in self.peaks}
-        if below.isdisjoint(nodes):
+        mined = nodes.keys() & dominators_below(*asked).values() or nodes.keys() & layers_below(*asked).values()
+        if not mined:
             return None
-        lower = nodes[max(below & nodes.keys())]
+        lower = nodes[max(mined)]
         units = self.peaks[layer].found.any(dim=1).nonzero().flatten()
         provenance = plain(self._provenance(layer, rule, units.tolist()) | {"through": [lower]})
         path = (
             None
             if self.folder is None
-            else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.shares.safetensors"
+            else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.made_of.safetensors"
         )
         if path is not None and path.is_file():
             with reading(path):
                 tensors, saved = load_tensors(path, "shares", SHARE_AXES)
                 check_same(path, saved, provenance, REMEDY)
-                return lower, tensors["shares"]
-        shares = torch.zeros((len(self.peaks[layer].score), self.network.channels(lower)))
+                return MadeOf(lower, **tensors)
+        count = len(self.peaks[layer].score)
+        shares, around = torch.zeros((count, self.network.channels(lower))), torch.zeros(count)
         for block in track(units.split(UNITS_AT_ONCE), f"finding what {layer} is made of", len(units), size=len):
             recon = project_peaks(
                 self.network, self.images, layer, self.peaks[layer], block.tolist(), rule, through=[lower]
             )
             for unit in block.tolist():
-                shares[unit] = shares_of(recon.of(recon.channel == unit), lower)
+                parts = recon.of(recon.channel == unit).parts
+                shares[unit], around[unit] = parts.of_whole(lower), parts.around_of_whole(lower)
         if path is not None:
-            save_tensors(path, "shares", {"shares": shares}, SHARE_AXES, provenance, checked=True)
-        return lower, shares
+            tensors = {"shares": shares, "around": around}
+            save_tensors(path, "shares", tensors, SHARE_AXES, provenance, checked=True)
+        return MadeOf(lower, shares, around)
 
     def classes(self) -> dict[int, str]:
         """Return what each image of a peak shows, in words, where the source says so."""

@@ -69,9 +69,13 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
 class Circuit(Mining, WithUnits, WithRule):
     """The options of experiments/circuit.py."""
 
-    layer: str | None = option(None, "of the units; null is the last that has maps of more than one position")
+    layer: str | None = option(
+        None, "of the units; null is the last with maps of more than one position that the rule can send back"
+    )
     layers: list[str] | None = option(
-        None, "lower ones that the tree goes through; null spreads a layer for each of `branches`", filled=True
+        None,
+        "lower ones that the tree goes through; null takes one for each of `branches`, none that a skip bypasses",
+        filled=True,
     )
     branches: list[int] = option(
         [3, 2, 2, 2], "strongest lower units that a unit of each layer has in the tree, from above", 1, filled=True

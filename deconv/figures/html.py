@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, singledispatch
@@ -35,6 +36,8 @@ MOST_REFUSALS = 6
 """Different refusals that are quoted."""
 MOST_UNITS, PER_UNIT, ACROSS_UNIT = 8, 9, 3
 """Units that are shown, the reconstructions of each, and how many of these stand beside each other."""
+MOST_PARTS = 5
+"""Lower units of each layer that are named."""
 MOST_PATCHES, ACROSS = 36, 9
 SIDE, GAP = 64, 2
 """Pixels a side of a tile, and between two."""
@@ -56,7 +59,7 @@ class Picture:
 
 @singledispatch
 def html_of(shown: Any) -> str:
-    """Return a network, peaks, reconstructions or patches as a piece of HTML. Raises TypeError for anything else.
+    """Return a network or a record as a piece of HTML. Raises TypeError for anything else.
 
     >>> import torch
     >>> pixels, box = torch.zeros((2, 3, 4, 4), dtype=torch.uint8), torch.tensor([[0, 0, 4, 4], [1, 0, 5, 4]])
@@ -166,6 +169,24 @@ def _(recon: Reconstructions) -> str:
 
 
 @html_of.register
+def _(parts: Parts) -> str:
+    rows = []
+    for layer in list(parts)[:MOST_ROWS]:
+        strongest, around = parts.strongest(layer, MOST_PARTS), parts.around_of_whole(layer)
+        others = float(parts.of_whole(layer).sum()) - sum(strongest.values())
+        named = ", ".join(f"{unit}: {percent(share)}" for unit, share in strongest.items())
+        left = 1 - sum(strongest.values()) - others - around
+        rows.append((layer, named, percent(others), percent(around), percent(left)))
+    return page(
+        "Parts",
+        f"of {counted(len(parts.score), 'activation')} together; lower units by what they pass on",
+        head=("layer", "strongest units", "all others", "paths around the layer", "biases and the rule"),
+        rows=rows,
+        notes=more(len(parts) - MOST_ROWS, "layers"),
+    )
+
+
+@html_of.register
 def _(patches: Patches) -> str:
     first, pictures = patches.pixels[:MOST_PATCHES], []
     if len(first):
@@ -214,22 +235,6 @@ def _(peaks: LayerPeaks) -> str:
     )
 
 
-@html_of.register
-def _(parts: Parts) -> str:
-    rows = []
-    for layer in list(parts)[:MOST_ROWS]:
-        strongest = parts[layer].sum(dim=0).topk(min(MOST_UNITS, parts[layer].shape[1]))
-        pairs = zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
-        rows.append((layer, parts[layer].shape[1], ", ".join(f"{unit} ({share:.3g})" for unit, share in pairs)))
-    return page(
-        repr(parts).strip("<>"),
-        f"what lower units pass on, of {float(parts.score.sum()):.3g} in all",
-        head=("lower layer", "units", "strongest units (what they pass on)"),
-        rows=rows,
-        notes=more(len(parts) - MOST_ROWS, "layers"),
-    )
-
-
 def picture(tiles: UInt8[np.ndarray, "N side side 3"], pixels: Tensor, across: int, caption: str, alt: str) -> Picture:
     """Return tiles of `pixels` (N, C, h, w) on a grid: as PNG where a pixel is drawn as a square, else as JPEG."""
     grid = on_grid(tiles, min(across, len(tiles)), GAP)
@@ -260,6 +265,11 @@ def page(
 def more(count: int, what: str) -> list[str]:
     """Return the note that there are more of something than is shown; nothing if there are not."""
     return [f"… and {count} more {what}"] if count > 0 else []
+
+
+def percent(share: float) -> str:
+    """Return 0.123 as "12 %", and "not known" for NaN."""
+    return "not known" if math.isnan(share) else f"{round(100 * share)} %"
 
 
 def by(sizes: tuple[int, int]) -> str:

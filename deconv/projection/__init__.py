@@ -14,6 +14,7 @@ from deconv.images import MapDataset, Source, check_images
 from deconv.network import Network
 from deconv.projection.loading import input_size, lent_images, peak_chunks
 from deconv.projection.parts import check_through as check_through
+from deconv.projection.parts import dominators_below as dominators_below
 from deconv.projection.parts import empty_parts, fill_parts
 from deconv.projection.parts import layers_below as layers_below
 from deconv.projection.rules import Rule, as_rule
@@ -130,7 +131,7 @@ def project_together(
             results = send_back(layer_plan, chunk_positions, peak_images, lender_images, units, set(nodes.values()))
         for n, sent in enumerate(results):
             scores[n, chunk], pixels[n, chunk] = sent.score.float().cpu(), sent.pixels.float().cpu()
-            fill_parts(parts[n], nodes, chunk, sent.parts)
+            fill_parts(parts[n], nodes, chunk, sent.parts, sent.around)
 
     # record
     box, field = layer_plan.shown.boxes(positions), layer_plan.field.boxes(positions)
@@ -139,7 +140,8 @@ def project_together(
     for rule, channel, score, picture, part in zip(rules, channels, scores, pixels, parts, strict=True):
         provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options(), **passed)
         peaks = (image_ids, channel, rows, cols)
-        made = Parts(*part, score, image_ids, provenance) if nodes else Parts()
+        shares, places, around = part
+        made = Parts(shares, places, score, image_ids, provenance, around) if nodes else Parts()
         shown = (picture, score, box, field)
         reconstructions.append(Reconstructions(layer, rule.name, *shown, *peaks, size, provenance, made))
     return reconstructions

@@ -69,18 +69,22 @@ def forward_cell(graph: Graph, index: int, rules: Sequence[Rule]) -> Backward:
 
 def carrying(graph: Graph, target: int, rule: Rule) -> set[int]:
     """Return the indices of the target and of every node that a signal sent back from it by the rule can reach."""
-    if not rule.goes_beyond:
-        return set(graph.carrying(target))
     reached, pending = set(), [target]
     while pending:
         index = pending.pop()
-        node = graph.nodes[index]
         if index not in reached:
             reached.add(index)
-            if not isinstance(node.operation, ops.Detached | ops.Input):
-                way = _way(graph, index, rule)
-                pending.extend(node.inputs if way is None else way.sources)
+            pending.extend(sources_of(graph, index, rule))
     return reached
+
+
+def sources_of(graph: Graph, index: int, rule: Rule) -> tuple[int, ...]:
+    """Return the nodes to which a signal goes on from a node by the rule."""
+    node = graph.nodes[index]
+    if isinstance(node.operation, ops.Detached | ops.Input):
+        return ()
+    way = _way(graph, index, rule) if rule.goes_beyond else None
+    return node.inputs if way is None else way.sources
 
 
 def check_carried(graph: Graph, target: int, rule: Rule) -> None:
