@@ -119,13 +119,6 @@ def test_one_layer_shows_its_strongest_units_and_a_source_its_first_images() -> 
     assert read(source).all("p")[-1] == f"… and {len(source) - html.MOST_KEYS} more images"
 
 
-def test_parts_show_the_lower_units_that_give_most() -> None:
-    peaks = deconv.mine(network(), images(7), ["two"], k=3)["two"]
-    parts = deconv.project_peaks(network(), images(7), "two", peaks, [0, 2], through=["one"]).parts
-    ((layer, units, strongest),) = cells(read(parts))
-    assert (layer, units) == ("one", "6") and strongest.startswith(f"{int(parts['one'].sum(dim=0).argmax())} (")
-
-
 def test_names_are_text_and_units_that_never_fire_are_told() -> None:
     nowhere = torch.full((2, 3), -1)
     dead = deconv.records.LayerPeaks(
