@@ -43,7 +43,7 @@ HOUSE = {
         doors="classes directions graph incremental operations receptive_field roles spatial",
     ),
     "engines": Room("errors network", doors="local"),
-    "mining": Room("errors progress files records images network engines", doors="firing"),
+    "mining": Room("errors progress files records images network engines", doors="firing moments"),
     "projection": Room("errors progress records images network", doors="masks patches responses rules"),
     "explanations": Room("errors progress files records images network projection", doors="functions fields"),
     "models": Room("errors files records images network", doors="directions loading presets"),
