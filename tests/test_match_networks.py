@@ -200,6 +200,7 @@ def test_matching_is_one_to_one_and_the_best_need_not_be() -> None:
     numbers = matches.summarise()
     assert numbers["mean_correlation"] == pytest.approx(1.9 / 3, abs=1e-6) and numbers["median_correlation"] == 0.8
     assert numbers["median_best_correlation"] == 0.75 and "itself" not in numbers
+    assert numbers["mean_pair_correlation"] == pytest.approx(correlation.mean(), abs=1e-6)
     assert spread_pairs(matches, 9) == [(0, 1), (1, 0), (2, 2)] and spread_pairs(matches, 1) == [(0, 1)]
 
 

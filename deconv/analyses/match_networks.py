@@ -126,7 +126,7 @@ class Matches:
         return table | ({"own_correlation": np.diag(self.correlation)} if self.same_place else {})
 
     def summarise(self) -> dict[str, Any]:
-        """Return the layer's numbers; shares are of the units that have a match."""
+        """Return the layer's numbers; shares are of the units that have a match, pair_correlation is of all pairs."""
         matched, (rows, cols) = self.matched, _varying(self.correlation)
         numbers = {
             "layer": self.layers[0],
@@ -138,6 +138,7 @@ class Matches:
             "matched": len(matched),
             **_middle("correlation", self.with_match[matched]),
             **_middle("best_correlation", _at(self.correlation, self.best)[rows]),
+            **_middle("pair_correlation", self.correlation[np.ix_(rows, cols)].ravel()),
             **_middle("chance", self.chance[rows]),
             "mutual": _share(self.mutual[matched]),
             "above_chance": _share(self.above_chance[matched]),

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from deconv.figures.features import LayerPanels, UnitPanel, features_figure, unit_panels
+from deconv.figures.page import MARGIN
+from deconv.figures.pictures import WHITE
 from deconv.records import Patches, Reconstructions
 
 ACROSS = 4
@@ -75,8 +77,9 @@ def pairs_figure(
         panels = unit_panels(shown, patches.cut_to(shown.box), k)
         of_unit = dict(zip(dict.fromkeys(shown.channel.tolist()), (panel.blocks for panel in panels), strict=True))
         blocks.append([of_unit[unit] for unit in units])
+    apart = np.full((1, MARGIN, 3), WHITE, dtype=np.uint8)
     rows = tuple(
-        UnitPanel(f"unit {unit} and unit {other}: {said}", left + right)
+        UnitPanel(f"unit {unit} and unit {other}: {said}", (*left, apart, *right))
         for ((unit, other), said), left, right in zip(pairs.items(), *blocks, strict=True)
     )
     caption = CAPTION.format(network=names[0], other=names[1])
