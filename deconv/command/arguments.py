@@ -15,9 +15,9 @@ from hydra.errors import HydraException
 from deconv.errors import BadInput, first_line
 from deconv.files.shipped import choices
 
-ARGUMENTS = ("model.args.", "source.args.", "explanations.", "directions.")
+ARGUMENTS = ("model.args.", "source.args.", "explanations.", "directions.", "other.")
 """Mappings to which any key can be added: the arguments of a function that a model or a source is made by, and
-explanations and directions by their names."""
+explanations and directions by their names, the settings of another network."""
 CLOSING = {"[": "]", "{": "}"}
 """What ends a list and a mapping."""
 

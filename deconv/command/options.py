@@ -107,6 +107,20 @@ class Directions(Scanning, WithDirections, WithDraw, WithRule):
 
 
 @dataclass
+class MatchNetworks(Scanning, WithModel, WithLayers, WithRule):
+    """The options of experiments/match_networks.py."""
+
+    other: dict[str, Any] = option(
+        {}, "the other network: what replaces settings of `model`, as other.weights=FILE, or other.model=NAME"
+    )
+    other_layers: list[str] | None = option(
+        None, "its layers, one for each of `layers`; null takes those of the same names", filled=True
+    )
+    k: int = option(9, "strongest peaks of each unit", 1)
+    n_pairs: int = option(5, "pairs of units shown of each layer, from the best match to the worst", 1)
+
+
+@dataclass
 class SanityChecks(Scanning, WithModel, WithLayers, WithUnits, WithExplanations):
     """The options of experiments/sanity_checks.py."""
 
@@ -291,6 +305,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "fig5_invariance": Fig5Invariance,
     "fig6_filters": Fig6Filters,
     "fig7_occlusion": Fig7Occlusion,
+    "match_networks": MatchNetworks,
     "photograph": Photograph,
     "predict": Predict,
     "sanity_checks": SanityChecks,
