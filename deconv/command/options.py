@@ -295,6 +295,17 @@ class Tour(Scanning, WithModel, WithDraw, WithRule):
     )
 
 
+@dataclass
+class VirtualUnits(Scanning, WithDirections, WithUnits, WithRule):
+    """The options of experiments/virtual_units.py."""
+
+    layer: str | None = option(None, "of the units; null is the last layer of maps before class scores")
+    through: str | None = option(None, "the lower layer by whose units peaks are split; null is the nearest below")
+    k: int = option(50, "strongest peaks of each unit, which are split", 2)
+    clusters: int | None = option(2, "that the peaks are split into; null tries 2 to 5 and takes the clearest", 2)
+    lower: int = option(3, "strongest lower units of each cluster that are told and drawn", 1)
+
+
 EXPERIMENTS: dict[str, type[Options]] = {
     "atlas": Atlas,
     "circuit": Circuit,
@@ -315,5 +326,6 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "table7_layers": Table7Layers,
     "tour": Tour,
     "train": Train,
+    "virtual_units": VirtualUnits,
 }
 """The options of each experiment, by its name in configs/experiment/ and experiments/."""
