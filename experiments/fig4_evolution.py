@@ -9,7 +9,7 @@ from typing import Any
 from deconv import figures
 from deconv.analyses.choosing import choose_units
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
-from deconv.command.options import Fig4Evolution
+from deconv.command.paper import Fig4Evolution
 from deconv.command.setup import open_rule, prepare
 from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows
 from deconv.files import safe_name, write_json

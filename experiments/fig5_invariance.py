@@ -14,7 +14,7 @@ from torch import Tensor
 from deconv.analyses import invariance
 from deconv.analyses.choosing import number_labels, pick_images
 from deconv.analyses.reframing import Move, Reframing, reframing
-from deconv.command.options import Fig5Invariance
+from deconv.command.paper import Fig5Invariance
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.invariance import Chart, ChartRow, invariance_figure

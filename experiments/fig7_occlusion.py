@@ -13,7 +13,7 @@ from torch import Tensor
 from deconv.analyses import occlusion
 from deconv.analyses.choosing import check_units, number_labels, pick_images
 from deconv.analyses.occlusion import Occlusion
-from deconv.command.options import Fig7Occlusion
+from deconv.command.paper import Fig7Occlusion
 from deconv.command.setup import Prepared, asked_explanations, open_rule, prepare
 from deconv.errors import BadInput
 from deconv.explanations import by_name, explain

@@ -20,7 +20,7 @@ from deconv.analyses.correspondence import (
     random_boxes,
     read_annotations,
 )
-from deconv.command.options import Table1Correspondence
+from deconv.command.paper import Table1Correspondence
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.correspondence import correspondence_figure, masks_figure

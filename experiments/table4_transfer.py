@@ -23,7 +23,7 @@ from deconv.analyses.layers import (
     spread,
 )
 from deconv.analyses.transfer import PAPER, class_accuracy, with_new_head
-from deconv.command.options import Table4Transfer
+from deconv.command.paper import Table4Transfer
 from deconv.errors import BadInput, check_choice
 from deconv.figures import save_figure
 from deconv.figures.train import save_curves

@@ -24,7 +24,7 @@ from deconv.analyses.layers import (
     readable_labels,
     spread,
 )
-from deconv.command.options import Table7Layers
+from deconv.command.paper import Table7Layers
 from deconv.errors import UnknownName
 from deconv.figures import save_figure
 from deconv.figures.layers import layers_figure
