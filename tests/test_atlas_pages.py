@@ -213,10 +213,13 @@ def test_other_weights_images_folders_and_metrics_are_refused_and_nothing_writte
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("keep")
     wrong: list[tuple[dict[str, object], str]] = [
-        ({"network": atlases.network(seed=1)}, "made with weights .*; this run has .* Mine again"),
+        (
+            {"network": atlases.network(seed=1)},
+            r"made with weights [0-9a-f]{8}\.\.\.; this run has .* Mine these images with",
+        ),
         (
             {"images": atlases.photographs(tmp_path / "fewer", (), 3)},
-            "made with content .* Mine again in the source folder",
+            "made with content .* Mine these images with this network",
         ),
         ({"folder": tmp_path / "full"}, "holds no atlas"),
         ({"metrics": {"two": {"area": [1.0]}}}, "expected one for each unit, 6"),

@@ -136,7 +136,7 @@ def test_settings_from_lists_survive_json() -> None:
     [
         ({"size": (224,)}, "size: given .* two whole numbers"),
         ({"size": (0, 5)}, "size: given 0; expected a whole number, 1 or more"),
-        ({"size": 224}, r"size: given 224; expected a list of whole numbers \(height, width\)"),
+        ({"size": 224}, r"size: given 224; expected two whole numbers \(height, width\)"),
         ({"size": ("a", "b")}, "size: given a; expected a whole number"),
         ({"size": (2**13, 2**13)}, "size: given .* at most 33554432 pixels"),
         ({"resize": 0}, "resize: given 0; expected a whole number"),

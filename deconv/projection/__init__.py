@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.errors import RecordMismatch, bad_value, check_indices
+from deconv.errors import bad_value, check_indices
 from deconv.images import MapDataset, Source, check_images
 from deconv.network import Network
+from deconv.projection.belonging import check_belonging, of_peaks
+from deconv.projection.belonging import check_scores as check_scores
 from deconv.projection.loading import input_size, lent_images, peak_chunks
 from deconv.projection.parts import check_through as check_through
 from deconv.projection.parts import dominators_below as dominators_below
@@ -24,13 +26,6 @@ from deconv.projection.strategies import plan, send_back
 from deconv.projection.ways import check_carried
 from deconv.records import LayerPeaks, Parts, Reconstructions
 from deconv.records.provenance import build
-
-SCORE_TOLERANCE = 1e-3
-"""Share of an activation by which the recomputed one may differ from that mined."""
-ROUNDINGS = 8
-"""Roundings to a type of fewer digits than float32 that a score may be off by."""
-ROUNDING = 1e-5
-"""Share of a layer's strongest activation that rounding may take from any: large terms may cancel in weak units."""
 
 AnyRule = str | Rule | Mapping[str, Any]
 Images = Source | MapDataset | Float[Tensor, "M C H W"]
@@ -172,8 +167,9 @@ def project_peaks(
     if not isinstance(peaks, LayerPeaks):
         raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
-    _check_belonging(network, images, layer, peaks)
-    recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
+    check_belonging(_check_kinds(network, images), layer, peaks, network.channels(layer))
+    with of_peaks(layer):
+        recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
     check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
     return recon
 
@@ -227,22 +223,6 @@ def _check_kinds(network: Network, images: Images) -> Source | Tensor:
     return check_images(images, network.input_shape[0], network.preprocessing)
 
 
-def _check_belonging(network: Network, images: Images, layer: str, peaks: LayerPeaks) -> None:
-    """Raise RecordMismatch for peaks of a layer with other units, or of images that are not among these."""
-    if isinstance(network, Network) and len(peaks.score) != network.channels(layer):
-        raise RecordMismatch(
-            f"these are peaks of {len(peaks.score)} units; {layer} has {network.channels(layer)}: give peaks[{layer!r}]"
-        )
-    checked, foreign = _check_kinds(network, images), peaks.image[peaks.found].unique()
-    ids = torch.as_tensor(range(len(checked)) if isinstance(checked, Tensor) else checked.ids)
-    foreign = foreign[~torch.isin(foreign, ids)]
-    if len(foreign):
-        raise RecordMismatch(
-            f"these peaks lie in image {int(foreign[0])} among others, and the {len(ids)} images have none of that "
-            "number: give the images that they were mined from, or mine these"
-        )
-
-
 def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:
     """Each argument as (N,) int64 on the CPU. Raises BadInput unless all are lists of whole numbers, of one length."""
     columns = [_column(name, values) for name, values in named]
@@ -293,24 +273,3 @@ def _lenders(
     lenders, _ = _columns([("switches_of", switches_of), ("image", image_ids.tolist())])
     _check_image_ids("switches_of", lenders, images)
     return lenders
-
-
-def check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor, rounding: float) -> None:
-    """Raise unless the scores are those mined; the strongest of `layer_scores` says how large rounding may be.
-
-    rounding: the relative error of one number of the network's; float32's is far below what is allowed.
-    """
-    if score.shape != mined.shape:
-        raise bad_value("score", f"shape {tuple(mined.shape)}", f"one for each of {len(score)} peaks")
-    if not len(score):
-        return
-    relative, absolute = max(SCORE_TOLERANCE, ROUNDINGS * rounding), max(ROUNDING, ROUNDINGS / 4 * rounding)
-    allowed = relative * mined.abs() + absolute * layer_scores.nan_to_num(0).abs().amax()
-    excess = ((score - mined).abs() - allowed).nan_to_num(float("inf"))
-    if bool((excess > 0).any()):
-        worst = int(excess.argmax())
-        raise RecordMismatch(
-            f"{layer}: peak {worst} was mined with score {float(mined[worst]):.6g} but now gives "
-            f"{float(score[worst]):.6g}: the layer, weights, images or preprocessing are not those of the record. Mine "
-            "again"
-        )

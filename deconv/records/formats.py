@@ -66,7 +66,7 @@ def check_suffix(path: str | Path, *others: str) -> None:
     """
     possible = (SAFETENSORS, *others)
     if Path(path).suffix not in possible:
-        raise bad_value("path", str(path), f"a file whose name ends in {' or '.join(possible)}")
+        raise bad_value("path", Path(path).name, f"a file whose name ends in {' or '.join(possible)}")
 
 
 def save_columns(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
