@@ -28,6 +28,7 @@ def floor_rows(scene: Scene) -> Iterator[Row]:
     """How much more than the forward pass of the same trunk, in the same precision and layout, mining costs."""
     for arch, count in IMAGES.items():
         yield over_bare(subject(arch), scene, scene.images(max(16, count // 4) if scene.quick else count))
+    yield over_uncounted(subject("squeezenet1_1"), scene)
     name = "mining over the bare pass, alexnet, bfloat16"
     if not has_bfloat16():
         yield skipped(name, NO_BFLOAT16)
@@ -52,6 +53,25 @@ def over_bare(
     )  # fmt: skip
     what = f"mining over the bare pass, {subject.arch}, {precision}, {images.device.type}"
     return over_floor(what, pair, "image", at_most, agreement)
+
+
+def over_uncounted(subject: Subject, scene: Scene) -> Row:
+    """How much more mining costs that also counts how units fire, and draws images of every strength."""
+    images = scene.images(max(16, IMAGES[subject.arch] // 4) if scene.quick else IMAGES[subject.arch])
+    work = partial(mine, subject.network, images, subject.layers, k=K, batch_size=BATCH[subject.arch])
+    counting = partial(work, firing=True)
+    check_same_peaks(counting(), work())
+    pair = compare(counting, work, LAPS * scene.repeats, len(images), len(images))
+    what = f"mining and counting how units fire over mining, {subject.arch}"
+    return over_floor(what, pair, "image", 1.03, f"same peaks, {len(images)} images")
+
+
+def check_same_peaks(first: Peaks, second: Peaks) -> None:
+    """Raise unless two minings found the same peaks, bit for bit."""
+    for layer, peaks in first.items():
+        for name in ("score", "image", "row", "col"):
+            if not torch.equal(getattr(peaks, name).nan_to_num(-1), getattr(second[layer], name).nan_to_num(-1)):
+                raise AssertionError(f"{layer}: counting how units fire changed {name} of the peaks")
 
 
 def peer_rows(scene: Scene) -> Iterator[Row]:

@@ -33,6 +33,7 @@ from .images import (
 from .images.cached import cached as cached
 from .images.preprocessing import Preprocessing as Preprocessing
 from .mining import mine as mine
+from .mining.beyond import peaks_beyond as peaks_beyond
 from .models.presets import load as load
 from .network import Network as Network
 from .network.receptive_field import ReceptiveField as ReceptiveField
@@ -47,6 +48,7 @@ from .projection.patches import (
 )
 from .projection.rules import Rule as Rule
 from .records import (
+    Firing as Firing,
     Patches as Patches,
     Peaks as Peaks,
     Reconstructions as Reconstructions,
@@ -58,6 +60,10 @@ from .views.judge import (
 from .views.look import (
     Look as Look,
     look as look,
+)
+from .views.predict import (
+    Prediction as Prediction,
+    predict as predict,
 )
 from .views.strongest import (
     OnPhotograph as OnPhotograph,

@@ -22,6 +22,8 @@ MOST_NAMES = 24
 """Names that a message lists; of more it lists the first and says how many there are."""
 LONGEST_VALUE = 60
 """Characters of a value that a message quotes."""
+LEAST_BEGUN = 3
+"""Characters of a mistaken name that begin another, by which that is near: fig2 for fig2_features."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -177,8 +179,15 @@ def shown(value: Any, quoted: bool = False) -> str:
 
 def nearest(name: str, possible: Iterable[str]) -> str:
     """Return "; did you mean 'a' or 'b'?" for the names closest to a mistaken one, or "" if none is close."""
-    close = get_close_matches(name, list(possible), n=2, cutoff=0.5)
+    names = list(possible)
+    begun = [known for known in names if len(name) >= LEAST_BEGUN and known.startswith(name)]
+    close = (begun or get_close_matches(name, names, n=2, cutoff=0.5))[:2]
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def counted(count: int, what: str) -> str:
+    """Return "1 layer" or "3 layers"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:

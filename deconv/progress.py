@@ -136,7 +136,8 @@ def _with_lines(
             said = now
     seconds = time.monotonic() - begun
     if seconds > SHOW_AFTER:
-        log.info("%s: %d %s in %.1f s%s", description, done, unit, seconds, f", {status()}" if status else "")
+        units = unit.removesuffix("s") if done == 1 else unit
+        log.info("%s: %d %s in %.1f s%s", description, done, units, seconds, f", {status()}" if status else "")
 
 
 def _line(description: str, done: int, total: int | None, unit: str, seconds: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv.analyses.choosing import listed_shares
+from deconv.analyses.cues import measure_cues
 from deconv.atlas import write_atlas
 from deconv.command.options import Atlas
 from deconv.command.setup import asked_explanations, open_model, open_reference, open_rule, prepare
@@ -16,7 +17,9 @@ from deconv.errors import BadInput
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
+from deconv.models.presets import called
 from deconv.network import Network
+from deconv.progress import track
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import read_columns, reading
@@ -33,9 +36,16 @@ def run(options: Atlas, folder: Path) -> Path:
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.safetensors"
     measured = {} if options.compared is None else measured_layers(Path(options.compared), prepared.layers, rules[0])
     reference = open_reference(options, network, prepared.images, prepared.layers)
-    peaks = prepared.mine(record, options.k, options.per_image)
+    counted = options.precision == "float32"  # else `write_atlas` counts how units fire, in a pass of its own
+    peaks = prepared.mine(record, options.k, options.per_image, firing=counted)
     metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
-    shown = {"title": options.model.get("arch") or options.model["name"], "mined": day_of(record)}
+    if options.cues:
+        for layer in track(prepared.layers, "asking for colour and shape", len(prepared.layers), unit="layers"):
+            shares = measure_cues(network, prepared.images, layer, peaks[layer])
+            metrics[layer] = metrics.get(layer, {}) | {
+                name: [number(value) for value in share.tolist()] for name, share in shares.items()
+            }
+    shown: dict[str, Any] = {"title": called(options.model, network), "mined": day_of(record)}
     site: dict[str, Any] = {
         "rules": rules,
         "metrics": metrics,
@@ -44,6 +54,7 @@ def run(options: Atlas, folder: Path) -> Path:
         "records": folder / "records",
         "batch_size": options.batch_size,
         "field": options.field,
+        "beyond": options.beyond,
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks, reference) for layer in prepared.layers}

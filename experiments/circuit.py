@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from deconv import figures
 from deconv.analyses.choosing import check_units, firing_units
-from deconv.analyses.circuit import grow_trees, steps_of
+from deconv.analyses.circuit import grow_trees, last_carried, steps_of
 from deconv.command.options import Circuit
 from deconv.command.setup import open_model, open_rule, prepare
 from deconv.errors import bad_value
 from deconv.figures import circuit
 from deconv.files import safe_name, write_json
-from deconv.network import Network
+from deconv.models.presets import called
 from deconv.progress import track
+
+log = logging.getLogger("deconv")
 
 
 def run(options: Circuit, folder: Path) -> Path:
-    """Mine the layers, grow the trees of the units and draw each; returns the first one's picture."""
+    """Mine the layers, grow the trees of the units and draw each; returns the picture, or of several their folder."""
     network, rule = open_model(options), open_rule(options.rule)
-    layer = last_maps(network) if options.layer is None else options.layer
+    layer = last_carried(network, rule) if options.layer is None else options.layer
     steps = steps_of(network, layer, options.layers, len(options.branches), rule)
     if len(options.branches) < len(steps):
         remedy = f"they are {', '.join(steps)}"
@@ -34,19 +37,11 @@ def run(options: Circuit, folder: Path) -> Path:
         recon.save(folder / f"{safe_name(name)}.reconstructions.safetensors")
     pictures = []
     for tree in track(trees, "drawing", len(trees), unit="units"):
-        title = f"{options.model['name']}: what unit {tree.unit} of {layer} is made of"
+        title = f"{called(options.model, network)}: what unit {tree.unit} of {layer} is made of"
         figure = circuit.circuit_figure(tree, f"{title}, {len(images)} photographs, {rule.name}")
         pictures.append(figures.save_figure(figure, folder / f"unit{tree.unit}.png"))
     made_of = {"provenance": peaks.provenance, "rule": rule.options()}
     numbers = [tree.numbers() for tree in trees]
     write_json(folder / "summary.json", {"layer": layer, "layers": steps, "trees": numbers, **made_of})
-    return pictures[0]
-
-
-def last_maps(network: Network) -> str:
-    """Return the last layer whose maps have more than one position. Raises BadInput if none has."""
-    names = sorted(network.aliases or network.layers, key=network.node)
-    maps = [name for name in names if network.map_size(name) != (1, 1)]
-    if not maps:
-        raise bad_value("layer", None, f"one of {', '.join(names)}", "no layer has maps of more than one position")
-    return maps[-1]
+    log.info("%s", ", ".join(picture.name for picture in pictures))
+    return pictures[0] if len(pictures) == 1 else folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from deconv.compare.controls import CONTROLS, Opened, rules_behind
 from deconv.compare.judging import Measurements, Study, randomised, summarise
 from deconv.compare.tasks import PATCHES
 from deconv.explanations import by_name
+from deconv.explanations.functions import Explanation
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
 from deconv.files import safe_name, write_json
@@ -29,7 +31,7 @@ def run(options: CompareRules, folder: Path) -> Path:
     """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
     network, rules = open_model(options), compared_rules(options)
     behind = rules_behind(rules.values(), as_rule(asdict(options.rule)))
-    prepared = prepare(options, network, options.layers, behind, options.units)
+    prepared = prepare(options, network, options.layers, [*behind, *functions_of(rules)], options.units)
     random = randomised(network, prepared.layers, options.seed)
     with prepared.engine.connected():  # once, for mining and measuring
         peaks, seed = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image), options.seed
@@ -39,6 +41,11 @@ def run(options: CompareRules, folder: Path) -> Path:
     summary = summarise(study, measurements)
     write_json(folder / "summary.json", summary)
     return draw(study, measurements, summary, folder)
+
+
+def functions_of(explanations: Mapping[str, Opened]) -> list[Explanation]:
+    """Return those that are functions, which are tried before anything is mined."""
+    return [each for each in explanations.values() if isinstance(each, Explanation)]
 
 
 def compared_rules(options: CompareRules) -> dict[str, Opened]:

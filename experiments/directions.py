@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deconv import figures
-from deconv.analyses.choosing import firing_units, last_maps
+from deconv.analyses.choosing import chosen_maps, described_images, firing_units
 from deconv.analyses.directions import check_method, fit_directions, sample_activations
 from deconv.analyses.features import summarise
 from deconv.command.options import Directions
@@ -22,12 +23,15 @@ from deconv.figures import features, save_figure
 from deconv.files import safe_name, write_json
 from deconv.images import Source
 from deconv.models.directions import asked_name, load_directions, open_directions, own_name, save_directions
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
+from deconv.projection.rules import Rule
 from deconv.records.provenance import build, check_same
+
+log = logging.getLogger("deconv")
 
 ROWS = 2
 """Rows of units that the picture of all sets shows of each; a set's own picture has all of its units."""
@@ -39,7 +43,7 @@ AGAINST = (CHANNELS, "random")
 def run(options: Directions, folder: Path) -> Path:
     """Fit, mine, reconstruct, measure and draw; returns the chart of all metrics."""
     network, rule = open_network(options.model, options.seed, options.device), open_rule(options.rule)
-    layer = options.layer or last_maps(network, 1)[0]
+    layer = options.layer or chosen_layer(network, rule)
     for method in options.methods:
         check_method(network, layer, method, options.n)
     with_files = open_directions(network, options.directions)
@@ -63,7 +67,7 @@ def run(options: Directions, folder: Path) -> Path:
     summary = summary_of(study, layers, measurements, shown)
     write_json(folder / "summary.json", summary)
     heading = (
-        f"{options.model['name']}, {layer}: directions beside channels, {len(prepared.images)} photographs, {rule.name}"
+        f"{called(options.model, network)}, {layer}: directions beside channels, {described_images(peaks)}, {rule.name}"
     )
     return save_figure(charts.directions_figure(summary["sets"], heading), folder / "directions.png")
 
@@ -115,10 +119,9 @@ def draw_sets(study: Study, layers: Mapping[str, str], options: Directions, fold
         shown = recon.zoomed()
         numbers[name] = summarise(network, images, layer, peaks, units, recon, shown)
         panels.append(features.layer_panels(shown, patches_of(network, images, recon), options.k, numbers[name]))
-        save(panels[-1:], options.model["name"], folder / f"{safe_name(name)}.png")
-    heading = (
-        f"{options.model['name']}: the {options.k} strongest peaks of units of each set, {len(images)} photographs"
-    )
+        save(panels[-1:], called(options.model, network), folder / f"{safe_name(name)}.png")
+    strongest = f"the {options.k} strongest peaks of units of each set, {len(images)} photographs"
+    heading = f"{called(options.model, network)}: {strongest}"
     save(panels, heading, folder / "fig2.png", ROWS)
     return numbers
 
@@ -162,3 +165,11 @@ def summary_of(
         "rule": study.tested.options(),
         "provenance": study.peaks.provenance,
     }
+
+
+def chosen_layer(network: Network, rule: Rule) -> str:
+    """Return the last layer of maps before class scores that the rule can send back; one left out is logged."""
+    (layer,), left_out = chosen_maps(network, 1, rule)
+    if left_out:
+        log.info("no layer named: directions of %s; %s", layer, left_out)
+    return layer

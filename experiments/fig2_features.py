@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from deconv import figures
-from deconv.analyses.choosing import choose_units, describe_share, listed_shares, strongest_units
+from deconv.analyses.choosing import choose_units, describe_share, described_images, listed_shares, strongest_units
 from deconv.analyses.features import summarise
 from deconv.command.options import Fig2Features
 from deconv.command.setup import open_model, open_reference, open_rule, prepare
 from deconv.errors import BadInput, check_choice
 from deconv.figures import features
+from deconv.figures.beyond import BEYOND, beyond_panels
 from deconv.figures.masks import save_masks
 from deconv.files import safe_name, write_json
 from deconv.images import Source
+from deconv.mining.beyond import peaks_beyond
+from deconv.models.presets import called
 from deconv.network import Network
 from deconv.network.receptive_field import first_convolution
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.masks import mask_of
 from deconv.projection.patches import patches_of
-from deconv.records import FIELDS, Peaks, Reconstructions
+from deconv.records import FIELDS, Firing, Patches, Peaks, Reconstructions
 
 log = logging.getLogger("deconv")
 
@@ -40,10 +44,12 @@ def run(options: Fig2Features, folder: Path) -> Path:
     images, layers = prepared.images, prepared.layers
     reference = open_reference(options, network, images, layers)
     check_choosing(options, reference)
-    peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image)
-    panels, summary = [], {}
+    peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image, firing=options.beyond)
+    chosen = {layer: pick_units(options, layer, peaks, reference) for layer in layers}
+    beyond = peaks_beyond(network, images, checked_firing(peaks, folder), chosen) if options.beyond else {}
+    panels, panels_beyond, summary = [], [], {}
     for layer in track(layers, "projecting and drawing", len(layers), unit="layers"):
-        units = pick_units(options, layer, peaks, reference)
+        units = chosen[layer]
         if not bool(peaks[layer].found[units].any()):
             raise BadInput(
                 f"layer {layer}: none of the units {units} fires on any of the {len(images)} images; choose others."
@@ -54,14 +60,25 @@ def run(options: Fig2Features, folder: Path) -> Path:
         numbers = summarise(network, images, layer, peaks[layer], units, recon, shown)
         summary[layer] = numbers | shares_of(layer, peaks, units, reference)
         notes = describe_units(summary[layer], reference)
-        panels.append(draw_layer(network, images, recon, shown, summary[layer], notes, options, folder))
-    heading = (
-        f"{options.model['name']}: the {options.k} strongest peaks of each unit, {len(images)} photographs, {rule.name}"
-    )
+        drawn, patches = draw_layer(network, images, recon, shown, summary[layer], notes, options, folder)
+        panels.append(drawn)
+        if peaks.firing is not None and options.beyond:
+            more = project_peaks(network, images, layer, beyond[layer], units, rule)
+            shown_too = more.zoomed(max(shown.pixels.shape[2:]))
+            firing = peaks.firing[layer]
+            panels_beyond.append(draw_beyond(network, images, (shown, patches), more, shown_too, firing, units, folder))
+            summary[layer]["beyond"] = [[asdict(step) for step in firing.steps(unit)] for unit in units]
+    of_images = f"{described_images(peaks)}, {rule.name}"
+    heading = f"{called(options.model, network)}: the {options.k} strongest peaks of each unit, {of_images}"
     picture = save(panels, heading, folder / "fig2.png", caption_of(options), rows=ROWS)
+    if panels_beyond:
+        save(panels_beyond, heading, folder / "fig2_beyond.png", features.COLOURED + BEYOND, rows=ROWS)
     made_of = {"provenance": peaks.provenance, "rule": rule.options()}
     compared = {} if reference is None else {"reference": reference.provenance}
     write_json(folder / "summary.json", {"layers": summary, **made_of, **compared})
+    if images.name == "bundled":
+        said = "few of %d photographs are what a unit looks for: source=folder source.root=PATH looks at yours"
+        log.info(said, len(images))
     return picture
 
 
@@ -75,6 +92,16 @@ def check_choosing(options: Fig2Features, reference: Peaks | None) -> None:
             "choose=strongest: nothing says how strong the units of this network can be; expected reference=PATH, the "
             "peaks.safetensors of a run with it over many more images, or choose=random"
         )
+    if options.beyond and options.precision != "float32":
+        raise BadInput(f"beyond=true with precision={options.precision}: how units fire is counted in float32 only")
+
+
+def checked_firing(peaks: Peaks, folder: Path) -> Peaks:
+    """Return the peaks. Raises BadInput for those of a run without beyond=true."""
+    if peaks.firing is None:
+        record = folder / "peaks.safetensors"
+        raise BadInput(f"{record} does not say how units fire: delete it to mine again, or choose another folder")
+    return peaks
 
 
 def pick_units(options: Fig2Features, layer: str, peaks: Peaks, reference: Peaks | None) -> list[int]:
@@ -109,8 +136,8 @@ def draw_layer(
     notes: Mapping[int, str],
     options: Fig2Features,
     folder: Path,
-) -> features.LayerPanels:
-    """Patches and picture of one layer, whose reconstructions show what `shown` has of them."""
+) -> tuple[features.LayerPanels, Patches]:
+    """Picture and patches of one layer, whose reconstructions show what `shown` has of them."""
     layer = recon.layer
     patches = patches_of(network, images, recon)
     patches.save(folder / f"{safe_name(layer)}.patches.safetensors")
@@ -126,7 +153,28 @@ def draw_layer(
         notes=notes,
         masks=mask_of(shown) if options.masks else None,
     )
-    save([drawn], options.model["name"], folder / f"{safe_name(layer)}.png", caption_of(options))
+    save([drawn], called(options.model, network), folder / f"{safe_name(layer)}.png", caption_of(options))
+    return drawn, patches
+
+
+def draw_beyond(
+    network: Network,
+    images: Source,
+    top: tuple[Reconstructions, Patches],
+    recon: Reconstructions,
+    shown: Reconstructions,
+    firing: Firing,
+    units: Sequence[int],
+    folder: Path,
+) -> features.LayerPanels:
+    """Records and picture of what lies beyond the strongest peaks of one layer's units, which are `top`."""
+    patches = patches_of(network, images, recon)
+    recon.save(folder / f"{safe_name(recon.layer)}.beyond.reconstructions.safetensors")
+    patches.save(folder / f"{safe_name(recon.layer)}.beyond.patches.safetensors")
+    strongest = top[0], top[1].cut_to(top[0].box)
+    drawn = beyond_panels(strongest, (shown, patches.cut_to(shown.box)), firing, units)
+    caption = features.COLOURED + BEYOND
+    save([drawn], f"{recon.layer}, {recon.rule}", folder / f"{safe_name(recon.layer)}.beyond.png", caption)
     return drawn
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from deconv import figures
 from deconv.analyses.choosing import choose_units
 from deconv.analyses.evolution import find_snapshots, mine_epochs, settling_epochs, summarise, winners
-from deconv.command.options import Fig4Evolution
+from deconv.command.paper import Fig4Evolution
 from deconv.command.setup import open_rule, prepare
 from deconv.figures.evolution import EvolutionBlock, EvolutionRow, evolution_figure, evolution_rows
 from deconv.files import safe_name, write_json
 from deconv.images import Source
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection import project_peaks
@@ -38,7 +38,7 @@ def run(options: Fig4Evolution, folder: Path) -> Path:
         rows = draw_units(networks, images, layer, peaks, units, rule, folder)
         blocks.append(EvolutionBlock(title(last, layer), note(numbers[layer]), rows))
     shares = {layer: entry["settled_share"] for layer, entry in numbers.items()}
-    heading = f"Figure 4: units of {options.model['name']} while it learns; {len(images)} images, {rule.name}"
+    heading = f"Figure 4: units of {called(options.model, last)} while it learns; {len(images)} images, {rule.name}"
     picture = figures.save_figure(evolution_figure(blocks, epochs, shares, heading), folder / "fig4.png")
     provenance = peaks[epochs[-1]].provenance | {
         "weights": {epoch: network.weights_hash for epoch, network in networks.items()}

@@ -14,14 +14,14 @@ from torch import Tensor
 from deconv.analyses import invariance
 from deconv.analyses.choosing import number_labels, pick_images
 from deconv.analyses.reframing import Move, Reframing, reframing
-from deconv.command.options import Fig5Invariance
+from deconv.command.paper import Fig5Invariance
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.invariance import Chart, ChartRow, invariance_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source
 from deconv.models import class_names
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer, name_classes, probabilities, top_layer
 from deconv.progress import track
@@ -62,7 +62,7 @@ def run(options: Fig5Invariance, folder: Path) -> Path:
         summary[kind] = numbers
     most_filled = max(numbers["most_filled"] for numbers in summary.values())
     labels = [names[subject.label] + ("" if subject.label_known else " (as the network finds)") for subject in subjects]
-    heading = f"{options.model['name']}: features of moved, enlarged and turned photographs"
+    heading = f"{called(options.model, network)}: features of moved, enlarged and turned photographs"
     figure = invariance_figure(rows, labels, heading, caption(subjects, most_filled))
     picture = save_figure(figure, folder / "fig5.png")
     provenance = build(network.provenance(), images.provenance(), fill=options.fill)

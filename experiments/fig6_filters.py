@@ -13,7 +13,7 @@ from torch import Tensor
 from deconv import figures
 from deconv.analyses import filters
 from deconv.analyses.choosing import choose_units
-from deconv.command.options import Fig6Filters
+from deconv.command.paper import Fig6Filters
 from deconv.command.setup import open_rule, prepare
 from deconv.errors import BadInput, UnknownName, nearest
 from deconv.figures import filters as charts

@@ -13,7 +13,7 @@ from torch import Tensor
 from deconv.analyses import occlusion
 from deconv.analyses.choosing import check_units, number_labels, pick_images
 from deconv.analyses.occlusion import Occlusion
-from deconv.command.options import Fig7Occlusion
+from deconv.command.paper import Fig7Occlusion
 from deconv.command.setup import Prepared, asked_explanations, open_rule, prepare
 from deconv.errors import BadInput
 from deconv.explanations import by_name, explain
@@ -23,9 +23,10 @@ from deconv.figures.occlusion import OcclusionRow, occlusion_figure
 from deconv.files import safe_name, write_json, write_whole
 from deconv.images import Source
 from deconv.models import class_names
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
+from deconv.network.squares import places
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Reconstructions
 from deconv.records.provenance import Provenance, build
@@ -81,7 +82,9 @@ def run(options: Fig7Occlusion, folder: Path) -> Path:
         with_others = {"correlation_with_explanations": agreement} if agreement else {}
         summary.append(summarise(scene, subject, seen) | with_rule | with_others)
     for name, of_explanation in rows.items():
-        save_figure(occlusion_figure(of_explanation, *heading(options)), folder / f"fig7{after(scene, name)}.png")
+        save_figure(
+            occlusion_figure(of_explanation, *heading(options, scene.network)), folder / f"fig7{after(scene, name)}.png"
+        )
     write_json(
         folder / "summary.json", {"images": summary, "layer": scene.layer, "provenance": provenance(scene, options)}
     )
@@ -101,12 +104,12 @@ def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
         raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9]")
     rule = open_rule(options.rule)
-    prepared = prepare(options, network, layers, [rule])
+    explanations = {rule.name: rule} | by_name(asked_explanations(options, []))
+    prepared = prepare(options, network, layers, explanations.values())
     preprocessing = network.needed_preprocessing()
     colour = torch.tensor(preprocessing.mean) * 255 if options.colour is None else torch.tensor(options.colour)
     if colour.shape != (3,) or not bool(((colour >= 0) & (colour <= 255)).all()):
         raise BadInput(f"colour={options.colour}: expected red, green and blue from 0 to 255, or null")
-    explanations = {rule.name: rule} | by_name(asked_explanations(options, []))
     return Scene(network, prepared.images, layers[0], names, colour, rule, explanations), prepared
 
 
@@ -125,7 +128,7 @@ def choose(scene: Scene, options: Fig7Occlusion) -> list[Subject]:
             raise BadInput(f"{key} has {size} pixels, fewer than square={options.square}; give a smaller square.")
         input_image = preprocessing.input_image(photograph)
         for side in input_image.shape[1:]:
-            occlusion.places(side, options.square, options.stride)
+            places(side, options.square, options.stride)
         subjects.append(Subject(number, key, input_image, preprocessing.normalize(input_image[None])[0], label, unit))
     return subjects
 
@@ -239,11 +242,11 @@ def provenance(scene: Scene, options: Fig7Occlusion) -> Provenance:
     )
 
 
-def heading(options: Fig7Occlusion) -> tuple[str, str]:
+def heading(options: Fig7Occlusion, network: Network) -> tuple[str, str]:
     """What stands above and beneath the figure."""
     caption = (
         f"Each place of a map is the middle of the square ({options.square} pixels, every {options.stride}); (a) has "
         "it where (d) is least. (b) the activations summed over the map. (c) zero at mid-grey, each on its own scale; "
         f"framed: this image; the other {OTHERS} are those that fire the map most."
     )
-    return f"{options.model['name']}: a grey square over every place of an image", caption
+    return f"{called(options.model, network)}: a grey square over every place of an image", caption

@@ -20,14 +20,14 @@ from deconv.analyses.correspondence import (
     random_boxes,
     read_annotations,
 )
-from deconv.command.options import Table1Correspondence
+from deconv.command.paper import Table1Correspondence
 from deconv.errors import BadInput
 from deconv.figures import save_figure
 from deconv.figures.correspondence import correspondence_figure, masks_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source
 from deconv.images.preprocessing import Preprocessing
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.network.classes import class_layer, top_layer
 from deconv.progress import track
@@ -62,7 +62,7 @@ def run(options: Table1Correspondence, folder: Path) -> Path:
     }
     write_json(folder / "summary.json", summary)
     heading = (
-        f"{options.model['name']}: what masking one part changes, between {len(input_images)} images; "
+        f"{called(options.model, network)}: what masking one part changes, between {len(input_images)} images; "
         "lower is more alike"
     )
     save_figure(masks_figure(input_images, list(annotated), {**boxes, "random": drawn[0]}), folder / "fig8.png")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from deconv.analyses import ablation
-from deconv.command.options import Table3Ablation
+from deconv.command.paper import Table3Ablation
 from deconv.errors import BadInput, check_choice
 from deconv.figures import save_figure
 from deconv.figures.ablation import ablation_figure

@@ -23,14 +23,14 @@ from deconv.analyses.layers import (
     spread,
 )
 from deconv.analyses.transfer import PAPER, class_accuracy, with_new_head
-from deconv.command.options import Table4Transfer
+from deconv.command.paper import Table4Transfer
 from deconv.errors import BadInput, check_choice
 from deconv.figures import save_figure
 from deconv.figures.train import save_curves
 from deconv.figures.transfer import transfer_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source, require_labels
-from deconv.models.presets import build_model, open_network
+from deconv.models.presets import build_model, called, open_network
 from deconv.network import Network
 from deconv.network.classes import top_layer
 from deconv.progress import track
@@ -78,7 +78,7 @@ def run(options: Table4Transfer, folder: Path) -> Path:
         "provenance": features_provenance(network, images, asdict(options), options.penalties),
     }
     write_json(folder / "summary.json", summary)
-    heading = f"{options.model['name']}, {options.train_per_class} training images a class"
+    heading = f"{called(options.model, network)}, {options.train_per_class} training images a class"
     bars = {REGIMES[regime]: values for regime, values in accuracies.items()}
     return save_figure(transfer_figure(bars, heading), folder / "table4.png")
 

@@ -24,13 +24,13 @@ from deconv.analyses.layers import (
     readable_labels,
     spread,
 )
-from deconv.command.options import Table7Layers
+from deconv.command.paper import Table7Layers
 from deconv.errors import UnknownName
 from deconv.figures import save_figure
 from deconv.figures.layers import layers_figure
 from deconv.files import write_json
 from deconv.images import open_source, require_labels
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer
 from deconv.progress import track
@@ -61,7 +61,7 @@ def run(options: Table7Layers, folder: Path) -> Path:
         "provenance": features_provenance(network, images, asdict(options), options.penalties),
     }
     write_json(folder / "summary.json", summary)
-    heading = f"{options.model['name']}: {classes} classes, {options.train_per_class} training images a class"
+    heading = f"{called(options.model, network)}: {classes} classes, {options.train_per_class} training images a class"
     return save_figure(layers_figure(layers, scores, heading, 1 / classes), folder / "table7.png")
 
 

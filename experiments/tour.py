@@ -16,7 +16,7 @@ from deconv.figures import save_as
 from deconv.figures.features import unit_panels
 from deconv.figures.tour import Section, chapter_figure, page
 from deconv.files import safe_name, write_json, write_whole
-from deconv.models.presets import open_network, replaced_settings
+from deconv.models.presets import called, open_network, replaced_settings
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.patches import patches_of
@@ -86,7 +86,7 @@ def visit_network(options: Tour, name: str | None, chapters: Sequence[Chapter], 
     layers = list(dict.fromkeys(chapter.layer for chapter in chapters))
     if name is None:
         network = open_network(options.model, options.seed, options.device)
-        title = options.model.get("arch") or options.model["name"]
+        title = called(options.model, network)
         return Visited(title, prepare(options, network, layers, [rule]), "peaks.safetensors")
     settings = options.networks[name]
     network = open_network(

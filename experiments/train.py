@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from deconv.command.options import Train
+from deconv.command.paper import Train
 from deconv.figures.train import save_curves
 from deconv.files import write_json, write_whole
 from deconv.models.loading import load_into

@@ -24,7 +24,7 @@ from deconv.files import write_json
 from deconv.images import Source
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import project_peaks
+from deconv.projection import check_through, project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
@@ -57,7 +57,8 @@ def run(options: VirtualUnits, folder: Path) -> Path:
         raise bad_value("clusters", options.clusters, f"less than the k={options.k} peaks of a unit")
     network, rule = open_model(options), open_rule(options.rule)
     layer = options.layer or last_maps(network, 1)[0]
-    (through,) = steps_of(network, layer, None if options.through is None else [options.through], 1, rule)
+    through = options.through or steps_of(network, layer, None, 1, rule)[0]
+    check_through(network, layer, [through], [rule])
     check_units(network, [layer], options.units)
     prepared = prepare(options, network, [layer, through], [rule])
     peaks = prepared.mine(folder / "peaks.safetensors", options.k)

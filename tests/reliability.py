@@ -27,8 +27,8 @@ NOT_PROMISED = """\
 - A bound on the memory of all photographs that are decoded at once, in up to eight threads: the tests bound that of one
   (50 megapixels within 700 MiB). More than 89 million pixels are refused, unless PIL.Image.MAX_IMAGE_PIXELS is raised.
 - A bound on the disk that a gzipped shard takes once unpacked.
-- Addresses of shards that strangers give: `pipe:` in `source.urls` runs a command, as webdataset has it. Nor Python: a
-  module that is handed to `deconv.Network` runs as any other.
+- Code that strangers give: with `source.run_commands=true` a `pipe:` in `source.urls` runs a command, and a module
+  handed to `deconv.Network` runs as any other.
 """
 
 

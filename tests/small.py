@@ -48,19 +48,31 @@ def networks(home: Path) -> list[str]:
     return [*weights, *small, "networks.unlimited=null", "n_units=2"]
 
 
+def checkpoints(home: Path) -> list[str]:
+    """Two sets of weights of a network that was not trained at all."""
+    state = models.build("zfnet64", "random", seed=1, maps=[4, 6, 4, 4, 4], trunk=True).state_dict()
+    save_file(state, home / "other.safetensors")
+    network = ["model=zfnet64", "model.weights=random", "model.maps=[4,6,4,4,4]", "model.trunk=true"]
+    return [*network, f"other.weights={home / 'other.safetensors'}", "layers=[conv1,conv2]", "k=2", "n_pairs=2"]
+
+
 SMALL: dict[str, Callable[[Path], list[str]]] = {
-    "atlas": lambda home: [*MINED, "layers=[conv1]"],
+    "atlas": lambda home: [*MINED, "layers=[conv1]", "beyond=true"],
     "circuit": lambda home: [*ALEXNET, "k=2", "n_units=2", "layer=conv3", "branches=[2,1]"],
     "compare_rules": lambda home: [*MINED, "layers=[conv2]", "n_units=2", "against=[gradient,centre]"],
     "directions": lambda home: [
         *ALEXNET, "layer=conv2", "methods=[nmf,random]", "n=4", "samples=200", "k=2", "n_units=2"
     ],
-    "fig2_features": lambda home: [*MINED, "n_units=2"],
+    "fig2_features": lambda home: [*MINED, "n_units=2", "beyond=true"],
     "fig4_evolution": snapshots,
     "fig5_invariance": lambda home: [*SQUEEZENET, "translation=[-8,8,8]", "scale=[1,1.2,0.2]", "rotation=[0,90,90]"],
     "fig6_filters": networks,
     "fig7_occlusion": lambda home: [*SQUEEZENET, "images=[0]", "square=24", "stride=20", "controls=2"],
     "photograph": lambda home: [*MINED, f"image={home / 'photos' / '1.png'}", "n_units=2"],
+    "predict": lambda home: [
+        *ALEXNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1", "queries=2", "stride=16"
+    ],
+    "match_networks": checkpoints,
     "sanity_checks": lambda home: [*ALEXNET, "layers=[conv1]", "n_units=2", "rules=[deconvnet]"],
     "table1_correspondence": boxes,
     "table3_ablation": lambda home: [

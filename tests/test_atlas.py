@@ -49,7 +49,7 @@ def test_it_leaves_a_site_that_a_second_run_does_not_touch(photographs: Path, tm
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["layers"]["conv1"]["units"] == 64 and list(summary["rules"]) == ["deconvnet"]
     before, kept = times(folder / "site"), times(folder / "records")
-    assert "index.html" in before and len(kept) == 4
+    assert "index.html" in before and len(kept) == 3
     assert run(photographs, folder) == 0
     after = times(folder / "site")
     assert [name for name in after if after[name] != before[name]] == ["atlas.json"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import deconv
-from deconv.analyses.circuit import shares_of
 from deconv.atlas import records
 from deconv.errors import RecordMismatch
 from tests import atlases
+from tests.residual import Residual
 
 
 def section(page: Path, name: str) -> list[tuple[str, int]]:
@@ -29,7 +29,7 @@ def test_a_page_leads_to_what_its_unit_is_made_of_and_back(tmp_path: Path) -> No
     network, images = atlases.network(), deconv.folder(tmp_path / "images")
     peaks = deconv.mine(network, images, ["one", "two"])
     recon = deconv.project_peaks(network, images, "two", peaks["two"], list(range(6)), through=["one"])
-    shares = [shares_of(recon.of(recon.channel == unit), "one") for unit in range(6)]
+    shares = [recon.of(recon.channel == unit).parts.of_whole("one") for unit in range(6)]
     for unit in range(6):
         strongest = shares[unit].sort(descending=True).indices[:8].tolist()
         expected = [(f"../01-one/unit-{low:04d}.html", round(100 * float(shares[unit][low]))) for low in strongest]
@@ -53,12 +53,29 @@ def test_the_shares_are_kept_and_refused_if_they_are_of_others(tmp_path: Path, m
         assert (
             atlases.write(tmp_path, records=tmp_path / "records").parent / "02-two/unit-0000.html"
         ).read_bytes() == page
-    (shares,) = (tmp_path / "records").glob("*.shares.safetensors")
+    (shares,) = (tmp_path / "records").glob("*.made_of.safetensors")
     other = atlases.write(tmp_path / "other", records=tmp_path / "other/records", channels=41)
     assert other.is_file()
-    shares.write_bytes(next((tmp_path / "other/records").glob("*.shares.safetensors")).read_bytes())
+    shares.write_bytes(next((tmp_path / "other/records").glob("*.made_of.safetensors")).read_bytes())
     with pytest.raises(RecordMismatch, match="was made with"):
         atlases.write(tmp_path, records=tmp_path / "records")
+
+
+def test_a_unit_of_a_residual_block_is_made_of_the_block_before_and_a_path_around_a_layer_is_told(
+    tmp_path: Path,
+) -> None:
+    preprocessing = deconv.Preprocessing((8, 8), None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    network = deconv.Network(Residual(), (3, 8, 8), None, preprocessing)
+    images = atlases.photographs(tmp_path / "images", (), 4)
+    peaks = deconv.mine(network, images, ["relu", "inner_relu", "out"], k=2)
+    site = deconv.write_atlas(network, peaks, images, tmp_path / "whole").parent
+    page = site / "03-out/unit-0002.html"
+    (first, share), *_ = section(page, "made-of")
+    assert first == "../01-relu/unit-0002.html" and share > 90 and "Paths around" not in page.read_text()
+    peaks = deconv.mine(network, images, ["inner_relu", "out"], k=2)
+    site = deconv.write_atlas(network, peaks, images, tmp_path / "within").parent
+    text = (site / "02-out/unit-0002.html").read_text()
+    assert f"Paths around inner_relu, as a skip connection is, carry {share} %." in text
 
 
 def test_links_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

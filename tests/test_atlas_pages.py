@@ -8,14 +8,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import deconv
 from deconv.atlas import drawings
 from deconv.errors import BadInput, DeconvError, RecordMismatch
-from deconv.mining.firing import BINS, Tally
+from deconv.mining import mine_into
+from deconv.records.firing import DRAWN
 from tests import atlases
 
 HOSTILE_LAYER = '../"><script>alert(4)</script>'
@@ -202,9 +203,6 @@ def test_records_are_kept_taken_up_again_and_refused_for_other_peaks(tmp_path: P
     for path in first.rglob("*.*"):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
     fewer = deconv.mine(net, images, ["two"], k=4)
-    with pytest.raises(RecordMismatch, match=r"firing\.json was made with k 9; this run has 4"):
-        deconv.write_atlas(net, fewer, images, tmp_path / "third", records=records)
-    (records / "firing.json").unlink()
     with pytest.raises(RecordMismatch, match="was made with which_peaks .* delete that file to make it again"):
         deconv.write_atlas(net, fewer, images, tmp_path / "third", records=records)
 
@@ -215,10 +213,13 @@ def test_other_weights_images_folders_and_metrics_are_refused_and_nothing_writte
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("keep")
     wrong: list[tuple[dict[str, object], str]] = [
-        ({"network": atlases.network(seed=1)}, "made with weights .*; this run has .* Mine again"),
+        (
+            {"network": atlases.network(seed=1)},
+            r"made with weights [0-9a-f]{8}\.\.\.; this run has .* Mine these images with",
+        ),
         (
             {"images": atlases.photographs(tmp_path / "fewer", (), 3)},
-            "made with content .* Mine again in the source folder",
+            "made with content .* Mine these images with this network",
         ),
         ({"folder": tmp_path / "full"}, "holds no atlas"),
         ({"metrics": {"two": {"area": [1.0]}}}, "expected one for each unit, 6"),
@@ -272,26 +273,48 @@ def test_a_list_of_files_that_leads_outside_is_refused(tmp_path: Path) -> None:
             deconv.write_atlas(net, peaks, images, tmp_path / "site")
 
 
-def test_firing_counts_every_image_and_finds_units_that_fire_alike() -> None:
-    generator = np.random.default_rng(0)
-    maxima = generator.random((50, 7)).astype(np.float32)
-    maxima[:, 4] = 3 * maxima[:, 2]  # alike
-    maxima[:, 5] = 0  # never fires
-    maxima[:49, 6] = 0  # fires once
-    top = np.where(maxima.max(axis=0) > 0, maxima.max(axis=0), np.nan)
-    tally = Tally(top)
-    for at in range(0, 50, 8):
-        tally.see(maxima[at : at + 8])
-    firing = tally.firing()
-    for unit in range(5):
-        expected, _ = np.histogram(maxima[:, unit], bins=BINS, range=(0, float(top[unit])))
-        assert firing.counts[unit] == expected.tolist()
-    assert firing.fires_on(5) == 0 and firing.sparsity[5] is None and firing.alike[5] == []
-    assert firing.fires_on(6) == 1 and firing.sparsity[6] == 1
-    assert firing.alike[2][0] == 4 and firing.alike[4][0] == 2 and firing.correlation[2][0] == 1
-    for unit in range(5):
-        for other, value in zip(firing.alike[unit], firing.correlation[unit], strict=True):
-            assert value == pytest.approx(np.corrcoef(maxima[:, unit], maxima[:, other])[0, 1], abs=1e-4)
+def test_peaks_that_say_how_units_fire_give_the_same_site_without_another_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    counted_after = deconv.write_atlas(net, deconv.mine(net, images, ["two"]), images, tmp_path / "after").parent
+    peaks = deconv.mine(net, images, ["two"], firing=True)
+    monkeypatch.setattr("deconv.atlas.records.mine", None)
+    counted_before = deconv.write_atlas(net, peaks, images, tmp_path / "before", records=tmp_path / "records").parent
+    assert not list((tmp_path / "records").glob("firing*"))
+    for path in counted_after.rglob("*.*"):
+        assert path.read_bytes() == (counted_before / path.relative_to(counted_after)).read_bytes()
+
+
+def test_pages_show_what_lies_beyond_the_top_if_asked(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    peaks, site = deconv.mine(net, images, ["two"], firing=True), tmp_path / "site"
+    assert peaks.firing is not None
+    firing, records = peaks.firing["two"], tmp_path / "records"
+    deconv.write_atlas(net, peaks, images, site, records=records)
+    without = {path.name for path in (site / "01-two").iterdir()}
+    deconv.write_atlas(net, peaks, images, site, records=records, beyond=True)
+    for unit in peaks["two"].found.any(dim=1).nonzero().flatten().tolist():
+        page, steps = Page(site / f"01-two/unit-{unit:04d}.html"), firing.steps(unit)
+        for step in steps:
+            assert step.name[1:] in page.text
+        (plate,) = (site / "01-two").glob(f"unit-{unit:04d}-beyond.*")
+        with Image.open(plate) as picture:
+            assert picture.width % (2 * DRAWN) == 0 and picture.height // len(steps) == picture.width // (2 * DRAWN)
+        shown = [attributes for tag, attributes in page.elements if attributes.get("href") == plate.name]
+        assert len(shown) == 2 * sum(len(step.drawn) for step in steps)
+    before = times(site)
+    deconv.write_atlas(net, peaks, images, site, records=records, beyond=True)
+    assert {name for name, time in times(site).items() if before[name] != time} <= {"atlas.json"}
+    deconv.write_atlas(net, peaks, images, site, records=records)
+    assert {path.name for path in (site / "01-two").iterdir()} == without
+
+
+def test_a_record_of_counts_without_counts_is_refused(tmp_path: Path) -> None:
+    net, images = atlases.network(), atlases.photographs(tmp_path / "images")
+    mine_into(tmp_path / "records" / "firing.safetensors", net, images, ["two"], 1)
+    with pytest.raises(BadInput, match=r"firing.safetensors does not say how units fire: delete it to count again"):
+        deconv.write_atlas(net, deconv.mine(net, images, ["two"]), images, tmp_path / "x", records=tmp_path / "records")
 
 
 def test_a_box_that_reaches_outside_is_seen_whole() -> None:

@@ -216,7 +216,6 @@ def without(name: str, state: State | None = None) -> State:
             {"model": without("head.1.bias"), "ema": without("head.1.weight")},
             r"\['model'\], 1 missing \(head.1.bias\); or tensors read as \['ema'\], 1 missing",
         ),
-        ({"model": {"conv.weight": torch.zeros(1)}, "epoch": 1}, r"\d missing .*1 not in the network \(conv\.weight\)"),
         (
             {"model": {"features.0.weight": torch.full((4, 3, 3, 3), np.nan)} | without("features.0.weight")},
             "1 with NaN",
@@ -416,3 +415,9 @@ def test_the_command_says_it_in_its_words(tmp_path: Path, nested: bool, capsys: 
     assert main([*small, f"model.weights={path}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("deconv: model.classes: given 200; expected 7, as many outputs as the weights in ")
+
+
+def test_weights_of_another_network_are_told_in_short(tmp_path: Path) -> None:
+    other = {"layer.conv.weight": torch.zeros(1), "layer.conv.bias": torch.zeros(2)}
+    with pytest.raises(BadInput, match=r"w\.pth are of another network: of the \d+ tensors of Sequential it has 0 by"):
+        weights_in(written(tmp_path / "w.pth", other))

@@ -11,16 +11,17 @@ import torch
 from torch import nn
 
 import deconv
-from deconv.analyses.circuit import grow_trees, shares_of, steps_of
+from deconv.analyses.circuit import grow_trees, last_carried, steps_of
 from deconv.command.cli import main
-from deconv.errors import BadInput
+from deconv.errors import BadInput, UnsupportedOperation
 from deconv.figures.circuit import circuit_figure
 from deconv.network import Network
-from deconv.projection.rules import Rule
+from deconv.projection.rules import Rule, as_rule
 from deconv.records import Reconstructions
 from tests import small
 from tests.commands import refusal, words
 from tests.drawn import assert_drawn
+from tests.residual import Residual
 from tests.samples import noise
 
 CHAIN = ["high", "middle", "low"]
@@ -80,8 +81,8 @@ def test_strong_peaks_count_for_more_and_a_dead_unit_is_made_of_nothing(tmp_path
     network, images = known(tmp_path)
     peaks = deconv.mine(network, images, CHAIN, k=2)
     recon = deconv.project_peaks(network, images, "high", peaks["high"], [1], through=["middle"])
-    assert torch.allclose(shares_of(recon, "middle"), recon.parts["middle"].sum(0) / recon.score.sum())
-    assert not shares_of(recon.of(recon.channel == 0), "middle").any()
+    assert torch.allclose(recon.parts.of_whole("middle"), recon.parts["middle"].sum(0) / recon.score.sum())
+    assert not recon.of(recon.channel == 0).parts.of_whole("middle").any()
 
 
 def test_a_tree_is_drawn_with_a_joint_for_each_lower_unit_and_its_percentage(tmp_path: Path) -> None:
@@ -105,10 +106,43 @@ def test_layers_are_spread_or_named(tmp_path: Path) -> None:
     assert steps_of(network, "high", None, 9, Rule()) == ["middle", "low"]
     assert steps_of(network, "high", ["low"], 1, Rule()) == ["low"]
     assert steps_of(network, "high", ["low", "middle"], 2, Rule()) == ["middle", "low"]
-    with pytest.raises(BadInput, match="through: given high; expected layers that 'deconvnet' passes .* middle, low"):
+    with pytest.raises(
+        BadInput,
+        match="layers: given high; expected layers that 'deconvnet' passes .* back from middle, low: layer=middle is",
+    ):
         steps_of(network, "middle", ["high", "low"], 2, Rule())
     with pytest.raises(BadInput, match="layer: given low; expected one with layers below it"):
         steps_of(network, "low", None, 2, Rule())
+
+
+def residual(folder: Path) -> tuple[Network, deconv.Source]:
+    module = Residual()
+    preprocessing = deconv.Preprocessing((8, 8), None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Network(module, (3, 8, 8), None, preprocessing), deconv.folder(noise(folder / "photos", 4, (8, 8)))
+
+
+def test_a_tree_takes_the_outputs_of_residual_blocks_and_says_what_leads_around_a_layer_within(tmp_path: Path) -> None:
+    network, images = residual(tmp_path)
+    assert steps_of(network, "out", None, 3, Rule()) == ["relu"]
+    within = steps_of(network, "out", ["inner_relu", "relu"], 2, Rule())
+    peaks = deconv.mine(network, images, ["out", *within], k=2)
+    (whole,), _ = grow_trees(network, images, peaks, [2], ["out", "relu"], [2], Rule())
+    assert whole.children[0].unit == 2 and whole.children[0].share > 0.9 and whole.around == 0
+    assert sum(child.share for child in whole.children) == pytest.approx(1)
+    (branch,), _ = grow_trees(network, images, peaks, [2], ["out", *within], [2, 2], Rule())
+    assert branch.around == pytest.approx(whole.children[0].share) and branch.rest == pytest.approx(branch.around)
+    assert branch.children[0].around == 0 and branch.numbers()["around"] == branch.around
+    texts = {tree: " ".join(text.get_text() for text in circuit_figure(tree, "").texts) for tree in (whole, branch)}
+    assert f"around {round(100 * whole.children[0].share)} %" in texts[branch] and "skip connection" in texts[branch]
+    assert "around" not in texts[whole]
+
+
+def test_the_last_layer_of_maps_is_one_that_the_rule_sends_back() -> None:
+    smooth = [nn.Conv2d(3, 3, 1), nn.SiLU()]
+    network = Network(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), *smooth), (3, 8, 8))
+    assert last_carried(network, Rule()) == "1" and last_carried(network, as_rule("gradient")) == "3"
+    with pytest.raises(UnsupportedOperation, match="'deconvnet' has no way back through 'silu' in 1"):
+        last_carried(Network(nn.Sequential(*smooth), (3, 8, 8)), Rule())
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +150,19 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return small.said("circuit", tmp_path_factory.mktemp("circuit"))
 
 
-def test_it_leaves_its_records_pictures_and_numbers(said: list[str], tmp_path: Path) -> None:
+def test_it_leaves_its_records_pictures_and_numbers(
+    said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*said, f"folder={tmp_path / 'run'}"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(tmp_path / "run")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["layer"] == "conv3" and summary["layers"] == ["conv2", "conv1"] and len(summary["trees"]) == 2
     top = Reconstructions.load(tmp_path / "run/conv3.reconstructions.safetensors")
     for tree in summary["trees"]:
+        assert f"unit{tree['unit']}.png" in printed.err
         assert_drawn(tmp_path / "run", f"unit{tree['unit']}")
-        shares = shares_of(top.of(top.channel == tree["unit"]), "conv2")
+        shares = top.of(top.channel == tree["unit"]).parts.of_whole("conv2")
         held = [child["share"] for child in tree["made_of"]]
         assert held == pytest.approx(shares.sort(descending=True).values[:2].tolist())
         assert tree["others"] + tree["rest"] + sum(held) == pytest.approx(1)
@@ -137,7 +176,11 @@ def test_it_leaves_its_records_pictures_and_numbers(said: list[str], tmp_path: P
         (["layer=conv9"], "unknown layer 'conv9'"),
         (
             ["layers=[conv4]"],
-            "through: given conv4; expected layers that 'deconvnet' passes on its way back from conv3",
+            "layers: given conv4; expected layers that 'deconvnet' passes on its way back from conv3",
+        ),
+        (
+            ["layers=[conv3]"],
+            "from conv3, conv1, conv2: layer=conv3 is that of the units, layers=[...] are the lower ones",
         ),
         (
             ["layers=[conv1,conv2]", "branches=[3]"],

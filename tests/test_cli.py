@@ -135,6 +135,12 @@ def test_a_sweep_says_which_run_failed(workshop: Path, capsys: pytest.CaptureFix
     [
         (["experiment=ecko"], ["unknown experiment 'ecko'", "echo", "did you mean 'echo'"]),
         (["model=tny"], ["unknown model 'tny'", "tiny, torchvision", "did you mean 'tiny'"]),
+        (
+            ["model=resnet18"],
+            ["unknown model 'resnet18'", "torchvision's, model=torchvision model.arch=resnet18"],
+        ),
+        (["layers=[relu,"], ["cannot read 'layers=[relu,', which the shell ended at a space", "as 'layers=[a, b]'"]),
+        (["experiment=ech"], ["did you mean 'echo'"]),
         (["source=zzz"], ["unknown source 'zzz'", "bundled, folder"]),
         (["model=[tiny]"], ["unknown model"]),
         (["source=folder", "source.rot=x"], ["'source.rot'", "did you mean 'source.root'"]),

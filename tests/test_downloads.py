@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from deconv import progress
 from deconv.command.settings import compose_jobs
 from deconv.errors import BadInput
-from deconv.images import open_source, webdataset
+from deconv.images import downloads, open_source, webdataset
 from deconv.images.downloads import default_copies, short_names
 from tests.tars import pixels, put, shard
 
@@ -26,6 +27,7 @@ from tests.tars import pixels, put, shard
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(downloads, "WAITS", (0.0,))
 
 
 def copies() -> list[Path]:
@@ -147,18 +149,35 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Serves the dictionary `files` of its server, and counts; a path with "cut" promises more than it sends."""
+    """Serves the dictionary `files` of its server, and counts; a path with "cut" promises more than it sends.
+
+    `troubles` are what it does first, one at each asking: "busy", "cut" in the middle, or "silent" for a second.
+    """
 
     files: dict[str, bytes]
     asked: list[str]
+    troubles: list[str]
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
         content = self.files.get(self.path)
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        if trouble == "busy":
+            return self.send_error(503)
+        if trouble and content is not None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            if trouble == "silent":
+                self.wfile.flush()
+                time.sleep(1)
+            return None
         self.send_response(404 if content is None else 200)
         self.send_header("Content-Length", str(len(content or b"") + 1000 * ("cut" in self.path)))
         self.end_headers()
         self.wfile.write(content or b"")
+        return None
 
     def log_message(self, *_: object) -> None:
         pass
@@ -166,7 +185,7 @@ class _Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, type[_Answers]]]:
-    answers = type("Answers", (_Answers,), {"files": {}, "asked": []})
+    answers = type("Answers", (_Answers,), {"files": {}, "asked": [], "troubles": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), answers) as running:
         thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
         thread.start()
@@ -187,9 +206,58 @@ def test_urls_are_fetched_once(server: tuple[str, type[_Answers]], tmp_path: Pat
 
 def test_a_command_may_write_the_shard(tmp_path: Path) -> None:
     url = put(tmp_path / "a.tar.gz", gzip.compress(shard(0)))
-    assert webdataset(f"pipe:cat {url}").labels == (10, 11, 12)
+    assert webdataset(f"pipe:cat {url}", run_commands=True).labels == (10, 11, 12)
     with pytest.raises(BadInput, match="the shard pipe:false cannot be copied"):
-        webdataset("pipe:false")
+        webdataset("pipe:false", run_commands=True)
+
+
+def test_a_command_runs_only_if_it_is_allowed_to(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="urls: given pipe:touch .*; expected no command: run_commands=true lets it run"):
+        webdataset(f"pipe:touch {tmp_path / 'ran'}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_may_pass_is_asked_for_again(
+    server: tuple[str, type[_Answers]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, answers = server
+    monkeypatch.setattr(downloads, "WAITS", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(downloads, "SECONDS_TO_ANSWER", 0.3)
+    answers.files |= {"/a-0.tar": shard(0)}
+    answers.troubles += ["busy", "cut", "silent"]
+    assert webdataset(f"{host}/a-0.tar").labels == (10, 11, 12)
+    assert answers.asked == ["/a-0.tar"] * 4 and caplog.text.count("asking again in 0 s") == 3
+    answers.asked.clear()
+    answers.troubles += ["busy"] * 9
+    with pytest.raises(BadInput, match="HTTP Error 503"):
+        webdataset(f"{host}/a-1.tar")
+    assert answers.asked == ["/a-1.tar"] * 5
+    answers.asked.clear()
+    answers.troubles.clear()
+    with pytest.raises(BadInput, match="HTTP Error 404"):
+        webdataset(f"{host}/absent.tar")
+    assert answers.asked == ["/absent.tar"]
+
+
+def test_a_broken_shard_is_left_out_if_it_may_be_and_named_in_the_record(
+    server: tuple[str, type[_Answers]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, answers = server
+    answers.files |= {"/a-0.tar": shard(0), "/a-1.tar": b"<html>" * 200, "/a-3.tar": shard(3)}
+    urls = host + "/a-{0..3}.tar"
+    with pytest.raises(BadInput, match=r"a-1\.tar is not a whole tar"):
+        webdataset(urls)
+    source = webdataset(urls, skip_broken=True)
+    broken = (f"{host}/a-1.tar", f"{host}/a-2.tar")
+    assert source.labels == (10, 11, 12, 13, 14, 15) and source.left_out == broken
+    assert "2 shards left out" in repr(source) and "shards left out: 2 of 4" in caplog.text
+    assert source.provenance()["source"]["left_out"] == list(broken)
+    assert source.part([0]).left_out == broken
+    with pytest.raises(BadInput, match="no image in"):
+        webdataset(host + "/a-1.tar", skip_broken=True)
+    twice = put(tmp_path / "b.tar", shard(0))
+    with pytest.raises(BadInput, match="listed twice"):  # a mistake is none that may be left out
+        webdataset([twice, twice], skip_broken=True)
 
 
 @pytest.mark.parametrize(

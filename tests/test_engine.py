@@ -78,8 +78,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def mined(folder: Path, source: Source, engine: Engine | None = None, precision: str = "float32") -> bytes:
-    path = folder / "peaks.safetensors"
-    mine_into(path, wide(), source, ["one", "two"], K, BATCH, precision=precision, engine=engine)
+    """The bytes of the peaks; in float32 with the counts of how units fire."""
+    path, firing = folder / "peaks.safetensors", precision == "float32"
+    mine_into(path, wide(), source, ["one", "two"], K, BATCH, precision=precision, engine=engine, firing=firing)
     assert [found.name for found in folder.iterdir()] == ["peaks.safetensors"]
     return path.read_bytes()
 
@@ -245,7 +246,7 @@ def test_a_worker_of_ray_is_killed(tmp_path: Path, source: Source, in_float32: b
     """As soon as the first shard is there, every process that works on one; and again after the second."""
 
     def finished() -> int:
-        return 9 if (tmp_path / "peaks.safetensors").exists() else len(list(tmp_path.rglob("[!.]*-0*.safetensors")))
+        return 9 if (tmp_path / "peaks.safetensors").exists() else len(list(tmp_path.rglob("[!.]*-0????.safetensors")))
 
     with workers_killed(finished) as killed:
         found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=9))

@@ -34,31 +34,32 @@ HOUSE = {
     "notebooks": Room(),
     "progress": Room(),
     "files": Room("errors", doors="importing shipped"),
-    "records": Room("errors notebooks files", doors="formats provenance"),
+    "records": Room("errors notebooks files", doors="firing formats provenance"),
     "images": Room(
-        "errors progress files records", doors="ahead batches cached class_names decoding members preprocessing shards"
+        "errors notebooks progress files records",
+        doors="ahead batches cached class_names decoding members preprocessing shards",
     ),
     "network": Room(
         "errors notebooks images records",
-        doors="classes directions graph incremental operations receptive_field roles spatial",
+        doors="classes directions graph incremental operations receptive_field roles spatial squares",
     ),
     "engines": Room("errors network", doors="local"),
-    "mining": Room("errors progress files records images network engines", doors="firing"),
+    "mining": Room("errors progress files records images network engines", doors="beyond moments"),
     "projection": Room("errors progress records images network", doors="masks patches responses rules"),
     "explanations": Room("errors progress files records images network projection", doors="functions fields"),
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls judging measuring sufficiency tasks",
+        doors="controls guesses judging measuring predicting sufficiency tasks trials",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation choosing circuit correspondence features filters layers occlusion photograph transfer",
+        doors="ablation choosing circuit correspondence cues features filters layers occlusion photograph transfer",
     ),
     "figures": Room(
-        "errors files records network projection compare training analyses",
-        doors="compare_rules features html pictures strongest",
+        "errors files records images network projection compare training analyses",
+        doors="compare_rules features html pictures predict strongest",
     ),
     "views": Room(
         "errors progress files records images network engines mining projection explanations compare analyses figures"
@@ -81,9 +82,9 @@ UPWARD = {("notebooks", "figures")}
 KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
-FOR_ALL_FIGURES = ("html", "masks", "page", "pictures", "strongest")
-FOR_ALL_ANALYSES = ("choosing", "reframing")
-"""Modules that are no analysis of their own; reframing makes the pictures that invariance measures."""
+FOR_ALL_FIGURES = ("beyond", "html", "masks", "page", "pictures", "strongest")
+FOR_ALL_ANALYSES = ("choosing", "cues", "reframing")
+"""Modules that have no figure: cues are numbers of the atlas, reframing makes what invariance measures."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

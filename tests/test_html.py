@@ -17,7 +17,7 @@ from torch import nn
 import deconv
 from deconv.figures import html
 from deconv.figures.pictures import on_grid, patch_tiles, recon_tiles
-from deconv.records import Peaks
+from deconv.records import Parts, Peaks
 from tests.samples import images, network
 
 VOID = ("img", "br")
@@ -80,7 +80,10 @@ def test_a_network_shows_its_layers_and_what_its_rules_refuse() -> None:
     ]
     quoted = "\n".join(reader.all("p"))
     assert "4 and 1 more: 'deconvnet' has no way back through 'silu' in 4" in quoted
-    assert "activation=rectify would carry it" in quoted and "'guided' has no way back" in quoted
+    assert (
+        "rule={'activation': 'rectify'} would carry it, in the shell rule.activation=rectify; " in quoted
+        and "'guided' has no way back" in quoted
+    )
 
 
 def test_a_network_of_many_layers_shows_the_first() -> None:
@@ -101,6 +104,19 @@ def test_peaks_show_the_strongest_unit_of_each_layer() -> None:
         assert score == f"{strongest:.4g}" and float(peaks.score[int(unit), 0]) == strongest
         assert key == mined.image_keys[int(peaks.image[int(unit), 0])]
     assert [row[0] for row in rows] == ["one", "two"]
+    assert f"; of 7 images, {len(mined.image_keys)} hold a peak" in "".join(read(mined).all("p"))
+
+
+def test_one_layer_shows_its_strongest_units_and_a_source_its_first_images() -> None:
+    mined = deconv.mine(network(), images(7), ["one"], k=3)["one"]
+    rows = cells(read(mined))
+    firing = mined.score[mined.found[:, 0], 0].sort(descending=True).values
+    assert [row[1] for row in rows] == [f"{score:.4g}" for score in firing.tolist()]
+    assert [mined.image[int(unit), 0] for unit, *_ in rows] == [int(row[2]) for row in rows]
+    source = deconv.bundled()
+    rows = cells(read(source))
+    assert [row[1] for row in rows] == list(source.keys[: html.MOST_KEYS])
+    assert read(source).all("p")[-1] == f"… and {len(source) - html.MOST_KEYS} more images"
 
 
 def test_names_are_text_and_units_that_never_fire_are_told() -> None:
@@ -131,6 +147,18 @@ def test_reconstructions_and_patches_are_what_the_figures_show(channels: int) ->
     shown = patch_tiles(patches.pixels[: html.MOST_PATCHES], patches.inside[: html.MOST_PATCHES], html.SIDE)
     assert np.array_equal(reader.pictures[0], on_grid(shown, html.ACROSS, html.GAP))
     assert reader.all("p")[-1] == f"… and {len(patches.pixels) - html.MOST_PATCHES} more patches"
+
+
+def test_parts_show_the_strongest_lower_units_and_what_they_leave() -> None:
+    share, position = torch.tensor([[2.0, -0.5, 1.0]]), torch.zeros((1, 3, 2), dtype=torch.int64)
+    of_peak: Any = (torch.tensor([4.0]), torch.tensor([7]), {}, {"<low>": torch.tensor([1.0])})
+    shares, positions = {"<low>": share, "old": share}, {"<low>": position, "old": position}
+    assert cells(read(Parts(shares, positions, *of_peak))) == [
+        ["<low>", "0: 50 %, 2: 25 %, 1: -12 %", "0 %", "25 %", "12 %"],
+        ["old", "0: 50 %, 2: 25 %, 1: -12 %", "0 %", "not known", "not known"],
+    ]
+    many = Parts({"low": torch.ones(1, 9)}, {}, torch.tensor([10.0]), torch.tensor([0]), {}, {"low": torch.zeros(1)})
+    assert cells(read(many))[0][1:] == [", ".join(f"{unit}: 10 %" for unit in range(5)), "40 %", "0 %", "10 %"]
 
 
 def test_large_fields_are_shown_small_and_nothing_is_shown_of_nothing() -> None:

@@ -98,7 +98,7 @@ def test_a_plain_module_is_taken_for_one_of_imagenet_and_that_is_said(
     assert look.peaks.provenance["preprocessing"]["size"] == [224, 224]
     deconv.look(with_preprocessing(), images, "one")
     assert capsys.readouterr().err == ""
-    with pytest.raises(UnsupportedOperation, match=r"cannot be traced for an input of \(3, 224, 224\)"):
+    with pytest.raises(BadInput, match=r"for inputs of 1 channels; .*: deconv.Network\(module, \(1, H, W\), preproc"):
         deconv.look(nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU()), images)
     assert "deconv.Network(module, input_shape, preprocessing=...) says otherwise" in capsys.readouterr().err
 
@@ -196,3 +196,41 @@ def test_a_dataset_is_looked_at_as_its_pictures_are(images: deconv.Source) -> No
     assert look.numbers["two"]["classes"][0] is not None and of_source.numbers["two"]["classes"] == [None]
     recon = deconv.project_strongest(network, pictures, 3, "two", [1])
     assert torch.equal(recon.pixels, deconv.project_strongest(network, images, 3, "two", [1]).pixels)
+
+
+def partly_smooth() -> deconv.Network:
+    """Two maps that deconvnet can send back, and above them one that it cannot, each of a size of its own."""
+    torch.manual_seed(0)
+    pools = [nn.MaxPool2d(2), nn.MaxPool2d(2)]
+    low = [nn.Conv2d(3, 4, 3), nn.ReLU(), pools[0], nn.Conv2d(4, 4, 3), nn.ReLU(), pools[1]]
+    module = nn.Sequential(*low, nn.Conv2d(4, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1), nn.ReLU())
+    return deconv.Network(module, (3, SIZE, SIZE), preprocessing=with_preprocessing().preprocessing)
+
+
+def test_chosen_layers_are_those_that_the_rule_can_send_back(
+    images: deconv.Source, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    network = partly_smooth()
+    look = deconv.look(network, images, k=2, n_units=2)
+    assert list(look.peaks) == ["1", "4"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"deconv.look: {look.chosen[0]}" and line.endswith(
+        "left out 9, to which 'deconvnet' has no way back; rules that have one: gradient, deconvnet_beyond, "
+        "guided_beyond"
+    )
+    assert list(deconv.look(network, images, k=2, n_units=2, rule="deconvnet_beyond").peaks) == ["1", "4", "9"]
+    assert "left out" not in capsys.readouterr().err
+    with pytest.raises(UnsupportedOperation, match="'silu'"):  # where it was named it is not left out
+        deconv.look(network, images, "9")
+    with pytest.raises(BadInput, match="there is no folder"):
+        deconv.look(nn.Sequential(nn.Conv2d(3, 4, 5, stride=9), nn.SiLU()), tmp_path / "none")
+    smooth = deconv.Network(nn.Sequential(nn.Conv2d(3, 4, 5), nn.SiLU()), (3, SIZE, SIZE), None, network.preprocessing)
+    with pytest.raises(UnsupportedOperation, match="'silu'"):
+        deconv.look(smooth, images)
+
+
+def test_what_could_not_be_read_is_not_counted(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 4)
+    (tmp_path / "photos" / "cut.png").write_bytes(b"cut")
+    look = deconv.look(with_preprocessing(), tmp_path / "photos", "one", k=2)
+    assert "4 photographs (1 more could not be read)" in look.heading and ", 4 images, " in repr(look)

@@ -303,3 +303,60 @@ def test_the_weights_hash_is_that_of_the_weights(module: nn.Module, network: Net
 def test_a_network_without_weights_works_too() -> None:
     network = Network(nn.Sequential(nn.AvgPool2d(2), nn.ReLU()), (3, 20, 24))
     torch.testing.assert_close(network.forward(IMAGES, ["1"])["1"], F.relu(F.avg_pool2d(IMAGES, 2)))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.bn(self.conv(x)))
+
+
+def test_a_name_that_is_no_maps_is_answered_with_those_that_are() -> None:
+    network = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Residual()).eval(), (3, 9, 9))
+    assert network.channels("2.conv") == 4
+    with pytest.raises(UnknownName, match="unknown layer '2'; .*: the output of the module 2 is '2.relu'"):
+        network.channels("2")
+    with pytest.raises(UnknownName, match="unknown layer '2.bn'; .*: the module 2.bn has no map of its own: a batch"):
+        network.channels("2.bn")
+    with pytest.raises(UnknownName, match="any other map serves too, by its module or function, as '0'"):
+        network.channels("conv9")
+
+
+class Restless(nn.Module):
+    """Between two convolutions it draws at random, or looks at pixels to decide what to do."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.looks, self.low, self.high = looks, nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.low(x))
+        if self.looks and x.sum() > 0:
+            x = x + 1
+        return torch.relu(self.high(x if self.looks else x * (torch.rand_like(x) > 0.5)))
+
+
+@pytest.mark.parametrize(("looks", "reason"), [(True, "reads pixel values"), (False, "differs from call to call")])
+def test_where_a_module_cannot_be_followed_further_is_said_at_once(
+    looks: bool, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "deconv"):
+        network = Network(Restless(looks), (3, 9, 9))
+    (line,) = caplog.messages
+    assert line.startswith("Restless is followed up to relu: ") and reason in line
+    assert repr(network).startswith("Network(1 layer, ends at relu, input_shape=(3, 9, 9)")
+    assert "followed up to relu: " in network._repr_html_() and reason in network._repr_html_()
+
+
+def test_a_preprocessing_that_does_not_fit_is_told_when_the_network_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    module, grey = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), Preprocessing((9, 9), None, (0.5,), (0.5,))
+    with pytest.raises(BadInput, match=r"mean: given \[0.5\]; expected three numbers, for red, green and blue"):
+        Network(module, (3, 9, 9), preprocessing=grey)
+    with caplog.at_level("WARNING", "deconv"):
+        Network(module, (3, 9, 9), preprocessing=Preprocessing((9, 12), None, (0.5,) * 3, (0.5,) * 3))
+    assert caplog.messages == [
+        "preprocessing makes inputs of 9 x 12, and input_shape says 9 x 9, for which maps and fields are told"
+    ]

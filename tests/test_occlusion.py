@@ -12,6 +12,7 @@ from deconv.errors import BadInput, UnknownName
 from deconv.figures.occlusion import MOST_NAMED, PROJECTION_SIDE, OcclusionRow, occlusion_figure
 from deconv.figures.pictures import recon_tiles
 from deconv.network import Network
+from deconv.network.squares import places
 from deconv.projection import project
 from tests.drawn import axes_of
 
@@ -91,9 +92,9 @@ def test_a_square_of_the_images_own_colour_changes_nothing() -> None:
 
 
 def test_places_are_even_within_and_share_what_is_left() -> None:
-    assert occlusion.places(20, 5, 5).tolist() == [0, 5, 10, 15]
-    assert occlusion.places(23, 5, 5).tolist() == [1, 6, 11, 16]  # 3 pixels are left, 1 before and 2 after
-    assert occlusion.places(7, 7, 3).tolist() == [0]
+    assert places(20, 5, 5).tolist() == [0, 5, 10, 15]
+    assert places(23, 5, 5).tolist() == [1, 6, 11, 16]  # 3 pixels are left, 1 before and 2 after
+    assert places(7, 7, 3).tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deconv.projection import project, project_peaks, strategies
 from deconv.records import Parts, Reconstructions
 from tests import reference
 from tests.peaks import project_at, random_positions, strategies_of
+from tests.residual import Residual
 
 IMAGES = torch.randn(3, 3, 33, 37, generator=torch.Generator().manual_seed(5))
 
@@ -132,6 +134,47 @@ def test_the_rest_is_what_the_biases_above_give() -> None:
             assert float(recon.parts.rest(name)[n]) == pytest.approx(given, abs=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["window", "shared", "whole"])
+@pytest.mark.parametrize("rule", ["gradient", "deconvnet", "lrp_epsilon"])
+def test_a_residual_block_hands_on_its_unit_and_the_rest_of_a_branch_is_what_goes_around(
+    rule: str, strategy: str
+) -> None:
+    network, peaks = Network(Residual(), (3, 4, 4)), torch.tensor([[0, 2, 1, 3], [1, 0, 0, 0]])
+    images = torch.tensor([1.0, 2.0])[:, None, None, None].expand(2, 3, 4, 4)
+    recon = project_at(network, images, "out", peaks, rule=rule, strategy=strategy, through=["relu", "inner_relu"])
+    parts, close = recon.parts, partial(torch.testing.assert_close, atol=1e-5, rtol=0)
+    torch.testing.assert_close(recon.score, torch.tensor([17 / 16, 2.0]))
+    close(parts["relu"], torch.tensor([[1 / 16, 0, 1], [2, 0, 0]]))
+    assert parts.of(torch.tensor([0])).strongest("relu", 1) == {2: pytest.approx(16 / 17, abs=1e-5)}  # 94 %
+    assert not parts.around("relu").any() and float(parts.rest("relu").abs().max()) < 1e-5
+    close(parts["inner_relu"], torch.tensor([[0, 1 / 16], [0, 0]]))
+    close(parts.around("inner_relu"), torch.tensor([1.0, 2.0]))
+    close(parts.rest("inner_relu"), parts.around("inner_relu"))
+    assert parts.around_of_whole("inner_relu") == pytest.approx(3 / (3 + 1 / 16), abs=1e-5)
+
+
+def test_biases_are_not_among_what_goes_around() -> None:
+    network, images = Network(Residual(bias=0.5), (3, 4, 4)), torch.ones(1, 3, 4, 4)
+    recon = project(network, images, "out", [0], [2], [0], [0], "gradient", through=["relu", "inner_relu"])
+    assert float(recon.score) == pytest.approx(1 + 0.75 / 4 + 0.5)
+    assert float(recon.parts.around("inner_relu")) == pytest.approx(1) and not recon.parts.around("relu").any()
+    assert float(recon.parts.rest("inner_relu")) == pytest.approx(1 + 0.5)  # the skip, and the bias above
+    assert float(recon.parts.rest("relu")) == pytest.approx(0.5 / 4 + 0.5)
+
+
+@pytest.mark.parametrize(("name", "meet"), [("narrow_relu", "stem_relu"), ("wide_relu", "stem_relu")])
+def test_what_goes_around_is_gradient_times_activation_where_paths_meet_again(name: str, meet: str) -> None:
+    network, module = Network(branches(), (3, 33, 37)), branches()
+    peaks = random_positions(network.forward(IMAGES, ["last_relu"])["last_relu"], 14, seed=6)
+    blocked = dict(module.named_modules())[name].register_forward_hook(lambda _, __, value: value.detach())
+    share, _ = by_autograd(module, meet, "last_relu", peaks)
+    blocked.remove()
+    for strategy in ("window", "shared", "whole"):
+        recon = project_at(network, IMAGES, "last_relu", peaks, rule="gradient", strategy=strategy, through=[name])
+        torch.testing.assert_close(recon.parts.around(name), share.sum(1), atol=1e-6, rtol=1e-4)
+        assert bool(recon.parts.around(name).any())
+
+
 def test_by_deconvnet_a_share_is_what_the_paper_sends_back_times_the_activation() -> None:
     trunk = chain()[:5].insert(2, nn.LocalResponseNorm(3))
     network = Network(trunk, (3, 33, 37))
@@ -185,6 +228,7 @@ def test_they_are_saved_with_the_reconstructions(tmp_path: Path) -> None:
         assert torch.equal(loaded.parts[name], recon.parts[name])
         assert torch.equal(loaded.parts.positions[name], recon.parts.positions[name])
         assert torch.equal(loaded.parts.rest(name), recon.parts.rest(name))
+        assert torch.equal(loaded.parts.around(name), recon.parts.around(name))
     assert loaded.save(tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
     without = made(through=()).save(tmp_path / "c.safetensors").read_bytes()
     assert b"through" not in without and b"parts" not in without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+import deconv
 from deconv.errors import BadInput, UnreadableImage
 from deconv.images.preprocessing import Preprocessing
 from tests.annotations import jaxtyping_off
@@ -134,7 +136,7 @@ def test_settings_from_lists_survive_json() -> None:
     [
         ({"size": (224,)}, "size: given .* two whole numbers"),
         ({"size": (0, 5)}, "size: given 0; expected a whole number, 1 or more"),
-        ({"size": 224}, r"size: given 224; expected a list of whole numbers \(height, width\)"),
+        ({"size": 224}, r"size: given 224; expected two whole numbers \(height, width\)"),
         ({"size": ("a", "b")}, "size: given a; expected a whole number"),
         ({"size": (2**13, 2**13)}, "size: given .* at most 33554432 pixels"),
         ({"resize": 0}, "resize: given 0; expected a whole number"),
@@ -150,3 +152,53 @@ def test_settings_from_lists_survive_json() -> None:
 def test_settings_that_cannot_work_are_refused(change: dict, message: str) -> None:
     with jaxtyping_off(), pytest.raises(BadInput, match=message):
         Preprocessing(**{"size": (224, 224), "resize": 256, "mean": MEAN, "std": STD, **change})
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        (
+            (123.675, 116.28, 103.53),
+            (58.4, 57.1, 57.4),
+            r"mean=\(0.485, 0.456, 0.406\) is .* std=\(0.229, 0.2239",
+        ),
+        (
+            (123.68, 116.779, 103.939),
+            (1.0, 1.0, 1.0),
+            r"mean=\(0.485, 0.458, 0.4076\) .*, and std=\(0.0039, 0.00",
+        ),
+        (MEAN, (58.0, 57.0, 57.0), r"^std: given \(58.0, 57.0, 57.0\); .*: std=\(0.2275, 0.2235, 0.2235\) is that"),
+        (
+            (127.5,),
+            (0.5,),
+            r"^mean: given \(127.5,\); .* on the scale 0 to 1.*mean=\(0.5,\) is that div",
+        ),
+    ],
+)
+def test_mean_and_deviation_on_the_scale_0_to_255_are_refused(mean: Any, std: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        Preprocessing((8, 8), None, mean, std)
+
+
+def test_inputs_that_no_photograph_becomes_are_refused() -> None:
+    """Those of MEAN and STD lie within some 3 of zero; Caffe's, within 152, whatever the network takes without one."""
+    pixels = 255 * torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    usual, caffe = Preprocessing((8, 8), None, MEAN, STD), Preprocessing((8, 8), None, (0.4, 0.4, 0.4), (1 / 255,) * 3)
+    caffe.check_range(pixels)
+    usual.check_range(pixels / 255 * 6 - 3)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU())
+    assert len(deconv.mine(deconv.Network(module, (3, 8, 8)), pixels, ["1"]))
+    network = deconv.Network(module, (3, 8, 8), preprocessing=usual)
+    with pytest.raises(BadInput, match="images: given values up to 25.*; expected inputs preprocessed as"):
+        deconv.mine(network, pixels, ["1"])
+    with pytest.raises(BadInput, match="images: given values up to 25"):
+        deconv.project(network, pixels, "1", [0], [1], [0], [0])
+
+
+@pytest.mark.parametrize("size", [96, (96,), [96]])
+def test_one_side_is_no_size(size: Any) -> None:
+    with (
+        jaxtyping_off(),
+        pytest.raises(BadInput, match=r"two whole numbers .*: \(96, 96\) for a square"),
+    ):
+        Preprocessing(size, None, MEAN, STD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -296,3 +297,20 @@ def test_rules_are_checked_for_whole_layers(small: Network) -> None:
     check_rules(smooth, ["3"], ["gradient"])
     with pytest.raises(UnsupportedOperation, match="'deconvnet' has no way back through 'silu' in 3"):
         check_rules(smooth, ["1", "3"], ["gradient", "deconvnet"])
+
+
+def test_peaks_of_other_images_or_of_another_layer_are_told() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3), nn.ReLU()]
+    network, images = Network(nn.Sequential(*layers), (3, 12, 12)), torch.randn(9, 3, 12, 12)
+    peaks = mine(network, images, ["1", "3", "5"], k=9)
+    with pytest.raises(RecordMismatch, match=r"lie in image \d among others, and the 3 images have none of"):
+        project_peaks(network, images[:3], "3", peaks["3"], [0])
+    with pytest.raises(RecordMismatch, match=r"peaks of 4 units; 3 has 5: give peaks\['3'\]"):
+        project_peaks(network, images, "3", peaks["1"], [0])
+    with pytest.raises(RecordMismatch, match="the layer, weights, images or preprocessing are not those of the record"):
+        project_peaks(network, images, "5", replace(peaks["5"], score=peaks["5"].score * 1.5), [0])
+    with pytest.raises(
+        RecordMismatch, match=r"these peaks are not of 5 for these images \((row|col): given \d; e"
+    ):
+        project_peaks(network, images, "5", peaks["3"], [0, 1, 2, 3, 4])

@@ -175,7 +175,7 @@ def test_files_that_are_no_googlenets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"1 missing \(inception_4c\.conv5x5\.0\.0\.bias\)") as caught:
         build("googlenet", written(path, state), classes=7)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BadInput, match="do not fit GoogLeNet"):
+    with pytest.raises(BadInput, match=r"are of another network: of the \d+ tensors of GoogLeNet it has"):
         build("googlenet", written(path, caffes_krizhevsky()))
     with pytest.raises(UnknownName, match="unknown weights 'caffe' for googlenet; expected random, or the path"):
         build("googlenet", "caffe")

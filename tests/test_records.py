@@ -174,7 +174,7 @@ def test_records_of_any_number_of_channels(tmp_path: Path, channels: int) -> Non
     patches = deconv.cut_patches((given * 20 + 128).clamp(0, 255).to(torch.uint8), recon.image, recon.box)
     assert recon.pixels.shape[1] == patches.pixels.shape[1] == channels and len(recon)
     for record, kind in ((recon, Reconstructions), (patches, Patches)):
-        assert same(without_about(kind.load(record.save(tmp_path / "record"))), without_about(record))
+        assert same(without_about(kind.load(record.save(tmp_path / "record.safetensors"))), without_about(record))
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
         jaxtyping_off(),
         pytest.raises(BadInput, match=r"its box is torch.int64 \(1, 4\); expected torch.int64 \(N 4\)"),
     ):
-        replace(made, box=made.box[:1]).save(tmp_path / "patches")
+        replace(made, box=made.box[:1]).save(tmp_path / "patches.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,13 +194,13 @@ def test_records_of_format_1_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     save = formats.save_tensors
     older = {"layer": recon.layer, "rule": recon.rule, "frame": list(recon.input_size), "made_of": recon.provenance}
     axes = {name: axis for name, axis in RECONSTRUCTION_AXES.items() if name != "field"}  # it was the box
-    save(tmp_path / "recon", "reconstructions", {name: getattr(recon, name) for name in axes}, axes, older)
+    save(tmp_path / "recon.safetensors", "reconstructions", {name: getattr(recon, name) for name in axes}, axes, older)
     provenance = {("frame" if name == "input_size" else name): value for name, value in made.provenance.items()}
     Peaks(made.layers, made.image_keys, provenance).save(tmp_path / "peaks.parquet")
     table = pa.table(columns).replace_schema_metadata({"deconv": json.dumps({"weights": "9f86d0"})})
     pq.write_table(table, tmp_path / "measures", write_page_checksum=True)
     monkeypatch.undo()
-    assert same(without_about(Reconstructions.load(tmp_path / "recon")), without_about(recon))
+    assert same(without_about(Reconstructions.load(tmp_path / "recon.safetensors")), without_about(recon))
     assert sorted_about(Peaks.load(tmp_path / "peaks.parquet")) == sorted_about(made)
     found, about = formats.read_columns(tmp_path / "measures")
     assert about == {"weights": "9f86d0"} and found["unit"].tolist() == [0, 1, 2]
@@ -239,3 +239,11 @@ def test_units_that_are_no_list_of_units_are_named(units: Any) -> None:
         own.of(units)
     with jaxtyping_off(), pytest.raises(BadInput, match="^units: given "):
         own.scores_of(units)
+
+
+@pytest.mark.parametrize("made", [peaks, patches, reconstructions])
+def test_a_record_is_not_saved_under_the_name_of_another_kind_of_file(tmp_path: Path, made: Any) -> None:
+    for name in ("record.csv", "record.parquets", "record"):
+        with pytest.raises(BadInput, match=rf"path: given {name}; expected a file whose name ends in \.safetensors"):
+            made().save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -231,14 +233,20 @@ def test_a_refusal_says_which_options_would_carry_the_network() -> None:
     for rule in ("deconvnet", "guided"):
         message = blocked(rule, nn.SiLU())
         assert message.startswith(f"{rule!r} has no way back through 'silu' in 2: it is neither linear nor a ReLU;")
-        assert (
-            "; activation=rectify would carry it; rules that can serve: gradient, deconvnet_beyond, guided" in message
-        )
+        assert " would carry it, in the shell rule.activation=rectify; rules that can serve: gradient, dec" in message
     squeezed = SqueezeExcite(4, nn.Sigmoid())
-    assert "; gate=constant would carry it; " in blocked("deconvnet", squeezed)
+    assert "; rule={'gate': 'constant'} would carry it, in the shell rule.gate=constant; " in blocked(
+        "deconvnet", squeezed
+    )
     together = [nn.GELU(), squeezed, nn.GroupNorm(2, 4)]
-    assert "; activation=rectify,gate=constant,norm=constant would carry it; " in blocked("deconvnet", *together)
-    assert "; norm=constant would carry it; " in blocked({"activation": "rectify", "gate": "constant"}, *together)
+    wanted = "; rule={'activation': 'rectify', 'gate': 'constant', 'norm': 'constant'} would carry it, in the shell "
+    assert wanted in blocked("deconvnet", *together)
+    message = blocked({"activation": "rectify", "gate": "constant"}, *together)
+    assert wanted in message and ", in the shell rule.norm=constant; " in message
+    (said,) = re.findall(r"; rule=({.*}) would carry it", blocked("guided", *together))
+    blocked_by_none = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *together), SIZE)
+    check_rules(blocked_by_none, blocked_by_none.layers[-1:], [ast.literal_eval(said)])  # as Python takes it
+    assert as_rule(ast.literal_eval(said)) == as_rule("guided_beyond")
 
 
 def test_attention_forbids_no_layer_below_it() -> None:
@@ -273,13 +281,16 @@ def test_a_product_whose_gate_cannot_be_told_is_refused() -> None:
     both = Applied(lambda x: torch.cat([x[:, :2] * x[:, 2:], x[:, 2:]], 1))
     message = blocked("deconvnet_beyond", both)
     assert message.startswith("'deconvnet_beyond' has no way back through 'mul' in 2")
-    assert ": which of its factors is the gate cannot be told; gate=derivative would carry it; " in message
+    assert (
+        ": which of its factors is the gate cannot be told; rule={'activation': 'rectify', 'gate': 'derivative', "
+        "'norm': 'constant'} would carry it, in the shell rule.gate=derivative; " in message
+    )
     message = blocked("guided_beyond", both, nn.Softmax(1))
     assert "no option carries 'softmax' in 3; rules that can serve: gradient;" in message
     message = blocked(Rule(**{**ALL, "gate": "derivative"}), nn.Softmax(1))
     assert "no option carries 'softmax' in 2; " in message
     message = blocked("deconvnet", Applied(lambda x: x * x.flip(1)))
-    assert "activation=rectify" not in message and "gate=derivative would carry it" in message
+    assert "activation" not in message and "rule={'gate': 'derivative'} would carry it" in message
 
 
 def test_a_bad_choice_is_one_line_with_the_nearest() -> None:
@@ -395,7 +406,7 @@ def test_controls_are_carried_as_far_as_the_tested_rule() -> None:
     found = PeakSet(network, layer, images, torch.arange(4), peaks, network, 0, FULL)
     for control in ("other_switches", "random_switches", "other_unit", "random_weights"):
         assert found.reconstruct(control).any(), control
-    with pytest.raises(UnsupportedOperation, match="activation=rectify,gate=constant would carry it"):
+    with pytest.raises(UnsupportedOperation, match="in the shell rule.activation=rectify rule.gate=constant;"):
         PeakSet(network, layer, images, torch.arange(4), peaks).reconstruct("random_switches")
 
 

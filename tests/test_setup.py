@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from deconv.command import options, setup, shared
 from deconv.command.settings import compose_jobs
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput, UnknownName, UnsupportedOperation
+from deconv.explanations.functions import Explanation
+from deconv.images.preprocessing import Preprocessing
 from deconv.models import presets
+from deconv.network import Network
 from deconv.projection.rules import RULES, Rule
 
 ALEXNET: dict[str, Any] = {"model": "alexnet", "weights": "random", "size": [64, 64], "resize": None}
@@ -64,3 +69,50 @@ def test_layers_are_prepared_in_forward_order() -> None:
     assert setup.prepare(job.options, network, None, []).layers == list(network.aliases)
     with pytest.raises(BadInput, match="units: given 64; expected a whole number, 0 to 63"):
         setup.prepare(job.options, network, job.options.layers, [], [64])
+
+
+def smooth_above() -> Network:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.ReLU()]
+    preprocessing = Preprocessing((12, 12), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    return Network(nn.Sequential(*layers), (3, 12, 12), preprocessing=preprocessing)
+
+
+def fig2(*said: str) -> options.Fig2Features:
+    (job,) = compose_jobs(said, sweep=False)
+    assert isinstance(job.options, options.Fig2Features)
+    return job.options
+
+
+def test_layers_that_nobody_named_are_left_out_where_a_rule_cannot_send_them_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = smooth_above()
+    assert network.layers == ["1", "3", "5"]
+    with caplog.at_level("INFO", "deconv"):
+        assert setup.prepare(fig2(), network, None, ["deconvnet"]).layers == ["1"]
+    assert caplog.messages == [
+        "no layers named: left out 3, 5, to which 'deconvnet' has no way back; rules that have one: gradient, "
+        "deconvnet_beyond, guided_beyond"
+    ]
+    assert setup.prepare(fig2(), network, None, ["gradient"]).layers == network.layers
+    with pytest.raises(UnsupportedOperation, match="'silu' in 3"):
+        setup.prepare(fig2(), network, ["1", "5"], ["deconvnet"])
+    none = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()), (3, 12, 12), preprocessing=network.preprocessing)
+    with pytest.raises(UnsupportedOperation, match="'silu' in 1"):
+        setup.prepare(fig2(), none, None, ["deconvnet"])
+    with pytest.raises(BadInput, match="there is no folder /nowhere"):
+        setup.prepare(fig2("source=folder", "source.root=/nowhere"), none, None, ["deconvnet"])
+
+
+def test_a_function_that_explains_nothing_is_refused_before_anything_is_mined() -> None:
+    asked: list[Tensor] = []
+
+    def explain(network: Network, inputs: Tensor, layer: str, *place: Tensor) -> Tensor:
+        asked.append(network.forward(inputs, [layer])[layer][0][tuple(int(each) for each in place)])
+        return inputs if layer == "1" else inputs[:, :, 1:]
+
+    setup.prepare(fig2(), smooth_above(), ["1"], [Explanation("mine", explain)])
+    assert len(asked) == 1 and asked[0] > 0  # it is asked of a unit that fires
+    with pytest.raises(BadInput, match="explanation mine: given 5, 1 inputs; .*: it returns shape"):
+        setup.prepare(fig2(), smooth_above(), ["1", "5"], [Explanation("mine", explain)])

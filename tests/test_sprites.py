@@ -13,7 +13,7 @@ from PIL import Image
 from deconv.atlas import pages, site, sprites
 from deconv.atlas.contents import Atlas, Layer
 from deconv.figures import pictures
-from deconv.mining.firing import BINS, Firing
+from deconv.mining.firing import Tally
 from deconv.records import LayerPeaks
 from tests import atlases
 
@@ -36,7 +36,7 @@ def layer_of(units: int, field: int) -> Layer:
     place = torch.arange(9).repeat(units, 1)
     box = torch.tensor([0, 0, field, field]).expand(units, 9, 4)
     peaks = LayerPeaks(torch.rand(units, 9, generator=torch.Generator().manual_seed(0)), place, place, place, box)
-    firing = Firing(9, [[1] * BINS] * units, [0.1234] * units, [[]] * units, [[]] * units)
+    firing = Tally(units, 1.0).firing()
     return Layer("features.10.cat", 1, (12, 12), (field, field), field, (8, 8), (224, 224), peaks, firing, {})
 
 
@@ -55,7 +55,7 @@ def test_a_page_of_512_units_of_noise_weighs_under_three_megabytes() -> None:
     provenance = {"source": source, "weights": "0" * 64, "k": 9, "per_image": 1}
     atlas = Atlas("noise", (layer,), {n: f"{n}.png" for n in range(9)}, {}, ["deconvnet"], provenance, None)
     page = pages.layer_page(atlas, layer).encode()
-    shared = sum(len(pages.asset(name)) for name in pages.ASSETS)
+    shared = sum(len(site.asset(name)) for name in site.ASSETS)
     assert all(10_000 < len(sheet) <= sprites.SHEET_BYTES for sheet in sheets)
     assert len(page) + shared + 512 // sprites.SHEET * 2 * sprites.SHEET_BYTES < MOST_BYTES
 

@@ -13,20 +13,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_indices, nearest, unknown
+from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_indices, counted, nearest, unknown
 from deconv.images import Source
 from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.network.classes import alias_of, top_layer
+from deconv.projection import said_of_unserved, served_layers
+from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Peaks
 from deconv.records.provenance import check_same
 
 
-def last_maps(network: Network, count: int) -> list[str]:
+def last_maps(network: Network, count: int, rules: Iterable[Rule] = ()) -> list[str]:
     """Return the last layer of each of the last `count` sizes of map, in forward order: where a network ends a stage.
 
     Layers count that have an alias, by that, or all where none has; not those of a single position, nor directions, nor
-    maps that are class scores already. Raises BadInput if there is none.
+    maps that are class scores already.  rules: what is to send them back; layers that one of them cannot send back do
+    not count, unless there is no other. Raises BadInput if there is none.
 
     >>> import deconv
     >>> pooled = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 5, 3)]
@@ -38,9 +41,10 @@ def last_maps(network: Network, count: int) -> list[str]:
     except BadInput:  # it has no class scores
         last = len(network.graph.nodes)
     names = [n for n in network.aliases or network.layers if network.aliases.get(n, n) not in network.directions]
-    layers = sorted({network.node(name): name for name in names}.items())
-    of_size = {network.map_size(name): name for index, name in layers if index <= last}
-    of_size.pop((1, 1), None)
+    indices = sorted({network.node(name): name for name in names}.items())
+    layers = [name for index, name in indices if index <= last and network.map_size(name) != (1, 1)]
+    layers = served_layers(network, layers, rules) or layers
+    of_size = {network.map_size(name): name for name in layers}
     if not of_size:
         raise BadInput(
             "this network has no layer of maps before its class scores; expected the name of a layer: network.layers "
@@ -48,6 +52,23 @@ def last_maps(network: Network, count: int) -> list[str]:
         )
     last_ones = sorted(of_size.values(), key=network.node)[-count:]
     return [alias_of(network, name) for name in last_ones]
+
+
+def chosen_maps(network: Network, count: int, rule: Rule) -> tuple[list[str], str]:
+    """Return `last_maps` for a rule, and what is to be said of those left out because it cannot send them back.
+
+    That is "" where none is, or where it can send none back and whoever checks the rule says so.
+
+    >>> import deconv
+    >>> layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.SiLU()]
+    >>> chosen_maps(deconv.Network(torch.nn.Sequential(*layers), (3, 16, 16)), 3, Rule())
+    (['1'], "left out 3, to which 'deconvnet' has no way back; rules that have one: gradient, ...")
+    """
+    layers = last_maps(network, count, [rule])
+    if not served_layers(network, layers, [rule]):
+        return layers, ""
+    left_out = [name for name in last_maps(network, count) if not served_layers(network, [name], [rule])]
+    return layers, said_of_unserved(network, left_out, [rule])
 
 
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:
@@ -195,6 +216,17 @@ def images_of(reference: Peaks) -> int:
     """Return how many images were mined and could be read."""
     images: int = reference.provenance["source"]["images"]
     return images - len(reference.provenance.get("unreadable", []))
+
+
+def described_images(peaks: Peaks) -> str:
+    """Return how many photographs were mined, and how many more could not be read, in words.
+
+    >>> described_images(Peaks({}, {}, {"source": {"images": 61}, "unreadable": [[7, "cut.jpg", "it is cut"]]}))
+    '60 photographs (1 more could not be read)'
+    """
+    unreadable = len(peaks.provenance.get("unreadable", []))
+    more = f" ({unreadable} more could not be read)" if unreadable else ""
+    return f"{counted(images_of(peaks), 'photograph')}{more}"
 
 
 def pick_images(source: Source, images: Sequence[str | int] | None, first: int) -> list[int]:

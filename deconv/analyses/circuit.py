@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deconv.analyses.features import classes_of_units
-from deconv.errors import bad_value
+from deconv.errors import UnsupportedOperation, bad_value
 from deconv.images import Source
 from deconv.network import Network
-from deconv.projection import check_through, layers_below, project, project_peaks
+from deconv.projection import check_rules, check_through, dominators_below, layers_below, project, project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import Patches, Peaks, Reconstructions, shown_side
@@ -36,6 +36,7 @@ class TreeUnit:
     - above: its reconstruction and patch in that unit's photograph where it gave most; None for the unit that the tree
         is of.
     - rest: what no unit of the lower layer passes on of its own activations; None where the tree ends.
+    - around: how much of that paths around the lower layer carry, as a skip connection does; None where the tree ends.
     - for_half: how many lower units, the strongest first, make half of all that units add.
     - children: the strongest of these.
     """
@@ -49,6 +50,7 @@ class TreeUnit:
     places: tuple[Place | None, ...]
     above: Pictures | None
     rest: float | None
+    around: float | None
     for_half: int | None
     children: tuple[TreeUnit, ...]
 
@@ -69,15 +71,45 @@ class TreeUnit:
             "classes": self.classes or None,
             "others": None if self.rest is None else 1 - self.rest - self.held,
             "rest": self.rest,
+            "around": self.around,
             "units_for_half": self.for_half,
             "made_of": [child.numbers() for child in self.children],
         }
 
 
+def last_carried(network: Network, rule: Rule) -> str:
+    """Return the last layer whose maps have more than one position and that the rule can send back.
+
+    Raises BadInput if no layer has such maps, UnsupportedOperation if the rule can send none of them back.
+
+    >>> import deconv
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3), torch.nn.ReLU(), torch.nn.Conv2d(3, 3, 3), torch.nn.SiLU())
+    >>> last_carried(deconv.Network(net, (3, 16, 16)), Rule())
+    '1'
+    """
+    names = sorted(network.aliases or network.layers, key=network.node)
+    maps = [name for name in names if network.map_size(name) != (1, 1)]
+    if not maps:
+        raise bad_value("layer", None, f"one of {', '.join(names)}", "no layer has maps of more than one position")
+    carried = [name for name in maps if _carries(network, name, rule)]
+    if not carried:
+        check_rules(network, maps[:1], [rule])  # raises, and says what the rule cannot pass
+    return carried[-1]
+
+
+def _carries(network: Network, layer: str, rule: Rule) -> bool:
+    try:
+        check_rules(network, [layer], [rule])
+    except UnsupportedOperation:
+        return False
+    return True
+
+
 def steps_of(network: Network, layer: str, layers: Sequence[str] | None, count: int, rule: Rule) -> list[str]:
     """Return the layers that a tree goes through from `layer` down: `layers`, or for None `count` of those below.
 
-    These are spread evenly from the first layer to the nearest one, or are all where there are fewer.
+    These are ones that no path leads around, as a skip connection leads around what lies within its block, unless
+    there are none; they are spread evenly from the first to the nearest one, or are all where there are fewer.
     Raises UnknownName, and BadInput unless each is below the one before it.
 
     >>> import deconv
@@ -86,22 +118,17 @@ def steps_of(network: Network, layer: str, layers: Sequence[str] | None, count: 
     ['4.1', '2.1', '0.1']
     """
     if layers is None:
-        below = [*reversed(layers_below(network, layer, [rule]))]
+        below = [*reversed(dominators_below(network, layer, [rule]) or layers_below(network, layer, [rule]))]
         number = min(count, len(below))
         steps = [below[round(n * (len(below) - 1) / max(number - 1, 1))] for n in range(number)]
     else:
         steps = sorted(layers, key=network.node, reverse=True)
     if not steps:
         raise bad_value("layer", layer, "one with layers below it, which its units are made of")
+    remedy = f"layer={layer} is that of the units, layers=[...] are the lower ones that their tree goes through"
     for upper, lower in zip([layer, *steps], steps, strict=False):
-        check_through(network, upper, [lower], [rule])
+        check_through(network, upper, [lower], [rule], argument="layers", remedy=remedy)
     return steps
-
-
-def shares_of(recon: Reconstructions, layer: str) -> Float[Tensor, " units"]:
-    """Return each lower unit's part of one unit's activations together, in which they count by their strength."""
-    total = recon.score.sum()
-    return recon.parts[layer].sum(dim=0) / total if total else torch.zeros(recon.parts[layer].shape[1])
 
 
 def units_for_half(shares: Float[Tensor, " units"]) -> int:
@@ -154,7 +181,7 @@ def grow_trees(
             mask = recon.channel == unit
             shares, strongest = torch.zeros(0), []
             if lower:
-                shares = shares_of(recon.of(mask), lower)
+                shares = recon.of(mask).parts.of_whole(lower)
                 order = shares.sort(descending=True, stable=True).indices[: branches[depth]].tolist()
                 strongest = [child for child in order if shares[child] > 0 and peaks[lower].found[child, 0]]
             level[unit] = _Grown(recon.of(mask), (shown.of(mask), patches.of(mask)), shares, strongest)
@@ -173,9 +200,10 @@ def grow_trees(
             of_peaks = (parent.recon.parts[layer][:, unit] / parent.recon.score).tolist()
             places = places_in(network, parent.recon, layer, unit)
         rest = None if last else float(1 - grown.shares.sum())
+        around = None if last else grown.recon.parts.around_of_whole(layers[depth + 1])
         half = None if last else units_for_half(grown.shares)
         known = (grown.pictures, classes[depth].get(unit, ""), share, tuple(of_peaks), tuple(places), above)
-        return TreeUnit(layer, unit, *known, rest, half, tuple(children))
+        return TreeUnit(layer, unit, *known, rest, around, half, tuple(children))
 
     return [assemble(0, unit, None, None) for unit in units], made
 

@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.errors import bad_value, check_count
-from deconv.network import Network, as_map
+from deconv.network import Network
 from deconv.network.classes import class_layer, probabilities
-from deconv.network.graph import evaluate
-from deconv.network.incremental import forward_changed
+from deconv.network.squares import forward_covered, places
 from deconv.progress import track
 
 
@@ -41,18 +39,6 @@ class Occlusion:
     def drop(self) -> Float[Tensor, "R C"]:
         """How much less active the map is; negative where it is more active."""
         return self.activity_before - self.activity
-
-
-def places(size: int, square: int, stride: int) -> Int[Tensor, " n"]:
-    """Return the first pixels of a square that slides by `stride` within `size` pixels; what is left is shared evenly.
-
-    Raises BadInput if the square does not fit, or for a square or a stride below 1.
-    """
-    check_count("square", square)
-    check_count("stride", stride)
-    if square > size:
-        raise bad_value("square", square, f"a square that fits into the image of {size} pixels a side")
-    return torch.arange((size - square) % stride // 2, size - square + 1, stride)
 
 
 def strongest_unit(network: Network, image: Float[Tensor, "C H W"], layer: str) -> int:
@@ -117,13 +103,7 @@ def _forward_changed(
     network: Network, image: Tensor, layers: Sequence[str], patch: Tensor, starts: Iterable[Tensor]
 ) -> Iterator[list[Tensor]]:
     """The layers' values for each batch of places, computing only what the patch reaches."""
-    size = (image.shape[2], image.shape[3])
-    graph, targets = network.graph_at(size), [network.node(layer, size) for layer in layers]
-    with torch.no_grad():
-        unchanged = evaluate(graph, image, graph.ancestors(targets))
-        for start in starts:
-            values = forward_changed(graph, unchanged, patch.expand(len(start), -1, -1, -1), start, targets)
-            yield [as_map(values[target]) for target in targets]
+    return forward_covered(network, image, layers, ((start, patch.expand(len(start), -1, -1, -1)) for start in starts))
 
 
 def energy_under(pixels: Float[Tensor, "channels H W"], occlusion: Occlusion) -> Float[Tensor, "R C"]:

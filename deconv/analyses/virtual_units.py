@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from deconv.analyses.circuit import shares_of
 from deconv.analyses.features import shared_classes
 from deconv.errors import check_count, needed
 from deconv.images import Source
@@ -115,7 +114,7 @@ def virtual_units(
     members = [torch.from_numpy(cluster == number) for number in range(int(cluster.max(initial=-1)) + 1)]
     units = []
     for mask in members:
-        shares, elsewhere = shares_of(recon.of(mask), layer), shares_of(recon.of(~mask), layer)
+        shares, elsewhere = (recon.of(chosen).parts.of_whole(layer) for chosen in (mask, ~mask))
         if bool(mask.all()):
             elsewhere = torch.full_like(shares, torch.nan)
         order = shares.sort(descending=True, stable=True).indices[:lower].tolist()

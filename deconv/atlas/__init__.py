@@ -8,18 +8,16 @@ change is left alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from deconv.analyses.choosing import as_reference
 from deconv.atlas import contents, pages, sprites
-from deconv.atlas.blocks import Block
 from deconv.atlas.contents import Atlas, Layer
+from deconv.atlas.pictures import DRAWING_VERSION, draw, picture_files, plan_pictures
 from deconv.atlas.records import UnitRecords
-from deconv.atlas.site import Site, open_site
+from deconv.atlas.site import ASSETS, Site, asset, open_site
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
@@ -27,18 +25,15 @@ from deconv.explanations import AnyExplanation, as_explanation, check_explanatio
 from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
+from deconv.mining.beyond import peaks_beyond
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import Rule
-from deconv.records import FIELDS, Peaks, shown_side
+from deconv.records import FIELDS, Firing, Peaks, shown_side
 from deconv.records.provenance import check_same, digest
 
-BLOCK_BYTES = 2**27
-"""Bytes of one block's reconstructions, which are in memory and in one file of records together."""
 IMAGES_AT_ONCE = 16
 """Photographs that are decoded at a time to be written."""
-DRAWING_VERSION = 4
-"""Version of how pictures are drawn: where a site has those of another one, all are drawn again."""
 Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
 """{layer: {name: a number for each unit, or None}}"""
 
@@ -57,6 +52,7 @@ def write_atlas(
     engine: Engine | None = None,
     field: str = "effective",
     reference: Peaks | None = None,
+    beyond: bool = False,
     circuits: bool = True,
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
@@ -71,13 +67,16 @@ def write_atlas(
     - records: a folder that keeps reconstructions and patches for the next time; None keeps none.
     - metrics: further numbers that units are sorted by, {layer: {name: one for each unit, None where there is none}}.
     - mined: the day of the mining, as the front page shows it.
-    - batch_size: images in one forward pass of the count of how units fire.
+    - batch_size: images in one forward pass of the count of how units fire, for peaks that were mined without it.
     - field: what pictures show of receptive fields: "effective", the square about their centre that holds 95 % of the
       first rule's energy, or "full".
-    - engine: where reconstructions are made, by default in this process. Workers in other processes leave them in
-      `records`, which they need.
+    - engine: where reconstructions are made, and that count, by default in this process. Workers in other processes
+      leave them in `records`, which they need.
     - reference: peaks of a larger mining by this network, k=1 or more, with all these layers. Units then stand in the
       order of their strongest scores as shares of those there, which tells what these images really excite.
+    - beyond: whether pages of units show images beyond the strongest as well, drawn at quantiles of those that fire the
+      unit, with what the first rule makes of them: one more pass over these images, and up to 16 more reconstructions
+      of each unit.
     - circuits: whether each unit's page leads to the lower units that its peaks are made of, and to those that it is
       part of, by the first of `rules` that is a rule (functions alone have no such parts); all units are sent back once
       more for it, in this process, unless `records` has it.
@@ -111,11 +110,11 @@ def write_atlas(
     reference = None if reference is None else as_reference(network, peaks, reference)
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
     with open_site(Path(folder)) as site:
-        effective = field == "effective"
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, batch_size, effective, reference, circuits)
-        missing = [part for layer in atlas.layers for part in _plan_pictures(site, unit_records, layer, chosen)]
+        effective, firing = field == "effective", unit_records.firing(batch_size, engine)
+        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, firing, effective, reference, beyond, circuits)
+        missing = [part for layer in atlas.layers for part in plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
-        _draw(site, unit_records, missing, engine)
+        draw(site, unit_records, missing, engine)
         _write_photographs(site, unit_records, atlas)
         _write_pages(site, atlas)
         site.finish()
@@ -130,7 +129,7 @@ def _check(
         raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each")
     mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
     expected = {"weights": network.weights_hash, "content": images.content_hash}
-    check_same("the record of these peaks", mined, expected, f"Mine again in the source {images.name}")
+    check_same("the record of these peaks", mined, expected, "Mine these images with this network")
     network.needed_preprocessing()
     check_explanations(network, list(peaks), list(rules.values()))
     for layer, columns in metrics.items():
@@ -148,19 +147,20 @@ def _plan_pages(
     title: str,
     metrics: Metrics,
     mined: str | None,
-    batch_size: int,
+    firing: Mapping[str, Firing],
     effective: bool,
     reference: Peaks | None,
+    beyond: bool,
     circuits: bool,
 ) -> Atlas:
     """Gather all that the pages show."""
     rule = next(iter(rules.values()))
     sends_back = next((rule for rule in rules.values() if isinstance(rule, Rule)), None) if circuits else None
-    network, peaks, firing = records.network, records.peaks, records.firing(batch_size)
+    network, peaks = records.network, records.peaks
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
+    weaker = peaks_beyond(network, records.images, replace(peaks, firing=firing)) if beyond else {}
     layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
     for name, number in numbers.items():
-        parts = None if sends_back is None else records.made_of(name, sends_back)
         field = network.receptive_field(name, input_size)
         layer = Layer(
             name,
@@ -174,99 +174,25 @@ def _plan_pages(
             firing=firing[name],
             metrics=metrics.get(name, {}),
             reference=None if reference is None else reference[name],
-            made_of=None if parts is None else (numbers[parts[0]], parts[1]),
+            beyond=weaker.get(name),
+            made_of=None if sends_back is None else records.made_of(name, sends_back),
         )
         layers.append(layer)
     classes = records.classes()
     return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined, reference)
 
 
-@dataclass(frozen=True, eq=False)
-class _MissingPictures:
-    """Pictures of one block of units by one rule that the site lacks.
-
-    group: their name in the site's manifest.  provenance: the hash of what they are made of.  rule: its number.
-    """
-
-    group: str
-    provenance: str
-    layer: Layer
-    rule: int
-    block: Block
-
-
-def _plan_pictures(
-    site: Site, records: UnitRecords, layer: Layer, rules: Mapping[str, Rule | Explanation]
-) -> Iterator[_MissingPictures]:
-    """Yield the blocks of a layer's units whose sheets or plates the site lacks, rule by rule."""
-    firing_units = set(layer.firing_units)
-    for block in _unit_blocks(layer):
-        units = [unit for unit in block if unit in firing_units]
-        for number, rule in enumerate(rules.values()) if units else ():
-            group = f"{layer.folder}/{block[0]}/{number}"
-            made_of = {"side": layer.side, "records": records.provenance(layer.name, rule, units)}
-            provenance = digest({"drawing": DRAWING_VERSION, **made_of})
-            if not site.has(group, provenance, _picture_files(layer, units, number)):
-                yield _MissingPictures(group, provenance, layer, number, records.block(layer.name, rule, units))
-
-
-def _unit_blocks(layer: Layer) -> Iterator[range]:
-    """Yield the units in runs of whole sheets, whose reconstructions fit into BLOCK_BYTES if one sheet's do."""
-    height, width = (min(sides) for sides in zip(layer.field, layer.input_size, strict=True))
-    sheet_bytes = 4 * 3 * layer.k * height * width * sprites.SHEET  # float32 colours
-    step = max(BLOCK_BYTES // sheet_bytes, 1) * sprites.SHEET
-    for start in range(0, layer.channels, step):
-        yield range(start, min(start + step, layer.channels))
-
-
-def _picture_files(layer: Layer, units: list[int], rule: int) -> list[str]:
-    """Return the files of some units' pictures by the rule of that number: plates, and for the first rule sheets."""
-    plate = sprites.plate_of(layer)
-    files = [plate.file(unit, rule) for unit in units]
-    if rule == 0:
-        sheets = sorted({unit // sprites.SHEET for unit in units})
-        files += [sprites.sheet_file(kind, sheet) for kind in sprites.KINDS for sheet in sheets]
-    return [f"{layer.folder}/{file}" for file in files]
-
-
 def _files(atlas: Atlas) -> Iterator[str]:
     """Yield all files of an atlas, whether they are there or not."""
-    yield from (f"assets/{name}" for name in pages.ASSETS)
+    yield from (f"assets/{name}" for name in ASSETS)
     yield from map(contents.image_file, atlas.keys)
     yield "index.html"
     for layer in atlas.layers:
         yield f"{layer.folder}/index.html"
         yield from (f"{layer.folder}/{contents.unit_page(unit)}" for unit in layer.firing_units)
         for rule in range(len(atlas.rules)):
-            yield from _picture_files(layer, layer.firing_units, rule)
-
-
-def _draw(site: Site, records: UnitRecords, missing: Sequence[_MissingPictures], engine: Engine) -> None:
-    """Draw the missing sheets and plates, block by block, in the order in which their records are made."""
-    blocks = [part.block for part in missing]
-    total = sum(len(block.units) for block in blocks)
-    with closing(records.pictures(blocks, engine)) as pictures:
-        tracked = track(pictures, "drawing units", total, unit="units", size=lambda done: len(blocks[done[0]].units))
-        for index, recon, patches in tracked:
-            part = missing[index]
-            units = sprites.by_unit(recon, patches, part.layer, all_kinds=part.rule == 0)
-            site.wait()  # the block before was drawn meanwhile; two at most are in memory
-            _put_pictures(site, part.layer, units, part.rule)
-            site.done(part.group, part.provenance)
-
-
-def _put_pictures(site: Site, layer: Layer, units: Mapping[int, sprites.Pixels], rule: int) -> None:
-    """Put the plates of some units into the site; for the first rule, which layer pages show, their sheets as well."""
-    plate = sprites.plate_of(layer)
-    for unit, pixels in units.items():
-        site.put(f"{layer.folder}/{plate.file(unit, rule)}", partial(sprites.plate_picture, plate, pixels, rule == 0))
-    if rule != 0:
-        return
-    for sheet in sorted({unit // sprites.SHEET for unit in units}):
-        on_sheet = {unit: pixels for unit, pixels in units.items() if unit // sprites.SHEET == sheet}
-        for kind in sprites.KINDS:
-            file = f"{layer.folder}/{sprites.sheet_file(kind, sheet)}"
-            site.put(file, partial(sprites.sheet_picture, kind, on_sheet, layer))
+            yield from picture_files(layer, layer.firing_units, rule)
+        yield from picture_files(layer, layer.units_beyond, None)
 
 
 def _write_photographs(site: Site, records: UnitRecords, atlas: Atlas) -> None:
@@ -285,8 +211,8 @@ def _write_photographs(site: Site, records: UnitRecords, atlas: Atlas) -> None:
 
 
 def _write_pages(site: Site, atlas: Atlas) -> None:
-    for name in pages.ASSETS:
-        site.put(f"assets/{name}", pages.asset(name))
+    for name in ASSETS:
+        site.put(f"assets/{name}", asset(name))
     site.put("index.html", pages.front_page(atlas).encode())
     for layer in atlas.layers:
         site.put(f"{layer.folder}/index.html", pages.layer_page(atlas, layer).encode())

@@ -13,10 +13,21 @@ from torch import Tensor
 
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
 from deconv.files import safe_name
-from deconv.mining.firing import Firing
-from deconv.records import LayerPeaks, Peaks, about_centres
+from deconv.records import Firing, LayerPeaks, Peaks, about_centres
 
 Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class MadeOf:
+    """What each unit of a layer is made of in a lower one, of all its peaks together, 1 being all of them.
+
+    layer: the lower one's name.  shares: what its units pass on.  around: what paths around it carry.
+    """
+
+    layer: str
+    shares: Float[Tensor, "units lower_units"]
+    around: Float[Tensor, " units"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +38,8 @@ class Layer:
     side: of the square about the field's centre that pictures show of it.
     metrics: further numbers to sort units by, {name: one for each unit, None where there is none}.
     reference: the layer's peaks of a larger mining, if there is one.
-    made_of: the number of the lower layer, and what its units pass on of each unit's activations; None if not known.
+    beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
+    made_of: what units of a lower layer pass on of each unit's activations; None if not known.
     """
 
     name: str
@@ -41,7 +53,8 @@ class Layer:
     firing: Firing
     metrics: Mapping[str, Sequence[float | None]]
     reference: LayerPeaks | None = None
-    made_of: tuple[int, Float[Tensor, "units lower_units"]] | None = None
+    beyond: LayerPeaks | None = None
+    made_of: MadeOf | None = None
 
     @property
     def folder(self) -> str:
@@ -74,6 +87,11 @@ class Layer:
     def firing_units(self) -> list[int]:
         """The units that fire on an image."""
         return self.peaks.found.any(dim=1).nonzero()[:, 0].tolist()
+
+    @property
+    def units_beyond(self) -> list[int]:
+        """The units with peaks beyond the strongest ones, where these are shown."""
+        return [] if self.beyond is None else self.beyond.found.any(dim=1).nonzero()[:, 0].tolist()
 
     @property
     def dead_units(self) -> list[int]:

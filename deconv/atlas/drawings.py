@@ -30,14 +30,14 @@ HISTOGRAM = (480, 130)
 """Width and height of the drawing; the bar of the images that do not fire the unit takes the first 40 pixels."""
 
 
-def histogram(counts: Sequence[int], quiet: int, top: float) -> tuple[Bar, list[Bar]]:
-    """Return the bar of the images that do not fire the unit, and those of equal steps up to its strongest peak.
+def histogram(counts: Sequence[int], quiet: int, width: float) -> tuple[Bar, list[Bar]]:
+    """Return the bar of the images that do not fire the unit, and those of steps of equal width from zero.
 
     The height goes with the square root of the count, so that a single image among thousands is still seen.
     """
-    width, height = HISTOGRAM
+    across, height = HISTOGRAM
     most = math.sqrt(max([*counts, quiet, 1]))
-    step = (width - 40) / len(counts)
+    step = (across - 40) / max(len(counts), 1)
 
     def bar(x: float, wide: float, count: int, text: str) -> Bar:
         tall = round(math.sqrt(count) / most * (height - 4), 1)
@@ -45,8 +45,8 @@ def histogram(counts: Sequence[int], quiet: int, top: float) -> tuple[Bar, list[
 
     bars = []
     for n, count in enumerate(counts):
-        low, high = n * top / len(counts), (n + 1) * top / len(counts)
-        bars.append(bar(40.0 + n * step, step - 2, count, f"from {low:.3g} to {high:.3g}"))
+        text = f"from {n * width:.3g} to {(n + 1) * width:.3g}"
+        bars.append(bar(40.0 + n * step, step - 2, count, text))
     return bar(0.0, 26.0, quiet, "do not fire it"), bars
 
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -17,15 +16,16 @@ from torch import Tensor
 
 from deconv.analyses.choosing import describe_share
 from deconv.atlas import contents, drawings, sprites
+from deconv.atlas.beyond import beyond
 from deconv.atlas.contents import Atlas, Layer
+from deconv.records.firing import CORRELATED
 
-ASSETS = ("atlas.css", "atlas.js", "icon.svg")
 POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 FEATURED = 3
-"""Units that the front page shows of a layer: those that its photographs excite most."""
+"""Units of a layer on the front page: those that its photographs excite most."""
 LINKED = 8
 """Lower units that a unit's page leads to, and units above."""
 SHARE = "share of its strongest"
@@ -94,16 +94,18 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
     """Return what a unit's page shows of it."""
     plate, firing = sprites.plate_of(layer), layer.firing
     quiet = firing.images - firing.fires_on(unit)
-    top = layer.peaks.score[unit, 0].item()
-    alike = zip(firing.alike[unit], firing.correlation[unit], strict=True)
+    counts, width = firing.histogram(unit)
     return {
         "unit": unit,
         "plate": plate,
         "peaks": _peaks(atlas, layer, unit, plate),
         "strength": _describe_strength(atlas, layer, unit),
         "quiet": quiet,
-        "bars": drawings.histogram(firing.counts[unit], quiet, top),
-        "alike": [(_thumbnail(layer, other), value) for other, value in alike],
+        "bars": drawings.histogram(counts, quiet, width),
+        "reach": width * len(counts),
+        "beyond": beyond(layer, unit, plate),
+        "alike": [(_thumbnail(layer, other), value) for other, value in firing.most_alike(unit)],
+        "correlated": CORRELATED,
         "made_of": _made_of(atlas, layer, unit),
         "part_of": _part_of(atlas, layer, unit),
         "metrics": [(name, values[unit]) for name, values in layer.metrics.items() if values[unit] is not None],
@@ -112,17 +114,17 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
 
 
 def _made_of(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any] | None:
-    """Return the lower units that pass on most of a unit's activations, with their shares."""
+    """Return the lower units that pass on most of a unit's activations, with their shares, and what goes around."""
     if layer.made_of is None:
         return None
-    number, shares = layer.made_of
-    return _linked(atlas.layers[number - 1], shares[unit])
+    lower = next(each for each in atlas.layers if each.name == layer.made_of.layer)
+    return _linked(lower, layer.made_of.shares[unit]) | {"around": float(layer.made_of.around[unit])}
 
 
 def _part_of(atlas: Atlas, layer: Layer, unit: int) -> list[dict[str, Any]]:
     """Return, layer by layer, the units above of whose activations this one passes on most, with its shares."""
-    above = [(upper, upper.made_of[1]) for upper in atlas.layers if upper.made_of and upper.made_of[0] == layer.number]
-    linked = [_linked(upper, shares[:, unit]) for upper, shares in above]
+    above = [(upper, upper.made_of) for upper in atlas.layers if upper.made_of and upper.made_of.layer == layer.name]
+    linked = [_linked(upper, made_of.shares[:, unit]) for upper, made_of in above]
     return [each for each in linked if each["units"]]
 
 
@@ -291,8 +293,3 @@ def _short(number: float | int | None) -> str:
 def _breakable(name: str) -> Markup:
     """Return a file name, escaped, whose line may break after a slash, a dash or an underscore."""
     return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(name))))
-
-
-def asset(name: str) -> bytes:
-    """Return the bytes of the style sheet, the script or the icon: one of ASSETS."""
-    return (resources.files("deconv.atlas") / "assets" / name).read_bytes()

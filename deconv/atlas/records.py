@@ -1,39 +1,36 @@
-"""The records of every unit: reconstructions and patches in blocks, and how units fire; kept, and taken up again."""
+"""The records of every unit: reconstructions and patches in blocks, and how they fire; kept, and taken up again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from deconv.analyses.circuit import shares_of
 from deconv.atlas.blocks import REMEDY, Block, keep
-from deconv.atlas.contents import safe_name
+from deconv.atlas.contents import MadeOf, safe_name
 from deconv.engines import Engine
+from deconv.errors import BadInput
 from deconv.explanations import explain_peaks
 from deconv.explanations.functions import Explanation
-from deconv.files import claimed, remove_leftovers, remove_parts, write_json
+from deconv.files import claimed, remove_parts, write_json
 from deconv.images import Source
-from deconv.images.batches import batches
 from deconv.images.class_names import spoken
-from deconv.mining.firing import Firing, Tally
+from deconv.mining import mine, mine_into
 from deconv.network import Network
 from deconv.progress import track
-from deconv.projection import layers_below, project_peaks
+from deconv.projection import dominators_below, layers_below, project_peaks
 from deconv.projection.rules import Rule
-from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions
+from deconv.records import Firing, LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 from deconv.records.provenance import Provenance, build, check_same, digest, plain
 
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
-SHARE_AXES: Axes = {"shares": (torch.float32, "U L")}
+SHARE_AXES: Axes = {"shares": (torch.float32, "U L"), "around": (torch.float32, "U")}
 SAMPLED = 16
 """Units whose reconstructions, of all their peaks, measure a layer's effective field."""
 
@@ -47,11 +44,9 @@ class UnitRecords:
     peaks: Peaks
     folder: Path | None
 
-    def provenance(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> str:
-        """Return the SHA-256, in hex, of all that decides the pictures of some units."""
-        return digest(self._provenance(layer, rule, units))
-
-    def _provenance(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> Provenance:
+    def _provenance(
+        self, layer: str, rule: Rule | Explanation, units: Sequence[int], peaks: LayerPeaks | None = None
+    ) -> Provenance:
         return build(
             self.network.provenance(),
             self.images.provenance(),
@@ -59,15 +54,23 @@ class UnitRecords:
             rule=rule.name,
             rule_options=rule.options(),
             units=list(units),
-            which_peaks=digest(_rows(self.peaks[layer], list(units))),  # the last by name: it follows from the others
+            which_peaks=digest(
+                _rows(peaks or self.peaks[layer], list(units))
+            ),  # the last by name: it follows from the others
         )
 
-    def block(self, layer: str, rule: Rule | Explanation, units: Sequence[int]) -> Block:
-        """Return units that fire as a block, whose reconstructions and patches are made and kept together."""
+    def block(
+        self, layer: str, rule: Rule | Explanation, units: Sequence[int], beyond: LayerPeaks | None = None
+    ) -> Block:
+        """Return units that fire as a block, whose reconstructions and patches are made and kept together.
+
+        beyond: other peaks of the layer, beyond the strongest ones, in place of these.
+        """
         name = f"{safe_name(layer)}.{units[0]:04d}-{units[-1]:04d}.{safe_name(rule.name)}"
+        name += "" if beyond is None else ".beyond"
         path = None if self.folder is None else self.folder / name
-        provenance = self._provenance(layer, rule, units)
-        return Block(layer, rule, tuple(units), self.peaks[layer], self.images, path, provenance)
+        provenance = self._provenance(layer, rule, units, beyond)
+        return Block(layer, rule, tuple(units), beyond or self.peaks[layer], self.images, path, provenance)
 
     def pictures(
         self, blocks: Sequence[Block], engine: Engine
@@ -116,40 +119,45 @@ class UnitRecords:
             write_json(path, {"provenance": provenance, "effective_field": recon.effective_field})
         return recon.effective_field
 
-    def made_of(self, layer: str, rule: Rule) -> tuple[str, Float[Tensor, "units lower_units"]] | None:
-        """Return the nearest lower layer that has peaks, and what its units pass on of each unit's activations.
+    def made_of(self, layer: str, rule: Rule) -> MadeOf | None:
+        """Return what each unit's activations are made of in the nearest lower layer that has peaks.
 
-        None if there is no such layer. The shares are of all peaks of a unit together (`analyses.circuit.shares_of`);
-        they are kept in the folder. Raises RecordMismatch, naming the difference, if what is there is of other peaks.
+        It is the nearest that no path leads around, or simply the nearest where paths lead around all; None if there is
+        none. The shares are of all peaks of a unit together (`records.Parts.of_whole`); they are kept in the folder.
+        Raises RecordMismatch, naming the difference, if what is there is of other peaks.
         """
         height, width = self.peaks.provenance["input_size"]
-        below = set(layers_below(self.network, layer, [rule], (height, width)).values())
+        asked = (self.network, layer, [rule], (height, width))
         nodes = {self.network.node(name, (height, width)): name for name in self.peaks}
-        if below.isdisjoint(nodes):
+        mined = nodes.keys() & dominators_below(*asked).values() or nodes.keys() & layers_below(*asked).values()
+        if not mined:
             return None
-        lower = nodes[max(below & nodes.keys())]
+        lower = nodes[max(mined)]
         units = self.peaks[layer].found.any(dim=1).nonzero().flatten()
         provenance = plain(self._provenance(layer, rule, units.tolist()) | {"through": [lower]})
         path = (
             None
             if self.folder is None
-            else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.shares.safetensors"
+            else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.made_of.safetensors"
         )
         if path is not None and path.is_file():
             with reading(path):
                 tensors, saved = load_tensors(path, "shares", SHARE_AXES)
                 check_same(path, saved, provenance, REMEDY)
-                return lower, tensors["shares"]
-        shares = torch.zeros((len(self.peaks[layer].score), self.network.channels(lower)))
+                return MadeOf(lower, **tensors)
+        count = len(self.peaks[layer].score)
+        shares, around = torch.zeros((count, self.network.channels(lower))), torch.zeros(count)
         for block in track(units.split(UNITS_AT_ONCE), f"finding what {layer} is made of", len(units), size=len):
             recon = project_peaks(
                 self.network, self.images, layer, self.peaks[layer], block.tolist(), rule, through=[lower]
             )
             for unit in block.tolist():
-                shares[unit] = shares_of(recon.of(recon.channel == unit), lower)
+                parts = recon.of(recon.channel == unit).parts
+                shares[unit], around[unit] = parts.of_whole(lower), parts.around_of_whole(lower)
         if path is not None:
-            save_tensors(path, "shares", {"shares": shares}, SHARE_AXES, provenance, checked=True)
-        return lower, shares
+            tensors = {"shares": shares, "around": around}
+            save_tensors(path, "shares", tensors, SHARE_AXES, provenance, checked=True)
+        return MadeOf(lower, shares, around)
 
     def classes(self) -> dict[int, str]:
         """Return what each image of a peak shows, in words, where the source says so."""
@@ -160,42 +168,25 @@ class UnitRecords:
         labels = {image_id: images.labels[images.index_of(image_id)] for image_id in self.peaks.image_keys}
         return {image_id: spoken(names[label]) if names else f"class {label}" for image_id, label in labels.items()}
 
-    def firing(self, batch_size: int) -> dict[str, Firing]:
-        """Return how every unit fires over all images: one more pass over them, unless it is in the folder.
+    def firing(self, batch_size: int, engine: Engine) -> Mapping[str, Firing]:
+        """Return how every unit fires over all images, as the peaks say, or else counted in one more pass over them.
 
-        Raises RecordMismatch, naming the difference, if what is there was made of other peaks, and BadInput if another
+        That pass mines one peak of each unit anew, by the engine, and keeps it in the folder with the counts. Raises
+        RecordMismatch, naming the difference, if what is there was made of anything else, and BadInput if another
         process works in the folder.
         """
-        which_peaks = digest({layer: _rows(layer_peaks) for layer, layer_peaks in self.peaks.items()})
-        provenance = plain(self.peaks.provenance | {"which_peaks": which_peaks})
-        path = None if self.folder is None else self.folder / "firing.json"
-        if path is not None and path.is_file():
-            with reading(path):
-                saved = json.loads(path.read_text(encoding="utf-8"))
-                if not isinstance(saved["provenance"], dict):
-                    raise ValueError("it does not say what it was made of; an older deconv wrote it")
-                check_same(path, saved["provenance"], provenance, "Choose another folder, or delete it to count again.")
-                return {layer: Firing(**saved["layers"][layer]) for layer in self.peaks}
-        if path is None:
-            return self._count(batch_size)
-        remove_leftovers(path.parent)
-        with claimed(path.parent):
-            firing = self._count(batch_size)
-            layers = {layer: of_layer.as_dict() for layer, of_layer in firing.items()}
-            write_json(path, {"provenance": provenance, "layers": layers})
-        return firing
-
-    def _count(self, batch_size: int) -> dict[str, Firing]:
-        tallies = {layer: Tally(peaks.score[:, 0].numpy()) for layer, peaks in self.peaks.items()}
-        preprocessing = self.network.needed_preprocessing()
-        decoded = batches(self.images, preprocessing, batch_size, skipped=[])
-        for _, input_images in track(
-            decoded, "counting how units fire", len(self.images), size=lambda batch: len(batch[0])
-        ):
-            for layer, maps, maxima in self.network.forward_with_maxima(preprocessing.normalize(input_images), tallies):
-                tallies[layer].see(maxima.float().cpu().numpy())
-                del maps  # its memory is free before the next layer is computed
-        return {layer: tally.firing() for layer, tally in tallies.items()}
+        if self.peaks.firing is not None:
+            return self.peaks.firing
+        layers = list(self.peaks)
+        if self.folder is None:
+            counted = mine(self.network, self.images, layers, 1, batch_size, firing=True)
+        else:
+            path = self.folder / "firing.safetensors"
+            counted = mine_into(path, self.network, self.images, layers, 1, batch_size, engine=engine, firing=True)
+            if counted.firing is None:
+                raise BadInput(f"{path} does not say how units fire: delete it to count again")
+        assert counted.firing is not None, "asked for"
+        return counted.firing
 
 
 def _rows(peaks: LayerPeaks, units: list[int] | None = None) -> list[Any]:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deconv.errors import BadInput
 from deconv.files import claimed, holds_nothing, remove_leftovers, write_json, write_whole
 
+ASSETS = ("atlas.css", "atlas.js", "icon.svg")
 MANIFEST = "atlas.json"
 FORMAT = 1
 THREADS = 8
@@ -135,3 +137,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _stays_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
+
+
+def asset(name: str) -> bytes:
+    """Return the bytes of the style sheet, the script or the icon: one of ASSETS."""
+    return (resources.files("deconv.atlas") / "assets" / name).read_bytes()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from deconv.atlas.contents import Layer
 from deconv.figures.pictures import lay, masked_tiles, patch_tiles, recon_tiles
 from deconv.projection.masks import SMOOTHING, mask_of
 from deconv.records import Patches, Reconstructions
+from deconv.records.firing import DRAWN
 
 KINDS = ("recon", "patch", "masked")
 """What is shown of a peak: its reconstruction, its patch, and that pale but for what the reconstruction is about."""
@@ -94,6 +96,18 @@ class Plate:
         """Pixels across of a picture with reconstructions alone."""
         return self.across * self.pitch
 
+    def beyond_corner(self, row: int, column: int, kind: str = "recon") -> tuple[int, int]:
+        """Return (x, y) of a tile of the plate of what lies beyond the strongest peaks: rows of DRAWN tiles a kind."""
+        return (column + KINDS.index(kind) * DRAWN) * self.pitch, row * self.pitch
+
+    def beyond_size(self, rows: int) -> tuple[int, int]:
+        """Return (width, height) in pixels of that plate, of two kinds."""
+        return 2 * DRAWN * self.pitch, rows * self.pitch
+
+    def beyond_file(self, unit: int) -> str:
+        """Return its file in the layer's folder."""
+        return f"unit-{unit:04d}-beyond{self.suffix}"
+
     def file(self, unit: int, rule: int = 0) -> str:
         """Return its file in the layer's folder, for the rule of that number; the first rule's has all kinds."""
         return f"unit-{unit:04d}{f'-rule{rule}' if rule else ''}{self.suffix}"
@@ -145,7 +159,23 @@ def plate_picture(plate: Plate, pixels: Pixels, all_kinds: bool) -> bytes:
     for kind in KINDS if all_kinds else KINDS[:1]:
         left = plate.corner(0, kind)[0]
         lay(page, _tiles(kind, pixels, plate.side), left, 0, plate.pitch, plate.across)
+    return _encode_plate(plate, page)
+
+
+def _encode_plate(plate: Plate, page: np.ndarray) -> bytes:
     return _encode(page, "PNG") if plate.suffix == ".png" else _encode(page, "JPEG", quality=84)
+
+
+def beyond_picture(plate: Plate, pixels: Pixels, rows: Sequence[int]) -> bytes:
+    """Return the bytes of the plate of what lies beyond a unit's strongest peaks: so many peaks in each row."""
+    width, height = plate.beyond_size(len(rows))
+    page = np.full((height, width, 3), GROUND, dtype=np.uint8)
+    for kind in KINDS[:2]:
+        tiles = _tiles(kind, pixels, plate.side)
+        for row, (first, last) in enumerate(pairwise(accumulate(rows, initial=0))):
+            left, top = plate.beyond_corner(row, 0, kind)
+            lay(page, tiles[first:last], left, top, plate.pitch, DRAWN)
+    return _encode_plate(plate, page)
 
 
 def photograph(input_image: UInt8[Tensor, "C H W"]) -> bytes:

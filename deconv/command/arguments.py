@@ -15,9 +15,11 @@ from hydra.errors import HydraException
 from deconv.errors import BadInput, first_line
 from deconv.files.shipped import choices
 
-ARGUMENTS = ("model.args.", "source.args.", "explanations.", "directions.")
+ARGUMENTS = ("model.args.", "source.args.", "explanations.", "directions.", "other.")
 """Mappings to which any key can be added: the arguments of a function that a model or a source is made by, and
-explanations and directions by their names."""
+explanations and directions by their names, the settings of another network."""
+CLOSING = {"[": "]", "{": "}"}
+"""What ends a list and a mapping."""
 
 
 def parsed(argument: str) -> Override:
@@ -49,6 +51,12 @@ def override_of(argument: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException as error:
+        key, value = split(argument)
+        if value[:1] in CLOSING and CLOSING[value[0]] not in value:
+            raise BadInput(
+                f"cannot read {argument!r}, which the shell ended at a space; expected all of {key}={value[0]}..."
+                f"{CLOSING[value[0]]} in one word: leave the spaces out, or quote it, as {shlex.quote(f'{key}=[a, b]')}"
+            ) from error
         raise BadInput(
             f"cannot read {argument!r}: {short(error)}; if it is a text, write {as_text(*split(argument))}"
         ) from error

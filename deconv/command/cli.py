@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 
 from deconv import files
 from deconv.command import completion, help, launchers
+from deconv.command.paths import check_paths
 from deconv.command.run_log import logging_to
 from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
@@ -82,9 +83,11 @@ def _command(given: list[str]) -> int:
 
 def _rehearse_all(words: list[str], sweep: bool) -> None:
     """Say of each run what it would do; raises what the run would be refused with. No folder is made."""
+    jobs = compose_jobs(words, sweep)
+    if len(jobs) == 1:
+        check_paths(jobs[0].options)
     from deconv.command import planning  # brings torch
 
-    jobs = compose_jobs(words, sweep)
     for number, job in enumerate(jobs):
         root = job.folder or Path("outputs") / job.experiment / "<time>"
         folder = root / str(number) if sweep else root
@@ -99,6 +102,8 @@ def _rehearse_all(words: list[str], sweep: bool) -> None:
 
 def _run_all(words: list[str], sweep: bool) -> int:
     jobs = compose_jobs(words, sweep)
+    if len(jobs) == 1:  # of several, those that can be done are
+        check_paths(jobs[0].options)
     scripts = [_script(job.experiment) for job in jobs]
     if jobs[0].launcher:
         return _launch_all(jobs, scripts)

@@ -27,7 +27,7 @@ from deconv.explanations import by_name, explain_peaks
 from deconv.explanations.functions import Explanation
 from deconv.images import Source, open_source
 from deconv.mining import mine
-from deconv.models.presets import open_network
+from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
@@ -159,13 +159,14 @@ def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule | 
 
 def _images(images: Source) -> str:
     classes = "" if images.labels is None else f", {len(set(images.labels))} classes"
-    return f"{len(images):,} of the source {images.name}{classes}"
+    without = f", {len(images.left_out)} broken shards left out" if images.left_out else ""
+    return f"{len(images):,} of the source {images.name}{classes}{without}"
 
 
 def _network(model: Any, network: Network) -> str:
-    name = model.get("arch") or model.get("name") or type(network.module).__name__
     weights = sum(weight.numel() for weight in network.module.parameters())
     channels, height, width = network.input_shape
+    name = called(model, network) if model else type(network.module).__name__
     return f"{name}: {weights:,} weights, {len(network.layers)} layers, inputs of {channels} x {height} x {width}"
 
 

@@ -163,9 +163,16 @@ def _unusable(said: Sequence[str], error: Exception, shape: type[Options]) -> Ba
 def _check_choice(group: str, name: Any) -> None:
     possible = launchers.NEEDS if group == launchers.GROUP else choices(group)
     if name not in list(possible):
-        raise unknown(group, shown(name), possible)
+        raise unknown(group, shown(name), possible, _of_torchvision(name) if group == "model" else "")
     if group == launchers.GROUP:
         launchers.check_installed(str(name))
+
+
+def _of_torchvision(name: Any) -> str:
+    """What is said of the name of a network of torchvision's, given as a model; "" of any other."""
+    from deconv.models.presets import architectures  # brings torch, which a run without a mistake need not wait for
+
+    return f"it is torchvision's, model=torchvision model.arch={name}" if name in architectures() else ""
 
 
 def _check_used(key: str, experiment: str, shape: type[Options]) -> None:

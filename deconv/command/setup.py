@@ -19,7 +19,7 @@ from deconv.analyses.choosing import as_reference, check_units
 from deconv.command import shared
 from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line
-from deconv.explanations import as_explanation, check_explanations
+from deconv.explanations import as_explanation, check_explanations, try_functions
 from deconv.explanations.functions import Explanation, load
 from deconv.images import Source, open_source
 from deconv.images.cached import cached
@@ -30,6 +30,7 @@ from deconv.models.presets import open_network
 from deconv.network import Network
 from deconv.network.classes import alias_of
 from deconv.network.directions import BETWEEN
+from deconv.projection import said_of_unserved, served_layers
 from deconv.projection.rules import Rule, as_rule
 from deconv.records import Peaks
 
@@ -71,15 +72,15 @@ class Prepared:
     batch_size: int
     precision: str
 
-    def mine(self, record: Path, k: int, per_image: int = 1) -> Peaks:
-        """Return the peaks of all layers, which `record` keeps; raises as `deconv.mining.mine_into`.
+    def mine(self, record: Path, k: int, per_image: int = 1, firing: bool = False) -> Peaks:
+        """Return the peaks of all layers, which `record` keeps; takes `firing` and raises as `deconv.mining.mine_into`.
 
         Within `rehearsing` it raises WorkBegins instead.
         """
         if _rehearsing.get():
             raise WorkBegins(self, record, k, per_image)
         counts: dict[str, Any] = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
-        how: dict[str, Any] = {"precision": self.precision, "engine": self.engine}
+        how: dict[str, Any] = {"precision": self.precision, "engine": self.engine, "firing": firing}
         return mine_into(record, self.network, self.images, self.layers, **counts, **how)
 
 
@@ -97,18 +98,32 @@ def prepare(
 ) -> Prepared:
     """Return the network with the images to mine it over, everything that can be checked before that being checked.
 
-    layers: names, or None for all with an alias and all directions, or simply all.  explanations: what is to serve
-    every layer. Raises UnknownName for a layer, unit or explanation, UnsupportedOperation for a rule that cannot serve,
-    and BadInput.
+    layers: names, or None for all with an alias and all directions, or simply all, but those that a rule cannot serve
+    unless it serves none: they are left out, which is logged.  explanations: what is to serve every layer; functions
+    are tried on one photograph. Raises UnknownName for a layer, unit or explanation, UnsupportedOperation for a rule
+    that cannot serve, and BadInput.
     """
+    opened = [as_explanation(each) for each in explanations]
+    source = open_source(**options.source)  # a mistake in it is told before what a rule cannot serve
     ordered = sorted(layers or _named_layers(network), key=network.node)
+    if not layers:
+        ordered = _served(network, ordered, [each for each in opened if isinstance(each, Rule)])
     _check_directions(network, ordered)
-    check_explanations(network, ordered, [as_explanation(each) for each in explanations])
+    check_explanations(network, ordered, opened)
     check_units(network, ordered, units)
-    images, engine = open_images(options, network), open_engine(**options.engine)
+    try_functions(network, source, ordered, opened)
+    images, engine = _kept(options, network, source), open_engine(**options.engine)
     if network.device.type == "cuda" and engine.computes_on(network)["device"] == "cpu":
         raise bad_value("device", "cuda", "workers that have GPUs too", "give engine.num_gpus=1, or a part of one")
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
+
+
+def _served(network: Network, layers: list[str], rules: list[Rule]) -> list[str]:
+    """The layers that all rules can send back, the others being told; all of them where there is none."""
+    served = served_layers(network, layers, rules)
+    if served and (left_out := [layer for layer in layers if layer not in served]):
+        log.info("no layers named: %s", said_of_unserved(network, left_out, rules))
+    return served or layers
 
 
 def _named_layers(network: Network) -> list[str]:
@@ -156,9 +171,8 @@ def open_reference(
         return None
 
 
-def open_images(options: shared.WithCache, network: Network) -> Source:
-    """Return the images of `source`, as the network sees them in the folder `cache` if there is one."""
-    images = open_source(**options.source)
+def _kept(options: shared.WithCache, network: Network, images: Source) -> Source:
+    """The images as the network sees them, in the folder `cache` if there is one."""
     return (
         images
         if options.cache is None or _rehearsing.get()

@@ -92,7 +92,7 @@ class WithLayers(Options):
 
     layers: list[str] | None = option(
         None,
-        "layers to look at, as [fire5,fire9]; null takes every layer the model has an alias for",
+        "layers to look at, as [fire5,fire9]; null takes all that have an alias and that the rule can send back",
         filled=True,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,11 +137,13 @@ def all_layers(measured: Measurements) -> dict[str, Columns]:
     }
 
 
-def differences(columns: Mapping[str, Columns], names: list[str], seed: int) -> dict[str, Any]:
+def differences(
+    columns: Mapping[str, Columns], names: list[str], seed: int, metrics: Sequence[str] = tuple(METRICS)
+) -> dict[str, Any]:
     """Return {other: {metric: mean and interval of the first one's value less the other's, over units}}."""
     first, *others = names
     return {
-        other: {metric: mean_interval(columns[first][metric] - columns[other][metric], seed) for metric in METRICS}
+        other: {metric: mean_interval(columns[first][metric] - columns[other][metric], seed) for metric in metrics}
         for other in others
     }
 

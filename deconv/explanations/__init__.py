@@ -16,13 +16,13 @@ with less work than on the image.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import overload
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from deconv.errors import bad_value, check_list, unknown
+from deconv.errors import UnreadableImage, bad_value, check_list, unknown
 from deconv.explanations.activation import activation_map, grad_cam
 from deconv.explanations.captum import from_captum as from_captum
 from deconv.explanations.functions import AT_ONCE, Explain, Explanation
@@ -112,6 +112,29 @@ def by_name(explanations: Explanations, others: Collection[str] = ()) -> Mapping
 def check_explanations(network: Network, layers: Sequence[str], explanations: Sequence[Rule | Explanation]) -> None:
     """Raise as `check_rules` unless all of them that are rules can send every layer back; functions are not asked."""
     check_rules(network, layers, [each for each in explanations if isinstance(each, Rule)])
+
+
+def try_functions(network: Network, images: Source, layers: Iterable[str], explanations: Iterable[Any]) -> None:
+    """Ask each function of a user's own once for each layer, for the strongest unit on the first image of the source.
+
+    Rules, names and functions that are built in are not asked, and none where the image cannot be read. Raises
+    BadInput, naming the explanation, where one gives no picture, so that this is known before anything is mined.
+    """
+    asked = [each for each in explanations if isinstance(each, Explanation) and not each.is_built_in]
+    if not asked:
+        return
+    preprocessing = network.needed_preprocessing()
+    try:
+        input_image = images.input_image(images.ids[0], preprocessing)
+    except UnreadableImage:
+        return  # whoever mines the source says so
+    inputs = network.check_images(preprocessing.normalize(input_image[None]))
+    for layer in layers:
+        maps = network.forward(inputs, [layer])[layer]
+        place = torch.stack(torch.unravel_index(maps.flatten().argmax().cpu(), maps.shape))
+        box = torch.tensor([[0, 0, *inputs.shape[2:]]])
+        for explanation in asked:
+            explanation.explain(network, layer, inputs, place[:1], place[1:2], place[None, 2:], box)
 
 
 def explain(

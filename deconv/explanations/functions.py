@@ -73,8 +73,13 @@ class Explanation:
         function = inspect.unwrap(function)
         source = function if hasattr(function, "__qualname__") else type(function)
         about = {"function": f"{source.__module__}:{source.__qualname__}", "arguments": arguments}
-        is_built_in = source.__module__.startswith(BUILT_IN_MODULES)  # the version of deconv says which
-        return about if is_built_in else about | {"sha256": _source_hash(source)}
+        # the version of deconv says which a built-in one is
+        return about if source.__module__.startswith(BUILT_IN_MODULES) else about | {"sha256": _source_hash(source)}
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the function is one of deconv's own."""
+        return "sha256" not in self.options()
 
     def explain(
         self,

@@ -41,7 +41,11 @@ CAPTION_TEXT = (
     "times what it answered, summed over positions, of all peaks together. A dot in the joint's colour says where in "
     "the patch the lower unit gave most. Framed in that colour is what it answered to there, in the photograph where "
     "it gave most; beside that are its own peaks, of which what hangs below it is made. Under a unit's name: the "
-    "shares of the lower units shown, and of all others of their layer; what both leave is due to biases and the rule."
+    "shares of the lower units shown, and of all others of their layer{around}; what these leave is due to biases and "
+    "the rule."
+)
+AROUND_TEXT = (
+    ", and what paths around that layer carry, as a skip connection leads around the layers within its residual block"
 )
 Point = tuple[float | int, float | int]
 """(x, y) in pixels of the page."""
@@ -68,7 +72,8 @@ class _Placed:
         if tree.rest is None or not tree.children:
             return lines
         others = f", others {_percent(1 - tree.rest - tree.held)}" if _shape(self.depth)[0] > 1 else ""
-        return f"{lines}\nshown {_percent(tree.held)}{others}"
+        around = f", around {_percent(tree.around)}" if tree.around else ""
+        return f"{lines}\nshown {_percent(tree.held)}{others}{around}"
 
     @property
     def title_height(self) -> int:
@@ -101,7 +106,8 @@ def circuit_figure(tree: TreeUnit, heading: str) -> Figure:
     for depth in range(_depth(tree)):
         lefts.append(lefts[-1] + _width(depth) + JOINTS)
     width = lefts[-1] - JOINTS + 2 * MARGIN
-    caption, heading = wrapped(CAPTION_TEXT, width - 2 * MARGIN, CAPTION), wrapped(heading, width - 2 * MARGIN, HEADING)
+    text = CAPTION_TEXT.format(around=AROUND_TEXT if _bypassed(tree) else "")
+    caption, heading = wrapped(text, width - 2 * MARGIN, CAPTION), wrapped(heading, width - 2 * MARGIN, HEADING)
     above = head(caption, heading)
     page = Page(above + root.height + MARGIN, width, heading, caption)
     root.move(above)
@@ -118,6 +124,11 @@ def _placed(tree: TreeUnit, depth: int) -> _Placed:
 
 def _depth(tree: TreeUnit) -> int:
     return 1 + max((_depth(child) for child in tree.children), default=0)
+
+
+def _bypassed(tree: TreeUnit) -> bool:
+    """Whether paths lead around a layer that the tree goes through."""
+    return bool(tree.around) or any(map(_bypassed, tree.children))
 
 
 def _shape(depth: int) -> tuple[int, int]:

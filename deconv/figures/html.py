@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, singledispatch
@@ -18,19 +19,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 from torch import Tensor
 
-from deconv.errors import UnsupportedOperation
+from deconv.errors import UnsupportedOperation, counted
 from deconv.figures.pictures import on_grid, patch_tiles, recon_tiles
+from deconv.images import Source
+from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.projection import check_rules
 from deconv.projection.rules import RULES
-from deconv.records import LayerPeaks, Patches, Peaks, Reconstructions, shown_side
+from deconv.records import LayerPeaks, Parts, Patches, Peaks, Reconstructions, shown_side
 
 MOST_ROWS = 40
 """Layers that a table lists; of more it lists the first and says how many there are."""
+MOST_KEYS = 10
+"""Images of a source, and units of a layer, that a table lists."""
 MOST_REFUSALS = 6
 """Different refusals that are quoted."""
 MOST_UNITS, PER_UNIT, ACROSS_UNIT = 8, 9, 3
 """Units that are shown, the reconstructions of each, and how many of these stand beside each other."""
+MOST_PARTS = 5
+"""Lower units of each layer that are named."""
 MOST_PATCHES, ACROSS = 36, 9
 SIDE, GAP = 64, 2
 """Pixels a side of a tile, and between two."""
@@ -52,7 +59,7 @@ class Picture:
 
 @singledispatch
 def html_of(shown: Any) -> str:
-    """Return a network, peaks, reconstructions or patches as a piece of HTML. Raises TypeError for anything else.
+    """Return a network or a record as a piece of HTML. Raises TypeError for anything else.
 
     >>> import torch
     >>> pixels, box = torch.zeros((2, 3, 4, 4), dtype=torch.uint8), torch.tensor([[0, 0, 4, 4], [1, 0, 5, 4]])
@@ -93,6 +100,7 @@ def _(network: Network) -> str:
         head=("layer", "units", "map", "receptive field", "stride", "carried by"),
         rows=rows,
         notes=[
+            *([f"followed up to {layers[-1]}: {network.graph.cut_short}"] if network.graph.cut_short else []),
             *more(len(layers) - MOST_ROWS, "layers, which network.layers lists"),
             *quoted,
             *more(len(refusals) - MOST_REFUSALS, "refusals"),
@@ -114,11 +122,19 @@ def _(peaks: Peaks) -> str:
     rows = [(layer, *_strength(peaks[layer], peaks.image_keys)) for layer in list(peaks)[:MOST_ROWS]]
     return page(
         "Peaks",
-        f"{counted(len(peaks), 'layer')}; on {counted(len(peaks.image_keys), 'image')}",
+        f"{counted(len(peaks), 'layer')}; {_images_of(peaks)}",
         head=("layer", "units", "peaks a unit", "dead units", "strongest unit", "its score", "on image"),
         rows=rows,
         notes=more(len(peaks) - MOST_ROWS, "layers"),
     )
+
+
+def _images_of(peaks: Peaks) -> str:
+    """What is said of the images that were mined: how many they were, and how many of them hold a peak."""
+    holding, mined = len(peaks.image_keys), peaks.provenance.get("source", {}).get("images", len(peaks.image_keys))
+    unreadable = len(peaks.provenance.get("unreadable", []))
+    skipped = f" ({unreadable} more could not be read)" if unreadable else ""
+    return f"of {counted(mined - unreadable, 'image')}{skipped}, {holding} {'holds' if holding == 1 else 'hold'} a peak"
 
 
 def _strength(peaks: LayerPeaks, keys: dict[int, str]) -> tuple[Any, ...]:
@@ -153,6 +169,24 @@ def _(recon: Reconstructions) -> str:
 
 
 @html_of.register
+def _(parts: Parts) -> str:
+    rows = []
+    for layer in list(parts)[:MOST_ROWS]:
+        strongest, around = parts.strongest(layer, MOST_PARTS), parts.around_of_whole(layer)
+        others = float(parts.of_whole(layer).sum()) - sum(strongest.values())
+        named = ", ".join(f"{unit}: {percent(share)}" for unit, share in strongest.items())
+        left = 1 - sum(strongest.values()) - others - around
+        rows.append((layer, named, percent(others), percent(around), percent(left)))
+    return page(
+        "Parts",
+        f"of {counted(len(parts.score), 'activation')} together; lower units by what they pass on",
+        head=("layer", "strongest units", "all others", "paths around the layer", "biases and the rule"),
+        rows=rows,
+        notes=more(len(parts) - MOST_ROWS, "layers"),
+    )
+
+
+@html_of.register
 def _(patches: Patches) -> str:
     first, pictures = patches.pixels[:MOST_PATCHES], []
     if len(first):
@@ -164,6 +198,40 @@ def _(patches: Patches) -> str:
         f"{len(patches.pixels)} of {height} x {width} pixels; hatched: outside the image",
         pictures=pictures,
         notes=more(len(patches.pixels) - MOST_PATCHES, "patches"),
+    )
+
+
+@html_of.register
+def _(source: Source) -> str:
+    names, labels = source.class_names, source.labels
+    classes = [str(label) if names is None else spoken(names[label]) for label in (labels or ())[:MOST_KEYS]]
+    rows = list(zip(source.ids[:MOST_KEYS], source.keys[:MOST_KEYS], classes or ["–"] * MOST_KEYS, strict=False))
+    return page(
+        repr(source).strip("<>"),
+        head=("image id", "key", "class"),
+        rows=rows,
+        notes=more(len(source) - MOST_KEYS, "images"),
+    )
+
+
+@html_of.register
+def _(peaks: LayerPeaks) -> str:
+    order = peaks.score[:, 0].nan_to_num(float("-inf")).sort(descending=True, stable=True).indices
+    rows = [
+        (
+            unit,
+            f"{float(peaks.score[unit, 0]):.4g}",
+            *(int(column[unit, 0]) for column in (peaks.image, peaks.row, peaks.col)),
+        )
+        for unit in order[:MOST_KEYS].tolist()
+        if peaks.found[unit, 0]
+    ]
+    return page(
+        repr(peaks).strip("<>"),
+        "the strongest units, by their strongest peaks",
+        head=("unit", "score", "image id", "row", "col"),
+        rows=rows,
+        notes=more(len(peaks.score) - len(rows), "units"),
     )
 
 
@@ -199,9 +267,9 @@ def more(count: int, what: str) -> list[str]:
     return [f"… and {count} more {what}"] if count > 0 else []
 
 
-def counted(count: int, what: str) -> str:
-    """Return "1 layer" or "3 layers"."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def percent(share: float) -> str:
+    """Return 0.123 as "12 %", and "not known" for NaN."""
+    return "not known" if math.isnan(share) else f"{round(100 * share)} %"
 
 
 def by(sizes: tuple[int, int]) -> str:

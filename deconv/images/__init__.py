@@ -19,6 +19,7 @@ from deconv.images.items import MapDataset
 from deconv.images.members import Member
 from deconv.images.mistaken import check_tensor, no_images
 from deconv.images.photographs import installed_photographs
+from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
 from deconv.images.source import Source, content_hash
 
@@ -31,6 +32,8 @@ __all__ = [
 OPTION_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "urls": ((str, PathLike, Sequence), "a text"),
     "download": ((bool,), "true or false"),
+    "skip_broken": ((bool,), "true or false"),
+    "run_commands": ((bool,), "true or false"),
     "streaming": ((bool,), "true or false"),
     "limit": ((int,), "a whole number"),
     "args": ((Mapping,), "a mapping of names to values"),
@@ -85,15 +88,22 @@ def _of_files(name: str, files: Sequence[tuple[str, Path]]) -> Source:
 
 
 def webdataset(
-    urls: str | Sequence[str], copies: str | PathLike[str] | None = None, classes: str | PathLike[str] | None = None
+    urls: str | Sequence[str],
+    copies: str | PathLike[str] | None = None,
+    classes: str | PathLike[str] | None = None,
+    skip_broken: bool = False,
+    run_commands: bool = False,
 ) -> Source:
     """Return the images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
 
     - urls: one text or several, each with braces ("train-{000..009}.tar") or, for paths, with * and ?. Besides http and
-      https, whatever fsspec opens (s3, gs, hf, sftp, each by a package of its own that is named if it is missing), and
-      "pipe:" with a command that writes the shard.
+      https, whatever fsspec opens (s3, gs, hf, sftp, each by a package of its own that is named if it is missing). What
+      fails on the way is asked for again, four times in 15 seconds.
     - copies: a folder for uncompressed copies of gzipped shards and of URLs; ~/.cache/deconv/shards unless given.
     - classes: a file of class names, as `deconv.images.class_names.read_class_names` takes it.
+    - skip_broken: whether a shard that cannot be had whole is left out, with a warning and its name in the records, in
+      place of an error.
+    - run_commands: whether "pipe:" and a command that writes the shard is an address too: it runs on this machine.
 
     Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
     labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from
@@ -108,12 +118,12 @@ def webdataset(
     ('train-000/dog_01',)
     """
     class_names = None if classes is None else read_class_names(classes)  # before shards are fetched
-    images = samples(urls, copies)
+    images, left_out = samples(urls, copies, skip_broken, run_commands)
     labels = tuple(sample.label for sample in images if sample.label is not None) or None  # all have one, or none has
     if class_names is not None:
         check_class_names(class_names, labels)
     keys, members = tuple(sample.key for sample in images), tuple(sample.member for sample in images)
-    return Source("webdataset", keys, members, labels, class_names)
+    return Source("webdataset", keys, members, labels, class_names, left_out=left_out)
 
 
 def check_source(images: Any) -> Source:
@@ -125,13 +135,15 @@ def check_source(images: Any) -> Source:
     return images
 
 
-def check_images(images: Any, channels: int) -> Source | Tensor:
+def check_images(images: Any, channels: int, preprocessing: Preprocessing | None = None) -> Source | Tensor:
     """Return a source, as `check_source` does, or preprocessed images (M, C, H, W). Raises BadInput for anything else.
 
-    The message says what makes one of it.
+    The message says what makes one of it.  preprocessing: the network's, whose range the images must not pass by far.
     """
     if isinstance(images, Tensor):
         check_tensor(images, channels)
+        if preprocessing is not None:
+            preprocessing.check_range(images)
         return images
     if not isinstance(images, Source) and not is_dataset(images):
         expected = f"a Source, a Dataset, or preprocessed images, a float tensor (M, {channels}, H, W)"
@@ -159,7 +171,7 @@ def open_source(name: str, **options: Any) -> Source:
     known: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {
         "bundled": (bundled, ()),
         "folder": (folder, ("root",)),
-        "webdataset": (webdataset, ("urls", "copies", "classes")),
+        "webdataset": (webdataset, ("urls", "copies", "classes", "skip_broken", "run_commands")),
         "torchvision": (torchvision, ("dataset", "root", "split", "download", "args")),
         "huggingface": (huggingface, ("path", "subset", "split", "image", "label", "streaming", "limit", "args")),
     }

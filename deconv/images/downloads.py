@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import glob
 import gzip
+import logging
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import url2pathname, urlopen
 
@@ -19,16 +24,27 @@ from deconv.files import write_whole
 from deconv.progress import track
 from deconv.records.provenance import digest
 
+log = logging.getLogger("deconv")
+
 GZIP = b"\x1f\x8b"
 MIB = 2**20
 SECONDS_TO_ANSWER = 30
+"""Without a byte from a server."""
+WAITS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before a shard is asked for again, after each failure that may pass."""
+BUSY = (408, 425, 429)
+"""Answers of a server that may be another one later, as all from 500 on."""
 
 
-def addresses(urls: str | Sequence[str]) -> list[str]:
+class BrokenShard(BadInput):
+    """A shard that cannot be had whole."""
+
+
+def addresses(urls: str | Sequence[str], run_commands: bool = False) -> list[str]:
     """Return the addresses that `urls` stands for, in order.
 
     Braces are expanded ("train-{000..009}.tar"), and in paths * and ? too. Raises BadInput if nothing matches, a file
-    is missing or a shard is there twice.
+    is missing or a shard is there twice, and for an address that runs a command unless `run_commands` says it may.
     """
     texts = [urls] if isinstance(urls, str) else check_list("urls", urls, "paths or URLs of tar shards")
     if not texts or not all(isinstance(text, str) and text for text in texts):
@@ -36,6 +52,8 @@ def addresses(urls: str | Sequence[str]) -> list[str]:
     shards = [address for text in texts for expanded in _expand(text) for address in _glob(expanded)]
     seen: set[str] = set()
     for address in shards:
+        if _is_command(address) and not run_commands:
+            raise bad_value("urls", address, "no command", "run_commands=true lets it run, if you trust who wrote it")
         path = local_path(address)
         same = address if path is None else _check_file(path)
         if same in seen:
@@ -48,7 +66,11 @@ def local_path(address: str) -> Path | None:
     """Return the file of an address on this machine; None for one that has to be fetched."""
     if address.startswith("file:"):
         return Path(url2pathname(urlsplit(address).path))
-    return None if "://" in address or address.startswith("pipe:") else Path(os.path.expanduser(address))
+    return None if "://" in address or _is_command(address) else Path(os.path.expanduser(address))
+
+
+def _is_command(address: str) -> bool:
+    return address.startswith("pipe:")
 
 
 def short_names(shards: Sequence[str]) -> list[str]:
@@ -66,8 +88,9 @@ def on_disk(address: str, copies: str | PathLike[str] | None = None) -> Path:
     """Return an uncompressed file of the shard: itself, or its copy in the folder `copies`, made now if it is missing.
 
     `copies` is deconv/shards in the user's cache folder unless given. A copy of a gzipped file is known by its path,
-    size and time of change, that of a URL by the URL alone: delete it to fetch it anew.
-    Raises BadInput if the shard cannot be copied whole; then there is no copy.
+    size and time of change, that of a URL by the URL alone: delete it to fetch it anew. What fails and may pass is
+    tried again, after each of WAITS.
+    Raises BrokenShard if the shard cannot be copied whole; then there is no copy.
     """
     path = local_path(address)
     folder = default_copies() if copies is None else Path(os.path.expanduser(copies))
@@ -76,11 +99,11 @@ def on_disk(address: str, copies: str | PathLike[str] | None = None) -> Path:
             return path
         copy = folder / _copy_name(address, path)
         if not copy.exists():
-            write_whole(copy, lambda file: _write(address, file))
+            _fetch(address, copy)
     except DeconvError:
         raise
     except Exception as error:  # each file system has errors of its own
-        raise BadInput(
+        raise BrokenShard(
             f"the shard {address} cannot be copied to {folder} ({str(error) or type(error).__name__}); expected "
             f"a whole tar, plain or gzipped, and room for it: {_remedy(path)}"
         ) from error
@@ -134,6 +157,32 @@ def _copy_name(address: str, path: Path | None) -> str:
     return f"{digest(origin)}.tar"
 
 
+def _fetch(address: str, copy: Path) -> None:
+    """Copy a shard, again and again while what fails may pass. Raises what the last copying raised."""
+    for wait in (*WAITS, None):
+        try:
+            write_whole(copy, lambda file: _write(address, file))
+            return
+        except Exception as error:  # each file system has errors of its own
+            if wait is None or not _may_pass(address, error):
+                raise
+            why = str(error) or type(error).__name__
+            log.warning("the shard %s does not come (%s); asking again in %g s", address, why, wait)
+        time.sleep(wait)
+
+
+def _may_pass(address: str, error: Exception) -> bool:
+    """Whether it is an error of the way, not of the address or of what lies there."""
+    if local_path(address) is not None or _is_command(address) or isinstance(error, DeconvError):
+        return False
+    if isinstance(error, HTTPError):
+        return error.code in BUSY or error.code >= 500
+    if isinstance(error, URLError) and isinstance(error.reason, socket.gaierror):
+        return False  # there is no such host, or no net at all
+    lasting = (gzip.BadGzipFile, FileNotFoundError, PermissionError, IsADirectoryError)
+    return isinstance(error, OSError | EOFError | HTTPException) and not isinstance(error, lasting)
+
+
 def _write(address: str, file: BinaryIO) -> None:
     with closing(_opened(address)) as stream:
         for block in track(_blocks(stream), f"copying {address}", None, "MiB"):
@@ -150,7 +199,7 @@ def _opened(address: str) -> Any:
         return open(path, "rb")
     if urlsplit(address).scheme in ("http", "https"):  # fsspec would need aiohttp for these
         return urlopen(address, timeout=SECONDS_TO_ANSWER)
-    if address.startswith("pipe:"):
+    if _is_command(address):
         from webdataset.gopen import gopen
 
         return gopen(address)

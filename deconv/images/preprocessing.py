@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -22,6 +22,10 @@ INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": Interpolati
 MAX_INPUT_PIXELS = 2**25
 # A sliver of 1 x 5000 pixels, enlarged to a short side of 227, would be a gigabyte.
 MAX_ENLARGED_PIXELS = 2**25
+MOST_STD = 10.0
+"""A larger one was told on the scale 0 to 255: on the scale 0 to 1 all inputs would be the same but for a tenth."""
+BEYOND, MOST_RANGED = 10.0, 16
+"""How many times the range of preprocessed pixels an input must pass to be refused, and the inputs looked at."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Preprocessing:
         # A configuration hands lists over; tuples keep the record hashable.
         for name in ("size", "mean", "std"):
             value = getattr(self, name)
+            if name == "size" and isinstance(value, int):
+                raise bad_value(name, value, "two whole numbers (height, width)", f"({value}, {value}) for a square")
             of = "whole numbers (height, width)" if name == "size" else "one number, or three"
             object.__setattr__(self, name, value if value is None else tuple(check_list(name, value, of)))
         _check_geometry(self.size, self.resize)
@@ -89,6 +95,7 @@ class Preprocessing:
         _check_colours("std", self.std, lowest=0.0)
         if len(self.std) != len(self.mean):
             raise bad_value("std", self.std, f"as many numbers as mean has, {len(self.mean)}")
+        _check_scale(self.mean, self.std)
 
     @property
     def channels(self) -> int:
@@ -130,6 +137,24 @@ class Preprocessing:
             image.copy_(image_rows).mul_(scales).add_(shifts)
         return pixels.unflatten(2, (-1, channels)).permute(0, 3, 1, 2)
 
+    def check_range(self, inputs: Float[Tensor, "N C H W"]) -> None:
+        """Raise BadInput if the first inputs go far beyond all that this preprocessing makes of any photograph.
+
+        So do pixels that were not normalised, or on the scale 0 to 255.
+
+        >>> import deconv, torch
+        >>> preprocessing = deconv.Preprocessing((8, 8), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        >>> preprocessing.check_range(255 * torch.rand(2, 3, 8, 8))
+        Traceback (most recent call last):
+        deconv.errors.BadInput: images: given values up to 25...; expected inputs preprocessed as the network's, ...
+        """
+        reach = max(max(abs(0 - mean), abs(1 - mean)) / std for mean, std in zip(self.mean, self.std, strict=True))
+        largest = float(inputs[:MOST_RANGED].abs().max()) if inputs.numel() else 0.0
+        if largest > BEYOND * reach:
+            remedy = "preprocessing.normalize(images) makes them of uint8; or make the Network without a preprocessing"
+            expected = f"inputs preprocessed as the network's, which are at most {reach:.3g} away from zero"
+            raise bad_value("images", f"values up to {largest:.4g}", expected, remedy)
+
     def as_dict(self) -> dict[str, object]:
         """Return the settings in plain JSON types, for the provenance of a record."""
         return {
@@ -169,7 +194,8 @@ def _along_a_row(values: Sequence[float], rows: Tensor) -> Tensor:
 def _check_geometry(size: Sequence[int] | None, resize: int | None) -> None:
     if size is not None:
         if len(size) != 2:
-            raise bad_value("size", size, "two whole numbers (height, width), or None for no crop")
+            remedy = f"({size[0]}, {size[0]}) for a square" if len(size) == 1 else ""
+            raise bad_value("size", size, "two whole numbers (height, width), or None for no crop", remedy)
         for side in size:
             check_count("size", side)
         if size[0] * size[1] > MAX_INPUT_PIXELS:
@@ -186,6 +212,16 @@ def _check_colours(name: str, values: Sequence[float], lowest: float | None) -> 
         kind = "finite numbers" if lowest is None else "positive finite numbers"
         expected = f"three {kind}, for red, green and blue on the scale 0 to 1, or one, for grey"
         raise bad_value(name, values, expected, "inputs of other channels are given as tensors")
+
+
+def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse what was told on the scale 0 to 255: no pixel has that mean on the scale 0 to 1, nor that deviation."""
+    for name, values, most in (("mean", mean, 1.0), ("std", std, MOST_STD)):
+        if max(values) > most:
+            divided = f"{name}={tuple(round(value / 255, 4) for value in values)} is that divided by 255"
+            if name == "mean" and min(std) >= 1:
+                divided += f", and std={tuple(round(value / 255, 4) for value in std)}"
+            raise bad_value(name, values, "numbers on the scale 0 to 1, as pixels are here", divided)
 
 
 def _check_image(image: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from deconv.errors import BadInput, first_line
 from deconv.images.decoding import SUFFIXES
-from deconv.images.downloads import addresses, local_path, on_disk, short_names
+from deconv.images.downloads import BrokenShard, addresses, local_path, on_disk, short_names
 from deconv.images.members import Member, spelled_out
 from deconv.progress import track
 
@@ -38,22 +38,40 @@ class Sample:
     label: int | None
 
 
-def samples(urls: str | Sequence[str], copies: str | PathLike[str] | None = None) -> list[Sample]:
-    """Return the images of all shards: shards as listed, images as in the tar.
+def samples(
+    urls: str | Sequence[str],
+    copies: str | PathLike[str] | None = None,
+    skip_broken: bool = False,
+    run_commands: bool = False,
+) -> tuple[list[Sample], tuple[str, ...]]:
+    """Return the images of all shards, shards as listed and images as in the tar, and the shards that were left out.
 
-    An image whose file name starts with a dot or has a second one is left out, and logged.
-    Raises BadInput for a shard that is missing, listed twice, cut or no tar; for two images with one key; if there is
-    no image; for a class that is not a number from 0 up, and if some images have one and some do not.
+    An image whose file name starts with a dot or has a second one is left out, and logged; with `skip_broken` a shard
+    that cannot be fetched, or is cut or no tar, is so too. run_commands: whether an address may be a command.
+    Raises BadInput for a shard that is missing or listed twice, and for a broken one that may not be left out; for two
+    images with one key; if there is no image; for a class that is not a number from 0 up, and if some images have one
+    and some do not.
     """
-    listed = addresses(urls)
+    listed = addresses(urls, run_commands)
     shards: Iterator[tuple[str, str]] = zip(listed, short_names(listed), strict=True)
     if len(listed) > 1:  # of one shard, its own copying and indexing show how far they are
         shards = track(shards, "indexing shards", len(listed), "shards")
-    images = [sample for address, name in shards for sample in _samples(address, name, copies)]
+    images: list[Sample] = []
+    left_out = []
+    for address, name in shards:
+        try:
+            images += _samples(address, name, copies)
+        except BrokenShard as error:
+            if not skip_broken:
+                raise
+            log.warning("left out, as skip_broken allows: %s", error)
+            left_out.append(address)
+    if left_out:
+        log.warning("shards left out: %d of %d", len(left_out), len(listed))
     if not images:
         raise BadInput(f"no image in {', '.join(listed[:3])}; expected members ending in {', '.join(SUFFIXES)}")
     _check_all_labelled(images)
-    return images
+    return images, tuple(left_out)
 
 
 def _samples(address: str, name: str, copies: str | PathLike[str] | None) -> list[Sample]:
@@ -63,7 +81,7 @@ def _samples(address: str, name: str, copies: str | PathLike[str] | None) -> lis
     except Exception as error:  # on damaged headers tarfile raises more than its own errors
         if local_path(address) != path:
             path.unlink(missing_ok=True)  # a copy that is no tar would be found again
-        raise BadInput(
+        raise BrokenShard(
             f"the shard {address} is not a whole tar ({first_line(error)}); expected one, plain or gzipped: make or "
             "fetch it again"
         ) from error

@@ -21,11 +21,12 @@ from deconv.images.decoding import decode
 from deconv.images.items import Item
 from deconv.images.members import Member
 from deconv.images.preprocessing import Preprocessing
+from deconv.notebooks import ShownInNotebooks
 from deconv.records.provenance import Provenance
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(ShownInNotebooks):
     """An ordered set of images, each known by its id: a whole number that it keeps in every part of the source.
 
     A tuple of the source has one entry for each image, in one order.
@@ -36,6 +37,7 @@ class Source:
     - class_names: the name of each class; None if the classes have no names. Ids of ImageNet classes stay ids here;
       pages and figures show what `deconv.images.class_names.spoken` makes of them.
     - ids: the id of each image; 0 to n - 1 unless this is a part of another source.
+    - left_out: the addresses of shards that could not be had whole, and were allowed to be left out.
 
     >>> import deconv
     >>> photographs = deconv.bundled()
@@ -51,6 +53,7 @@ class Source:
     labels: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
     ids: range | tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -61,7 +64,8 @@ class Source:
 
     def __repr__(self) -> str:
         classes = "" if self.labels is None else f", {len(set(self.labels))} classes"
-        return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}>"
+        without = f", {len(self.left_out)} shards left out" if self.left_out else ""
+        return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}{without}>"
 
     def index_of(self, image_id: int | np.integer) -> int:
         """Return where the image stands in `keys`, `members` and `labels`. Raises BadInput for an id that is not there.
@@ -108,6 +112,7 @@ class Source:
             None if self.labels is None else tuple(self.labels[n] for n in indices),
             self.class_names,
             tuple(self.ids[n] for n in indices),
+            self.left_out,
         )
 
     def provenance(self, content: str | None = None) -> Provenance:
@@ -116,7 +121,8 @@ class Source:
         content: the content hash, where it is known already; else it is computed.
         """
         content = self.content_hash if content is None else content
-        return {"source": {"name": self.name, "images": len(self), "content": content}}
+        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
+        return {"source": {"name": self.name, "images": len(self), "content": content, **left_out}}
 
     @property
     def known_content(self) -> str | None:

@@ -22,6 +22,7 @@ from deconv.mining.shards import REMEDY, InShards, remove_shards, shards_of
 from deconv.mining.watching import watched
 from deconv.network import Network
 from deconv.records import Peaks, check_path
+from deconv.records.formats import PARQUET
 from deconv.records.provenance import Provenance, build, check_same
 
 PRECISIONS = ("float32", "bfloat16")
@@ -38,6 +39,7 @@ def mine(
     batch_size: int = 64,
     per_image: int = 1,
     precision: str = "float32",
+    firing: bool = False,
 ) -> Peaks:
     """Find the k strongest peaks of every unit of each layer, over all images, in one pass.
 
@@ -53,6 +55,7 @@ def mine(
     - precision: "float32"; or "bfloat16" to find candidates faster. Their scores are then computed in float32, and that
       no other image scores more is checked by measured errors, not proven (`deconv.mining.bfloat16`). The provenance
       has in "mined_again", by layer, for how many units the check failed; if for any, all images were seen in float32.
+    - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks.
 
     Raises UnknownName for a layer or a precision that does not exist. Raises BadInput for k, batch_size or per_image
     below 1, for no images, for NaN or infinite activations, naming the image, if more than half of a source's images
@@ -67,7 +70,7 @@ def mine(
     >>> peaks["1"].score.shape, peaks["1"].box.shape
     (torch.Size([4, 3]), torch.Size([4, 3, 4]))
     """
-    scan, images = _scan(network, images, layers, k, batch_size, per_image, precision)
+    scan, images = _scan(network, images, layers, k, batch_size, per_image, precision, firing)
     with watched(images):
         partial, details = _search(in_memory(images), scan, images, precision)
     return _peaks(scan, images, partial, _provenance(scan, images), details)
@@ -83,8 +86,11 @@ def mine_into(
     per_image: int = 1,
     precision: str = "float32",
     engine: Engine | None = None,
+    firing: bool = False,
 ) -> Peaks:
     """Return the peaks at `path`, loaded if they are there and made of the same things, else mined and saved.
+
+    firing: as in `mine`. Peaks that are there are not mined again for it: they are returned as they are.
 
     engine: where the work is done and in what shards, by default one after another here. If there is more than one,
     each leaves a record in the folder shards/ beside `path`, so that a run that was stopped goes on where it was; they
@@ -96,7 +102,9 @@ def mine_into(
     """
     check_path(path)
     images = check_source(images)
-    scan, _ = _scan(network, images, layers, k, batch_size, per_image, precision)
+    scan, _ = _scan(network, images, layers, k, batch_size, per_image, precision, firing)
+    if firing and path.suffix == PARQUET:
+        raise bad_value("firing", firing, f"no counts of how units fire in a table, {path}", "name it .safetensors")
     shards = path.parent / "shards" / path.stem
     if path.exists() and not shards.exists():
         return _load(path, scan, images)
@@ -116,7 +124,8 @@ def _mine_in_shards(folder: Path, scan: Scan, images: Source, precision: str, en
     """Mine shard by shard; but in one go, with nothing in `folder`, what one shard of this process holds."""
     one_shard = len(shards_of(images, engine.shard_size, scan.batch_size)) == 1
     if one_shard and isinstance(engine, Local) and not folder.exists():
-        return mine(scan.network, images, scan.layers, scan.k, scan.batch_size, scan.per_image, precision)
+        firing = scan.counted is not None
+        return mine(scan.network, images, scan.layers, scan.k, scan.batch_size, scan.per_image, precision, firing)
     content = images.known_content or HASHED_BY_SHARD
     work = InShards(folder, engine, images, _provenance(scan, images, content) | {"precision": precision})
     with watched(images), engine.connected():
@@ -139,11 +148,12 @@ def _scan(
     batch_size: int,
     per_image: int,
     precision: str,
+    firing: bool,
 ) -> tuple[Scan, Source | Tensor]:
     """The scan in float32, and what it looks at. Raises BadInput or UnknownName for an argument that cannot be used."""
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a Network", "Network(module, input_shape) makes one")
-    images = check_images(images, network.input_shape[0])
+    images = check_images(images, network.input_shape[0], network.preprocessing)
     if not len(images):
         raise bad_value("images", "none", "at least one")
     names = list(dict.fromkeys(check_list("layers", layers, "layer names")))
@@ -157,8 +167,10 @@ def _scan(
             "take a smaller k, or fewer layers",
         )  # fmt: skip
     check_choice("precision", precision, PRECISIONS)
-    scan = Scan(network, names, k, check_count("per_image", per_image), check_count("batch_size", batch_size))
-    return scan, images
+    if firing and precision != "float32":
+        raise bad_value("firing", firing, f"False with precision={precision}", "how units fire is counted in float32")
+    per_image, batch_size = check_count("per_image", per_image), check_count("batch_size", batch_size)
+    return Scan(network, names, k, per_image, batch_size, counted=len(images) if firing else None), images
 
 
 def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str) -> tuple[Partial, dict[str, Any]]:
@@ -179,7 +191,8 @@ def _peaks(
 ) -> Peaks:
     keys = {image_id: key_of(images, image_id) for image_id in partial.image_ids}
     outcome = {"input_size": partial.input_size, "unreadable": [list(item) for item in partial.unreadable]}
-    return Peaks(partial.peaks(scan.network), keys, provenance | outcome | details)
+    firing = {layer: tally.firing() for layer, tally in partial.tallies.items()}
+    return Peaks(partial.peaks(scan.network), keys, provenance | outcome | details, firing or None)
 
 
 def _provenance(scan: Scan, images: Source | Tensor, content: str | None = None) -> Provenance:

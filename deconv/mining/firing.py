@@ -1,89 +1,174 @@
-"""How a layer's units fire over all images, counted in one pass without keeping an image's numbers."""
+"""Counts how a layer's units fire while it is mined: what is kept grows with units, not with images, and adds up.
+
+Everything is exact in any order, so that any cut of the images gives the same: counts are whole numbers; which images
+are drawn, and over which units are correlated, is decided by lots, and an image's lot hangs on its key alone.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
-BINS = 24
-"""Steps of a unit's histogram."""
-ALIKE = 6
-"""Units that are named as the most alike, at most."""
+from deconv.mining.topk import TopK
+from deconv.records.firing import ALIKE, BINS, DRAWN, OCTAVES, PARTS, STEPS, Firing
+from deconv.records.formats import Axes, load_tensors, reading, save_tensors
+
+MANTISSA = 23 - 4
+"""Bits of a float32 below those that tell a bin: its sign and exponent, and the four bits after these."""
+BIAS = 127
+"""Of the exponent of a float32."""
+LOWEST = np.int64(-BIAS)
+"""The octave of a unit that has not fired: no number is smaller."""
+AT_ONCE = 128
+"""Images that are counted together: what that costs beside the images goes with units times bins."""
+LOTS = 2**24
+"""Different lots: as many as a float32 tells apart."""
+TALLY_AXES: Axes = {
+    "counts": (torch.int64, f"U {BINS}"),
+    "octave": (torch.int64, "U"),
+    "lot": (torch.float32, f"U {STEPS} {DRAWN}"),
+    "drawn": (torch.int64, f"U {STEPS} {DRAWN}"),
+    "image_ids": (torch.int64, "n"),
+    "strongest": (torch.float32, "n U"),
+}
 
 
-@dataclass(frozen=True)
-class Firing:
-    """How C units fire over `images` images; an image counts by its strongest activation of the unit.
+def lots_of(keys: Iterable[str]) -> Float[np.ndarray, " n"]:
+    """Return the lot of each image: a number from 0 to below 1 that hangs on its key alone, as if drawn at random.
 
-    - counts (C, BINS): the number of images in each of BINS equal steps from 0 to the unit's strongest peak; images
-      that do not fire the unit are in none.
-    - sparsity (C): 0 for a unit that fires alike on all images, 1 for one that fires on a single image; None for a
-      dead unit.
-    - alike (C, up to ALIKE): the units whose strongest activations correlate most with the unit's own over the images.
-    - correlation: Pearson's correlation with each of those.
+    >>> lots_of(["a.jpg", "b.jpg"]).tolist() == lots_of(["b.jpg", "a.jpg"])[::-1].tolist()
+    True
     """
-
-    images: int
-    counts: list[list[int]]
-    sparsity: list[float | None]
-    alike: list[list[int]]
-    correlation: list[list[float]]
-
-    def fires_on(self, unit: int) -> int:
-        """Return the number of images with an activation above zero."""
-        return sum(self.counts[unit])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields in plain JSON types."""
-        return asdict(self)
+    digests = [hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=3).digest() for key in keys]
+    numbers = [int.from_bytes(digest, "big") for digest in digests]
+    return (np.array(numbers, dtype=np.float64) / LOTS).astype(np.float32)
 
 
 class Tally:
-    """Counts batches of strongest activations for units whose strongest peaks are `top`, nan for a dead unit."""
+    """Counts how `units` units fire; `see` and `merge` are commutative and associative.
 
-    def __init__(self, top: Float[np.ndarray, " C"]):
-        units = len(top)
-        self.top = np.where(np.nan_to_num(top) > 0, top, np.inf).astype(np.float64)
+    share: the share of images, those with the largest lots, over which units are correlated.
+
+    >>> tally = Tally(1, 1.0)
+    >>> tally.see(np.array([[1.0], [3.0]], dtype=np.float32), np.array([0, 1]), lots_of(["a", "b"]))
+    >>> tally.firing().fires_on(0)
+    2
+    """
+
+    def __init__(self, units: int, share: float):
+        self.share = share
         self.images = 0
+        self.octave = np.full(units, LOWEST)
         self.counts = np.zeros((units, BINS), dtype=np.int64)
-        self.sums = np.zeros(units)
-        self.products = np.zeros((units, units))
-        self.fired = np.zeros((2, units))
-        """The sums of what is above zero, and of its squares."""
+        self.drawn = TopK(units * STEPS, DRAWN)
+        """By unit and step the images with the largest lots, as if these were scores; positions are not kept."""
+        self.image_ids: list[Int64[np.ndarray, " n"]] = []
+        self.strongest: list[Float[np.ndarray, "n units"]] = []
+        """Of the images over which units are correlated."""
+        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        """What was seen and is not counted yet, of fewer than AT_ONCE images."""
 
-    def see(self, maxima: Float[np.ndarray, "n C"]) -> None:
-        """Count the strongest activations (n, C) of n images."""
-        values = maxima.astype(np.float64)
-        above = values.clip(min=0)
-        step = np.minimum(above / self.top * BINS, BINS - 1).astype(np.int64)
-        image, unit = np.nonzero(above)
-        np.add.at(self.counts, (unit, step[image, unit]), 1)
-        self.images += len(values)
-        self.sums += values.sum(axis=0)
-        self.products += values.T @ values
-        self.fired += above.sum(axis=0), (above**2).sum(axis=0)
+    def see(
+        self, maxima: Float[np.ndarray, "n units"], image_ids: Int64[np.ndarray, " n"], lots: Float[np.ndarray, " n"]
+    ) -> None:
+        """Count the strongest activations, float32, of n images, now or with the next ones."""
+        self.waiting.append((maxima, image_ids, lots))
+        if sum(len(image_ids) for _, image_ids, _ in self.waiting) >= AT_ONCE:
+            self.count()
+
+    def count(self) -> None:
+        """Count what is waiting."""
+        if not self.waiting:
+            return
+        maxima, image_ids, lots = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
+        self.waiting = []
+        self.images += len(maxima)
+        if (chosen := lots >= 1 - self.share).any():
+            self.image_ids.append(image_ids[chosen])
+            self.strongest.append(maxima[chosen])
+        self._raise(_octaves(maxima.max(axis=0)))
+        image, unit = np.nonzero(maxima > 0)
+        absolute = maxima[image, unit].view(np.int32).astype(np.int64) >> MANTISSA
+        first = (self.octave - OCTAVES + 1 + BIAS) * PARTS  # what `absolute` is where a unit's bins begin
+        row = unit * BINS + np.maximum(absolute - first[unit], 0)
+        self.counts += np.bincount(row, minlength=self.counts.size).reshape(self.counts.shape)
+        row //= BINS // STEPS
+        enters = lots[image] >= self.drawn.weakest[row]
+        self._draw(row[enters], lots[image[enters]], image_ids[image[enters]])
+
+    def merge(self, other: Tally) -> None:
+        """Add what was counted over other images."""
+        self.count()
+        other.count()
+        self._raise(other.octave)
+        other = other._copy()
+        other._raise(self.octave)
+        self.images += other.images
+        self.counts += other.counts
+        self.drawn.merge(other.drawn)
+        self.image_ids += other.image_ids
+        self.strongest += other.strongest
 
     def firing(self) -> Firing:
         """Return what was counted."""
+        self.count()
         alike, correlation = self._alike()
-        return Firing(self.images, self.counts.tolist(), self._sparsity(), alike, correlation)
+        octave = np.where(self.counts.any(axis=1), self.octave, 0)
+        drawn = self.drawn.image.reshape(len(octave), STEPS, DRAWN)
+        return Firing(self.images, *map(torch.from_numpy, (self.counts, octave, drawn, alike, correlation)))
 
-    def _sparsity(self) -> list[float | None]:
-        """Return the sparsity of Vinje and Gallant 2000 (doi 10.1126/science.287.5456.1273), after Treves and Rolls."""
-        total, squares = self.fired
-        n = self.images
-        return [
-            round(float((1 - t * t / (n * s)) / (1 - 1 / n)), 4) if s > 0 and n > 1 else None
-            for t, s in zip(total, squares, strict=True)
-        ]
+    def _draw(self, row: np.ndarray, lots: np.ndarray, image_ids: np.ndarray) -> None:
+        nowhere = np.zeros(len(row), dtype=np.int64)
+        self.drawn.offer(row, lots, image_ids, nowhere, nowhere)
 
-    def _alike(self) -> tuple[list[list[int]], list[list[float]]]:
-        covariance = self.products / self.images - np.outer(self.sums, self.sums) / self.images**2
+    def _raise(self, octave: np.ndarray) -> None:
+        """Move the bins of units to higher octaves; what is below all bins is put into the first."""
+        risen = np.flatnonzero((octave > self.octave) & self.counts.any(axis=1))
+        by_octaves = (octave - self.octave)[risen].clip(max=OCTAVES)
+        for unit, by in zip(risen.tolist(), by_octaves.tolist(), strict=True):
+            counts, moved = self.counts[unit].copy(), PARTS * by
+            self.counts[unit] = np.concatenate([counts[moved:], np.zeros(moved, dtype=np.int64)])
+            self.counts[unit, 0] += counts[:moved].sum()
+            self._raise_drawn(unit, STEPS // OCTAVES * by)
+        self.octave = np.maximum(self.octave, octave)
+
+    def _raise_drawn(self, unit: int, moved: int) -> None:
+        rows = slice(unit * STEPS, (unit + 1) * STEPS)
+        lots, image_ids = self.drawn.score[rows].copy(), self.drawn.image[rows].copy()
+        step, place = np.nonzero(image_ids >= 0)
+        self.drawn.clear(rows)
+        row = unit * STEPS + np.maximum(step - moved, 0)
+        self._draw(row, lots[step, place], image_ids[step, place])
+
+    def _copy(self) -> Tally:
+        copy = Tally(len(self.octave), self.share)
+        copy.images, copy.octave, copy.counts = self.images, self.octave, self.counts.copy()
+        copy.drawn.merge(self.drawn)
+        copy.image_ids, copy.strongest = list(self.image_ids), list(self.strongest)
+        return copy
+
+    def _gathered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (image ids (n,), strongest activations (n, units)) to be correlated, by image id."""
+        if not self.image_ids:
+            return np.zeros(0, dtype=np.int64), np.zeros((0, len(self.octave)), dtype=np.float32)
+        image_ids, strongest = np.concatenate(self.image_ids), np.concatenate(self.strongest)
+        order = np.argsort(image_ids)
+        return image_ids[order], strongest[order]
+
+    def _alike(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (units (units, ALIKE) int64, their correlations float32)."""
+        units = len(self.octave)
+        values = self._gathered()[1].astype(np.float64)
+        n = max(len(values), 1)
+        covariance = values.T @ values / n - np.outer(values.sum(axis=0), values.sum(axis=0)) / n**2
         spread = np.sqrt(np.diag(covariance).clip(min=0))
-        varies = np.isfinite(self.top) & (spread > 1e-6 * np.abs(self.sums / self.images))
+        varies = self.counts.any(axis=1) & (spread > 1e-6 * np.abs(values.sum(axis=0) / n))
         scale = np.where(varies, spread, 1.0)
         # Rounded, so that the order of summation does not decide between equals.
         correlation = (covariance / np.outer(scale, scale)).clip(-1, 1).round(4)
@@ -91,6 +176,59 @@ class Tally:
         np.fill_diagonal(correlation, -np.inf)
         order = np.argsort(-correlation, axis=1, kind="stable")[:, :ALIKE]
         best = np.take_along_axis(correlation, order, axis=1)
-        real = best > 0
-        chosen = [row[keep].tolist() for row, keep in zip(order, real, strict=True)]
-        return chosen, [row[keep].tolist() for row, keep in zip(best, real, strict=True)]
+        alike, values = np.full((units, ALIKE), -1), np.full((units, ALIKE), np.nan, dtype=np.float32)
+        alike[:, : order.shape[1]] = np.where(best > 0, order, -1)
+        values[:, : order.shape[1]] = np.where(best > 0, best, np.nan)
+        return alike, values
+
+
+def _octaves(values: np.ndarray) -> np.ndarray:
+    """Return the exponent of the power of two that each float32 lies in; LOWEST where it is not above zero."""
+    positive = np.maximum(values, 0).astype(np.float32)
+    return np.where(positive > 0, (positive.view(np.int32).astype(np.int64) >> 23) - BIAS, LOWEST)
+
+
+def save_tallies(path: Path, tallies: Mapping[str, Tally]) -> None:
+    """Write the tallies of all layers, which have seen the same images."""
+    parts, any_layer = [_tensors(tally) for tally in tallies.values()], next(iter(tallies.values()))
+    of_units = [name for name in TALLY_AXES if name != "image_ids"]
+    tensors = {name: torch.cat([part[name] for part in parts], _axis(name)) for name in of_units}
+    units = {layer: len(tally.octave) for layer, tally in tallies.items()}
+    about = {"units": units, "images": any_layer.images, "share": any_layer.share}
+    save_tensors(path, "tallies", tensors | {"image_ids": parts[0]["image_ids"]}, TALLY_AXES, about, checked=True)
+
+
+def load_tallies(path: Path, layers: Iterable[str]) -> dict[str, Tally]:
+    """Return what was saved of these layers. Raises BadInput for a file that is missing or damaged."""
+    with reading(path):
+        tensors, about = load_tensors(path, "tallies", TALLY_AXES)
+        image_ids, units = tensors.pop("image_ids").numpy(), about["units"]
+        columns = {name: values.split(list(units.values()), _axis(name)) for name, values in tensors.items()}
+        tallies = {layer: Tally(units[layer], about["share"]) for layer in units}
+        for number, tally in enumerate(tallies.values()):
+            column = {name: values[number].contiguous().numpy() for name, values in columns.items()}
+            tally.images, tally.octave, tally.counts = about["images"], column["octave"], column["counts"]
+            tally.drawn.score, tally.drawn.image = (column[name].reshape(-1, DRAWN) for name in ("lot", "drawn"))
+            tally.drawn.row = tally.drawn.col = np.minimum(tally.drawn.image, 0)
+            tally.image_ids, tally.strongest = [image_ids], [column["strongest"]]
+        return {layer: tallies[layer] for layer in layers}
+
+
+def _axis(name: str) -> int:
+    """Return the axis of the units in one of TALLY_AXES."""
+    return int(name == "strongest")
+
+
+def _tensors(tally: Tally) -> dict[str, Tensor]:
+    tally.count()
+    image_ids, strongest = tally._gathered()
+    shape = (len(tally.octave), STEPS, DRAWN)
+    columns = {
+        "counts": tally.counts,
+        "octave": tally.octave,
+        "lot": tally.drawn.score.reshape(shape),
+        "drawn": tally.drawn.image.reshape(shape),
+        "image_ids": image_ids,
+        "strongest": strongest,
+    }
+    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in columns.items()}

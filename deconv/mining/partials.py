@@ -11,6 +11,7 @@ import torch
 
 from deconv.errors import BadInput
 from deconv.images.batches import Unreadable
+from deconv.mining.firing import Tally, load_tallies, save_tallies
 from deconv.mining.topk import TopK
 from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
@@ -29,6 +30,7 @@ class Partial:
       empty if that was not measured.
     - extremes: of a scan in bfloat16 the images with the largest pixels, in the first row, and with the strongest
       activation at each layer, in the others.
+    - tallies: by layer, how units fire; empty if that is not counted.
     """
 
     tables: dict[str, TopK]
@@ -36,6 +38,7 @@ class Partial:
     unreadable: list[Unreadable] = field(default_factory=list)
     errors: dict[str, np.ndarray] = field(default_factory=dict)
     extremes: TopK | None = None
+    tallies: dict[str, Tally] = field(default_factory=dict)
 
     def check_size(self, input_size: tuple[int, int]) -> None:
         """Keep the size of the first input image. Raises BadInput for another one."""
@@ -55,6 +58,8 @@ class Partial:
         self.unreadable = sorted(self.unreadable + other.unreadable)
         if self.extremes and other.extremes:
             self.extremes.merge(other.extremes)
+        for layer, tally in self.tallies.items():
+            tally.merge(other.tallies[layer])
         zero = np.zeros(1)
         layers = self.errors.keys() | other.errors.keys()
         self.errors = {
@@ -73,8 +78,11 @@ class Partial:
         return {layer: layer_peaks(table, fields[layer]) for layer, table in self.tables.items()}
 
     def save(self, path: Path, network: Network, keys: dict[int, str], provenance: dict[str, Any]) -> None:
-        """Write a file of peaks, with the rest of this and `provenance` as its provenance."""
+        """Write a file of peaks, with the rest of this and `provenance` as its provenance; before it one of tallies."""
+        if self.tallies:
+            save_tallies(tallies_path(path), self.tallies)
         rest = {
+            "counted": bool(self.tallies),
             "input_size": self.input_size,
             "unreadable": self.unreadable,
             "errors": {layer: values.tolist() for layer, values in self.errors.items()},
@@ -97,8 +105,14 @@ class Partial:
                 [(image_id, key, reason) for image_id, key, reason in rest["unreadable"]],
                 {layer: np.array(values) for layer, values in rest["errors"].items()},
                 None if rest["extremes"] is None else _extremes(*rest["extremes"]),
+                load_tallies(tallies_path(path), peaks) if rest["counted"] else {},
             )
         return partial, provenance
+
+
+def tallies_path(path: Path) -> Path:
+    """Return where the tallies of a partial are, whose peaks are at `path`."""
+    return path.with_suffix(f".firing{path.suffix}")
 
 
 def merged(*parts: Path | Partial) -> Partial:

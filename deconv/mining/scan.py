@@ -12,11 +12,13 @@ from torch import Tensor
 from deconv.errors import BadInput
 from deconv.images import Source
 from deconv.images.batches import batches
+from deconv.mining.firing import Tally, lots_of
 from deconv.mining.partials import Partial
 from deconv.mining.topk import TopK
 from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
 from deconv.progress import track
+from deconv.records.firing import CORRELATED
 
 EXTREMES = 8
 """Images that a scan in bfloat16 remembers for the largest pixels, and for the strongest activation at each layer."""
@@ -29,6 +31,7 @@ class Scan:
     - layers, k, per_image, batch_size: as in `deconv.mine`.
     - precision: the type that activations are computed in.
     - candidates: by layer, scores that a scan in bfloat16 found; how far they are off is measured on the way.
+    - counted: how many images there are in all, if how units fire is to be counted over them; None if it is not.
     """
 
     network: Network
@@ -38,13 +41,20 @@ class Scan:
     batch_size: int
     precision: torch.dtype = torch.float32
     candidates: dict[str, TopK] | None = None
+    counted: int | None = None
 
     def empty(self) -> Partial:
         """Return what is found in no image at all: where `run` starts."""
         tables = {layer: TopK(self.network.channels(layer), self.k) for layer in self.layers}
         errors = {layer: np.zeros(len(table.score)) for layer, table in (self.candidates or {}).items()}
         extremes = TopK(1 + len(tables), EXTREMES) if self.precision != torch.float32 else None
-        return Partial(tables, errors=errors, extremes=extremes)
+        return Partial(tables, errors=errors, extremes=extremes, tallies=self._empty_tallies())
+
+    def _empty_tallies(self) -> dict[str, Tally]:
+        if self.counted is None:
+            return {}
+        share = min(CORRELATED / max(self.counted, 1), 1.0)
+        return {layer: Tally(self.network.channels(layer), share) for layer in self.layers}
 
     def run(
         self, images: Source | Tensor, image_ids: np.ndarray, partial: Partial, most_skipped: int | None = None
@@ -70,6 +80,8 @@ class Scan:
             largest: list[np.ndarray] = []  # of each image: its pixels', then each layer's; kept by scans in bfloat16
             if partial.extremes is not None:
                 largest.append(batch.abs().amax(dim=(1, 2, 3)).float().cpu().numpy())
+            if partial.tallies:
+                lots = lots_of(key_of(images, image_id) for image_id in batch_ids.tolist())
             for layer, maps, maxima in self.network.forward_with_maxima(batch, self.layers, self.precision):
                 scores = maxima.float().cpu().numpy()
                 _check_finite(images, batch_ids, scores, layer)
@@ -78,6 +90,8 @@ class Scan:
                 if self.candidates:
                     errors = score_errors(self.candidates[layer], batch_ids, scores)
                     partial.errors[layer] = np.maximum(partial.errors[layer], errors)
+                if partial.tallies:
+                    partial.tallies[layer].see(scores, batch_ids, lots)
                 least = 0.0 if rectified[layer] else -np.inf
                 _offer(partial.tables[layer], maps, scores, batch_ids, self.per_image, fields[layer], least)
                 del maps  # its memory is free before the next layer is computed

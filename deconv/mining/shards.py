@@ -25,7 +25,7 @@ from deconv.records.provenance import Provenance, check_same, digest
 
 log = logging.getLogger("deconv")
 
-RECORD = re.compile(r"(float32|bfloat16|witnesses|candidates|rest)-\d{5,}\.safetensors")
+RECORD = re.compile(r"(float32|bfloat16|witnesses|candidates|rest)-\d{5,}(\.firing)?\.safetensors")
 REMEDY = "Choose another folder, or delete {} to mine again."
 
 
@@ -140,6 +140,8 @@ class InShards:
             "computed": self.engine.computes_on(scan.network),
             "shards": len(chunks),
         }
+        if scan.counted is not None:
+            provenance["counted"] = scan.counted
         return [
             Shard(
                 number,

@@ -51,6 +51,11 @@ class TopK:
         for column, values in zip(self._columns(), joined, strict=True):
             column[units] = values[best]
 
+    def clear(self, rows: slice) -> None:
+        """Forget what some of the units hold."""
+        for column, nothing in zip(self._columns(), (-np.inf, -1, -1, -1), strict=True):
+            column[rows] = nothing
+
     def merge(self, other: TopK) -> None:
         """Consider everything another table holds, of other images. Raises ValueError if its shape differs."""
         if other.score.shape != self.score.shape:

@@ -161,6 +161,13 @@ def _no_fit(module: nn.Module, possible: Sequence[Reading], path: str, takes_cla
             f"classes={outputs[1]} builds the network that they fit",
         )  # fmt: skip
     most = nearest_reading.matches(expected)
+    if 4 * most < len(expected):
+        absent = [name for name in expected if name not in nearest_reading.tensors]
+        return BadInput(
+            f"the weights in {path} are of another network: of the {len(expected)} tensors of {type(module).__name__} "
+            f"it has {most} by name and shape, and lacks {_first(absent or [*expected])}; expected weights that were "
+            "saved from this architecture"
+        )
     as_near = [reading for reading in others if most and 2 * reading.matches(expected) > most][:1]
     faults = [
         ("" if reading.is_plain else f"read as {reading}, ") + _faults(expected, reading.tensors)

@@ -84,6 +84,25 @@ def open_network(model: Mapping[str, Any], seed: int, device: str | torch.device
     return Network(build_model(settings, seed).to(on), (preprocessing.channels, height, width), kept, preprocessing)
 
 
+def called(model: Mapping[str, Any], network: Network) -> str:
+    """Return what pages and figures call the network that a file of configs/model/ describes.
+
+    That is the architecture of torchvision's and timm's; of a network of the user's own its class, or the function that
+    made it where the class is one of torch's; else the model's name.
+
+    >>> import deconv
+    >>> network = deconv.Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, 8, 8))
+    >>> called({"name": "torchvision", "arch": "resnet18"}, network), called({"name": "zfnet64"}, network)
+    ('resnet18', 'zfnet64')
+    >>> called({"name": "python", "target": "mine.py:small"}, network)
+    'small'
+    """
+    if model["name"] == "python":
+        made_of = type(network.module)
+        return str(model["target"]).rpartition(":")[2] if made_of.__module__.startswith("torch.") else made_of.__name__
+    return str(model.get("arch") or model["name"])
+
+
 def checked_device(device: str | torch.device) -> torch.device:
     """Return the device. Raises BadInput unless it is the CPU, or a GPU that torch finds.
 

@@ -10,9 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deconv.errors import BadInput, bad_value, check_list, unknown
+from deconv.errors import BadInput, bad_value, check_list, counted, unknown
 from deconv.images.preprocessing import Preprocessing
-from deconv.network.checks import checked_module, checked_shape, checked_sizes, no_map, not_carried
+from deconv.network.checks import (
+    checked_module,
+    checked_preprocessing,
+    checked_shape,
+    checked_sizes,
+    no_map,
+    not_carried,
+    other_names,
+    warn_of_mistakes,
+)
 from deconv.network.directions import Directions, checked_directions, widened
 from deconv.network.graph import Graph, covering_pool, evaluate, is_rectified, stream
 from deconv.network.receptive_field import ReceptiveField, receptive_field
@@ -30,12 +39,13 @@ class Network(ShownInNotebooks):
     input_shape: (C, H, W) of the images that `map_size` and `receptive_field` speak of; the graph for another size is
         traced when an image of it is first met.
     aliases: {"conv1": "features.1", ...}, names of your own for layers.
-    preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.
+    preprocessing: how a photograph becomes an input; needed to read a Source, not for tensors.  Where the module cannot
+        be followed to its end, that is logged, with the reason.
 
     All four are attributes, `module` the user's own, whose weights may have changed since, and `directions`, by layer.
     Raises UnsupportedOperation if the module fails, no layer of it can be carried, or its graph gives another output
-    than the module; UnknownName for an alias to no layer; BadInput for anything but a module and three sizes. A layer
-    that cannot be carried is no layer, and asking for it says why.
+    than the module; UnknownName for an alias to no layer; BadInput for anything but a module and three sizes, or for a
+    preprocessing of other channels. A layer that cannot be carried is no layer, and asking for it says why.
 
     >>> import deconv, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
@@ -71,11 +81,12 @@ class Network(ShownInNotebooks):
             if layer not in self.graph.layers and layer not in self.graph.values:
                 raise unknown(f"layer of the alias {alias!r}", layer, self.layers)
         self.aliases = dict(aliases or {})
+        warn_of_mistakes(self.graph, self.module, preprocessing)
 
     def __repr__(self) -> str:
-        on_meta = self.device.type == "meta"
-        weights = "without values" if on_meta else self.weights_hash[:8]
-        return f"Network({len(self.layers)} layers, input_shape={self.input_shape}, weights {weights})"
+        weights = "without values" if self.device.type == "meta" else self.weights_hash[:8]
+        ends = f", ends at {self.layers[-1]}" if self.graph.cut_short else ""
+        return f"Network({counted(len(self.layers), 'layer')}{ends}, input_shape={self.input_shape}, weights {weights})"
 
     @property
     def graph(self) -> Graph:
@@ -180,8 +191,7 @@ class Network(ShownInNotebooks):
         shapes = {node.name: node.shape for node in graph.nodes[1:]}
         if name in shapes:
             raise no_map(name, shapes[name], list(graph.layers))
-        beyond = f"the module was followed up to where {stopped}" if stopped else ""
-        raise unknown("layer", layer, [*self.aliases, *self.layers], beyond)
+        raise unknown("layer", layer, [*self.aliases, *self.layers], other_names(name, graph, self.module))
 
     def channels(self, layer: str) -> int:
         """Return the number of units of a layer."""
@@ -259,19 +269,7 @@ class Network(ShownInNotebooks):
 
     def needed_preprocessing(self) -> Preprocessing:
         """Return the preprocessing. Raises BadInput where none makes inputs of photographs, saying what to do."""
-        channels, given = self.input_shape[0], self.preprocessing
-        if channels not in (1, 3):
-            raise BadInput(
-                f"this network takes inputs of {channels} channels, which photographs do not have; expected "
-                f"preprocessed images, a float tensor (N, {channels}, H, W), in place of a Source"
-            )
-        if given is None:
-            remedy = "give Network(..., preprocessing=...)"
-            raise BadInput(f"this network has no preprocessing, so it cannot read a Source: {remedy}")
-        if given.channels != channels:
-            means = "one number, for grey" if channels == 1 else "three numbers, for red, green and blue"
-            raise bad_value("mean", list(given.mean), f"{means}, as many as the network has input channels")
-        return given
+        return checked_preprocessing(self.preprocessing, self.input_shape[0])
 
     def check_images(self, images: Tensor) -> Float[Tensor, "N C H W"]:
         """Return the batch on the network's device, in its precision, channels last.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import nn
 
-from deconv.errors import MOST_NAMES, UnsupportedOperation, bad_value, check_count
+from deconv.errors import MOST_NAMES, BadInput, UnsupportedOperation, bad_value, check_count
+from deconv.images.preprocessing import Preprocessing
+from deconv.network.graph import Graph
+
+log = logging.getLogger("deconv")
 
 
 def checked_module(module: Any) -> nn.Module:
@@ -62,6 +67,51 @@ def checked_sizes(name: str, value: Any, axes: str) -> tuple[int, ...]:
     if len(entries) != axes.count(",") + 1:
         raise bad_value(name, value, expected)
     return tuple(check_count(name, entry) for entry in entries)
+
+
+def checked_preprocessing(preprocessing: Preprocessing | None, channels: int) -> Preprocessing:
+    """Return what makes inputs of `channels` of photographs. Raises BadInput where nothing does, saying what to do."""
+    if channels not in (1, 3):
+        raise BadInput(
+            f"this network takes inputs of {channels} channels, which photographs do not have; expected "
+            f"preprocessed images, a float tensor (N, {channels}, H, W), in place of a Source"
+        )
+    if preprocessing is None:
+        remedy = "give Network(..., preprocessing=...)"
+        raise BadInput(f"this network has no preprocessing, so it cannot read a Source: {remedy}")
+    if preprocessing.channels != channels:
+        means = "one number, for grey" if channels == 1 else "three numbers, for red, green and blue"
+        raise bad_value("mean", list(preprocessing.mean), f"{means}, as many as the network has input channels")
+    return preprocessing
+
+
+def warn_of_mistakes(graph: Graph, module: nn.Module, preprocessing: Preprocessing | None) -> None:
+    """Log where the module is not followed to its end, and a preprocessing of another size than the graph's input.
+
+    Raises BadInput for a preprocessing of other channels.
+    """
+    if graph.cut_short:
+        log.warning("%s is followed up to %s: %s", type(module).__name__, [*graph.layers][-1], graph.cut_short)
+    if preprocessing is None:
+        return
+    channels, *sizes = graph.nodes[0].shape
+    size = checked_preprocessing(preprocessing, channels).size
+    if size is not None and list(size) != sizes:
+        log.warning(
+            "preprocessing makes inputs of %d x %d, and input_shape says %d x %d, for which maps and fields are told",
+            *size, *sizes,
+        )  # fmt: skip
+
+
+def other_names(name: str, graph: Graph, module: nn.Module) -> str:
+    """Return what is said of a name that no node of the graph has: what it may stand for, and which names serve."""
+    below = [node.name for node in graph.nodes if node.name.startswith(f"{name}.")]
+    if below:
+        return f"the output of the module {name} is {below[-1]!r}"
+    if name and name in dict(module.named_modules()):
+        return f"the module {name} has no map of its own: a batch normalisation is folded into its convolution"
+    said = f"the module was followed up to where {graph.refusals['']}; " if "" in graph.refusals else ""
+    return f"{said}any other map serves too, by its module or function, as {next(iter(graph.values))!r}"
 
 
 def no_map(name: str, shape: tuple[int, ...], layers: list[str]) -> UnsupportedOperation:

@@ -65,6 +65,11 @@ class Graph:
     def __repr__(self) -> str:
         return f"<Graph: {len(self.nodes)} nodes, {len(self.layers)} layers>"
 
+    @property
+    def cut_short(self) -> str:
+        """Why the module is not followed to its end; "" if it is."""
+        return self.refusals.get("") or next(iter(self.refusals.values()), "")
+
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
         """For each node, the indices of those that read it; one that reads it twice stands twice."""

@@ -9,25 +9,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.errors import RecordMismatch, bad_value, check_indices
+from deconv.errors import bad_value, check_indices
 from deconv.images import MapDataset, Source, check_images
 from deconv.network import Network
+from deconv.projection.belonging import check_belonging, of_peaks
+from deconv.projection.belonging import check_scores as check_scores
 from deconv.projection.loading import input_size, lent_images, peak_chunks
 from deconv.projection.parts import check_through as check_through
+from deconv.projection.parts import dominators_below as dominators_below
 from deconv.projection.parts import empty_parts, fill_parts
 from deconv.projection.parts import layers_below as layers_below
 from deconv.projection.rules import Rule, as_rule
+from deconv.projection.serving import said_of_unserved as said_of_unserved
+from deconv.projection.serving import served_layers as served_layers
 from deconv.projection.strategies import plan, send_back
 from deconv.projection.ways import check_carried
 from deconv.records import LayerPeaks, Parts, Reconstructions
 from deconv.records.provenance import build
-
-SCORE_TOLERANCE = 1e-3
-"""Share of an activation by which the recomputed one may differ from that mined."""
-ROUNDINGS = 8
-"""Roundings to a type of fewer digits than float32 that a score may be off by."""
-ROUNDING = 1e-5
-"""Share of a layer's strongest activation that rounding may take from any: large terms may cancel in weak units."""
 
 AnyRule = str | Rule | Mapping[str, Any]
 Images = Source | MapDataset | Float[Tensor, "M C H W"]
@@ -128,7 +126,7 @@ def project_together(
             results = send_back(layer_plan, chunk_positions, peak_images, lender_images, units, set(nodes.values()))
         for n, sent in enumerate(results):
             scores[n, chunk], pixels[n, chunk] = sent.score.float().cpu(), sent.pixels.float().cpu()
-            fill_parts(parts[n], nodes, chunk, sent.parts)
+            fill_parts(parts[n], nodes, chunk, sent.parts, sent.around)
 
     # record
     box, field = layer_plan.shown.boxes(positions), layer_plan.field.boxes(positions)
@@ -137,7 +135,8 @@ def project_together(
     for rule, channel, score, picture, part in zip(rules, channels, scores, pixels, parts, strict=True):
         provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options(), **passed)
         peaks = (image_ids, channel, rows, cols)
-        made = Parts(*part, score, image_ids, provenance) if nodes else Parts()
+        shares, places, around = part
+        made = Parts(shares, places, score, image_ids, provenance, around) if nodes else Parts()
         shown = (picture, score, box, field)
         reconstructions.append(Reconstructions(layer, rule.name, *shown, *peaks, size, provenance, made))
     return reconstructions
@@ -168,7 +167,9 @@ def project_peaks(
     if not isinstance(peaks, LayerPeaks):
         raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
-    recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
+    check_belonging(_check_kinds(network, images), layer, peaks, network.channels(layer))
+    with of_peaks(layer):
+        recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
     check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
     return recon
 
@@ -219,7 +220,7 @@ def _check_kinds(network: Network, images: Images) -> Source | Tensor:
     """Return the images as a source or a tensor. Raises BadInput for anything else, and for what is no network."""
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
-    return check_images(images, network.input_shape[0])
+    return check_images(images, network.input_shape[0], network.preprocessing)
 
 
 def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:
@@ -272,23 +273,3 @@ def _lenders(
     lenders, _ = _columns([("switches_of", switches_of), ("image", image_ids.tolist())])
     _check_image_ids("switches_of", lenders, images)
     return lenders
-
-
-def check_scores(score: Tensor, mined: Tensor, layer: str, layer_scores: Tensor, rounding: float) -> None:
-    """Raise unless the scores are those mined; the strongest of `layer_scores` says how large rounding may be.
-
-    rounding: the relative error of one number of the network's; float32's is far below what is allowed.
-    """
-    if score.shape != mined.shape:
-        raise bad_value("score", f"shape {tuple(mined.shape)}", f"one for each of {len(score)} peaks")
-    if not len(score):
-        return
-    relative, absolute = max(SCORE_TOLERANCE, ROUNDINGS * rounding), max(ROUNDING, ROUNDINGS / 4 * rounding)
-    allowed = relative * mined.abs() + absolute * layer_scores.nan_to_num(0).abs().amax()
-    excess = ((score - mined).abs() - allowed).nan_to_num(float("inf"))
-    if bool((excess > 0).any()):
-        worst = int(excess.argmax())
-        raise RecordMismatch(
-            f"{layer}: peak {worst} was mined with score {float(mined[worst]):.6g} but now gives "
-            f"{float(score[worst]):.6g}: the weights, images or preprocessing are not those of the record. Mine again"
-        )

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from deconv.errors import bad_value, check_list
 from deconv.network import Network, as_map
+from deconv.network.graph import is_activation
+from deconv.network.operations import Add
+from deconv.projection.dominators import dominators
 from deconv.projection.rules import Rule
 from deconv.projection.ways import carrying
 from deconv.projection.windows import WholeMaps, Windows
 
-ByLayer = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Shares (N, units) and positions (N, units, 2) by the name of their layer."""
+ByLayer = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""Shares (N, units), positions (N, units, 2) and what goes around (N,) by the name of their layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +67,55 @@ def layers_below(
     return {names[node]: node for node in sorted(names) if node in reached}
 
 
-def check_through(
-    network: Network, layer: str, through: Sequence[str], rules: Sequence[Rule], size: tuple[int, int] | None = None
+def dominators_below(
+    network: Network, layer: str, rules: Sequence[Rule], size: tuple[int, int] | None = None
 ) -> dict[str, int]:
-    """Return the nodes of lower layers by their names. Raises UnknownName, and BadInput unless they are below."""
-    nodes = {name: network.node(name, size) for name in check_list("through", through, "names of lower layers")}
+    """Return the layers below one that no path leads around, and sums that none does, as `layers_below`.
+
+    They are what a unit can be taken apart into with nothing left out (`deconv.projection.dominators`): of a residual
+    block its output, not the layers within. A sum counts where paths meet in it and no activation follows that serves:
+    most blocks end in one, but not those with an inverted bottleneck, nor those that begin with an activation.
+    """
+    graph, target = network.graph if size is None else network.graph_at(size), network.node(layer, size)
+    everywhere = set.intersection(*(dominators(graph, target, rule) for rule in rules))
+    activated = {
+        source
+        for node in everywhere
+        if is_activation(graph.nodes[node]) and node in {*graph.layers.values(), target}
+        for source in graph.nodes[node].inputs
+    }
+    sums = {
+        name: node
+        for name, node in graph.values.items()
+        if isinstance(graph.nodes[node].operation, Add)
+        and len({*graph.nodes[node].inputs} & {*graph.ancestors([target])}) > 1
+        and node not in activated
+    }
+    names = {node: name for name, node in (sums | graph.layers).items()}
+    names |= {network.node(alias, size): alias for alias in network.aliases}
+    return {names[node]: node for node in sorted(names) if node in everywhere - {target}}
+
+
+def check_through(
+    network: Network,
+    layer: str,
+    through: Sequence[str],
+    rules: Sequence[Rule],
+    size: tuple[int, int] | None = None,
+    argument: str = "through",
+    remedy: str = "",
+) -> dict[str, int]:
+    """Return the nodes of lower layers by their names. Raises UnknownName, and BadInput unless they are below.
+
+    argument: what the caller calls `through`.  remedy: what it says to do in that error.
+    """
+    nodes = {name: network.node(name, size) for name in check_list(argument, through, "names of lower layers")}
     reached = _reached(network, layer, rules, size) if nodes else set()
     for name, node in nodes.items():
         if node not in reached:
             below = ", ".join(layers_below(network, layer, rules, size)) or "of which there are none"
             expected = f"layers that {rules[0].name!r} passes on its way back from {layer}, {below}"
-            raise bad_value("through", name, expected)
+            raise bad_value(argument, name, expected, remedy)
     return nodes
 
 
@@ -87,13 +128,18 @@ def empty_parts(network: Network, nodes: Mapping[str, int], count: int) -> ByLay
     """Return room for the parts of `count` activations."""
     units = {name: network.channels(name) for name in nodes}
     shares = {name: torch.zeros((count, units[name])) for name in nodes}
-    return shares, {name: torch.full((count, units[name], 2), -1) for name in nodes}
+    positions = {name: torch.full((count, units[name], 2), -1) for name in nodes}
+    return shares, positions, {name: torch.zeros(count) for name in nodes}
 
 
-def fill_parts(parts: ByLayer, nodes: Mapping[str, int], chunk: Tensor, sent: Mapping[int, Part]) -> None:
+def fill_parts(
+    parts: ByLayer, nodes: Mapping[str, int], chunk: Tensor, sent: Mapping[int, Part], sent_around: Mapping[int, Tensor]
+) -> None:
     """Write the parts that some activations, by their numbers (n,), have where there is room for them."""
-    shares, positions = parts
+    shares, positions, around = parts
     for name, node in nodes.items():
+        if node in sent_around:  # else no path leads around it
+            around[name][chunk] = sent_around[node].float().cpu()
         if node in sent:  # else no signal came back
             shares[name][chunk] = sent[node].share.float().cpu()
             positions[name][chunk] = sent[node].position.cpu()

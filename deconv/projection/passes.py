@@ -56,10 +56,12 @@ def backward(
     rule: str | Rule,
     maps: WholeMaps | Windows,
     meet: Callable[[int, Tensor], None] | None = None,
+    blocked: int | None = None,
 ) -> Tensor:
     """Return a signal (N, *shape), shaped as the target's value and written over, sent back to the images' pixels.
 
     meet: is called with the index of each node on the way and all of the signal that comes back to it.
+    blocked: a node that passes nothing on, so that what comes back has gone around it.
     """
     rule = as_rule(rule)
     signals = {target: signal}
@@ -68,6 +70,8 @@ def backward(
         if isinstance(node.operation, Input) or index not in signals:
             continue
         signal = signals.pop(index)
+        if index == blocked:
+            continue
         if meet is not None:
             meet(index, signal)
         operation, shapes = maps.operation(node.operation), maps.input_shapes(index, len(signal))

@@ -110,9 +110,7 @@ class Rule:
         for name, rule in NAMED.items():
             if rule == self:
                 return name
-        standard = Rule().options()
-        differing = {option: value for option, value in self.options().items() if value != standard[option]}
-        return ",".join(f"{option}={value}" for option, value in differing.items())
+        return ",".join(f"{option}={value}" for option, value in self.differing().items())
 
     @property
     def goes_beyond(self) -> bool:
@@ -126,6 +124,15 @@ class Rule:
         'guided_beyond'
         """
         return replace(self, activation=other.activation, gate=other.gate, norm=other.norm)
+
+    def differing(self) -> dict[str, Any]:
+        """Return the options that are not as in `deconvnet`: what `as_rule` makes this rule of.
+
+        >>> RULES["guided"].differing()
+        {'relu': 'both', 'lrn': 'derivative'}
+        """
+        standard = Rule().options()
+        return {option: value for option, value in self.options().items() if value != standard[option]}
 
     def options(self) -> dict[str, Any]:
         """Return all options in plain types, for a record."""

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -20,6 +21,7 @@ from deconv.network.graph import Graph
 from deconv.network.operations import Operation
 from deconv.network.receptive_field import Cone, ReceptiveField, Span, cone, receptive_field, whole_image
 from deconv.network.spatial import Convolution, MaxPool
+from deconv.projection.dominators import dominator_below
 from deconv.projection.parts import Part, part_of
 from deconv.projection.passes import Tape, backward, forward, with_switches
 from deconv.projection.rules import Rule
@@ -131,11 +133,15 @@ Request = tuple[Rule, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Sent:
-    """What a request gives: score (N,), pixels (N, C, h, w) of the plan's `shown`, and parts by their node."""
+    """What a request gives: score (N,), pixels (N, C, h, w) of the plan's `shown`, and parts by their node.
+
+    around: (N,) what paths around a node carry, by each of these nodes that there are such paths around.
+    """
 
     score: Tensor
     pixels: Tensor
     parts: dict[int, Part]
+    around: dict[int, Tensor]
 
 
 def send_back(
@@ -159,7 +165,9 @@ def send_back(
         seed = None  # it has no maps of these
     top = target if seed is None else seed.source
 
-    value, tape, values = _forward(plan.strategy, graph, top, images, [rule for rule, _ in requests], maps, through)
+    met_below = [{node: dominator_below(graph, target, rule, node) for node in through} for rule, _ in requests]
+    kept = {*through, *(meeting for of_rule in met_below for meeting in of_rule.values() if meeting is not None)}
+    value, tape, values = _forward(plan.strategy, graph, top, images, [rule for rule, _ in requests], maps, kept)
     lent_tape = None
     if lenders is not None:
         borrowing = [rule for rule, _ in requests if rule.switches == "other"]
@@ -167,23 +175,43 @@ def send_back(
     if seed is not None:
         value = maps.read(seed.index, top, value)
     results = []
-    for rule, channel in requests:
+    for (rule, channel), meetings in zip(requests, met_below, strict=True):
         if seed is None:
             score, signal = _plant(value, channel, maps, target)
         else:
             score, signal = _plant_below(seed, value, channel, rule, maps)
         rule_tape = with_switches(tape, graph, rule, maps, lent_tape)
-        parts: dict[int, Part] = {}
-
-        def meet(
-            index: int, signal: Tensor, score: Tensor = score, rule: Rule = rule, parts: dict[int, Part] = parts
-        ) -> None:
-            if index in values:
-                parts[index] = part_of(index, signal, values[index], score, maps, rule)
-
-        pixels = backward(graph, top, signal, rule_tape, rule, maps, meet if values else None)
-        results.append(Sent(score, _cut_out(pixels, plan.shown, maps), parts))
+        send = partial(_send, graph, top, maps, values, score, rule, rule_tape)
+        around = {}
+        for node, meeting in meetings.items():
+            if meeting is not None:
+                _, met = send(signal.clone(), {meeting}, blocked=node)
+                around[node] = met[meeting].share.sum(dim=1) if meeting in met else torch.zeros_like(score)
+        pixels, parts = send(signal, through)
+        results.append(Sent(score, _cut_out(pixels, plan.shown, maps), parts, around))
     return results
+
+
+def _send(
+    graph: Graph,
+    top: int,
+    maps: WholeMaps | Windows,
+    values: Mapping[int, Tensor],
+    score: Tensor,
+    rule: Rule,
+    tape: Tape,
+    signal: Tensor,
+    nodes: Collection[int],
+    blocked: int | None = None,
+) -> tuple[Tensor, dict[int, Part]]:
+    """The pixels that a signal gives, which is written over, and the parts that some nodes have in it."""
+    parts: dict[int, Part] = {}
+
+    def meet(index: int, signal: Tensor) -> None:
+        if index in nodes:
+            parts[index] = part_of(index, signal, values[index], score, maps, rule)
+
+    return backward(graph, top, signal, tape, rule, maps, meet if nodes else None, blocked), parts
 
 
 def _forward(

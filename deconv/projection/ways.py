@@ -69,18 +69,22 @@ def forward_cell(graph: Graph, index: int, rules: Sequence[Rule]) -> Backward:
 
 def carrying(graph: Graph, target: int, rule: Rule) -> set[int]:
     """Return the indices of the target and of every node that a signal sent back from it by the rule can reach."""
-    if not rule.goes_beyond:
-        return set(graph.carrying(target))
     reached, pending = set(), [target]
     while pending:
         index = pending.pop()
-        node = graph.nodes[index]
         if index not in reached:
             reached.add(index)
-            if not isinstance(node.operation, ops.Detached | ops.Input):
-                way = _way(graph, index, rule)
-                pending.extend(node.inputs if way is None else way.sources)
+            pending.extend(sources_of(graph, index, rule))
     return reached
+
+
+def sources_of(graph: Graph, index: int, rule: Rule) -> tuple[int, ...]:
+    """Return the nodes to which a signal goes on from a node by the rule."""
+    node = graph.nodes[index]
+    if isinstance(node.operation, ops.Detached | ops.Input):
+        return ()
+    way = _way(graph, index, rule) if rule.goes_beyond else None
+    return node.inputs if way is None else way.sources
 
 
 def check_carried(graph: Graph, target: int, rule: Rule) -> None:
@@ -88,7 +92,7 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
 
     The error names the first operation that it has no way through, and the options and the rules that have one.
     """
-    blocked = _blocked(graph, target, rule)
+    blocked = blocked_at(graph, target, rule)
     if blocked is not None:
         role = roles(graph).get(blocked)
         untold = role is not None and not role.told and rule.gate == "constant"
@@ -96,13 +100,13 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
         if isinstance(graph.nodes[blocked].operation, ops.Selection):
             why = {"why": f"it chooses among what it reads, and switches={rule.switches!r} is for pooling windows"}
         earlier = [(name, index) for name, index in graph.layers.items() if index < blocked]
-        before = next((name for name, index in reversed(earlier) if _blocked(graph, index, rule) is None), None)
+        before = next((name for name, index in reversed(earlier) if blocked_at(graph, index, rule) is None), None)
         error = no_way_back(graph.nodes[blocked], rule, _remedy(graph, target, rule), **why)
         raise error if before is None else UnsupportedOperation(f"{error}, as {before!r}")
 
 
-def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:
-    """The index of the first node on the way back from the target that the rule has no way through."""
+def blocked_at(graph: Graph, target: int, rule: Rule) -> int | None:
+    """Return the index of the first node on the way back from the target that the rule has no way through, or None."""
     for index in sorted(carrying(graph, target, rule)):
         if not isinstance(graph.nodes[index].operation, ops.Input) and _way(graph, index, rule) is None:
             return index
@@ -110,7 +114,7 @@ def _blocked(graph: Graph, target: int, rule: Rule) -> int | None:
 
 
 def _remedy(graph: Graph, target: int, rule: Rule) -> str:
-    able = [name for name, known in RULES.items() if _blocked(graph, target, known) is None]
+    able = [name for name, known in RULES.items() if blocked_at(graph, target, known) is None]
     serving = f"rules that can serve: {', '.join(able)}"
     choices = [(getattr(rule, option), *CHOICES[option][1:]) for option in BEYOND]
     changes = [
@@ -118,11 +122,11 @@ def _remedy(graph: Graph, target: int, rule: Rule) -> str:
         for chosen in product(*choices)
     ]
     for change in sorted(changes, key=len):  # of as many, constants come before derivatives
-        if change and _blocked(graph, target, replace(rule, **change)) is None:
-            wanted = ",".join(f"{option}={choice}" for option, choice in change.items())
-            return f"{wanted} would carry it; {serving}"
+        if change and blocked_at(graph, target, replace(rule, **change)) is None:
+            shell = " ".join(f"rule.{option}={choice}" for option, choice in change.items())
+            return f"rule={replace(rule, **change).differing()} would carry it, in the shell {shell}; {serving}"
     for choice in ("constant", "derivative"):
-        blocked = _blocked(graph, target, replace(rule, activation="rectify", gate=choice, norm=choice))
+        blocked = blocked_at(graph, target, replace(rule, activation="rectify", gate=choice, norm=choice))
         if blocked is not None and blocked not in roles(graph):
             node = graph.nodes[blocked]
             return f"no option carries '{node.kind}' in {node.path or 'the network itself'}; {serving}"

@@ -22,17 +22,19 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from deconv.errors import BadInput, DeconvError, first_line, needed
+from deconv.errors import BadInput, DeconvError, bad_value, first_line, needed
 from deconv.files import write_whole
 from deconv.records.provenance import Provenance, check_same, weights_hash
 
 FORMAT = 3
-"""Version of the saved forms; a newer one is refused, an older one read."""
+"""Version of the saved forms; an older one is read."""
+WITH_FIRING = 4
+"""That of peaks with counts of how units fire, the newest: one that is newer still is refused."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
 MEASURES = "measures"
 """The kind of a table of measured units; in format 1 its metadata are its provenance and nothing else."""
-PARQUET = ".parquet"
+SAFETENSORS, PARQUET = ".safetensors", ".parquet"
 
 Axes = Mapping[str, tuple[torch.dtype, str]]
 """By name a tensor's dtype and axes, as "N 4 h w": numbers are sizes, and a letter is one size wherever it stands."""
@@ -53,6 +55,18 @@ def reading(path: str | Path) -> Iterator[None]:
         raise BadInput(
             f"{path} cannot be read ({first_line(error)}); it is damaged or no record: make it again"
         ) from error
+
+
+def check_suffix(path: str | Path, *others: str) -> None:
+    """Raise BadInput unless a record's name ends in .safetensors, or in one of the others.
+
+    >>> check_suffix("peaks.csv", ".parquet")
+    Traceback (most recent call last):
+    deconv.errors.BadInput: path: given peaks.csv; expected a file whose name ends in .safetensors or .parquet
+    """
+    possible = (SAFETENSORS, *others)
+    if Path(path).suffix not in possible:
+        raise bad_value("path", Path(path).name, f"a file whose name ends in {' or '.join(possible)}")
 
 
 def save_columns(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
@@ -113,19 +127,22 @@ def save_tensors(
     axes: Axes,
     provenance: Mapping[str, Any],
     checked: bool = False,
+    version: int | None = None,
 ) -> Path:
-    """Write a safetensors file. Raises BadInput for tensors that `load_tensors` would refuse.
+    """Write a safetensors file, of FORMAT unless it is of another version.
+
+    Raises BadInput for another suffix, and for tensors that `load_tensors` would refuse.
 
     checked: keep the SHA-256 of the tensors with them, by which `load_tensors` notices a flipped bit.
     """
+    check_suffix(path)
     try:
         _check_tensors(tensors, axes)
     except ValueError as error:
         raise BadInput(f"{path} cannot be written: {error}") from error
     whole = {name: value.contiguous() for name, value in tensors.items()}
-    return write_whole(
-        path, save(whole, metadata=metadata_of(kind, provenance, weights_hash(whole) if checked else ""))
-    )
+    checksum = weights_hash(whole) if checked else ""
+    return write_whole(path, save(whole, metadata=metadata_of(kind, provenance, checksum, version)))
 
 
 def load_tensors(
@@ -165,12 +182,15 @@ def _check_tensors(tensors: Mapping[str, Tensor], axes: Axes) -> None:
         sizes |= zip(names.split(), shape, strict=True)
 
 
-def metadata_of(kind: str, provenance: Mapping[str, Any], checksum: str = "") -> dict[str, str]:
+def metadata_of(
+    kind: str, provenance: Mapping[str, Any], checksum: str = "", version: int | None = None
+) -> dict[str, str]:
     """Return what a file says of itself; checksum: of its tensors.
 
     One entry only: safetensors orders several at random, and the bytes should be the same each time.
     """
-    said = {"kind": kind, "format": FORMAT, "provenance": provenance} | ({"tensors": checksum} if checksum else {})
+    said = {"kind": kind, "format": version or FORMAT, "provenance": provenance}
+    said |= {"tensors": checksum} if checksum else {}
     return {"deconv": json.dumps(said, sort_keys=True)}
 
 
@@ -182,8 +202,8 @@ def check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | No
         saved = {"kind": MEASURES, "format": 1, "provenance": saved}
     if saved["kind"] != kind:
         raise BadInput(f"{path} holds {saved['kind']}; expected {kind} written by deconv")
-    if saved["format"] > FORMAT:
-        raise BadInput(f"{path} has format {saved['format']}; this deconv reads up to {FORMAT}: update deconv")
+    if saved["format"] > WITH_FIRING:
+        raise BadInput(f"{path} has format {saved['format']}; this deconv reads up to {WITH_FIRING}: update deconv")
     provenance: Provenance = saved["provenance"]
     if not isinstance(provenance, dict):
         raise TypeError("its provenance is not a JSON object")

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from deconv.errors import check_indices, needed, shown, unknown
 from deconv.notebooks import ShownInNotebooks
+from deconv.records.firing import FIRING_AXES, Firing, joined_firing, split_firing
 from deconv.records.formats import (
     PARQUET,
+    WITH_FIRING,
     Axes,
     Columns,
+    check_suffix,
     is_parquet,
     load_tensors,
     needed_parquet,
@@ -46,7 +49,7 @@ PEAK_AXES: Axes = {
 
 
 @dataclass(frozen=True, eq=False)
-class LayerPeaks:
+class LayerPeaks(ShownInNotebooks):
     """The k strongest peaks of every unit of one layer, strongest first by (-score, image, row, col).
 
     - score: the activation; nan where there are fewer than k peaks.
@@ -106,6 +109,7 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
 
     - image_keys: the key of each image that holds a peak, by its id.
     - provenance: what the peaks were made of.
+    - firing: by layer, how units fire over all images, where the mining counted it.
 
     >>> import deconv, torch
     >>> _ = torch.manual_seed(0)
@@ -121,6 +125,7 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
     layers: dict[str, LayerPeaks]
     image_keys: dict[int, str]
     provenance: dict[str, Any] = field(default_factory=dict)
+    firing: Mapping[str, Firing] | None = None
 
     def __getitem__(self, layer: str) -> LayerPeaks:
         if layer not in self.layers:
@@ -143,8 +148,10 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file; where the name ends in .parquet, a table of COLUMNS, with rows for missing peaks.
 
-        Raises BadInput for a .parquet where there is no pyarrow (the extra `parquet`).
+        A table has no room for `firing`, and leaves it out.
+        Raises BadInput for another suffix, and for a .parquet where there is no pyarrow (the extra `parquet`).
         """
+        check_path(path)
         columns = self._all_columns()
         if Path(path).suffix == PARQUET:
             table: Path = needed_parquet(path).save_peaks(path, columns, self.provenance)
@@ -156,8 +163,12 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         tensors["layer"] = torch.arange(len(names)).repeat_interleave(rows_of)
         tensors["image_ids"] = torch.tensor(image_ids, dtype=torch.int64)
         tensors["keys"] = torch.frombuffer(bytearray(keys), dtype=torch.uint8)
-        fields = {"layers": names, "provenance": self.provenance}
-        return save_tensors(path, "peaks", tensors, PEAK_AXES, fields, checked=True)
+        fields: dict[str, Any] = {"layers": names, "provenance": self.provenance}
+        if self.firing is None:
+            return save_tensors(path, "peaks", tensors, PEAK_AXES, fields, checked=True)
+        counted, fields["images"] = joined_firing([self.firing[name] for name in names])
+        axes = {**PEAK_AXES, **FIRING_AXES}
+        return save_tensors(path, "peaks", tensors | counted, axes, fields, checked=True, version=WITH_FIRING)
 
     @staticmethod
     def load(path: str | Path) -> Peaks:
@@ -166,6 +177,7 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         A table needs pyarrow, as in `save`.
         """
         with reading(path):
+            counted = None
             if is_parquet(path):
                 columns, provenance = needed_parquet(path).load_peaks(path)
                 names = list(dict.fromkeys(columns["layer"].tolist()))
@@ -173,11 +185,11 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
                 image_keys = {image_id: keys[image_id] for image_id in sorted(keys) if image_id >= 0}
                 columns["layer"] = np.array([names.index(name) for name in columns["layer"]], dtype=np.int64)
             else:
-                columns, names, image_keys, provenance = _load_tensors(path)
+                columns, names, image_keys, provenance, counted = _load_tensors(path)
             number = columns.pop("layer")
-            return Peaks(
-                {name: _layer_from(columns, number == n) for n, name in enumerate(names)}, image_keys, provenance
-            )
+            layers = {name: _layer_from(columns, number == n) for n, name in enumerate(names)}
+            units = {name: len(peaks.score) for name, peaks in layers.items()}
+            return Peaks(layers, image_keys, provenance, None if counted is None else split_firing(*counted, units))
 
     def to_arrow(self) -> pyarrow.Table:
         """Return an Arrow table of the peaks, one a row: the columns that `to_pandas` names.
@@ -208,7 +220,8 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
 
 
 def check_path(path: str | Path) -> None:
-    """Raise BadInput for a path that peaks could not be saved to: a .parquet where there is no pyarrow."""
+    """Raise BadInput for a path that peaks could not be saved to: another suffix, a .parquet where pyarrow is not."""
+    check_suffix(path, PARQUET)
     if Path(path).suffix == PARQUET:
         needed_parquet(path)
 
@@ -236,9 +249,15 @@ def _no_rows() -> Columns:
     return _columns("", LayerPeaks(empty.float(), empty, empty, empty, box), {})
 
 
-def _load_tensors(path: str | Path) -> tuple[Columns, list[str], dict[int, str], Provenance]:
-    """Return (columns, names of layers, keys of images, provenance) of a safetensors file, `layer` being a number."""
-    tensors, saved = load_tensors(path, "peaks", PEAK_AXES)
+def _load_tensors(
+    path: str | Path,
+) -> tuple[Columns, list[str], dict[int, str], Provenance, tuple[dict[str, Tensor], int] | None]:
+    """Return (columns, names of layers, keys of images, provenance, counts) of a safetensors file.
+
+    `layer` is a number among the columns; the counts are the tensors of how units fire and the number of images.
+    """
+    tensors, saved = load_tensors(path, "peaks", _axes_of)
+    counted = {name: tensors.pop(name) for name in FIRING_AXES} if "counts" in tensors else None
     names, provenance = saved["layers"], saved["provenance"]
     keys = json.loads(tensors.pop("keys").numpy().tobytes())
     image_keys = dict(zip(tensors.pop("image_ids").tolist(), keys, strict=True))
@@ -248,7 +267,11 @@ def _load_tensors(path: str | Path) -> tuple[Columns, list[str], dict[int, str],
     columns = {name: tensor.numpy() for name, tensor in tensors.items()}
     if not set(columns["layer"].tolist()) == set(range(len(names))):
         raise ValueError(f"its rows are not of its {len(names)} layers")
-    return columns, names, image_keys, provenance
+    return columns, names, image_keys, provenance, None if counted is None else (counted, int(saved["images"]))
+
+
+def _axes_of(tensors: Mapping[str, Tensor]) -> Axes:
+    return {**PEAK_AXES, **FIRING_AXES} if "counts" in tensors else PEAK_AXES
 
 
 def _layer_from(columns: dict[str, np.ndarray], rows: np.ndarray) -> LayerPeaks:

@@ -70,7 +70,7 @@ class Patches(ShownInNotebooks):
         return dataclasses.replace(self, pixels=pixels, inside=inside, box=box)
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file."""
+        """Write a safetensors file. Raises BadInput for a name that ends in anything else."""
         tensors = {"pixels": self.pixels, "inside": self.inside, "box": self.box, "image": self.image}
         return save_tensors(path, "patches", tensors, PATCH_AXES, self.provenance)
 
@@ -162,7 +162,7 @@ class Reconstructions(ShownInNotebooks):
         return dataclasses.replace(self, pixels=recut(self.pixels, self.box, box), box=box)
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file."""
+        """Write a safetensors file. Raises BadInput for a name that ends in anything else."""
         tensors: dict[str, Tensor] = {name: getattr(self, name) for name in RECONSTRUCTION_AXES}
         fields = {
             "layer": self.layer,

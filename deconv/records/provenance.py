@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -26,6 +27,7 @@ DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib
 NEWER_SETTINGS = {"activation": "refuse", "gate": "refuse", "norm": "refuse", "linear": "transpose", "epsilon": 1e-6}
 """Settings that older records do not name, as they were then: the options of a rule that came later."""
 LONGEST_VALUE = 80
+HASH = re.compile("[0-9a-f]{64}")
 """Characters of a value that a refusal quotes; of a longer one it quotes the beginning."""
 
 
@@ -108,6 +110,8 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
 
 def _shown(value: Any) -> str:
     text = str(value)
+    if HASH.fullmatch(text):
+        return f"{text[:8]}..."
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 

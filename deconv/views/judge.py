@@ -11,26 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from deconv.analyses.choosing import check_units, firing_units
-from deconv.compare.controls import CONTROLS, DECONVNETS, Opened, rules_behind
-from deconv.compare.judging import Measurements, Study, all_layers, first_rule, randomised, summarise
+from deconv.compare.judging import Measurements, Study, all_layers, summarise
 from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.tasks import PATCHES
 from deconv.engines import Engine
 from deconv.engines.local import Local
-from deconv.errors import BadInput, UnsupportedOperation, bad_value, check_choice, check_count, needed
-from deconv.explanations import Explanations, by_name
+from deconv.errors import check_choice, needed
+from deconv.explanations import Explanations
 from deconv.figures import Figure, save_as
 from deconv.figures.compare_rules import by_layer, rule_table
 from deconv.figures.html import page
 from deconv.files import write_json, write_whole
-from deconv.images import MapDataset, Source, check_source
+from deconv.images import MapDataset, Source
 from deconv.network import Network
-from deconv.projection import check_rules
-from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import save_table
-from deconv.records.provenance import check_same
+from deconv.views.asking import check_asked
 
 QUESTIONS = {
     "pearson_grey": "like the patch",
@@ -203,19 +199,6 @@ def _cell(cells: Mapping[str, Any], ahead: Mapping[str, Any], name: str, metric:
     return CELL.format(**cell, mark="*" if differs and difference["units"] > 1 else "")
 
 
-def _check_controls(network: Network, layers: Sequence[str], explanations: Mapping[str, Opened]) -> None:
-    """Raise UnsupportedOperation, naming them, for controls that are deconvnets which the network does not carry."""
-    controls = [name for name in explanations.values() if isinstance(name, str)]
-    try:
-        check_rules(network, layers, rules_behind(controls, first_rule(explanations.values())))
-    except UnsupportedOperation as error:
-        deconvnets = ", ".join(name for name in controls if name in DECONVNETS) or "gradient_times_input"
-        raise UnsupportedOperation(
-            f"what is behind {deconvnets}: {error}; controls are carried as far as the first rule among the "
-            "explanations: put deconvnet_beyond there"
-        ) from error
-
-
 def judge(
     network: Network,
     images: Source | MapDataset,
@@ -263,35 +246,11 @@ def judge(
     deconvnet ...
     mine ...
     """
-    if not isinstance(network, Network):
-        raise bad_value("network", type(network).__name__, "a deconv.Network")
-    if network.input_shape[0] != 3:
-        raise BadInput(f"the judge compares colours; expected inputs of 3 channels, not {network.input_shape[0]}")
-    if not isinstance(peaks, Peaks):
-        raise bad_value("peaks", type(peaks).__name__, "Peaks", "deconv.mine(network, images, layers)")
-    opened: dict[str, Opened] = by_name(explanations, CONTROLS)
-    if not opened or PATCHES in opened:
-        raise bad_value("explanations", list(opened), f"at least one, none called {PATCHES!r}")
-    check_count("seed", seed, 0)
-    source = check_source(images)
-    mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
-    expected = {"weights": network.weights_hash, "content": source.content_hash}
-    check_same("the record of these peaks", mined, expected, f"Mine again in the source {source.name}")
-    layers = sorted(peaks, key=network.node)
-    asked = units if isinstance(units, Mapping) else dict.fromkeys(layers, units)
-    for layer in asked:
-        check_choice("layer of units", layer, layers)
-        check_units(network, [layer], asked[layer])
-    check_rules(network, layers, [each for each in opened.values() if isinstance(each, Rule)])
-    _check_controls(network, layers, opened)
-    chosen = {
-        layer: firing_units(layer, peaks[layer], asked[layer], len(peaks[layer].score), seed)
-        for layer in layers
-        if layer in asked
-    }
-    random = randomised(network, layers, seed) if "random_weights" in opened.values() else None
+    asked = check_asked(network, images, peaks, explanations, units, seed, taken=[PATCHES])
     records = None if keep is None else Path(fspath(keep))
-    study = Study(network, source, peaks, chosen, opened, random, seed, engine or Local(), records)
+    study = Study(
+        network, asked.source, peaks, asked.units, asked.explanations, asked.random, seed, engine or Local(), records
+    )
     with study.engine.connected():
         measured = study.measure()
-    return Judgement(tuple(opened), measured, summarise(study, measured), seed)
+    return Judgement(tuple(asked.explanations), measured, summarise(study, measured), seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deconv.analyses.choosing import check_units, last_maps, spread_units
+from deconv.analyses.choosing import check_units, chosen_maps, described_images, images_of, spread_units
 from deconv.analyses.features import summarise
 from deconv.errors import BadInput, bad_value, check_count, check_list
 from deconv.figures import Figure, in_html, save_as
@@ -25,7 +25,7 @@ from deconv.network.receptive_field import first_convolution
 from deconv.progress import print_line, track
 from deconv.projection import AnyRule, check_rules, project_peaks
 from deconv.projection.patches import patches_of
-from deconv.projection.rules import as_rule
+from deconv.projection.rules import Rule, as_rule
 from deconv.records import Patches, Peaks, Reconstructions
 
 IMAGENET = Preprocessing((224, 224), 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -74,7 +74,7 @@ class Look:
             for layer, numbers in self.numbers.items()
         )
         rule = next(iter(self.reconstructions.values())).rule
-        images = self.peaks.provenance["source"]["images"]
+        images = images_of(self.peaks)
         return f"<Look: {layers}, {self.peaks.provenance['k']} peaks each, {images} images, {rule}>"
 
     def _repr_html_(self) -> str:
@@ -123,7 +123,8 @@ def look(
       preprocessed as ImageNet's are, which is said on stderr.
     - images: a Source, a Dataset, or the path of a folder of photographs.
     - layer: the name of a layer, or several; for None the last layer of maps at each of the three last sizes of map
-      before the class scores, as conv1, conv2 and conv5 of an AlexNet; which they are is said on stderr.
+      before the class scores, as conv1, conv2 and conv5 of an AlexNet, as far as the rule can send layers back; which
+      they are is said on stderr, and which were left out.
     - units: numbers of units, from 0; for None `n_units` of each layer, none picked for its looks: its units in the
       order of their strongest peaks are divided into so many equal parts, and the strongest of each part is shown; dead
       ones are left out.
@@ -147,7 +148,8 @@ def look(
     no layer named: looking at 1, the last layer of each of the last 3 sizes of map
     """
     network, chosen = _as_network(network)
-    layers, sentences = _as_layers(network, layer)
+    source = check_source(folder(images) if isinstance(images, str | PathLike) else images)
+    layers, sentences = _as_layers(network, layer, as_rule(rule))
     chosen += sentences
     if units is not None and not check_list("units", units, "units, from 0"):
         raise bad_value("units", "none", "at least one", "leave it out for some of each layer")
@@ -155,7 +157,6 @@ def look(
     check_count("n_units", n_units)
     check_rules(network, layers, [rule])
     network.needed_preprocessing()
-    source = check_source(folder(images) if isinstance(images, str | PathLike) else images)
     if keep is None:
         peaks = mine(network, source, layers, k, batch_size)
     else:
@@ -175,10 +176,8 @@ def look(
         numbers[name] = summarise(network, source, name, peaks[name], shown, recon, recon.zoomed())
         if first := first_convolution(network.graph, network.node(name)):
             filters[name] = first.weight.float().cpu()
-    of_images = f"{len(source)} photograph{'s' if len(source) > 1 else ''}"
-    heading = (
-        f"{type(network.module).__name__}: the {k} strongest peaks of each unit, {of_images}, {as_rule(rule).name}"
-    )
+    of_images = f"{described_images(peaks)}, {as_rule(rule).name}"
+    heading = f"{type(network.module).__name__}: the {k} strongest peaks of each unit, {of_images}"
     return Look(peaks, reconstructions, patches, numbers, filters, heading, tuple(chosen))
 
 
@@ -195,15 +194,22 @@ def _as_network(network: Network | nn.Module) -> tuple[Network, list[str]]:
         "deconv.Network(module, input_shape, preprocessing=...) says otherwise"
     )
     print_line(f"deconv.look: {said}")  # before it is tried, for another input would be refused
+    taken = next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+    if taken != 3:
+        raise bad_value(
+            "network", f"a {type(network).__name__} for inputs of {taken} channels", "a Network, or a module for RGB",
+            f"deconv.Network(module, ({taken}, H, W), preprocessing=...) says what it takes",
+        )  # fmt: skip
     return Network(network, (3, height, width), preprocessing=IMAGENET), [said]
 
 
-def _as_layers(network: Network, layer: str | Sequence[str] | None) -> tuple[list[str], list[str]]:
+def _as_layers(network: Network, layer: str | Sequence[str] | None, rule: Rule) -> tuple[list[str], list[str]]:
     """The layers in forward order, and what was chosen where none was named."""
     if layer is None:
-        layers = last_maps(network, LAYERS)
+        layers, left_out = chosen_maps(network, LAYERS, rule)
         said = (
             f"no layer named: looking at {', '.join(layers)}, the last layer of each of the last {LAYERS} sizes of map"
+            f"{f'; {left_out}' if left_out else ''}"
         )
         print_line(f"deconv.look: {said}")
         return layers, [said]
