@@ -79,4 +79,5 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
         *ALEXNET, "k=2", "n_units=2", "chapters.conv1.units={3: bars}", *(f"chapters.conv{n}=null" for n in (3, 4, 5))
     ],
     "train": lambda home: [*TINY, "model=zfnet64", "model.maps=[4,4,4,4,4]", "model.widths=[8]", "held_out=0.25"],
+    "which_image": lambda home: [*ALEXNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1"],
 }  # fmt: skip
