@@ -265,7 +265,7 @@ def test_records_of_something_else_are_refused(finished: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"observer.model": "zfnet"}, "observer.model=zfnet"),
+        ({"observer.model": "zfnet65"}, "zfnet65"),
         ({"observer.layer": "conv9"}, "unknown observer's layer 'conv9'"),
         ({"observer.layer": "null"}, "observer_layer: given None; expected both a network and its layer"),
         ({"against": "[guidd]"}, "unknown explanation 'guidd'; expected one of deconvnet, guided"),
