@@ -69,3 +69,7 @@ from .views.strongest import (
     OnPhotograph as OnPhotograph,
     project_strongest as project_strongest,
 )
+from .views.which_image import (
+    ImageChoice as ImageChoice,
+    which_image as which_image,
+)

@@ -89,4 +89,5 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
     ],
     "train": lambda home: [*TINY, "model=zfnet64", "model.maps=[4,4,4,4,4]", "model.widths=[8]", "held_out=0.25"],
     "virtual_units": lambda home: [*ALEXNET, "layer=conv2", "k=3", "n_units=2", "lower=2"],
+    "which_image": lambda home: [*ALEXNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1"],
 }  # fmt: skip

@@ -50,7 +50,7 @@ HOUSE = {
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls guesses judging measuring predicting sufficiency tasks trials",
+        doors="controls guesses judging measuring observers predicting sufficiency tasks trials which_image",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
@@ -59,7 +59,7 @@ HOUSE = {
     ),
     "figures": Room(
         "errors files records images network projection compare training analyses",
-        doors="compare_rules features html pictures predict strongest",
+        doors="compare_rules features html pictures predict strongest which_image",
     ),
     "views": Room(
         "errors progress files records images network engines mining projection explanations compare analyses figures"

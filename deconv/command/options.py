@@ -161,6 +161,20 @@ class Predict(Scanning, WithDirections, WithLayers, WithUnits, WithRule, WithExp
 
 
 @dataclass
+class WhichImage(Scanning, WithDirections, WithLayers, WithUnits, WithRule, WithExplanations):
+    """The options of experiments/which_image.py."""
+
+    against: list[str] = option(
+        ["guided", "gradient", "gradient_times_input", "other_unit", "random_weights", "edges", "random_mask"],
+        "what is asked beside `rule`, by name: other rules, explanations such as smoothgrad, controls",
+    )
+    references: int = option(9, "images of each unit whose pictures are shown; as many others are asked about", 1)
+    observer: dict[str, Any] = option(
+        {}, "another network that compares too: its model, its layer, and what replaces the model file's settings"
+    )
+
+
+@dataclass
 class Photograph(Mining, WithRule, WithReference):
     """The options of experiments/photograph.py."""
 
@@ -223,5 +237,6 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "tour": Tour,
     "train": Train,
     "virtual_units": VirtualUnits,
+    "which_image": WhichImage,
 }
 """The options of each experiment, by its name in configs/experiment/ and experiments/."""

@@ -111,31 +111,31 @@ def named_right(unit: UnitTrials, name: str, explanation: Opened) -> dict[str, F
     elif name == PATCHES:
         fields = np.broadcast_to(unit.peaks.inside[:, None], unit.peaks.patches.shape)
         varies = {image: partial(_variation, photograph) for image, photograph in unit.photographs.items()}
-        scores = {"energy": unit.score(varies)} | _by_references(unit, unit.peaks.patches, _laid(unit.peaks, fields))
+        scores = {"energy": unit.score(varies)} | _by_references(unit, unit.peaks.patches, laid(unit.peaks, fields))
     else:
         pictures = unit.peaks.reconstruct(explanation)
-        laid, image_ids = _laid(unit.peaks, pictures), unit.peaks.peaks[:, 0].tolist()
-        energies = {image: partial(_sum_under, energy(laid[image_ids.index(image)])) for image in unit.photographs}
-        scores = {"energy": unit.score(energies)} | _by_references(unit, pictures, laid)
+        placed, image_ids = laid(unit.peaks, pictures), unit.peaks.peaks[:, 0].tolist()
+        energies = {image: partial(_sum_under, energy(placed[image_ids.index(image)])) for image in unit.photographs}
+        scores = {"energy": unit.score(energies)} | _by_references(unit, pictures, placed)
     unanswered = np.full(len(unit.sides), np.nan)
     return {question: _right(scores[question]) if question in scores else unanswered for question in QUESTIONS}
 
 
-def _by_references(unit: UnitTrials, pictures: np.ndarray, laid: np.ndarray) -> dict[str, Scores]:
-    """Return what speaks for each square by pictures (N, 3, h, w) of all peaks, `laid` where they are in the images."""
-    place = unit.score(unit.everywhere(partial(_sum_under, mean_energy(laid[: unit.references]))))
+def _by_references(unit: UnitTrials, pictures: np.ndarray, placed: np.ndarray) -> dict[str, Scores]:
+    """Return what speaks for each square by pictures (N, 3, h, w) of all peaks, `placed` where they lie in images."""
+    place = unit.score(unit.everywhere(partial(_sum_under, mean_energy(placed[: unit.references]))))
     shown = zip(pictures[: unit.references], unit.peaks.inside, strict=False)
     views = np.stack([grey_view(picture[(slice(None), *inside_rows_cols(inside))]) for picture, inside in shown])
     likeness = {end: np.einsum("tij,rij->t", of, views) / (len(views) * VIEW**2) for end, of in unit.views.items()}
     return {"place": place, "likeness": likeness}
 
 
-def _laid(peaks: PeakSet, pictures: np.ndarray) -> Float[np.ndarray, "N 3 H W"]:
+def laid(peaks: PeakSet, pictures: np.ndarray) -> Float[np.ndarray, "N 3 H W"]:
     """Return pictures of the receptive fields where they lie in their images, zero elsewhere."""
     size = (peaks.input_images.shape[2], peaks.input_images.shape[3])
     whole = torch.tensor([[0, 0, *size]]).expand(len(pictures), 4)
-    laid: np.ndarray = recut(torch.from_numpy(np.ascontiguousarray(pictures)), peaks.boxes, whole).double().numpy()
-    return laid
+    placed: np.ndarray = recut(torch.from_numpy(np.ascontiguousarray(pictures)), peaks.boxes, whole).double().numpy()
+    return placed
 
 
 def _right(scores: Scores) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from deconv.compare.controls import Opened
-from deconv.compare.guesses import BASELINES, QUESTIONS, VIEW, UnitTrials, named_right, shares
+from deconv.compare.guesses import BASELINES, VIEW, UnitTrials, named_right, shares
 from deconv.compare.judging import all_layers, differences, first_rule, intervals, options_of
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.tasks import PATCHES, keep_or_measure
@@ -146,14 +146,7 @@ def _predict_unit(shared: LayerPrediction, unit: int) -> dict[str, dict[str, flo
 
 def summarise(study: PredictionStudy, measured: Predictions) -> dict[str, Any]:
     """Return accuracies over units with 95 % intervals, by layer and over all, and how far the tested one is ahead."""
-    together, names = all_layers(measured), [*study.explanations, *BASELINES]
-    columns = answered(next(iter(together.values())))
-    return {
-        "layers": {layer: {n: intervals(c, study.seed) for n, c in of.items()} for layer, of in measured.items()},
-        "all_layers": {name: intervals(of, study.seed) for name, of in together.items()},
-        "tested": names[0],
-        "tested_minus": differences(together, names, study.seed, columns),
-        "layers_tested_minus": {layer: differences(of, names, study.seed, columns) for layer, of in measured.items()},
+    return side_by_side(measured, [*study.explanations, *BASELINES], study.seed) | {
         "trials": {
             layer: {a: int(of[PATCHES][f"trials_{a}"].sum()) for a in ACTIVATIONS} for layer, of in measured.items()
         },
@@ -164,6 +157,19 @@ def summarise(study: PredictionStudy, measured: Predictions) -> dict[str, Any]:
     }
 
 
+def side_by_side(measured: Predictions, names: list[str], seed: int) -> dict[str, Any]:
+    """Return the accuracies of these names over units, and how far the first one is ahead, by layer and over all."""
+    together = all_layers(measured)
+    columns = answered(next(iter(together.values())))
+    return {
+        "layers": {layer: {n: intervals(c, seed) for n, c in of.items()} for layer, of in measured.items()},
+        "all_layers": {name: intervals(of, seed) for name, of in together.items()},
+        "tested": names[0],
+        "tested_minus": differences(together, names, seed, columns),
+        "layers_tested_minus": {layer: differences(of, names, seed, columns) for layer, of in measured.items()},
+    }
+
+
 def answered(columns: Iterable[str]) -> list[str]:
     """Return those of the columns that are accuracies."""
-    return [name for name in columns if name.partition("_")[0] in QUESTIONS]
+    return [name for name in columns if name != "unit" and not name.startswith("trials_")]

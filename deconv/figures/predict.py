@@ -39,7 +39,7 @@ def by_layer(layers: Mapping[str, Any], names: Sequence[str]) -> Figure:
     grid = figure.subplots(len(ACTIVATIONS), len(QUESTIONS), squeeze=False, sharey=True)
     for row, activation in zip(grid, ACTIVATIONS, strict=True):
         for axes, (question, words) in zip(row, QUESTIONS.items(), strict=True):
-            _panel(axes, layers, names, f"{question}_{activation}")
+            draw_panel(axes, layers, {name: drawn_as(name) for name in names}, f"{question}_{activation}")
             axes.set_title(f"{words}\n({MAPS[activation]})", fontsize=9)
         row[0].set_ylabel("share of trials named right", fontsize=9)
     legend_above(figure, [Line2D([], [], label=name, **drawn_as(name)) for name in names])
@@ -51,14 +51,15 @@ def drawn_as(name: str) -> dict[str, Any]:
     return BASELINE_STYLES[name] if name in BASELINE_STYLES else style(name)
 
 
-def _panel(axes: Axes, layers: Mapping[str, Any], names: Sequence[str], column: str) -> None:
-    shifts = np.linspace(-0.16, 0.16, len(names))  # so that the intervals do not hide each other
-    for name, shift in zip(names, shifts, strict=True):
+def draw_panel(axes: Axes, layers: Mapping[str, Any], lines: Mapping[str, Mapping[str, Any]], column: str) -> None:
+    """Draw a column's accuracies by layer, and chance; lines: how that of each explanation is drawn."""
+    shifts = np.linspace(-0.16, 0.16, len(lines))  # so that the intervals do not hide each other
+    for (name, drawn), shift in zip(lines.items(), shifts, strict=True):
         cells = [of[name][column] for of in layers.values()]
         mean, low, high = (np.array([cell[key] for cell in cells], dtype=float) for key in ("mean", "low", "high"))
         if np.isnan(mean).all():
             continue
-        places, drawn = np.arange(len(mean)) + shift, drawn_as(name)
+        places = np.arange(len(mean)) + shift
         axes.plot(places, mean, **drawn)
         if name not in CONTROLS:
             axes.vlines(places, low, high, color=drawn["color"], linewidth=1, alpha=0.6)

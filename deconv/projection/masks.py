@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -40,8 +40,13 @@ def mask_of(recon: Reconstructions, share: float = SHARE, sigma: float | int | N
     sigma = recon.effective_field * SMOOTHING if sigma is None else sigma
     if not (math.isfinite(sigma) and sigma >= 0):
         raise bad_value("sigma", sigma, "a number of pixels, 0 or more")
-    masks = torch.zeros((len(recon), *recon.pixels.shape[2:]), dtype=torch.bool)
-    for mask, pixels in zip(masks, recon.pixels, strict=True):
+    return masks_of(recon.pixels, share, sigma)
+
+
+def masks_of(pictures: Float[Tensor, "n C h w"], share: float, sigma: float) -> Bool[Tensor, "n h w"]:
+    """Return for any pictures what `mask_of` returns for reconstructions."""
+    masks = torch.zeros((len(pictures), *pictures.shape[2:]), dtype=torch.bool)
+    for mask, pixels in zip(masks, pictures, strict=True):
         energy = gaussian_filter(pixels.double().square().sum(dim=0).numpy(), sigma, mode="constant")
         falling = np.argsort(-energy, axis=None, kind="stable")
         held = np.cumsum(energy.flat[falling])

@@ -72,6 +72,16 @@ class Prediction:
     def __str__(self) -> str:
         return self.table()
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the table."""
+        return [f"{question}_{activation}" for activation in ACTIVATIONS for question in QUESTIONS]
+
+    @property
+    def note(self) -> str:
+        """What stands below the table, with a place for the first explanation's name."""
+        return NOTE
+
     def table(self, layer: str | None = None) -> str:
         """Return a table, explanation x question, in text: of one layer, or of the units of all layers together.
 
@@ -81,7 +91,7 @@ class Prediction:
             check_choice("layer", layer, self.measured)
         cells = self.summary["all_layers"] if layer is None else self.summary["layers"][layer]
         ahead = self.summary["tested_minus"] if layer is None else self.summary["layers_tested_minus"][layer]
-        columns = [f"{question}_{activation}" for activation in ACTIVATIONS for question in QUESTIONS]
+        columns = self.columns
         head = ["explanation", *(column.replace("_", ", ") for column in columns)]
         rows = [[name, *(_cell(cells[name][c], ahead.get(name, {}).get(c)) for c in columns)] for name in self.names]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -89,7 +99,7 @@ class Prediction:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in [head, *rows]
         ]
-        return "\n".join([self._title(layer), *lines, NOTE.format(first=self.names[0])])
+        return "\n".join([self._title(layer), *lines, self.note.format(first=self.names[0])])
 
     def difference(self, one: str, other: str, column: str, layer: str | None = None) -> dict[str, Any]:
         """Return {"mean", "low", "high", "units"} of the units' differences in a column, one explanation less another.
@@ -147,7 +157,7 @@ class Prediction:
         units, trials = self.summary["units"], self.summary["trials"]
         layers = list(units) if layer is None else [layer]
         count = sum(len(units[each]) for each in layers)
-        asked = [f"{sum(trials[each][name] for each in layers)} ({name})" for name in ACTIVATIONS]
+        asked = [f"{sum(trials[each][name] for each in layers)} ({name})" for name in trials[layers[0]]]
         return f"{count} units of {', '.join(layers)}; trials: {', '.join(asked)}"
 
 
