@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from deconv import figures
-from deconv.analyses.choosing import check_units, firing_units
-from deconv.analyses.circuit import grow_trees, last_carried, steps_of
+from deconv.analyses.choosing import check_units, chosen_maps, firing_units
+from deconv.analyses.circuit import grow_trees, steps_of
 from deconv.command.options import Circuit
 from deconv.command.setup import open_model, open_rule, prepare
 from deconv.errors import bad_value
@@ -22,13 +22,17 @@ log = logging.getLogger("deconv")
 def run(options: Circuit, folder: Path) -> Path:
     """Mine the layers, grow the trees of the units and draw each; returns the picture, or of several their folder."""
     network, rule = open_model(options), open_rule(options.rule)
-    layer = last_carried(network, rule) if options.layer is None else options.layer
+    layer, left_out = options.layer, ""
+    if layer is None:
+        (layer,), left_out = chosen_maps(network, 1, rule)
     steps = steps_of(network, layer, options.layers, len(options.branches), rule)
     if len(options.branches) < len(steps):
         remedy = f"they are {', '.join(steps)}"
         raise bad_value("branches", options.branches, "a number for each layer that the tree goes through", remedy)
     check_units(network, [layer], options.units)
     prepared = prepare(options, network, [layer, *steps], [rule])
+    if left_out:
+        log.info("%s", left_out)
     images, chain = prepared.images, [layer, *steps]
     peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image)
     units = firing_units(layer, peaks[layer], options.units, options.n_units, options.seed)

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import deconv
-from deconv.analyses.circuit import grow_trees, last_carried, steps_of
+from deconv.analyses.circuit import grow_trees, steps_of
 from deconv.command.cli import main
-from deconv.errors import BadInput, UnsupportedOperation
+from deconv.errors import BadInput
 from deconv.figures.circuit import circuit_figure
 from deconv.network import Network
-from deconv.projection.rules import Rule, as_rule
+from deconv.projection.rules import Rule
 from deconv.records import Reconstructions
 from tests import small
 from tests.commands import refusal, words
@@ -135,14 +135,6 @@ def test_a_tree_takes_the_outputs_of_residual_blocks_and_says_what_leads_around_
     texts = {tree: " ".join(text.get_text() for text in circuit_figure(tree, "").texts) for tree in (whole, branch)}
     assert f"around {round(100 * whole.children[0].share)} %" in texts[branch] and "skip connection" in texts[branch]
     assert "around" not in texts[whole]
-
-
-def test_the_last_layer_of_maps_is_one_that_the_rule_sends_back() -> None:
-    smooth = [nn.Conv2d(3, 3, 1), nn.SiLU()]
-    network = Network(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), *smooth), (3, 8, 8))
-    assert last_carried(network, Rule()) == "1" and last_carried(network, as_rule("gradient")) == "3"
-    with pytest.raises(UnsupportedOperation, match="'deconvnet' has no way back through 'silu' in 1"):
-        last_carried(Network(nn.Sequential(*smooth), (3, 8, 8)), Rule())
 
 
 @pytest.fixture(scope="module")

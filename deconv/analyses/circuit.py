@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deconv.analyses.features import classes_of_units
-from deconv.errors import UnsupportedOperation, bad_value
+from deconv.errors import bad_value
 from deconv.images import Source
 from deconv.network import Network
-from deconv.projection import check_rules, check_through, dominators_below, layers_below, project, project_peaks
+from deconv.projection import check_through, dominators_below, layers_below, project, project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
 from deconv.records import Patches, Peaks, Reconstructions, shown_side
@@ -75,34 +75,6 @@ class TreeUnit:
             "units_for_half": self.for_half,
             "made_of": [child.numbers() for child in self.children],
         }
-
-
-def last_carried(network: Network, rule: Rule) -> str:
-    """Return the last layer whose maps have more than one position and that the rule can send back.
-
-    Raises BadInput if no layer has such maps, UnsupportedOperation if the rule can send none of them back.
-
-    >>> import deconv
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3), torch.nn.ReLU(), torch.nn.Conv2d(3, 3, 3), torch.nn.SiLU())
-    >>> last_carried(deconv.Network(net, (3, 16, 16)), Rule())
-    '1'
-    """
-    names = sorted(network.aliases or network.layers, key=network.node)
-    maps = [name for name in names if network.map_size(name) != (1, 1)]
-    if not maps:
-        raise bad_value("layer", None, f"one of {', '.join(names)}", "no layer has maps of more than one position")
-    carried = [name for name in maps if _carries(network, name, rule)]
-    if not carried:
-        check_rules(network, maps[:1], [rule])  # raises, and says what the rule cannot pass
-    return carried[-1]
-
-
-def _carries(network: Network, layer: str, rule: Rule) -> bool:
-    try:
-        check_rules(network, [layer], [rule])
-    except UnsupportedOperation:
-        return False
-    return True
 
 
 def steps_of(network: Network, layer: str, layers: Sequence[str] | None, count: int, rule: Rule) -> list[str]:
