@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-import numpy as np
-
-from deconv.compare.judging import Measurements, Study, all_layers, summarise
-from deconv.compare.measuring import METRICS, mean_interval
+from deconv.compare.judging import Study, summarise
+from deconv.compare.measuring import METRICS
 from deconv.compare.tasks import PATCHES
 from deconv.engines import Engine
 from deconv.engines.local import Local
-from deconv.errors import check_choice, needed
 from deconv.explanations import Explanations
-from deconv.figures import Figure, save_as
+from deconv.figures import Figure
 from deconv.figures.compare_rules import by_layer, rule_table
-from deconv.figures.html import page
-from deconv.files import write_json, write_whole
 from deconv.images import MapDataset, Source
 from deconv.network import Network
 from deconv.records import Peaks
-from deconv.records.formats import save_table
 from deconv.views.asking import check_asked
+from deconv.views.side_by_side import SideBySide
 
 QUESTIONS = {
     "pearson_grey": "like the patch",
@@ -39,15 +32,13 @@ QUESTIONS = {
     "other_unit": "like another unit's",
 }
 """The metrics that a printed table has, and what its columns are called; `METRICS` has all."""
-CELL = "{mean:.3g} [{low:.2g}, {high:.2g}]{mark}"
 NOTE = (
     "Means over units and their 95 % bootstrap intervals. * differs from {first}: the interval of the paired "
     "difference leaves out zero. Higher is better of {higher}; lower of {lower}."
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Judgement:
+class Judgement(SideBySide):
     """What `deconv.judge` found: prints itself as a table, in a notebook too.
 
     - names: the explanations, the first being the one that others are set against.
@@ -71,132 +62,35 @@ class Judgement:
     'judgement.json'
     """
 
-    names: tuple[str, ...]
-    measured: Measurements
-    summary: dict[str, Any]
-    seed: int
+    column_is: ClassVar[str] = "metric"
+    kept: ClassVar[tuple[str, ...]] = ("rules", "units", "shares", "provenance")
 
-    def __repr__(self) -> str:
-        layers = ", ".join(f"{len(units)} units of {layer}" for layer, units in self.summary["units"].items())
-        return f"<Judgement: {', '.join(self.names)}; {layers}>"
+    @property
+    def questions(self) -> dict[str, str]:
+        """The metrics that a table shows, and what each is called there."""
+        return QUESTIONS
 
-    def __str__(self) -> str:
-        return self.table()
+    @property
+    def columns(self) -> list[str]:
+        """All metrics."""
+        return list(METRICS)
 
-    def table(self, layer: str | None = None) -> str:
-        """Return a table, explanation x question, in text: of one layer, or of the units of all layers together.
+    @property
+    def note(self) -> str:
+        """What stands below a table."""
+        ways = {better: [QUESTIONS[name] for name in QUESTIONS if METRICS[name].better == better] for better in (1, -1)}
+        return NOTE.format(first=self.names[0], higher=", ".join(ways[1]), lower=", ".join(ways[-1]))
 
-        Raises UnknownName for a layer that was not judged.
-        """
-        head, rows = self._rows(layer)
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [head, *rows]
-        ]
-        return "\n".join([self._title(layer), *lines, self._note()])
-
-    def _repr_html_(self) -> str:
-        layers = [None, *self.measured] if len(self.measured) > 1 else [None]
-        pages = []
-        for layer in layers:
-            head, rows = self._rows(layer)
-            pages.append(page(self._title(layer), head=head, rows=rows, notes=[] if layer else [self._note()]))
-        more = "".join(pages[1:])
-        by_each = f"<details><summary>{html.escape('by layer')}</summary>{more}</details>" if more else ""
-        return f"<div>{pages[0]}{by_each}</div>"
-
-    def difference(self, one: str, other: str, metric: str, layer: str | None = None) -> dict[str, Any]:
-        """Return {"mean", "low", "high", "units"} of the units' differences in a metric, one explanation less another.
-
-        metric: its name or, where it has one, what its column is called, as "insertion". layer: None takes the units of
-        all layers. The interval is a 95 % bootstrap interval of the mean; of one unit it says nothing.
-        Raises UnknownName for names that were not judged.
-        """
-        metric = {column: name for name, column in QUESTIONS.items()}.get(metric, metric)
-        check_choice("metric", metric, METRICS)
-        columns = self._columns(layer)
-        one, other = (check_choice("explanation", name, self.names) for name in (one, other))
-        return mean_interval(columns[one][metric] - columns[other][metric], self.seed)
+    @staticmethod
+    def written(mean: float, interval: tuple[float, float] | None) -> str:
+        """Return a cell."""
+        return f"{mean:.3g}" if interval is None else f"{mean:.3g} [{interval[0]:.2g}, {interval[1]:.2g}]"
 
     def figure(self, layers: bool = False) -> Figure:
         """Return the table of all metrics as a picture; with `layers`, a chart of each metric by layer."""
         if layers:
             return by_layer(self.summary["layers"], self.names, PATCHES)
         return rule_table(self.summary["all_layers"], self.names)
-
-    def rows(self) -> dict[str, np.ndarray]:
-        """Return every number as columns of one length: layer, unit, explanation, metric, value."""
-        columns: dict[str, list[np.ndarray]] = {"layer": [], "unit": [], "explanation": [], "metric": [], "value": []}
-        for layer, by_explanation in self.measured.items():
-            for name in self.names:
-                unit = by_explanation[name]["unit"]
-                for metric in METRICS:
-                    for column, value in (("layer", layer), ("explanation", name), ("metric", metric)):
-                        columns[column].append(np.full(len(unit), value, dtype=object))
-                    columns["unit"].append(unit)
-                    columns["value"].append(by_explanation[name][metric])
-        return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-    def to_pandas(self) -> Any:
-        """Return `rows` as a pandas.DataFrame. Raises BadInput where pandas is not installed."""
-        with needed("a data frame", "pandas", extra="pandas"):
-            import pandas
-        return pandas.DataFrame(self.rows())
-
-    def save(self, path: str | Path) -> Path:
-        """Write one file, in the form of its suffix, and return it: what appears is whole or not at all.
-
-        - .json: the summary; .parquet: `rows`, with the provenance; .html: the table; .txt: the printed one;
-        - png, pdf, svg, jpg, jpeg: the picture that `figure` returns.
-
-        Raises BadInput for another suffix, for Parquet without pyarrow, and if the file cannot be written.
-        """
-        path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix == ".json":
-            return write_json(path, self.summary)
-        if suffix == ".parquet":
-            kept = ("rules", "units", "shares", "provenance")
-            return save_table(path, self.rows(), {name: self.summary[name] for name in kept})
-        if suffix == ".html":
-            return write_whole(path, f"<!doctype html><meta charset='utf-8'>{self._repr_html_()}\n".encode())
-        if suffix == ".txt":
-            return write_whole(path, f"{self}\n".encode())
-        return save_as(self.figure(), path)
-
-    def _columns(self, layer: str | None) -> Mapping[str, Any]:
-        return (
-            all_layers(self.measured) if layer is None else self.measured[check_choice("layer", layer, self.measured)]
-        )
-
-    def _title(self, layer: str | None) -> str:
-        units = self.summary["units"]
-        if layer is None:
-            return f"{sum(map(len, units.values()))} units of {', '.join(units)}"
-        return f"{len(units[layer])} units of {layer}"
-
-    def _note(self) -> str:
-        ways = {better: [QUESTIONS[name] for name in QUESTIONS if METRICS[name].better == better] for better in (1, -1)}
-        return NOTE.format(first=self.names[0], higher=", ".join(ways[1]), lower=", ".join(ways[-1]))
-
-    def _rows(self, layer: str | None) -> tuple[list[str], list[list[str]]]:
-        """The head and the rows of a table."""
-        self._columns(layer)  # refuses a layer that is not there
-        cells = self.summary["all_layers"] if layer is None else self.summary["layers"][layer]
-        ahead = self.summary["tested_minus"] if layer is None else self.summary["layers_tested_minus"][layer]
-        head = ["explanation", *QUESTIONS.values()]
-        return head, [[name, *(_cell(cells, ahead, name, metric) for metric in QUESTIONS)] for name in self.names]
-
-
-def _cell(cells: Mapping[str, Any], ahead: Mapping[str, Any], name: str, metric: str) -> str:
-    cell, difference = cells[name].get(metric), ahead.get(name, {}).get(metric)
-    if cell is None or cell["mean"] is None:
-        return "none"
-    if cell["units"] < 2:
-        return f"{cell['mean']:.3g}"  # one unit has no interval
-    differs = difference is not None and difference["mean"] is not None and difference["low"] * difference["high"] > 0
-    return CELL.format(**cell, mark="*" if differs and difference["units"] > 1 else "")
 
 
 def judge(

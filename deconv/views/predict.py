@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from deconv.compare.guesses import BASELINES, QUESTIONS
-from deconv.compare.measuring import mean_interval
-from deconv.compare.predicting import Predictions, PredictionStudy, answered, summarise
+from deconv.compare.predicting import PredictionStudy, answered, summarise
 from deconv.compare.trials import ACTIVATIONS, SIDES, Squares
 from deconv.engines import Engine
 from deconv.engines.local import Local
-from deconv.errors import bad_value, check_choice, check_count
+from deconv.errors import bad_value, check_count
 from deconv.explanations import Explanations
-from deconv.figures import Figure, save_as
+from deconv.figures import Figure
 from deconv.figures.predict import by_layer
-from deconv.files import write_json, write_whole
 from deconv.images import MapDataset, Source
 from deconv.network import Network
 from deconv.records import Peaks
-from deconv.records.formats import save_table
 from deconv.views.asking import Units, check_asked
+from deconv.views.side_by_side import SideBySide
 
 NOTE = (
     "Trials named right, in %: means over units and their 95 % bootstrap intervals; chance is 50. max: squares that "
@@ -36,8 +30,7 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(SideBySide):
     """What `deconv.predict` found: prints itself as a table.
 
     - names: the explanations, the first being the one that others are set against, and the two baselines.
@@ -60,115 +53,37 @@ class Prediction:
     'prediction.json'
     """
 
-    names: tuple[str, ...]
-    measured: Predictions
-    summary: dict[str, Any]
-    seed: int
-
-    def __repr__(self) -> str:
-        layers = ", ".join(f"{len(units)} units of {layer}" for layer, units in self.summary["units"].items())
-        return f"<Prediction: {', '.join(self.names)}; {layers}>"
-
-    def __str__(self) -> str:
-        return self.table()
+    @property
+    def questions(self) -> dict[str, str]:
+        """The columns that a table shows, and what each is called there."""
+        shown = [f"{question}_{activation}" for activation in ACTIVATIONS for question in QUESTIONS]
+        return {column: column.replace("_", ", ") for column in shown}
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the table."""
-        return [f"{question}_{activation}" for activation in ACTIVATIONS for question in QUESTIONS]
+        """All accuracies: those of the table, and of each size of square alone, as "energy_max_40"."""
+        return answered(next(iter(self.measured.values()))[self.names[0]])
 
     @property
     def note(self) -> str:
-        """What stands below the table, with a place for the first explanation's name."""
-        return NOTE
+        """What stands below a table."""
+        return NOTE.format(first=self.names[0])
 
-    def table(self, layer: str | None = None) -> str:
-        """Return a table, explanation x question, in text: of one layer, or of the units of all layers together.
-
-        Raises UnknownName for a layer that was not asked about.
-        """
-        if layer is not None:
-            check_choice("layer", layer, self.measured)
-        cells = self.summary["all_layers"] if layer is None else self.summary["layers"][layer]
-        ahead = self.summary["tested_minus"] if layer is None else self.summary["layers_tested_minus"][layer]
-        columns = self.columns
-        head = ["explanation", *(column.replace("_", ", ") for column in columns)]
-        rows = [[name, *(_cell(cells[name][c], ahead.get(name, {}).get(c)) for c in columns)] for name in self.names]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [head, *rows]
-        ]
-        return "\n".join([self._title(layer), *lines, self.note.format(first=self.names[0])])
-
-    def difference(self, one: str, other: str, column: str, layer: str | None = None) -> dict[str, Any]:
-        """Return {"mean", "low", "high", "units"} of the units' differences in a column, one explanation less another.
-
-        column: "energy_max" and the like, also of one size of square, "energy_max_40". layer: None takes the units of
-        all layers. The interval is a 95 % bootstrap interval of the mean. Raises UnknownName for what was not asked.
-        """
-        layers = list(self.measured) if layer is None else [check_choice("layer", layer, self.measured)]
-        check_choice("column", column, answered(self.measured[layers[0]][self.names[0]]))
-        first, second = (
-            np.concatenate(
-                [self.measured[each][check_choice("explanation", name, self.names)][column] for each in layers]
-            )
-            for name in (one, other)
-        )
-        return mean_interval(first - second, self.seed)
+    @staticmethod
+    def written(mean: float, interval: tuple[float, float] | None) -> str:
+        """Return a cell, in percent."""
+        between = "" if interval is None else f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
+        return f"{100 * mean:.0f}{between}"
 
     def figure(self) -> Figure:
         """Return the chart of accuracies by layer."""
         return by_layer(self.summary["layers"], self.names)
 
-    def rows(self) -> dict[str, np.ndarray]:
-        """Return every number as columns of one length: layer, unit, explanation, column, value."""
-        rows: dict[str, list[Any]] = {"layer": [], "unit": [], "explanation": [], "column": [], "value": []}
-        for layer, by_explanation in self.measured.items():
-            for name, columns in by_explanation.items():
-                for column in answered(columns):
-                    for unit, value in zip(columns["unit"].tolist(), columns[column].tolist(), strict=True):
-                        for key, entry in zip(rows, (layer, unit, name, column, value), strict=True):
-                            rows[key].append(entry)
-        kinds = {"unit": np.int64, "value": np.float64}
-        return {key: np.array(entries, dtype=kinds.get(key, object)) for key, entries in rows.items()}
-
-    def save(self, path: str | Path) -> Path:
-        """Write one file, in the form of its suffix, and return it: what appears is whole or not at all.
-
-        - .json: the summary; .parquet: `rows`, with the provenance; .txt: the tables of all layers and of each;
-        - png, pdf, svg, jpg, jpeg: the picture that `figure` returns.
-
-        Raises BadInput for another suffix, for Parquet without pyarrow, and if the file cannot be written.
-        """
-        path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix == ".json":
-            return write_json(path, self.summary)
-        if suffix == ".parquet":
-            kept = ("rules", "units", "settings", "provenance")
-            return save_table(path, self.rows(), {name: self.summary[name] for name in kept})
-        if suffix == ".txt":
-            tables = [self.table(layer) for layer in (None, *self.measured)]
-            return write_whole(path, ("\n\n".join(tables) + "\n").encode())
-        return save_as(self.figure(), path)
-
     def _title(self, layer: str | None) -> str:
-        units, trials = self.summary["units"], self.summary["trials"]
-        layers = list(units) if layer is None else [layer]
-        count = sum(len(units[each]) for each in layers)
+        trials = self.summary["trials"]
+        layers = list(trials) if layer is None else [layer]
         asked = [f"{sum(trials[each][name] for each in layers)} ({name})" for name in trials[layers[0]]]
-        return f"{count} units of {', '.join(layers)}; trials: {', '.join(asked)}"
-
-
-def _cell(cell: Mapping[str, Any], difference: Mapping[str, Any] | None) -> str:
-    if cell["mean"] is None:
-        return "none"
-    if cell["units"] < 2:
-        return f"{100 * cell['mean']:.0f}"  # one unit has no interval
-    differs = difference is not None and difference["units"] > 1 and difference["low"] * difference["high"] > 0
-    mean, low, high = (100 * cell[name] for name in ("mean", "low", "high"))
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}]{'*' if differs else ''}"
+        return f"{super()._title(layer)}; trials: {', '.join(asked)}"
 
 
 def predict(

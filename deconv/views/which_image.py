@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -28,7 +27,6 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
 class ImageChoice(Prediction):
     """What `deconv.which_image` found: prints itself as a table, and does all that a `Prediction` does.
 
@@ -50,23 +48,20 @@ class ImageChoice(Prediction):
     3
     """
 
-    def __repr__(self) -> str:
-        return super().__repr__().replace("<Prediction", "<ImageChoice", 1)
-
     @property
-    def columns(self) -> list[str]:
-        """The columns of the table."""
-        return list(self.summary["columns"])
+    def questions(self) -> dict[str, str]:
+        """The columns that a table shows, and what each is called there."""
+        return {column: column.replace("_", ", ") for column in self.summary["columns"]}
 
     @property
     def note(self) -> str:
-        """What stands below the table, with a place for the first explanation's name."""
-        return NOTE
+        """What stands below a table."""
+        return NOTE.format(first=self.names[0])
 
     def figure(self) -> Figure:
         """Return the chart of accuracies by layer."""
         ways = VIEWS | FEATURES
-        return by_layer(self.summary["layers"], self.names, {column: ways[column] for column in self.columns})
+        return by_layer(self.summary["layers"], self.names, {column: ways[column] for column in self.questions})
 
 
 def which_image(
