@@ -310,7 +310,5 @@ def test_peaks_of_other_images_or_of_another_layer_are_told() -> None:
         project_peaks(network, images, "3", peaks["1"], [0])
     with pytest.raises(RecordMismatch, match="the layer, weights, images or preprocessing are not those of the record"):
         project_peaks(network, images, "5", replace(peaks["5"], score=peaks["5"].score * 1.5), [0])
-    with pytest.raises(
-        RecordMismatch, match=r"these peaks are not of 5 for these images \((row|col): given \d; e"
-    ):
+    with pytest.raises(RecordMismatch, match=r"these peaks are not of 5 for these images \((row|col): given \d; e"):
         project_peaks(network, images, "5", peaks["3"], [0, 1, 2, 3, 4])
