@@ -161,7 +161,11 @@ THREE = deconv.Preprocessing((SIZE, SIZE), None, [0.5] * 3, [0.25] * 3)
 def test_photographs_do_not_fit_every_network(
     tmp_path: Path, channels: int, preprocessing: deconv.Preprocessing | None, said: str
 ) -> None:
-    net, images = network(channels, preprocessing), photographs(tmp_path / "photographs")
+    if preprocessing is not None:  # told when the network is made, and by whoever reads photographs if it is set later
+        with pytest.raises(BadInput, match=said):
+            network(channels, preprocessing)
+    net, images = network(channels, None), photographs(tmp_path / "photographs")
+    net.preprocessing = preprocessing
     with pytest.raises(BadInput, match=said):
         deconv.mine(net, images, ["one"])
     with pytest.raises(BadInput, match=said):

@@ -272,7 +272,7 @@ def test_functions_of_ones_own_are_measured_beside_rules(
         ({"explanations.centre": "own.py:flat"}, "explanation called centre: given "),
         (
             {"explanations.mine": "own.py:flat", "against": "[mine]"},
-            "explanation mine: given conv1, 6 inputs; expected",
+            "explanation mine: given conv1, 1 input; expected",
         ),
     ],
 )

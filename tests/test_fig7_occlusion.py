@@ -97,7 +97,10 @@ def test_explanations_beside_the_rule_have_figures_and_numbers_of_their_own(
         (["colour=[1,2]"], "expected red, green and blue"),
         (["colour=[0,0,256]"], "expected red, green and blue"),
         (["rule=deconvnt"], "unknown rule 'deconvnt'"),
-        (["explanations.mine=nowhere.py:f"], "explanations.mine: given nowhere.py:f; expected what can be imported"),
+        (
+            ["explanations.mine=nowhere.py:f"],
+            "explanations.mine: given nowhere.py:f; expected a file of Python",
+        ),
         (["model=zfnet64_trunk"], "no class outputs"),
     ],
 )

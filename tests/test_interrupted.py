@@ -47,7 +47,7 @@ def by_mine(images: deconv.Source, folder: Path) -> Any:
 
 
 def by_mine_into(images: deconv.Source, folder: Path) -> Any:
-    path, engine = folder / "peaks", Local(shard_size=2 * BATCH)
+    path, engine = folder / "peaks.safetensors", Local(shard_size=2 * BATCH)
     return mine_into(path, with_preprocessing(), images, ["two"], 2, BATCH, engine=engine)["two"].score
 
 
@@ -151,7 +151,7 @@ def test_what_was_mined_is_not_mined_again(
         calls = interrupt(patched, MOMENTS["while maps are computed"], 99)
         assert torch.equal(by_mine_into(images, tmp_path / "run"), undisturbed)
     assert len(calls) == 4
-    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["peaks"]
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["peaks.safetensors"]
 
 
 def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:

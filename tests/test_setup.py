@@ -114,5 +114,5 @@ def test_a_function_that_explains_nothing_is_refused_before_anything_is_mined() 
 
     setup.prepare(fig2(), smooth_above(), ["1"], [Explanation("mine", explain)])
     assert len(asked) == 1 and asked[0] > 0  # it is asked of a unit that fires
-    with pytest.raises(BadInput, match="explanation mine: given 5, 1 inputs; .*: it returns shape"):
+    with pytest.raises(BadInput, match="explanation mine: given 5, 1 input; .*: it returns shape"):
         setup.prepare(fig2(), smooth_above(), ["1", "5"], [Explanation("mine", explain)])

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.errors import BadInput, DeconvError, bad_value, first_line
+from deconv.errors import BadInput, DeconvError, bad_value, counted, first_line
 from deconv.files.importing import import_function
 from deconv.network import Network
 from deconv.progress import track
@@ -131,7 +131,7 @@ class Explanation:
         else:
             return picture.detach()
         expected = f"a picture of finite numbers, {tuple(inputs.shape)} {inputs.dtype} on {inputs.device}"
-        raise bad_value(f"explanation {self.name}", f"{layer}, {len(inputs)} inputs", expected, picture_is)
+        raise bad_value(f"explanation {self.name}", f"{layer}, {counted(len(inputs), 'input')}", expected, picture_is)
 
 
 def load(name: str, target: str) -> Explanation:
