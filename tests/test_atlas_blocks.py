@@ -85,7 +85,9 @@ def test_a_block_sent_elsewhere_has_only_its_own_images(tmp_path: Path, source: 
     sent = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(block))))
     assert sent.images.keys == tuple(source.keys[image] for image in used) and len(used) < len(source)
     for where, one in (("ours", block), ("theirs", sent)):
-        save(one.make(known.network), (tmp_path / where / "recon", tmp_path / where / "patches"))
+        save(
+            one.make(known.network), (tmp_path / where / "recon.safetensors", tmp_path / where / "patches.safetensors")
+        )
     assert bytes_in(tmp_path / "ours") == bytes_in(tmp_path / "theirs")
 
 

@@ -267,7 +267,10 @@ def test_counting_changes_no_peak(tmp_path: Path) -> None:
     peaks = counted()
     plain = deconv.mine(identity(2), torch.from_numpy(maxima(20, 2)).view(-1, 2, 1, 1), ["0", "1"], k=2)
     assert plain.firing is None
-    assert replace(peaks, firing=None).save(tmp_path / "a").read_bytes() == plain.save(tmp_path / "b").read_bytes()
+    assert (
+        replace(peaks, firing=None).save(tmp_path / "a.safetensors").read_bytes()
+        == plain.save(tmp_path / "b.safetensors").read_bytes()
+    )
 
 
 def test_peaks_that_are_there_are_returned_as_they_are(tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def test_an_experiment_runs_over_a_saved_dataset(hub: Any, tmp_path: Path) -> No
             ["source=huggingface", "source.path=x", "source.streaming=true"],
             "source.limit: given None; expected how many",
         ),
-        (["source=folder", "source.root=x", "source.args.size=3"], "the source folder has no option args; it has root"),
+        (["source=folder", "source.root=.", "source.args.size=3"], "the source folder has no option args; it has root"),
         (["source.dataset=CIFAR10"], "source.dataset belongs to source=torchvision: add that"),
     ],
 )

@@ -61,7 +61,7 @@ def options(experiment: str) -> list[tuple[str, str]]:
     rows = []
     for entry in sorted(described(shape), key=lambda entry: entry.name.split(".")[0] not in shape.__annotations__):
         value = OmegaConf.select(defaults, entry.name)
-        if is_dataclass(entry.type) or entry.type == dict[str, Any]:
+        if is_dataclass(entry.type) or (shipped("configs") / entry.name).is_dir():
             continue  # its own rows follow; a group has a section on the first page
         mapping = isinstance(value, DictConfig)
         rows.append((f"{entry.name}={'...' if mapping else _beginning(shown(value))}", entry.help))

@@ -167,7 +167,7 @@ def project_peaks(
     if not isinstance(peaks, LayerPeaks):
         raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
-    check_belonging(_check_kinds(network, images), layer, peaks, network.channels(layer))
+    check_belonging(_check_kinds(network, images), layer, peaks, chosen, network.channels(layer))
     with of_peaks(layer):
         recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
     check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,16 +20,17 @@ ROUNDING = 1e-5
 """Share of a layer's strongest activation that rounding may take from any: large terms may cancel in weak units."""
 
 
-def check_belonging(images: Source | Tensor, layer: str, peaks: LayerPeaks, units: int) -> None:
+def check_belonging(images: Source | Tensor, layer: str, peaks: LayerPeaks, chosen: Sequence[int], units: int) -> None:
     """Raise RecordMismatch for peaks of a layer with other units, or of an image that is not among these.
 
-    units: how many the layer has.
+    chosen: the units whose peaks must be there; `images` may be a part that has no others. units: how many the layer
+    has.
     """
     if len(peaks.score) != units:
         raise RecordMismatch(f"these are peaks of {len(peaks.score)} units; {layer} has {units}: give peaks[{layer!r}]")
     known = range(len(images)) if isinstance(images, Tensor) else images.ids
     ids = torch.arange(len(known)) if isinstance(known, range) else torch.tensor(known)
-    of_peaks = peaks.image[peaks.found].unique()
+    of_peaks = peaks.of(chosen)[0].unique()
     foreign = of_peaks[~torch.isin(of_peaks, ids)]
     if len(foreign):
         raise RecordMismatch(

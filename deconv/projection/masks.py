@@ -43,7 +43,7 @@ def mask_of(recon: Reconstructions, share: float = SHARE, sigma: float | int | N
     return masks_of(recon.pixels, share, sigma)
 
 
-def masks_of(pictures: Float[Tensor, "n C h w"], share: float, sigma: float) -> Bool[Tensor, "n h w"]:
+def masks_of(pictures: Float[Tensor, "n C h w"], share: float, sigma: float | int) -> Bool[Tensor, "n h w"]:
     """Return for any pictures what `mask_of` returns for reconstructions."""
     masks = torch.zeros((len(pictures), *pictures.shape[2:]), dtype=torch.bool)
     for mask, pixels in zip(masks, pictures, strict=True):
