@@ -12,16 +12,16 @@ import numpy as np
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import CompareRules
 from deconv.command.setup import asked_explanations, open_model, prepare
-from deconv.compare.controls import CONTROLS, Opened, rules_behind
+from deconv.compare.controls import Opened, rules_behind
 from deconv.compare.judging import Measurements, Study, randomised, summarise
 from deconv.compare.tasks import PATCHES
-from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
 from deconv.files import safe_name, write_json
 from deconv.progress import track
 from deconv.projection.rules import as_rule
+from deconv.views.asking import beside_rule
 
 SHOWN = ("pearson_grey", "ssim_edges", "area50", "insertion_blur", "deletion_blur", "reactivation", "grouping")
 """The metrics by which the picture page orders units."""
@@ -50,8 +50,7 @@ def functions_of(explanations: Mapping[str, Opened]) -> list[Explanation]:
 
 def compared_rules(options: CompareRules) -> dict[str, Opened]:
     """Return the rule under test and the explanations it is set against, by name. Raises UnknownName and BadInput."""
-    tested = as_rule(asdict(options.rule))
-    return {tested.name: tested} | by_name(asked_explanations(options, options.against), CONTROLS)
+    return beside_rule(as_rule(asdict(options.rule)), asked_explanations(options, options.against), [PATCHES])
 
 
 def draw(study: Study, measured: Measurements, summary: dict[str, Any], folder: Path) -> Path:

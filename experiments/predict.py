@@ -9,15 +9,14 @@ from pathlib import Path
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import Predict
 from deconv.command.setup import asked_explanations, open_model, prepare
-from deconv.compare.controls import CONTROLS, Opened, rules_behind
+from deconv.compare.controls import rules_behind
 from deconv.compare.guesses import BASELINES
 from deconv.compare.judging import randomised
 from deconv.compare.predicting import PredictionStudy
 from deconv.compare.trials import Squares
-from deconv.errors import bad_value
-from deconv.explanations import by_name
 from deconv.figures import save_figure
 from deconv.projection.rules import as_rule
+from deconv.views.asking import beside_rule
 from deconv.views.predict import predicted
 
 log = logging.getLogger("deconv")
@@ -26,28 +25,20 @@ log = logging.getLogger("deconv")
 def run(options: Predict, folder: Path) -> Path:
     """Mine, lay squares over images, ask explanations, and draw; returns the picture of accuracies by layer."""
     network, squares = open_model(options), Squares(tuple(options.squares), options.stride, options.fill)
-    explanations, seed = asked(options), options.seed
-    behind = rules_behind(explanations.values(), as_rule(asdict(options.rule)))
+    rule, seed = as_rule(asdict(options.rule)), options.seed
+    explanations = beside_rule(rule, asked_explanations(options, options.against), BASELINES)
+    behind = rules_behind(explanations.values(), rule)
     prepared = prepare(options, network, options.layers, behind, options.units)
     random = randomised(network, prepared.layers, seed) if "random_weights" in explanations.values() else None
     with prepared.engine.connected():  # once, for mining and measuring
         peaks = prepared.mine(folder / "peaks.safetensors", k=options.references + options.queries)
         units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
         study = PredictionStudy(
-            network, prepared.images, peaks, units, explanations, random, options.references, squares, seed,
-            prepared.engine, folder / "records", options.batch_size,
+            network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records",
+            options.references, squares, options.batch_size,
         )  # fmt: skip
         prediction = predicted(study)
     prediction.save(folder / "summary.json")
     prediction.save(folder / "table.txt")
     log.info("%s", prediction)
     return save_figure(prediction.figure(), folder / "predict.png")
-
-
-def asked(options: Predict) -> dict[str, Opened]:
-    """Return the rule under test and the explanations beside it, by name. Raises UnknownName and BadInput."""
-    tested = as_rule(asdict(options.rule))
-    explanations = {tested.name: tested} | by_name(asked_explanations(options, options.against), CONTROLS)
-    if not explanations.keys().isdisjoint(BASELINES):
-        raise bad_value("against", list(explanations), f"names other than {' and '.join(BASELINES)}, always asked")
-    return explanations

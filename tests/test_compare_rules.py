@@ -270,6 +270,7 @@ def test_functions_of_ones_own_are_measured_beside_rules(
         ({"explanations.mine": "brightest"}, "explanations.mine: given brightest; expected package.module:function"),
         ({"explanations.guided": "own.py:flat"}, "explanation called guided: given "),
         ({"explanations.centre": "own.py:flat"}, "explanation called centre: given "),
+        ({"explanations.patches": "own.py:flat"}, "expected names other than patches, always asked"),
         (
             {"explanations.mine": "own.py:flat", "against": "[mine]"},
             "explanation mine: given conv1, 1 input; expected",

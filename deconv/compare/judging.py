@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,14 +53,17 @@ class Study:
         """The rule under test, which controls that are deconvnets are carried like."""
         return first_rule(self.explanations.values())
 
-    def provenance(self, layer: str, name: str) -> dict[str, Any]:
-        """Return all that decides the record of a layer by an explanation or PATCHES."""
+    def described(self, name: str) -> dict[str, Any]:
+        """Return what a record says of an explanation, or of what else has a name; how far a control is carried."""
         explanation = self.explanations.get(name, name)
         is_control = isinstance(explanation, str)
         carried = {"carried_like": self.tested.options()} if is_control and self.tested.goes_beyond else {}
-        return carried | {
+        return carried | {"rule": options_of(explanation)}
+
+    def provenance(self, layer: str, name: str) -> dict[str, Any]:
+        """Return all that decides the record of a layer by an explanation or PATCHES."""
+        return self.described(name) | {
             "layer": layer,
-            "rule": options_of(explanation),
             "units": self.units[layer],
             "seed": self.seed,
             "curves": CURVES,
@@ -77,9 +80,15 @@ class Study:
 
     def measure(self) -> Measurements:
         """Return what is measured, from records that are there, else measured and recorded, layer by layer."""
-        names = [*self.explanations, PATCHES]
+        return self.kept([PATCHES], partial(_measure_layer, self), "comparing")
+
+    def kept(
+        self, baselines: Sequence[str], measure_layer: Callable[[str, list[str]], dict[str, Columns]], about: str
+    ) -> Measurements:
+        """Return what `measure_layer` measures of explanations and baselines, or their records where they are there."""
+        names = [*self.explanations, *baselines]
         provenances = {layer: {name: self.provenance(layer, name) for name in names} for layer in self.units}
-        return keep_or_measure(self.records, provenances, partial(_measure_layer, self), "comparing")
+        return keep_or_measure(self.records, provenances, measure_layer, about)
 
 
 def first_rule(explanations: Iterable[Opened]) -> Rule:
@@ -113,19 +122,23 @@ def summarise(study: Study, measured: Measurements) -> dict[str, Any]:
     "tested_minus" is that over all layers, by explanation, "layers_tested_minus" by layer: the mean of the units'
     differences, which are paired.
     """
-    together = all_layers(measured)
-    return {
-        "layers": {layer: {n: intervals(c, study.seed) for n, c in of.items()} for layer, of in measured.items()},
-        "all_layers": {name: intervals(columns, study.seed) for name, columns in together.items()},
-        "tested": next(iter(study.explanations)),
-        "tested_minus": differences(together, list(study.explanations), study.seed),
-        "layers_tested_minus": {
-            layer: differences(columns, list(study.explanations), study.seed) for layer, columns in measured.items()
-        },
+    return side_by_side(measured, list(study.explanations), study.seed, list(METRICS)) | {
         "rules": {name: options_of(explanation) for name, explanation in study.explanations.items()},
         "units": study.units,
         "shares": SHARES,
         "provenance": study.peaks.provenance,
+    }
+
+
+def side_by_side(measured: Measurements, names: list[str], seed: int, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return means and intervals by layer and over all, and how far the first of `names` is ahead of the others."""
+    together = all_layers(measured)
+    return {
+        "layers": {layer: {n: intervals(c, seed) for n, c in of.items()} for layer, of in measured.items()},
+        "all_layers": {name: intervals(columns, seed) for name, columns in together.items()},
+        "tested": names[0],
+        "tested_minus": differences(together, names, seed, metrics),
+        "layers_tested_minus": {layer: differences(of, names, seed, metrics) for layer, of in measured.items()},
     }
 
 
@@ -137,9 +150,7 @@ def all_layers(measured: Measurements) -> dict[str, Columns]:
     }
 
 
-def differences(
-    columns: Mapping[str, Columns], names: list[str], seed: int, metrics: Sequence[str] = tuple(METRICS)
-) -> dict[str, Any]:
+def differences(columns: Mapping[str, Columns], names: list[str], seed: int, metrics: Sequence[str]) -> dict[str, Any]:
     """Return {other: {metric: mean and interval of the first one's value less the other's, over units}}."""
     first, *others = names
     return {

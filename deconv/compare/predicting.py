@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,50 +15,29 @@ import torch
 
 from deconv.compare.controls import Opened
 from deconv.compare.guesses import BASELINES, VIEW, UnitTrials, named_right, shares
-from deconv.compare.judging import all_layers, differences, first_rule, intervals, options_of
-from deconv.compare.peak_set import PeakSet, gather_peaks
-from deconv.compare.tasks import PATCHES, keep_or_measure
+from deconv.compare.judging import UNITS_AT_ONCE, Study, options_of, side_by_side
+from deconv.compare.peak_set import PeakSet
+from deconv.compare.tasks import PATCHES
 from deconv.compare.trials import ACTIVATIONS, Covering, Squares, keep_or_cover, split_peaks
-from deconv.engines import Engine
 from deconv.errors import BadInput
-from deconv.images import Source
-from deconv.network import Network
 from deconv.progress import track
-from deconv.projection.rules import Rule
-from deconv.records import Peaks
 from deconv.records.formats import Columns
 
-UNITS_AT_ONCE = 5
-"""Units in a task."""
 Predictions = dict[str, dict[str, Columns]]
 """{layer: {explanation, or one of BASELINES: {"energy_max": the share of its trials that a unit has right, ...}}}."""
 
 
 @dataclass(frozen=True, eq=False)
-class PredictionStudy:
+class PredictionStudy(Study):
     """What is asked: explanations, the one under test first, of some units of each layer.
 
     peaks: one an image; of each unit the first `references` are its references, and all others are in the queries.
-    random, records: as `deconv.compare.judging.Study` has them. batch_size: squares in one forward pass.
+    batch_size: squares in one forward pass. All else is as `Study` has it.
     """
 
-    network: Network
-    images: Source
-    peaks: Peaks
-    units: dict[str, list[int]]
-    explanations: Mapping[str, Opened]
-    random: Network | None
     references: int
     squares: Squares
-    seed: int
-    engine: Engine
-    records: Path | None
     batch_size: int = 16
-
-    @property
-    def tested(self) -> Rule:
-        """The rule under test, which controls that are deconvnets are carried like."""
-        return first_rule(self.explanations.values())
 
     def made_of(self) -> dict[str, Any]:
         """Return what decides the trials."""
@@ -69,10 +47,7 @@ class PredictionStudy:
 
     def provenance(self, layer: str, name: str) -> dict[str, Any]:
         """Return all that decides the record of a layer by an explanation or one of BASELINES."""
-        explanation = self.explanations.get(name, name)
-        is_control = isinstance(explanation, str)
-        carried = {"carried_like": self.tested.options()} if is_control and self.tested.goes_beyond else {}
-        return self.made_of() | carried | {"layer": layer, "rule": options_of(explanation), "view": VIEW}
+        return self.made_of() | self.described(name) | {"layer": layer, "view": VIEW}
 
     def queries(self) -> dict[str, torch.Tensor]:
         """Return {layer: rows of image id, unit, row, col} of all query images. Raises BadInput if no unit has one."""
@@ -91,9 +66,7 @@ class PredictionStudy:
         """Return what is measured, from records that are there, else measured and recorded."""
         covering = Covering(self.network, self.images, self.queries(), self.squares, self.seed, self.batch_size)
         trials = keep_or_cover(self.records, covering, self.made_of(), self.engine)
-        names = [*self.explanations, *BASELINES]
-        provenances = {layer: {name: self.provenance(layer, name) for name in names} for layer in self.units}
-        return keep_or_measure(self.records, provenances, partial(_predict_layer, self, trials), "predicting")
+        return self.kept(BASELINES, partial(_predict_layer, self, trials), "predicting")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +84,26 @@ class LayerPrediction:
 def _predict_layer(study: PredictionStudy, trials: Columns, layer: str, names: list[str]) -> dict[str, Columns]:
     """Return {explanation: columns} of all units of a layer."""
     units, of_layer = study.units[layer], trials["layer"] == list(study.units).index(layer)
-    peaks = gather_peaks(
-        study.network, study.images, layer, study.peaks[layer], units, None, study.random, study.seed, study.tested
-    )
     chosen = {name: column[of_layer] for name, column in trials.items()}
-    shared = LayerPrediction(peaks, chosen, study.references, study.squares, study.explanations, names)
+    shared = LayerPrediction(
+        study.gather(layer, units), chosen, study.references, study.squares, study.explanations, names
+    )
+    return by_unit(study, predict_units, shared, layer, names, "predicting")
+
+
+def by_unit(
+    study: Study,
+    do: Callable[[Any, list[int]], Iterator[list[dict[str, dict[str, float]]]]],
+    shared: Any,
+    layer: str,
+    names: list[str],
+    about: str,
+) -> dict[str, Columns]:
+    """Return {name: columns} of all units of a layer: what `do` gives of a few at a time, in the order of the units."""
+    units = study.units[layer]
     tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.engine.work(predict_units, shared, tasks)
-    rows = [row for task in track(done, f"predicting {layer}", len(units), unit="units", size=len) for row in task]
+    done = study.engine.work(do, shared, tasks)
+    rows = [row for task in track(done, f"{about} {layer}", len(units), unit="units", size=len) for row in task]
     rows.sort(key=lambda row: units.index(int(row[names[0]]["unit"])))
     return {name: _columns([row[name] for row in rows]) for name in names}
 
@@ -146,7 +131,8 @@ def _predict_unit(shared: LayerPrediction, unit: int) -> dict[str, dict[str, flo
 
 def summarise(study: PredictionStudy, measured: Predictions) -> dict[str, Any]:
     """Return accuracies over units with 95 % intervals, by layer and over all, and how far the tested one is ahead."""
-    return side_by_side(measured, [*study.explanations, *BASELINES], study.seed) | {
+    names = [*study.explanations, *BASELINES]
+    return side_by_side(measured, names, study.seed, answered(next(iter(measured.values()))[names[0]])) | {
         "trials": {
             layer: {a: int(of[PATCHES][f"trials_{a}"].sum()) for a in ACTIVATIONS} for layer, of in measured.items()
         },
@@ -154,19 +140,6 @@ def summarise(study: PredictionStudy, measured: Predictions) -> dict[str, Any]:
         "settings": {name: value for name, value in study.made_of().items() if name not in ("peaks", "units")},
         "units": study.units,
         "provenance": study.peaks.provenance,
-    }
-
-
-def side_by_side(measured: Predictions, names: list[str], seed: int) -> dict[str, Any]:
-    """Return the accuracies of these names over units, and how far the first one is ahead, by layer and over all."""
-    together = all_layers(measured)
-    columns = answered(next(iter(together.values())))
-    return {
-        "layers": {layer: {n: intervals(c, seed) for n, c in of.items()} for layer, of in measured.items()},
-        "all_layers": {name: intervals(of, seed) for name, of in together.items()},
-        "tested": names[0],
-        "tested_minus": differences(together, names, seed, columns),
-        "layers_tested_minus": {layer: differences(of, names, seed, columns) for layer, of in measured.items()},
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,27 +19,19 @@ from torch import Tensor
 
 from deconv.compare.controls import Opened
 from deconv.compare.guesses import laid
-from deconv.compare.judging import first_rule, options_of
+from deconv.compare.judging import Study, options_of, side_by_side
 from deconv.compare.observers import VIEW, OtherNetwork, view_likeness
-from deconv.compare.peak_set import PeakSet, gather_peaks
-from deconv.compare.predicting import Predictions, side_by_side
-from deconv.compare.tasks import PATCHES, keep_or_measure
-from deconv.engines import Engine
+from deconv.compare.peak_set import PeakSet
+from deconv.compare.predicting import Predictions, answered, by_unit
+from deconv.compare.tasks import PATCHES
 from deconv.errors import BadInput
-from deconv.images import Source
 from deconv.images.batches import whole_batches
-from deconv.network import Network
-from deconv.progress import track
 from deconv.projection.masks import SHARE, SMOOTHING, masks_of
-from deconv.projection.rules import Rule
-from deconv.records import Peaks
 from deconv.records.formats import Columns
 
 CANDIDATES = 100
 """Images, drawn by the seed, of which each unit's weak ones are those that fire it least."""
 IMAGES_AT_ONCE = 32
-UNITS_AT_ONCE = 5
-"""Units in a task."""
 MASKED = "masked_patches"
 OTHER_PATCHES = "other_patches"
 CONTRAST = "image_contrast"
@@ -57,29 +48,15 @@ def ways(observer: OtherNetwork | None) -> dict[str, str]:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageStudy:
+class ImageStudy(Study):
     """What is asked: explanations, the one under test first, of some units of each layer.
 
     peaks: one an image, of each unit at least twice as many as references. observer: another network that compares too.
-    random, records: as `deconv.compare.judging.Study` has them.
+    All else is as `Study` has it.
     """
 
-    network: Network
-    images: Source
-    peaks: Peaks
-    units: dict[str, list[int]]
-    explanations: Mapping[str, Opened]
-    random: Network | None
     references: int
     observer: OtherNetwork | None
-    seed: int
-    engine: Engine
-    records: Path | None
-
-    @property
-    def tested(self) -> Rule:
-        """The rule under test, which controls that are deconvnets are carried like."""
-        return first_rule(self.explanations.values())
 
     def settings(self) -> dict[str, Any]:
         """Return what is decided beside peaks, units and explanations."""
@@ -89,19 +66,13 @@ class ImageStudy:
 
     def provenance(self, layer: str, name: str) -> dict[str, Any]:
         """Return all that decides the record of a layer by an explanation or one of BASELINES."""
-        explanation = self.explanations.get(name, name)
-        is_control = isinstance(explanation, str)
-        carried = {"carried_like": self.tested.options()} if is_control and self.tested.goes_beyond else {}
         masks = {"masks": options_of(next(iter(self.explanations.values())))} if name == MASKED else {}
-        made_of = {"units": self.units, "layer": layer, "rule": options_of(explanation), "peaks": self.peaks.provenance}
-        return self.settings() | carried | masks | made_of
+        made_of = {"units": self.units, "layer": layer, "peaks": self.peaks.provenance}
+        return self.settings() | self.described(name) | masks | made_of
 
     def measure(self) -> Predictions:
         """Return what is measured, from records that are there, else measured and recorded."""
-        names = [*self.explanations, *BASELINES]
-        provenances = {layer: {name: self.provenance(layer, name) for name in names} for layer in self.units}
-        candidates = draw_candidates(self)
-        return keep_or_measure(self.records, provenances, partial(_ask_layer, self, candidates), "asking")
+        return self.kept(BASELINES, partial(_ask_layer, self, draw_candidates(self)), "asking")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,20 +124,9 @@ class LayerOfImages:
 def _ask_layer(study: ImageStudy, candidates: Candidates, layer: str, names: list[str]) -> dict[str, Columns]:
     """Return {explanation: columns} of all units of a layer."""
     units = study.units[layer]
-    peaks = gather_peaks(
-        study.network, study.images, layer, study.peaks[layer], units, 2 * study.references, study.random, study.seed,
-        study.tested,
-    )  # fmt: skip
+    peaks = study.gather(layer, units, 2 * study.references)
     shared = LayerOfImages(peaks, units, candidates, study.references, study.explanations, names, study.observer)
-    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.engine.work(ask_units, shared, tasks)
-    rows = [row for task in track(done, f"asking {layer}", len(units), unit="units", size=len) for row in task]
-    rows.sort(key=lambda row: units.index(int(row[names[0]]["unit"])))
-    columns = {}
-    for name in names:
-        values = {key: np.array([row[name][key] for row in rows], dtype=np.float64) for key in rows[0][name]}
-        columns[name] = values | {"unit": values["unit"].astype(np.int64)}
-    return columns
+    return by_unit(study, ask_units, shared, layer, names, "asking")
 
 
 def ask_units(shared: LayerOfImages, units: list[int]) -> Iterator[list[dict[str, dict[str, float]]]]:
@@ -275,7 +235,8 @@ def summarise(study: ImageStudy, measured: Predictions) -> dict[str, Any]:
             "no unit has a pair of images; expected two images that fire it and another that fires it less: give more "
             "images"
         )
-    return side_by_side(measured, [*study.explanations, *BASELINES], study.seed) | {
+    names = [*study.explanations, *BASELINES]
+    return side_by_side(measured, names, study.seed, answered(next(iter(measured.values()))[names[0]])) | {
         "trials": trials,
         "columns": list(ways(study.observer)),
         "rules": {name: options_of(explanation) for name, explanation in study.explanations.items()},

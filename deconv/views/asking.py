@@ -10,6 +10,7 @@ from deconv.compare.controls import CONTROLS, DECONVNETS, Opened, rules_behind
 from deconv.compare.judging import first_rule, randomised
 from deconv.errors import BadInput, UnsupportedOperation, bad_value, check_choice, check_count
 from deconv.explanations import Explanations, by_name
+from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.network import Network
 from deconv.projection import check_rules
@@ -73,6 +74,17 @@ def check_asked(
     }
     random = randomised(network, layers, seed) if "random_weights" in opened.values() else None
     return Asked(source, opened, chosen, random)
+
+
+def beside_rule(tested: Rule, others: Mapping[str, str | Explanation], taken: Collection[str]) -> dict[str, Opened]:
+    """Return the rule under test and the explanations beside it, by name; taken: names that are always asked.
+
+    Raises UnknownName for what does not exist, and BadInput for a name that is taken.
+    """
+    explanations = {tested.name: tested} | by_name(others, CONTROLS)
+    if not explanations.keys().isdisjoint(taken):
+        raise bad_value("against", list(explanations), f"names other than {' and '.join(taken)}, always asked")
+    return explanations
 
 
 def _check_controls(network: Network, layers: Sequence[str], explanations: Mapping[str, Opened]) -> None:

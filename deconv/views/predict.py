@@ -139,9 +139,8 @@ def predict(
         expected = f"one an image and more than the {references} references: deconv.mine(..., k={references + 10})"
         raise bad_value("peaks", f"{k} peaks a unit, {per_image} an image", expected)
     study = PredictionStudy(
-        network, asked.source, peaks, asked.units, asked.explanations, asked.random, references,
-        Squares(tuple(squares), stride, fill), seed, engine or Local(), None if keep is None else Path(fspath(keep)),
-        batch_size,
+        network, asked.source, peaks, asked.units, asked.explanations, asked.random, seed, engine or Local(),
+        None if keep is None else Path(fspath(keep)), references, Squares(tuple(squares), stride, fill), batch_size,
     )  # fmt: skip
     with study.engine.connected():
         return predicted(study)

@@ -128,17 +128,11 @@ def project_strongest(
     input_image = preprocessing.input_image(pixels)
     check_rules(network, [layer], [rule], (input_image.shape[1], input_image.shape[2]))
     inputs = preprocessing.normalize(input_image[None])
-    indifferent = torch.zeros(network.channels(layer), dtype=torch.bool)
     peaks = mine(network, inputs, [layer], k=1)[layer]
-    if units is not None:
-        chosen = list(units)
-    elif beside is not None:
+    indifferent = torch.zeros(network.channels(layer), dtype=torch.bool)
+    if beside is not None:
         indifferent = _indifferent(network, inputs, layer) & peaks.found[:, 0]
-        image = torch.where(indifferent[:, None], -1, peaks.image)
-        chosen = strongest_units(replace(peaks, image=image), beside, n_units)
-    else:
-        firing = peaks.found[:, 0].nonzero().flatten()
-        chosen = firing[torch.argsort(peaks.score[firing, 0], descending=True, stable=True)][:n_units].tolist()
+    chosen = list(units) if units is not None else _strongest(peaks, beside, indifferent, n_units)
     if not bool(peaks.found[chosen].any()):
         raise BadInput(
             f"layer {layer}: {f'none of the units {chosen}' if units else 'no unit'} fires on this photograph; "
@@ -156,6 +150,16 @@ def project_strongest(
         not_firing=not_firing,
         indifferent=units_left_out,
     )
+
+
+def _strongest(peaks: LayerPeaks, beside: LayerPeaks | None, indifferent: Tensor, n_units: int) -> list[int]:
+    """The units that are strongest by their activations; beside other peaks by the share, the indifferent left out."""
+    if beside is not None:
+        image = torch.where(indifferent[:, None], -1, peaks.image)
+        return strongest_units(replace(peaks, image=image), beside, n_units)
+    firing = peaks.found[:, 0].nonzero().flatten()
+    units: list[int] = firing[torch.argsort(peaks.score[firing, 0], descending=True, stable=True)][:n_units].tolist()
+    return units
 
 
 def _indifferent(network: Network, inputs: Float[Tensor, "1 C H W"], layer: str) -> Bool[Tensor, " units"]:

@@ -113,9 +113,8 @@ def which_image(
         expected = f"one an image and two for each of the {references} references: deconv.mine(..., k={2 * references})"
         raise bad_value("peaks", f"{k} peaks a unit, {per_image} an image", expected)
     study = ImageStudy(
-        network, asked.source, peaks, asked.units, asked.explanations, asked.random, references,
-        open_observer(network, observer, observer_layer), seed, engine or Local(),
-        None if keep is None else Path(fspath(keep)),
+        network, asked.source, peaks, asked.units, asked.explanations, asked.random, seed, engine or Local(),
+        None if keep is None else Path(fspath(keep)), references, open_observer(network, observer, observer_layer),
     )  # fmt: skip
     with study.engine.connected():
         return chosen(study)
