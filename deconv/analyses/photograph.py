@@ -47,6 +47,7 @@ def numbers_here(here: LayerPeaks, reference: LayerPeaks, recon: Reconstructions
     that reach half of their strongest; `share_of_strongest` is None for a unit that is dead in the reference.
 
     >>> import deconv, torch
+    >>> _ = torch.manual_seed(0)
     >>> network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()), (1, 8, 8))
     >>> images = torch.randn(6, 1, 8, 8)
     >>> many, here = deconv.mine(network, images, ["1"], k=1)["1"], deconv.mine(network, images[:1], ["1"], k=1)["1"]
@@ -70,6 +71,7 @@ def answers(network: Network, photograph: UInt8[Tensor, "C H W"], names: Sequenc
     photograph: the input image, before normalisation.  names: of all classes; those of another number are not theirs.
 
     >>> import deconv, torch
+    >>> _ = torch.manual_seed(0)
     >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 8), torch.nn.Flatten())
     >>> preprocessing = deconv.Preprocessing((8, 8), None, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     >>> network = deconv.Network(module, (3, 8, 8), preprocessing=preprocessing)
