@@ -96,6 +96,7 @@ def test_a_comparison_of_other_peaks_is_refused(
         (["other_rules=[guidd]"], "unknown explanation 'guidd'"),
         (["units=[3]"], "experiment=atlas has no units"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
+        (["keep=float8"], "unknown keep 'float8'; expected one of float32, float16, none"),
         (["reference=/nowhere"], "/nowhere does not exist; expected a record"),
     ],
 )
