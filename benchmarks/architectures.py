@@ -19,9 +19,9 @@ from benchmarks.scene import SEED, SIZE, Scene
 from benchmarks.timing import compare, fastest
 from deconv import models
 from deconv.network import Network
+from deconv.network.receptive_field import cone
 from deconv.projection import project
 from deconv.projection.strategies import choose
-from deconv.network.receptive_field import cone
 
 LAYERS = {
     "vgg16": ("features.15", "features.29"),
@@ -105,7 +105,8 @@ def over_autograd(
     apart = worst_difference(ours.paste(), peer.project() * ours.score[:, None, None, None])
     if apart > CLOSE:
         raise AssertionError(f"{name}: a reconstruction differs from autograd's by {apart:.1e}, more than {CLOSE:.0e}.")
-    work = partial(project, network, images, layer, *peaks.unbind(1), rule="gradient")
+    image, channel, row, col = peaks.unbind(1)
+    work = partial(project, network, images, layer, image, channel, row, col, rule="gradient")
     pair = compare(work, peer.project, scene.repeats, len(peaks), len(few))
     graph = network.graph_at(SIZE)
     strategy = choose("auto", graph, cone(graph, network.node(layer, SIZE)), peaks[:, 0])
