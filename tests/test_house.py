@@ -45,12 +45,12 @@ HOUSE = {
     ),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="beyond moments"),
-    "projection": Room("errors progress records images network", doors="masks patches responses rules"),
+    "projection": Room("errors progress records images network", doors="by_layer masks patches responses rules"),
     "explanations": Room("errors progress files records images network projection", doors="functions fields"),
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls guesses judging measuring observers predicting sufficiency tasks trials which_image",
+        doors="controls guesses judging measuring observers path_check predicting sufficiency tasks trials which_image",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(

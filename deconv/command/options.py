@@ -139,6 +139,16 @@ class SanityChecks(Scanning, WithModel, WithLayers, WithUnits, WithExplanations)
 
 
 @dataclass
+class PathCheck(Scanning, WithDirections, WithLayers, WithUnits, WithRule, WithExplanations):
+    """The options of experiments/path_check.py."""
+
+    against: list[str] = option(
+        ["guided", "gradient", "other_unit", "random_weights", "edges", "random_mask", "centre"],
+        "what is asked beside `rule`, by name: other rules, explanations such as smoothgrad, controls",
+    )
+
+
+@dataclass
 class Predict(Scanning, WithDirections, WithLayers, WithUnits, WithRule, WithExplanations):
     """The options of experiments/predict.py."""
 
@@ -227,6 +237,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "fig6_filters": Fig6Filters,
     "fig7_occlusion": Fig7Occlusion,
     "match_networks": MatchNetworks,
+    "path_check": PathCheck,
     "photograph": Photograph,
     "predict": Predict,
     "sanity_checks": SanityChecks,
