@@ -136,6 +136,9 @@ class SanityChecks(Scanning, WithModel, WithLayers, WithUnits, WithExplanations)
     rules: list[str] = option(
         ["deconvnet", "guided", "gradient"], "the rules that are checked, or other explanations by name"
     )
+    smooth: int = option(
+        1, "noisy copies of a photograph over which pictures are averaged first; 1 is the photograph itself", 1
+    )
 
 
 @dataclass

@@ -38,7 +38,7 @@ signals are that come back, of two random vectors, and of the unit and another o
 
 @dataclass(frozen=True, eq=False)
 class PathStudy(Study):
-    """What is followed: the strongest peaks of some units of each layer, by explanations; all else as `Study` has it.
+    """What is followed: the strongest peaks of some units of each layer, by explanations; the rest is as in `Study`.
 
     peaks: two of each unit, where it fires on two images.
     """
@@ -56,7 +56,7 @@ class PathStudy(Study):
 
 @dataclass(frozen=True, eq=False)
 class LayerPaths:
-    """What all tasks of one layer share; peaks: of each unit, the strongest first.  layers: those on the way, itself."""
+    """What all tasks of one layer share; peaks: of each unit two, the strongest first.  layers: those on the way."""
 
     peaks: PeakSet
     units: list[int]

@@ -31,7 +31,7 @@ def paths(layers: Summary, names: Sequence[str]) -> Figure:
     """Columns are the layers of units; rows: forward, forward as weighted by the unit, and two signals backward.
 
     layers: {layer: {name: {"forward/conv1": {"mean", "low", "high"}, ...}}}, names and baselines; of a first layer,
-    which no other is before, there is no column. Bands are 95 % intervals over units, left out for controls, to be read.
+    which none is before, there is no column. Bands are 95 % intervals over units, left out for controls, to be read.
     """
     shown = [layer for layer in layers if len(_steps(layers[layer][names[0]], FORWARD)) > 2] or list(layers)
     figure = Figure(figsize=(1.3 + 3.1 * len(shown), 11.6), layout="constrained")

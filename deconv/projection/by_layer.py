@@ -1,4 +1,4 @@
-"""Two inputs, or two backward signals, compared at every layer that they pass: are the answers alike, do signals meet?"""
+"""Two inputs, or two backward signals, beside each other at every layer: are answers alike, and do signals meet?"""
 
 from __future__ import annotations
 
@@ -158,8 +158,7 @@ def _derivatives(
     """The derivatives of units by what they are computed from, as `_answers` has it; there is none of their layer."""
     lower = [name for name in layers if network.node(name) != network.node(layer)]
     signals = Signals(network, layer, lower, positions, windows, as_rule("gradient"))
-    vector = torch.nn.functional.one_hot(channel, network.channels(layer))
-    return signals.sent(vector)
+    return signals.sent(torch.nn.functional.one_hot(channel, network.channels(layer)).float())
 
 
 def _chunks(network: Network, layer: str, count: int) -> tuple[Tensor, ...]:
