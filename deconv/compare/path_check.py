@@ -23,11 +23,11 @@ from deconv.compare.judging import Measurements, Study, differences, intervals, 
 from deconv.compare.peak_set import PeakSet
 from deconv.compare.predicting import by_unit
 from deconv.compare.reactivation import as_input
+from deconv.compare.which_image import OTHER_PATCHES
 from deconv.projection.by_layer import answers_alike, layers_on_the_way, signals_alike
 from deconv.projection.rules import Rule
 
 SECOND_PATCH = "second_patch"
-OTHER_PATCHES = "other_patches"
 BASELINES = (SECOND_PATCH, OTHER_PATCHES)
 """What photographs themselves come to: the patch of the unit's second strongest peak, and one of another unit."""
 FORWARD, WEIGHTED, RANDOM, UNITS = "forward", "forward_weighted", "backward_random", "backward_units"

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from deconv.compare.controls import CONTROLS
-from deconv.compare.path_check import FORWARD, OTHER_PATCHES, RANDOM, SECOND_PATCH, UNITS, WEIGHTED
+from deconv.compare.path_check import FORWARD, RANDOM, SECOND_PATCH, UNITS, WEIGHTED
+from deconv.compare.which_image import OTHER_PATCHES
 from deconv.figures.compare_rules import legend_above, rule_lines, style
 
 BLACK: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 2.2}

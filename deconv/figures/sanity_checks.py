@@ -17,7 +17,7 @@ SIMILARITY_TITLES = {
     "rank": "rank correlation\n(absolute values)",
     "ssim": "SSIM\n(absolute values)",
     "pearson": "correlation\n(signed)",
-    ENTROPY_RISE: "rise of the\nhistogram's entropy",
+    ENTROPY_RISE: "rise of the entropy\n(all: efficient MPRT)",
 }
 Summary = Mapping[str, Any]
 
