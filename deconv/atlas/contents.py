@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from deconv.analyses.by_class import ClassShare
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
 from deconv.files import safe_name
 from deconv.records import Firing, LayerPeaks, Peaks, about_centres
@@ -40,6 +41,7 @@ class Layer:
     reference: the layer's peaks of a larger mining, if there is one.
     beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
     made_of: what units of a lower layer pass on of each unit's activations; None if not known.
+    class_shares: of each unit's peaks, where images have classes.  class_names: of all classes, in words, by number.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Layer:
     reference: LayerPeaks | None = None
     beyond: LayerPeaks | None = None
     made_of: MadeOf | None = None
+    class_shares: Sequence[list[ClassShare]] = ()
+    class_names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from deconv.analyses.by_class import ClassShare, class_shares
 from deconv.atlas.blocks import REMEDY, Block, keep
 from deconv.atlas.contents import MadeOf, safe_name
 from deconv.engines import Engine
@@ -159,14 +160,22 @@ class UnitRecords:
             save_tensors(path, "shares", tensors, SHARE_AXES, provenance, checked=True)
         return MadeOf(lower, shares, around)
 
+    def class_names(self) -> dict[int, str]:
+        """Return what the classes of the images are called, in words, by their numbers; none of a source without."""
+        names = self.images.class_names
+        numbers = sorted(set(self.images.labels or ()))
+        return {number: spoken(names[number]) if names else f"class {number}" for number in numbers}
+
     def classes(self) -> dict[int, str]:
         """Return what each image of a peak shows, in words, where the source says so."""
-        images = self.images
+        images, names = self.images, self.class_names()
         if images.labels is None:
             return {}
-        names = images.class_names
-        labels = {image_id: images.labels[images.index_of(image_id)] for image_id in self.peaks.image_keys}
-        return {image_id: spoken(names[label]) if names else f"class {label}" for image_id, label in labels.items()}
+        return {image_id: names[images.labels[images.index_of(image_id)]] for image_id in self.peaks.image_keys}
+
+    def class_shares(self, layer: str) -> list[list[ClassShare]]:
+        """Return the classes of each unit's peaks; nothing where the source knows none."""
+        return [] if self.images.labels is None else class_shares(self.peaks[layer], self.images)
 
     def firing(self, batch_size: int, engine: Engine) -> Mapping[str, Firing]:
         """Return how every unit fires over all images, as the peaks say, or else counted in one more pass over them.
