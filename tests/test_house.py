@@ -55,7 +55,8 @@ HOUSE = {
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation by_class choosing circuit correspondence cues features filters layers occlusion photograph transfer",
+        doors="ablation by_class choosing circuit correspondence cues features filters layers occlusion photograph "
+        "transfer",
     ),
     "figures": Room(
         "errors files records images network projection compare training analyses",

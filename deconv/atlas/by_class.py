@@ -36,7 +36,12 @@ def by_class(layer: Layer, unit: int) -> dict[str, Any] | None:
     if not layer.class_shares:
         return None
     shares, of_classes = layer.class_shares[unit], layer.firing.by_class
-    told: dict[str, Any] = {"rows": _rows(layer, unit), "first": shares[0], "index": None, "prefers": preferred(layer, unit)}
+    told: dict[str, Any] = {
+        "rows": _rows(layer, unit),
+        "first": shares[0],
+        "index": None,
+        "prefers": preferred(layer, unit),
+    }
     if of_classes is not None and of_classes.selectivity[unit] is not None:
         told["index"] = of_classes.selectivity[unit]
         told["chance"] = of_classes.chance[unit].item()
@@ -48,7 +53,7 @@ def by_class(layer: Layer, unit: int) -> dict[str, Any] | None:
 def preferred(layer: Layer, unit: int) -> str:
     """Return the class that a unit prefers, by more than it would by chance; nothing where there is none."""
     of_classes = layer.firing.by_class
-    if of_classes is None or not layer.class_shares:
+    if of_classes is None or layer.class_names is None:
         return ""
     index = of_classes.selectivity[unit]
     if index is None or index <= of_classes.chance[unit].item():
@@ -65,34 +70,47 @@ def _others(layer: Layer, unit: int) -> float:
 
 
 def _rows(layer: Layer, unit: int) -> list[ClassRow]:
-    """Return the classes with the largest means, then those of the peaks that are not among them."""
+    """Return the classes with the largest means and those of the peaks, by their means."""
     shares = {share.number: share for share in layer.class_shares[unit]}
-    of_classes = layer.firing.by_class
-    if of_classes is None:
+    of_classes, names = layer.firing.by_class, layer.class_names
+    if of_classes is None or names is None:
         return [ClassRow(share.name, None, 0, share.peaks, share.of_all) for share in shares.values()]
     place, total = {number: n for n, number in enumerate(of_classes.classes.number)}, int(of_classes.images.sum())
-    numbers = [of_classes.classes.number[n] for n in of_classes.ranked(unit)[:LISTED]]
-    means = of_classes.mean[unit].tolist()
+    ranked, means = [of_classes.classes.number[n] for n in of_classes.ranked(unit)], of_classes.mean[unit].tolist()
     return [
         ClassRow(
-            layer.class_names[number],
+            names[number],
             means[place[number]],
             round(100 * means[place[number]] / max(*means, 1e-30)),
             shares[number].peaks if number in shares else 0,
             shares[number].of_all if number in shares else int(of_classes.images[place[number]]) / total,
         )
-        for number in dict.fromkeys([*numbers, *shares])
+        for rank, number in enumerate(ranked)
+        if rank < LISTED or number in shares
     ]
 
 
-def sort_columns(layer: Layer) -> dict[str, list[float | int | None]]:
+def first_word(name: str) -> str:
+    """Return the first of a class's words between commas, as pages call it; the whole name stands beside it.
+
+    >>> first_word("goldfish, Carassius auratus")
+    'goldfish'
+    """
+    return name.split(",")[0]
+
+
+def sort_columns(layer: Layer) -> dict[str, list[float | None]]:
     """Return what is known of classes that units can be sorted by, {name: one for each unit}."""
     if not layer.class_shares:
         return {}
-    columns: dict[str, list[float | int | None]] = {}
+    columns: dict[str, list[float | None]] = {}
     of_classes = layer.firing.by_class
     if of_classes is not None and any(index is not None for index in of_classes.selectivity):
         columns["class selectivity"] = list(of_classes.selectivity)
+        pairs = zip(of_classes.selectivity, of_classes.chance.tolist(), strict=True)
+        columns["class selectivity above chance"] = [
+            None if index is None else index - chance for index, chance in pairs
+        ]
     columns["peaks of one class"] = [_most(shares) for shares in layer.class_shares]
     return columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -58,7 +58,7 @@ class Layer:
     beyond: LayerPeaks | None = None
     made_of: MadeOf | None = None
     class_shares: Sequence[list[ClassShare]] = ()
-    class_names: Mapping[int, str] = field(default_factory=dict)
+    class_names: Mapping[int, str] | None = None
 
     @property
     def folder(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +18,7 @@ from deconv.analyses.by_class import percent
 from deconv.analyses.choosing import describe_share
 from deconv.atlas import contents, drawings, sprites
 from deconv.atlas.beyond import beyond
-from deconv.atlas.by_class import FILE, by_class, sort_columns
+from deconv.atlas.by_class import FILE, by_class, first_word, sort_columns
 from deconv.atlas.contents import Atlas, Layer
 from deconv.records.firing import CORRELATED
 
@@ -66,10 +66,9 @@ def layer_page(atlas: Atlas, layer: Layer) -> str:
 
     The others stand by their shares of their strongest where these are known, else by number.
     """
-    of_classes = sort_columns(layer)
-    sorts = ["strength", "sparsity", "photographs", *([SHARE] if layer.shares else []), *layer.metrics, *of_classes]
+    more = {**layer.metrics, **sort_columns(layer)}
+    sorts = ["strength", "sparsity", "photographs", *([SHARE] if layer.shares else []), *more]
     usual = sorts.index(SHARE) if layer.shares else None
-    more = [*layer.metrics.values(), *of_classes.values()]
     units = [_thumbnail(layer, unit) | {"sort_values": _sort_values(layer, unit, more)} for unit in _usual_order(layer)]
     shown = {
         "share": _share(layer),
@@ -261,12 +260,10 @@ def _thumbnail(layer: Layer, unit: int) -> dict[str, Any]:
     return {"unit": unit, "page": f"{layer.folder}/{contents.unit_page(unit)}", "row": row, "col": col, **files}
 
 
-def _sort_values(
-    layer: Layer, unit: int, more: Sequence[Sequence[float | int | None]]
-) -> list[float | int | None]:
+def _sort_values(layer: Layer, unit: int, more: Mapping[str, Sequence[float | None]]) -> list[float | int | None]:
     """Return what units can be sorted by, in the order of the layer page's list; more: its last columns."""
     own_values = [layer.peaks.score[unit, 0].item(), layer.firing.sparsity[unit], layer.firing.fires_on(unit)]
-    return [*own_values, *(layer.shares[unit : unit + 1]), *(values[unit] for values in more)]
+    return [*own_values, *(layer.shares[unit : unit + 1]), *(values[unit] for values in more.values())]
 
 
 def _render(name: str, atlas: Atlas, **shown: Any) -> str:
@@ -282,11 +279,8 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["short"] = _short
-    environment.filters["percent"] = percent
-    environment.filters["breakable"] = _breakable
-    environment.globals["unit_page"] = contents.unit_page
-    environment.globals["search_file"] = FILE
+    environment.filters |= {"short": _short, "percent": percent, "first_word": first_word, "breakable": _breakable}
+    environment.globals |= {"unit_page": contents.unit_page, "search_file": FILE}
     return environment.get_template(name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deconv.errors import BadInput, UnknownName, bad_value, check_choice
+from deconv.errors import UnknownName, bad_value, check_choice
 from deconv.images import folders
 from deconv.images.class_names import check_class_names, read_class_names
 from deconv.images.datasets import dataset, is_dataset, source_of

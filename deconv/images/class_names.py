@@ -66,7 +66,8 @@ def number_of_class(which: str | int, labels: Sequence[int], names: Sequence[str
     >>> [number_of_class(which, (0, 0, 1), names) for which in ("Goldfish", "church", 1, "1")]
     [0, 1, 1, 1]
     """
-    known = {number: (names[number], spoken(names[number])) if names else () for number in sorted(set(labels))}
+    known: dict[int, tuple[str, ...]] = dict.fromkeys(sorted(set(labels)), ())
+    known |= {number: (names[number], spoken(names[number])) for number in known} if names else {}
     exact = [number for number, called in known.items() if which in called]
     words = {number: {word for name in called for word in _said_of(name)} for number, called in known.items()}
     matching = exact or [number for number in known if str(which).strip().casefold() in words[number]]

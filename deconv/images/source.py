@@ -149,7 +149,7 @@ class Source(ShownInNotebooks):
         content: the content hash, where it is known already; else it is computed.
         """
         content = self.content_hash if content is None else content
-        restricted = {"left_out": list(self.left_out)} if self.left_out else {}
+        restricted: Provenance = {"left_out": list(self.left_out)} if self.left_out else {}
         restricted |= {} if self.within is None else {"within": self.within}
         return {"source": {"name": self.name, "images": len(self), "content": content, **restricted}}
 
@@ -202,6 +202,6 @@ def require_labels(source: Source) -> tuple[int, ...]:
 def content_hash(keys: Iterable[str], digests: Iterable[bytes]) -> str:
     """Return the SHA-256, in hex, over the keys and the digests of images in order: what a source holds."""
     total = hashlib.sha256()
-    for key, digest in zip(keys, digests, strict=True):
-        total.update(hashlib.sha256(key.encode()).digest() + digest)
+    for key, of_image in zip(keys, digests, strict=True):
+        total.update(hashlib.sha256(key.encode()).digest() + of_image)
     return total.hexdigest()

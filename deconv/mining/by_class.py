@@ -3,7 +3,7 @@
 Activations are float32, which sums of float64 do not hold exactly where weak and strong ones meet. They are summed as
 whole numbers in two windows of 16 octaves each, the one that the unit's strongest activation lies in and the one below,
 each in steps that every float32 in it is a multiple of. What is weaker than both, by more than 2^16, is left out.
-Windows begin at fixed powers of two, so that what is left out hangs on the strongest activation alone, not on the order.
+Windows begin at fixed powers of two, so that what is left out hangs on the strongest activation and not on the order.
 """
 
 from __future__ import annotations
@@ -77,13 +77,11 @@ class ClassSums:
         values = maxima[order].astype(np.float64)
         self._raise(_window(values.max(axis=0)))
         self.images[present] += count
-        upper, above = self.window, np.inf
-        for n, window in enumerate((upper, upper - 1)):
-            least = np.ldexp(1.0, OCTAVES * window)
-            chosen = np.where((values >= least) & (values < above), values, 0)
+        for n, window in enumerate((self.window, self.window - 1)):
+            least, end = np.ldexp(1.0, OCTAVES * window), np.ldexp(1.0, OCTAVES * (window + 1))
+            chosen = np.where((values >= least) & (values < end), values, 0)
             whole = (chosen * np.ldexp(1.0, MANTISSA - OCTAVES * window)).astype(np.int64)
             self.sums[n, present] += np.add.reduceat(whole, first, axis=0)
-            above = least
 
     def merge(self, other: ClassSums) -> None:
         """Add what was summed over other images."""

@@ -136,7 +136,7 @@ class Tally:
         tensors = map(torch.from_numpy, (self.counts, octave, drawn, alike, correlation))
         sums = self.sums
         by_class = None if classes is None or sums is None else sums.by_class(classes, self._gathered()[1])
-        return Firing(self.images, *tensors, by_class)
+        return Firing(self.images, *tensors, by_class=by_class)
 
     def _draw(self, row: np.ndarray, lots: np.ndarray, image_ids: np.ndarray) -> None:
         nowhere = np.zeros(len(row), dtype=np.int64)

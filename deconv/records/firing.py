@@ -8,7 +8,7 @@ strongest activation is known only at the end, because what is weaker than all b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -96,7 +96,7 @@ class Firing:
     drawn: Int64[Tensor, "units steps m"]
     alike: Int64[Tensor, "units most"]
     correlation: Float32[Tensor, "units most"]
-    by_class: ByClass | None = None
+    by_class: ByClass | None = field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         return f"<Firing: {len(self.counts)} units over {self.images} images>"
@@ -216,4 +216,4 @@ def split_firing(
     columns = [tensors[name].split(counts) for name in FIRING_AXES]
     by_class = list(split_by_class(tensors, said, counts)) if "class_mean" in tensors else [None] * len(counts)
     layers = zip(units, zip(*columns, strict=True), by_class, strict=True)
-    return {layer: Firing(int(said["images"]), *each, of_classes) for layer, each, of_classes in layers}
+    return {layer: Firing(int(said["images"]), *each, by_class=classes) for layer, each, classes in layers}
