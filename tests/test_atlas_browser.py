@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import deconv
+from deconv.images import Source
+from deconv.records import Peaks
 from tests import atlases
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed (extra test)")
@@ -183,8 +185,26 @@ def test_units_open_in_the_order_of_their_shares_and_any_other_is_kept(tmp_path:
     assert names.all_text_contents() == by_share and watched.wrong == []
 
 
-def test_a_search_leads_to_photographs_and_units_and_filters_a_layer(tmp_path: Path, watched: Watched) -> None:
-    images, peaks, site = atlases.of_classes(tmp_path)
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Peaks, Path]:
+    return atlases.of_classes(tmp_path_factory.mktemp("classes"))
+
+
+def test_pages_of_classes_are_accessible_and_fit_a_phone(of_classes: tuple[Source, Peaks, Path], browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = browser.new_page(viewport=PHONE)
+    for name in ("index.html#find=church", "01-one/unit-0000.html", "01-one/index.html#find=church"):
+        page.goto(f"{of_classes[2].as_uri()}/{name}")
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], name
+    page.close()
+
+
+def test_a_search_leads_to_photographs_and_units_and_filters_a_layer(
+    of_classes: tuple[Source, Peaks, Path], watched: Watched
+) -> None:
+    images, peaks, site = of_classes
     page, keys = watched.page, [key for key in images.keys if key.startswith("n03028079/")]
     front = site.as_uri() + "/index.html"
 

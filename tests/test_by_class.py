@@ -106,6 +106,7 @@ def test_by_chance_is_what_shuffled_labels_give() -> None:
         shuffled.append(selectivity_of(values[order].reshape(10, 8, 3).mean(axis=1).T))
     assert chance == pytest.approx(np.mean(shuffled, axis=0), abs=0.08) and chance[2] == 0 and chance[0] > 0.15
     assert selectivity_by_chance(values, np.full(10, 5000))[:2].max() < 0.02
+    assert selectivity_by_chance(values * 0, np.full(10, 8)).tolist() == [1, 1, 1]  # fired, but on none of the sample
 
 
 def test_many_classes_are_shuffled_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ class ClassSums:
     def by_class(self, classes: Classes, strongest: Float[np.ndarray, "n units"]) -> ByClass:
         """Return what was summed; strongest: the activations on a sample of the images, by which chance is told."""
         means, chance = self.means(), selectivity_by_chance(strongest, self.images).astype(np.float32)
-        chance[means.max(axis=1) == 0] = np.nan
+        chance[np.isnan(selectivity_of(means))] = np.nan
         return ByClass(classes, *map(torch.from_numpy, (self.images, means.astype(np.float32), chance)))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -136,7 +136,9 @@ def _window(values: Float[np.ndarray, " units"]) -> Int64[np.ndarray, " units"]:
 def selectivity_by_chance(
     strongest: Float[np.ndarray, "n units"], images: Int64[np.ndarray, " classes"]
 ) -> Float[np.ndarray, " units"]:
-    """Return about the selectivity that each unit would have, were the labels shuffled; nan where it has none.
+    """Return about the selectivity that each unit would have, were the labels shuffled.
+
+    It is 1 for a unit that fires so rarely that no image drawn fires it: one image makes it 1 whatever its label is.
 
     strongest: the activations on all images, or on a sample of them, from which images are then drawn.
     images: how many each class has.
@@ -153,9 +155,10 @@ def selectivity_by_chance(
             cell = np.repeat(np.arange(len(of)), of) * n + members
             times = np.bincount(cell, minlength=len(of) * n).reshape(len(of), n)
             means[start : start + len(of)] = times @ values / np.maximum(of, 1)[:, None]
-        indices.append(selectivity_of(means.T))
+        index = selectivity_of(means.T)
+        indices.append(np.where(np.isnan(index), 1.0, index))
     # Rounded, so that the order of summation does not decide.
-    chance: np.ndarray = np.mean(indices or [np.full(values.shape[1], np.nan)], axis=0).round(DIGITS)
+    chance: np.ndarray = np.mean(indices or [np.ones(values.shape[1])], axis=0).round(DIGITS)
     return chance
 
 

@@ -44,7 +44,8 @@ class ByClass:
 
     - classes: what they are called.  images: how many of each class could be read.
     - mean: over the images of a class, of the strongest activation where it is above zero, and of zero elsewhere.
-    - chance: by unit, about the selectivity that it would have if the labels were shuffled; nan where it has none.
+    - chance: by unit, about the selectivity that it would have if the labels were shuffled, as measured on 4,096 images
+      or fewer; nan where it has none.
 
     >>> import deconv
     >>> from pathlib import Path

@@ -121,7 +121,7 @@ function searchPage(form) {
       units += matches.length;
       starred ||= matches.some((match) => match.prefers);
       if (!matches.length) continue;
-      const heading = make("h3", {}, `${layer.name}: ${matches.length} unit${matches.length === 1 ? "" : "s"} `);
+      const heading = make("h2", {}, `${layer.name}: ${matches.length} unit${matches.length === 1 ? "" : "s"} `);
       if (matches.length > MOST_SHOWN) {
         const all = `${layer.folder}/index.html#find=${encodeURIComponent(box.value)}`;
         heading.append(make("a", { href: all }, "all of them"));
