@@ -240,7 +240,9 @@ def test_a_search_leads_to_photographs_and_units_and_filters_a_layer(
     page.keyboard.press("p")  # a letter in the box, and no key of the page
     assert visible.count() == 0 and page.evaluate("document.body.className") == "layer"
     page.fill("#find", shown[0])
+    assert not page.is_visible(".prefers >> nth=0")
     page.select_option("#sort", label="class selectivity")
+    assert page.locator(".prefers:visible").count() == visible.count()
     page.reload()
     assert page.input_value("#find") == shown[0] and set(visible.all_text_contents()) == with_peaks(shown[0], "one")
     assert watched.wrong == []

@@ -266,7 +266,7 @@ def test_classes_are_text_too_in_words_and_told_as_the_records_have_them(
     for unit, first in alive:
         page, preferred = Page(site / f"01-one/unit-{unit:04d}.html"), by_class.preferred(unit)
         text, index = " ".join(page.text.split()), by_class.selectivity[unit] or 0.0
-        assert f"{first.peaks} of its 4 photographs below" in text and f"as {percent(first.of_all)} of all are" in text
+        assert f"{first.images} of its 4 photographs below" in text and f"as {percent(first.of_all)} of all are" in text
         assert "b" not in {tag for tag, _ in page.elements} and preferred is not None
         chance = by_class.chance[unit].item()
         said = f"Prefers {words.get(preferred, preferred)}, with a class selectivity of {index:.2f} ({chance:.2f} by"

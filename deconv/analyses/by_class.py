@@ -12,25 +12,25 @@ from deconv.records import LayerPeaks
 
 @dataclass(frozen=True)
 class ClassShare:
-    """A class among the peaks of a unit.
+    """A class among the images of a unit's peaks, each counted once.
 
     - number, name: of the class, the name in words; its number where it has no name.
-    - peaks: how many of the unit's are in images of this class.  of: how many the unit has.
-    - of_all: the share of this class among all images of the source, which peaks drawn at random would have.
+    - images: how many are of this class.  of: how many there are.
+    - of_all: the share of this class among all images of the source, which images drawn at random would have.
     """
 
     number: int
     name: str
-    peaks: int
+    images: int
     of: int
     of_all: float
 
     def __str__(self) -> str:
-        return f"{self.peaks} of {self.of} are {self.name} ({percent(self.of_all)} of all images)"
+        return f"{self.images} of {self.of} are {self.name} ({percent(self.of_all)} of all images)"
 
 
 def class_shares(peaks: LayerPeaks, images: Source) -> list[list[ClassShare]]:
-    """Return for each unit the classes of its peaks, those with the most peaks first; none for a dead unit.
+    """Return for each unit the classes of its peaks, those with the most images first; none for a dead unit.
 
     images: those that the peaks were mined from, or a part that holds them all, whose shares are then that part's.
     Raises BadInput for a source without labels, and for one without an image of a peak.
@@ -49,7 +49,7 @@ def class_shares(peaks: LayerPeaks, images: Source) -> list[list[ClassShare]]:
     labels = require_labels(images)
     of_all, names = Counter(labels), images.class_names
     shares = []
-    for image_ids in peaks.image.tolist():
+    for image_ids in map(dict.fromkeys, peaks.image.tolist()):
         classes = Counter(labels[images.index_of(image_id)] for image_id in image_ids if image_id >= 0)
         shares.append(
             [

@@ -21,13 +21,13 @@ class ClassRow:
     """A class, as a unit's page lists it.
 
     mean: of the unit's strongest activations on its images; None if not known.  bar: beside the largest, in per cent.
-    peaks: how many of the unit's are of it.  of_all: its share of all images.
+    images: how many of its peaks' images are of it.  of_all: its share of all images.
     """
 
     name: str
     mean: float | None
     bar: int
-    peaks: int
+    images: int
     of_all: float
 
 
@@ -74,7 +74,7 @@ def _rows(layer: Layer, unit: int) -> list[ClassRow]:
     shares = {share.number: share for share in layer.class_shares[unit]}
     of_classes, names = layer.firing.by_class, layer.class_names
     if of_classes is None or names is None:
-        return [ClassRow(share.name, None, 0, share.peaks, share.of_all) for share in shares.values()]
+        return [ClassRow(share.name, None, 0, share.images, share.of_all) for share in shares.values()]
     place, total = {number: n for n, number in enumerate(of_classes.classes.number)}, int(of_classes.images.sum())
     ranked, means = [of_classes.classes.number[n] for n in of_classes.ranked(unit)], of_classes.mean[unit].tolist()
     return [
@@ -82,7 +82,7 @@ def _rows(layer: Layer, unit: int) -> list[ClassRow]:
             names[number],
             means[place[number]],
             round(100 * means[place[number]] / max(*means, 1e-30)),
-            shares[number].peaks if number in shares else 0,
+            shares[number].images if number in shares else 0,
             shares[number].of_all if number in shares else int(of_classes.images[place[number]]) / total,
         )
         for rank, number in enumerate(ranked)
@@ -111,12 +111,12 @@ def sort_columns(layer: Layer) -> dict[str, list[float | None]]:
         columns["class selectivity above chance"] = [
             None if index is None else index - chance for index, chance in pairs
         ]
-    columns["peaks of one class"] = [_most(shares) for shares in layer.class_shares]
+    columns["photographs of one class"] = [_most(shares) for shares in layer.class_shares]
     return columns
 
 
 def _most(shares: list[ClassShare]) -> int | None:
-    return shares[0].peaks if shares else None
+    return shares[0].images if shares else None
 
 
 def search_index(atlas: Atlas) -> str:

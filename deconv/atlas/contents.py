@@ -14,6 +14,7 @@ from torch import Tensor
 from deconv.analyses.by_class import ClassShare
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
 from deconv.files import safe_name
+from deconv.images.class_names import spoken
 from deconv.records import Firing, LayerPeaks, Peaks, about_centres
 
 Pair = tuple[int, int]
@@ -151,6 +152,11 @@ class Atlas:
     def images(self) -> int:
         """The number of images that were mined and could be read."""
         return self.layers[0].firing.images
+
+    @property
+    def within(self) -> str:
+        """The class that all images are of, in words, where they were taken by it."""
+        return spoken(self.provenance["source"].get("within") or "")
 
     @property
     def reference_images(self) -> int:

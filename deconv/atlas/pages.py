@@ -18,7 +18,7 @@ from deconv.analyses.by_class import percent
 from deconv.analyses.choosing import describe_share
 from deconv.atlas import contents, drawings, sprites
 from deconv.atlas.beyond import beyond
-from deconv.atlas.by_class import FILE, by_class, first_word, sort_columns
+from deconv.atlas.by_class import FILE, by_class, first_word, preferred, sort_columns
 from deconv.atlas.contents import Atlas, Layer
 from deconv.records.firing import CORRELATED
 
@@ -280,7 +280,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "percent": percent, "first_word": first_word, "breakable": _breakable}
-    environment.globals |= {"unit_page": contents.unit_page, "search_file": FILE}
+    environment.globals |= {"unit_page": contents.unit_page, "search_file": FILE, "preferred": preferred}
     return environment.get_template(name)
 
 

@@ -174,8 +174,9 @@ class UnitRecords:
         return {image_id: names[images.labels[images.index_of(image_id)]] for image_id in self.peaks.image_keys}
 
     def class_shares(self, layer: str) -> list[list[ClassShare]]:
-        """Return the classes of each unit's peaks; nothing where the source knows none."""
-        return [] if self.images.labels is None else class_shares(self.peaks[layer], self.images)
+        """Return the classes of each unit's peaks; nothing where the source knows none, or one for all."""
+        several = len(set(self.images.labels or ())) > 1
+        return class_shares(self.peaks[layer], self.images) if several else []
 
     def firing(self, batch_size: int, engine: Engine) -> Mapping[str, Firing]:
         """Return how every unit fires over all images, as the peaks say, or else counted in one more pass over them.

@@ -178,6 +178,7 @@ function layerPage(grid) {
     for (const item of items) item.querySelector(".number").textContent = brief(value(item));
     grid.append(...items, ...dead);
     sort.value = by;
+    document.body.classList.toggle("show-class", sort.selectedOptions[0].text.startsWith("class selectivity"));
   }
 
   function only(text) {
