@@ -228,7 +228,7 @@ def test_a_search_leads_to_photographs_and_units_and_filters_a_layer(
     assert page.inner_text("#results .note >> nth=0") == "Classes: <b>cat, tabby."
     assert page.locator("#results b").count() == 0
     page.fill("#find", "no such thing")
-    assert page.inner_text("#matching") == "0 photographs with peaks of 0 units"
+    assert page.inner_text("#matching") == "0 photographs, 0 units"
     page.goto(f"{site.as_uri()}/01-one/unit-0000.html")
     page.click(".lead a[href*='find='] >> nth=0")
     page.wait_for_url("**/index.html#find=*")

@@ -227,7 +227,7 @@ def described_images(peaks: Peaks) -> str:
     unreadable = len(peaks.provenance.get("unreadable", []))
     more = f" ({unreadable} more could not be read)" if unreadable else ""
     within = peaks.provenance["source"].get("within")
-    of_class = "" if within is None else f" of the class {spoken(within)}"
+    of_class = "" if within is None else f" of the class {spoken(within).split(',')[0]}"
     return f"{counted(images_of(peaks), 'photograph')}{of_class}{more}"
 
 

@@ -96,7 +96,7 @@ def write_atlas(
     >>> peaks = deconv.mine(network, images, ["conv1"], k=1)
     >>> page = write_atlas(network, peaks, images, tempfile.mkdtemp(), title="two filters")
     >>> page.name, sorted(path.name for path in page.parent.iterdir())
-    ('index.html', ['01-conv1', 'assets', 'atlas.json', 'images', 'index.html'])
+    ('index.html', ['01-conv1', 'assets', 'atlas.json', 'images', 'index.html', 'search.js'])
     """
     opened = [as_explanation(rule) for rule in check_list("rules", rules, "rules")]
     chosen = {rule.name: rule for rule in opened}

@@ -115,7 +115,7 @@ function searchPage(form) {
     let units = 0;
     let starred = false;
     const layers = [];
-    for (const layer of atlasIndex.layers) {
+    for (const layer of [...atlasIndex.layers].reverse()) {
       const matches = layer.units.map((unit) => matching(unit, what)).filter(Boolean);
       matches.sort((a, b) => b.prefers - a.prefers || b.peaks - a.peaks || a.unit - b.unit);
       units += matches.length;
@@ -130,7 +130,7 @@ function searchPage(form) {
     }
     const classes = [...what.classes].map((n) => atlasIndex.classes[n]);
     const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
-    byId("matching").textContent = `${plural(images.length, "photograph")} with peaks of ${plural(units, "unit")}`;
+    byId("matching").textContent = `${plural(images.length, "photograph")}, ${plural(units, "unit")}`;
     if (classes.length) {
       const more = classes.length > MOST_SHOWN ? ` and ${classes.length - MOST_SHOWN} more` : "";
       results.append(make("p", { className: "note" }, `Classes: ${classes.slice(0, MOST_SHOWN).join("; ")}${more}.`));
