@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from deconv.projection.rules import Rule
 from deconv.records import Firing, LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 from deconv.records.provenance import Provenance, build, check_same, digest, plain
+
+log = logging.getLogger("deconv")
 
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
@@ -186,6 +189,8 @@ class UnitRecords:
         process works in the folder.
         """
         if self.peaks.firing is not None:
+            if self.images.labels is not None and any(each.by_class is None for each in self.peaks.firing.values()):
+                log.info("the peaks were mined before units were told by class: mine them again to sort by selectivity")
             return self.peaks.firing
         layers = list(self.peaks)
         if self.folder is None:
