@@ -34,7 +34,7 @@ HOUSE = {
     "notebooks": Room(),
     "progress": Room(),
     "files": Room("errors", doors="importing shipped"),
-    "records": Room("errors notebooks files", doors="firing formats provenance"),
+    "records": Room("errors notebooks files", doors="by_class firing formats provenance"),
     "images": Room(
         "errors notebooks progress files records",
         doors="ahead batches cached class_names decoding members preprocessing shards",
@@ -56,7 +56,8 @@ HOUSE = {
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation choosing circuit correspondence cues features filters layers occlusion photograph transfer",
+        doors="ablation by_class choosing circuit correspondence cues features filters layers occlusion photograph "
+        "transfer",
     ),
     "figures": Room(
         "errors files records images network projection compare training analyses",
@@ -84,8 +85,8 @@ KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
 FOR_ALL_FIGURES = ("beyond", "html", "masks", "page", "pictures", "strongest")
-FOR_ALL_ANALYSES = ("choosing", "cues", "reframing")
-"""Modules that have no figure: cues are numbers of the atlas, reframing makes what invariance measures."""
+FOR_ALL_ANALYSES = ("by_class", "choosing", "cues", "reframing")
+"""Modules that have no figure: by_class and cues are numbers of the atlas, reframing makes what invariance measures."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
