@@ -43,7 +43,7 @@ def test_the_strategies_agree_with_each_other_and_with_autograd(
 
 
 def test_windows_smaller_than_the_maps_are_kept_where_the_field_is_larger_than_the_image() -> None:
-    """Of seven convolutions the field is 15 x 15 on images of 9 x 12: the last two read 3 x 3 and 5 x 5 of their maps."""
+    """Of seven convolutions the field is 15 x 15 on images of 9 x 12; the windows of the last five are smaller."""
     torch.manual_seed(0)
     blocks = [part for n in range(7) for part in (nn.Conv2d(2 if n == 0 else 3, 3, 3, padding=1), nn.ReLU())]
     trunk, images = nn.Sequential(*blocks).double(), torch.randn(3, 2, 9, 12, dtype=torch.float64)
@@ -52,7 +52,7 @@ def test_windows_smaller_than_the_maps_are_kept_where_the_field_is_larger_than_t
     sizes = [cone_of_layer.spans[index].size[0] for index in sorted(windowed_nodes(graph, cone_of_layer))]  # type: ignore[union-attr]
     assert sizes == [9, 9, 7, 7, 5, 5, 3, 3, 1, 1][-len(sizes) :] and 9 * 9 < 9 * 12 and len(sizes) == 10
     chosen = [strategies.choose("auto", graph, cone_of_layer, torch.tensor(ids)) for ids in ([0, 1, 2], [0, 0, 0, 0])]
-    assert chosen == ["shared", "shared"]
+    assert chosen == ["window", "shared"]
     peaks = random_positions(trunk(images).detach(), 12, seed=0)
     for rule in RULES:
         _, expected = project_by_autograd(trunk, images, peaks, rule)

@@ -159,6 +159,7 @@ def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule | 
 
 def _images(images: Source) -> str:
     classes = "" if images.labels is None else f", {len(set(images.labels))} classes"
+    classes = classes if images.within is None else f", those of the class {images.within}"
     without = f", {len(images.left_out)} broken shards left out" if images.left_out else ""
     return f"{len(images):,} of the source {images.name}{classes}{without}"
 

@@ -142,6 +142,8 @@ class InShards:
         }
         if scan.counted is not None:
             provenance["counted"] = scan.counted
+        if scan.classes is not None:
+            provenance["labels"] = scan.classes.labels
         return [
             Shard(
                 number,

@@ -172,7 +172,9 @@ class Windows:
         """Return what a node reads, for peaks that lie in image[n], of its source's value for whole images."""
         needed = self.needed(index)
         window, operation = self._cut(value, image, needed), self.graph.nodes[index].operation
-        outside = self._outside(source, needed) if isinstance(operation, Spatial) else None
+        if not isinstance(operation, Spatial):
+            return window
+        outside = self._outside(source, needed)
         return window if outside is None else self._fill(window, outside, outside_value(operation, window.dtype))
 
     def take(self, index: int, value: Tensor, image: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ FORMAT = 3
 """Version of the saved forms; an older one is read."""
 WITH_FIRING = 4
 """That of peaks with counts of how units fire."""
-IN_HALVES = 5
+WITH_CLASSES = 5
+"""That of those that say it by class."""
+IN_HALVES = 6
 """That of reconstructions kept as float16, the newest: one that is newer still is refused."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
