@@ -12,6 +12,9 @@ from deconv.network.receptive_field import cone
 from deconv.projection import project
 from deconv.records import Reconstructions
 
+PAPERS_RULES = ("deconvnet", "guided", "gradient")
+"""On networks of rectifiers alone the others are these."""
+
 
 def project_at(network: Network, images: Tensor, layer: str, peaks: Tensor, **options: Any) -> Reconstructions:
     """`project` for peaks (N, 4)."""

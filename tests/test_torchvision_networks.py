@@ -18,9 +18,8 @@ from deconv.network import Network
 from deconv.projection import check_rules, project
 from deconv.projection.rules import RULES
 from tests.oracle import project_by_autograd, relative_error
-from tests.peaks import project_at
+from tests.peaks import PAPERS_RULES, project_at
 
-PAPERS_RULES = ("deconvnet", "guided", "gradient")
 FAMILIES = {
     "alexnet": ["alexnet"],
     "vgg": ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"],
