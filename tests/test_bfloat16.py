@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ from tests.samples import SIZE, network
 from tests.test_mining import as_lists
 
 K = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def always_in_bfloat16() -> Iterator[None]:
+    """However few images there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bfloat16, "MOST_AGAIN", 1.0)
+        yield
 
 
 def many_images(count: int = 150) -> torch.Tensor:
@@ -42,6 +51,16 @@ def test_bfloat16_gives_the_float32_answer_without_seeing_every_image_twice(monk
     counted = {dtype: sum(n for n, d in seen if d == dtype) for dtype in (torch.bfloat16, torch.float32)}
     assert counted[torch.bfloat16] <= 600 + bfloat16.SAMPLE + 2 * EXTREMES and counted[torch.float32] < 200
     assert fast.provenance["mined_again"] == {"one": 0} and fast.provenance["precision"] == "bfloat16"
+
+
+def test_where_most_images_would_be_seen_again_it_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bfloat16, "MOST_AGAIN", 0.5)
+    with caplog.at_level("INFO", logger="deconv"):
+        peaks = deconv.mine(network(), many_images(), ["one", "two"], k=9, batch_size=16, precision="bfloat16")
+    assert peaks.provenance["precision"] == "float32" and "mined_again" not in peaks.provenance
+    assert "bfloat16 would see most of 150 images again for 11 units: mining in float32" in caplog.text
 
 
 def test_what_fails_the_check_is_mined_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from deconv.engines.sending import packed, unpacked
 from deconv.errors import BadInput, UnknownName
 from deconv.images import Source, webdataset
 from deconv.images.members import Member
-from deconv.mining import mine_into
+from deconv.mining import bfloat16, mine_into
 from deconv.mining.partials import Partial
 from deconv.mining.shards import shards_of
 from deconv.network.spatial import Convolution
@@ -38,6 +38,14 @@ from tests.promises import GOES_ON, SAME_BYTES, fault
 from tests.samples import photographs, with_preprocessing
 
 BATCH, K, COUNT = 4, 4, 42
+
+
+@pytest.fixture(scope="module", autouse=True)
+def always_in_bfloat16() -> Iterator[None]:
+    """However few images there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bfloat16, "MOST_AGAIN", 1.0)
+        yield
 
 
 def wide() -> deconv.Network:

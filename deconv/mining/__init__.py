@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from deconv.engines.local import Local
 from deconv.errors import bad_value, check_choice, check_count, check_list
 from deconv.files import claimed, remove_parts
 from deconv.images import MapDataset, Source, check_images, check_source
-from deconv.mining.bfloat16 import mine_by_bfloat16
+from deconv.mining.bfloat16 import mine_by_bfloat16, pays
 from deconv.mining.by_class import MOST_SUMS, classes_of
 from deconv.mining.partials import Partial
 from deconv.mining.scan import Scan, Search, in_memory, key_of
@@ -27,6 +28,7 @@ from deconv.records.formats import PARQUET
 from deconv.records.provenance import Provenance, build, check_same
 
 PRECISIONS = ("float32", "bfloat16")
+log = logging.getLogger("deconv")
 MOST_PEAKS = 2**25
 """Peaks of all units together: 28 bytes each, and four times that while new ones are sorted in."""
 HASHED_BY_SHARD = "hashed shard by shard"
@@ -54,7 +56,8 @@ def mine(
     - per_image: how many peaks of one image may count for one unit; peaks whose boxes overlap by more than half count
       as one.
     - precision: "float32"; or "bfloat16" to find candidates faster. Their scores are then computed in float32, and that
-      no other image scores more is checked by measured errors, not proven (`deconv.mining.bfloat16`). The provenance
+      no other image scores more is checked by measured errors, not proven (`deconv.mining.bfloat16`). Where most
+      images would be candidates it would cost more than it saves: float32 is taken then, and said. The provenance
       has in "mined_again", by layer, for how many units the check failed; if for any, all images were seen in float32.
     - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks; where the
       source knows labels also by class.
@@ -193,6 +196,10 @@ def _scan(
 def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str) -> tuple[Partial, dict[str, Any]]:
     """What is found among all images, and how: what a record says of that besides its provenance."""
     image_ids = np.array(range(len(images)) if isinstance(images, Tensor) else images.ids, dtype=np.int64)
+    units = sum(scan.network.channels(layer) for layer in scan.layers)
+    if precision == "bfloat16" and not pays(units, scan.k, len(image_ids)):
+        log.info("bfloat16 would see most of %d images again for %d units: mining in float32", len(image_ids), units)
+        precision = "float32"
     details: dict[str, Any] = {"precision": precision}
     if precision == "bfloat16":
         partial, details["mined_again"] = mine_by_bfloat16(search, scan, image_ids)
