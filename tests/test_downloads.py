@@ -20,7 +20,8 @@ from deconv import progress
 from deconv.command.settings import compose_jobs
 from deconv.errors import BadInput
 from deconv.images import downloads, open_source, webdataset
-from deconv.images.downloads import default_copies, short_names
+from deconv.images.addresses import short_names
+from deconv.images.downloads import default_copies
 from tests.tars import pixels, put, shard
 
 
