@@ -13,8 +13,8 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedIOBase
 from os import PathLike
-from typing import IO
 
 from deconv.errors import BadInput, first_line
 from deconv.images.addresses import addresses, local_path, short_names
@@ -78,7 +78,7 @@ def samples(
 def samples_in(
     address: str,
     name: str,
-    opened: Callable[[], IO[bytes]],
+    opened: Callable[[], BufferedIOBase],
     member_of: Callable[[int, int, str], Member],
     shown: bool = False,
 ) -> list[Sample]:
@@ -121,7 +121,7 @@ def _samples(address: str, name: str, copies: str | PathLike[str] | None) -> lis
         raise
 
 
-def _members(file: IO[bytes], name: str, shown: bool) -> list[tarfile.TarInfo]:
+def _members(file: BufferedIOBase, name: str, shown: bool) -> list[tarfile.TarInfo]:
     """The files in a tar. Raises whatever tarfile does, and EOFError."""
     members, end = [], 0
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -166,7 +166,7 @@ def _add(kinds: Infos, key: str, info: tarfile.TarInfo, address: str) -> None:
     kinds[key] = info
 
 
-def _label(file: IO[bytes], info: tarfile.TarInfo, address: str) -> int:
+def _label(file: BufferedIOBase, info: tarfile.TarInfo, address: str) -> int:
     file.seek(info.offset_data)
     text = file.read(min(info.size, TAR_BLOCK))
     if not re.fullmatch(rb"\s*[0-9]{1,9}\s*", text):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -16,13 +15,16 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from deconv.errors import BadInput, bad_value, check_list
-from deconv.images.ahead import WORKERS
+from deconv.images.ahead import map_ahead
 from deconv.images.decoding import decode
 from deconv.images.items import Item
 from deconv.images.members import Member
 from deconv.images.preprocessing import Preprocessing
 from deconv.notebooks import ShownInNotebooks
 from deconv.records.provenance import Provenance
+
+HASHED_AHEAD = 256
+"""Images whose hashes wait for a thread: one for each image of a large source would be a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,7 @@ class Source(ShownInNotebooks):
         image_ids: which; by default all.
         """
         members = self.members if image_ids is None else [self.members[self.index_of(n)] for n in image_ids]
-        with ThreadPoolExecutor(WORKERS) as pool:
-            return tuple(pool.map(lambda member: member.digest(), members))
+        return tuple(map_ahead(lambda member: member.digest(), members, HASHED_AHEAD))
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Yield (key of the first image in it, path) of each file; none of the items of a Dataset."""

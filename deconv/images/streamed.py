@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +14,14 @@ from jaxtyping import Bool, Int64, UInt8
 
 from deconv.errors import BadInput, bad_value, check_list
 from deconv.images.addresses import local_path
-from deconv.images.ahead import WORKERS
+from deconv.images.ahead import map_ahead
 from deconv.images.members import Member
 from deconv.images.source import Source
 from deconv.images.streams import IMAGES_IN_A_SHARD, NAME, Shards, first_id
 from deconv.records.provenance import Provenance
+
+ASKED_AHEAD = 64
+"""Shards whose states are asked for while one waits for the first of them."""
 
 
 class StreamedSource(Source):
@@ -166,8 +168,7 @@ class StreamedSource(Source):
 
         The state is the size, and the time of change or what a server gives of a file that changes with it.
         """
-        with ThreadPoolExecutor(WORKERS) as pool:
-            return content_of(pool.map(self.shards.digest_of, self.shards.numbers))
+        return content_of(map_ahead(self.shards.digest_of, self.shards.numbers, ASKED_AHEAD))
 
     def digests(self, image_ids: Sequence[int] | np.ndarray | None = None) -> tuple[bytes, ...]:
         """Return the SHA-256 of some images' bytes, as `Source.digests` does; each shard is read for its own."""

@@ -137,14 +137,18 @@ class Shards:
 
     def groups(self, size: int) -> list[range]:
         """Return the numbers of all shards in groups of about `size` images, if all have as many as the first one."""
-        first = next((count for number in self.numbers if (count := self.count(number))), 1)
-        each = max(1, size // first)
+        each = max(1, size // max(1, len(self.sample())))
         return [self.numbers[start : start + each] for start in range(0, len(self.numbers), each)]
+
+    def sample(self) -> Source:
+        """Return the images of the first shard that has any; of the last one, if none has."""
+        with_images = (number for number in self.numbers if self.count(number))
+        return self.open(next(with_images, self.numbers[-1])).images
 
     def section(self, numbers: range) -> Shards:
         """Return some shards that follow one another, which keep their numbers."""
         chosen = slice(numbers.start - self.first, numbers.stop - self.first)
-        return Shards(self.addresses[chosen], self.names[chosen], self.class_names, self.skip_broken, numbers.start)
+        return type(self)(self.addresses[chosen], self.names[chosen], self.class_names, self.skip_broken, numbers.start)
 
     def learn(self, images: int, left_out: Iterable[str]) -> None:
         """Take up what was found in a run over all shards: how many images they have, and which shards are broken."""
