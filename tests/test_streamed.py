@@ -122,9 +122,9 @@ def test_peaks_of_shards_that_are_not_there_are_refused(urls: list[str]) -> None
     net = with_preprocessing()
     peaks = mine(net, streamed(urls), ["two"], k=3)
     with pytest.raises(RecordMismatch, match=r"lie in image \d+ among others, and the images have none of that number"):
-        deconv.project_peaks(net, streamed(urls[:1]), peaks["two"], units=[0])
+        deconv.project_peaks(net, streamed(urls[:1]), "two", peaks["two"], [0])
     with pytest.raises(RecordMismatch, match=r"lie in image \d+ among others, and the 15 images have none"):
-        deconv.project_peaks(net, webdataset(urls), peaks["two"], units=[0])
+        deconv.project_peaks(net, webdataset(urls), "two", peaks["two"], [0])
 
 
 @SAME_BYTES

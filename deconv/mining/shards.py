@@ -61,7 +61,7 @@ class InShards:
         provenance = self._provenance(stage, scan, len(cuts))
         shards = (  # made one by one, since there may be very many
             self._shard(number, cuts, paths[number], provenance | {"shard": number}, after)
-            for number, after in zip([*kept, *missing], [*[None] * len(kept), *missing[1:], None], strict=True)
+            for number, after in zip([*kept, *missing], [*[None] * len(kept), *missing[1:], None], strict=False)
         )
         if image_ids is None:
             self._work(scan, shards, None, True)
