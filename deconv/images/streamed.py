@@ -156,10 +156,10 @@ class StreamedSource(Source):
             said["images"] = self.shards.known_total
         return {"source": said | ({"left_out": list(self.left_out)} if self.left_out else {})}
 
-    def learn_from(self, provenance: Provenance) -> None:
-        """Take up what a record says of the images of these very shards: how many there are, and what is left out."""
+    def learn_from(self, provenance: Provenance, content: str) -> None:
+        """Take up what a record says of the images, if it is of these very shards, whose content hash is given."""
         source = provenance.get("source", {})
-        if source.get("content") == self.content_hash:
+        if source.get("content") == content:
             self.shards.learn(source["images"], source.get("left_out", ()))
 
     @property

@@ -141,10 +141,10 @@ def _mine_in_shards(folder: Path, scan: Scan, images: Source, precision: str, en
 
 
 def _load(path: Path, scan: Scan, images: Source) -> Peaks:
-    peaks = Peaks.load(path)
+    peaks, content = Peaks.load(path), images.content_hash
     if isinstance(images, StreamedSource):
-        images.learn_from(peaks.provenance)
-    expected = _provenance(scan, images)
+        images.learn_from(peaks.provenance, content)
+    expected = _provenance(scan, images, content)
     settings = {name: peaks.provenance.get(name) for name in expected}
     check_same(path, settings, expected, REMEDY.format("that file"))
     return peaks
