@@ -109,7 +109,7 @@ def webdataset(
       place of an error.
     - run_commands: whether "pipe:" and a command that writes the shard is an address too: it runs on this machine.
     - streaming: whether shards are read when they are needed, and neither listed nor copied before that: for more
-      images than can be listed, and for shards that should not lie on this machine. See `StreamedSource`.
+      images than can be listed, and for shards that should not lie on this machine. See `deconv.images.StreamedSource`.
 
     Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
     labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from

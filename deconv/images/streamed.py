@@ -67,7 +67,7 @@ class StreamedSource(Source):
         return before + self.shards.open(number).images.index_of(image_id)
 
     def check_ids(self, image_ids: Iterable[int]) -> None:
-        """Raise BadInput for the first of the ids whose shard is not there; their own places show when it is read."""
+        """Raise BadInput for the first of the ids whose shard is not there. Nobody counts the images of the others."""
         for image_id in image_ids:
             self._shard_of(image_id)
 
@@ -84,7 +84,7 @@ class StreamedSource(Source):
         return self.shards.open(number).images.key(image_id)
 
     def image(self, image_id: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return an image as upright RGB. Raises as `Source.image` and `shard` do."""
+        """Return an image as upright RGB. Raises as `Source.image` and `Shards.open` do."""
         number, image_id = self._shard_of(image_id)
         return self.shards.open(number).images.image(image_id)
 
@@ -92,13 +92,13 @@ class StreamedSource(Source):
         """Return a source of some of the images, as `Source.part` does; what is in memory goes with it."""
         asked = check_list("image_ids", image_ids, "image ids")
         by_shard: dict[int, list[tuple[int, int]]] = {}
-        for place, image_id in enumerate(asked):
+        for index, image_id in enumerate(asked):
             number, image_id = self._shard_of(image_id)
-            by_shard.setdefault(number, []).append((place, image_id))
+            by_shard.setdefault(number, []).append((index, image_id))
         parts: list[tuple[int, Source]] = []
         for number, images in by_shard.items():
             shard = self.shards.open(number).images
-            parts += [(place, shard.part([image_id])) for place, image_id in images]
+            parts += [(index, shard.part([image_id])) for index, image_id in images]
         ordered = [part for _, part in sorted(parts, key=lambda pair: pair[0])]
         labels = tuple(part.labels[0] for part in ordered if part.labels) or None
         return Source(
@@ -180,7 +180,7 @@ class StreamedSource(Source):
     def ids(self) -> tuple[int, ...]:
         """The id of each image, for which all shards are read unless they were counted."""
         numbers = self.shards.numbers
-        return tuple(first_id(number) + place for number in numbers for place in range(self.shards.count(number)))
+        return tuple(first_id(number) + index for number in numbers for index in range(self.shards.count(number)))
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
