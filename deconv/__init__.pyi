@@ -48,6 +48,7 @@ from .projection.patches import (
 )
 from .projection.rules import Rule as Rule
 from .records import (
+    ByClass as ByClass,
     Firing as Firing,
     Patches as Patches,
     Peaks as Peaks,

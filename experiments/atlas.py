@@ -76,7 +76,14 @@ def day_of(record: Path) -> str:
 
 def summarise(network: Network, layer: str, peaks: Peaks, reference: Peaks | None) -> dict[str, Any]:
     """Return what the front page says of a layer, and the strongest peak of each unit."""
-    shares = {} if reference is None else {"share_of_strongest": listed_shares(peaks[layer], reference[layer])}
+    shares: dict[str, Any] = (
+        {} if reference is None else {"share_of_strongest": listed_shares(peaks[layer], reference[layer])}
+    )
+    by_class = None if peaks.firing is None else peaks.firing[layer].by_class
+    if by_class is not None:
+        shares["class_selectivity"] = by_class.selectivity
+        shares["selectivity_by_chance"] = [number(chance) for chance in by_class.chance.tolist()]
+        shares["preferred_class"] = [by_class.preferred(unit) for unit in range(len(by_class.mean))]
     holds_peak, field = peaks[layer].found, network.receptive_field(layer)
     scores = peaks[layer].score[:, 0].tolist()
     return {

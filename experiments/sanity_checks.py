@@ -16,7 +16,7 @@ from deconv.command.setup import asked_explanations, prepare
 from deconv.compare.measuring import mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
-from deconv.compare.similarity import SIMILARITIES, similarities
+from deconv.compare.similarity import ENTROPY_RISE, SIMILARITIES, entropy_rise, similarities
 from deconv.compare.tasks import keep_or_measure
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
@@ -66,7 +66,7 @@ class Checks:
         options: SanityChecks,
     ) -> None:
         self.network, self.images, self.peaks, self.units = network, images, peaks, units
-        self.rules, self.seed = rules, options.seed
+        self.rules, self.seed, self.smooth = rules, options.seed, options.smooth
         self.module = build_model(options.model, options.seed)
         self.blocks = blocks(network, list(units))
 
@@ -77,6 +77,7 @@ class Checks:
             "rule": self.rules[rule].options(),
             "units": self.units[layer],
             "seed": self.seed,
+            "smooth": self.smooth,
             "blocks": self.blocks,
             "peaks": self.peaks.provenance,
         }
@@ -91,11 +92,19 @@ class Checks:
         peaks, units = self.peaks[layer], self.units[layer]
         return gather_peaks(self.network, self.images, layer, peaks, units, per_unit=1, seed=self.seed)
 
+    def pictures(self, peaks: PeakSet, rules: list[str]) -> list[np.ndarray]:
+        """Return the pictures by some rules; means over noisy copies of the photographs, where these were asked for."""
+        explanations = [self.rules[rule] for rule in rules]
+        if self.smooth == 1:
+            return peaks.reconstruct_all(explanations)
+        copies = [peaks.noisy(copy).reconstruct_all(explanations) for copy in range(self.smooth)]
+        return [np.mean(of_rule, axis=0) for of_rule in zip(*copies, strict=True)]
+
 
 def checked(checks: Checks, records: Path) -> dict[str, dict[str, Columns]]:
     """Return {layer: {rule: columns}}, from records that are there, else computed and recorded.
 
-    A column is "<similarity>/<cascade or alone>/<block>", or "<similarity>/other_unit".
+    A column is "<similarity, or entropy_rise>/<cascade or alone>/<block>", or "<the same>/other_unit".
     """
     provenances = {layer: {rule: checks.provenance(layer, rule) for rule in checks.rules} for layer in checks.units}
     return keep_or_measure(records, provenances, partial(check_layer, checks), "checking")
@@ -104,17 +113,16 @@ def checked(checks: Checks, records: Path) -> dict[str, dict[str, Columns]]:
 def check_layer(checks: Checks, layer: str, rules: list[str]) -> dict[str, Columns]:
     """Return {rule: columns} of one layer: its reconstructions by each shuffled network beside the intact one's."""
     peaks = checks.strongest_peaks(layer)
-    explanations = [checks.rules[rule] for rule in rules]
-    intact = peaks.reconstruct_all(explanations)
+    intact = checks.pictures(peaks, rules)
     columns: dict[str, Columns] = {rule: {"unit": np.array(checks.units[layer])} for rule in rules}
     stages = list(shufflings(list(checks.units), layer))
     for name, names in track(stages, f"checking {layer}", len(stages), unit="networks"):
         changed = replace(peaks, network=checks.shuffled(names))
         if layer in names:  # one shuffled unit is as good as another; else a dead unit has nothing to show
             changed = changed.firing()
-        for rule, before, after in zip(rules, intact, changed.reconstruct_all(explanations), strict=True):
+        for rule, before, after in zip(rules, intact, checks.pictures(changed, rules), strict=True):
             columns[rule] |= compared(before, after, peaks.inside, name)
-    for rule, own, other in zip(rules, intact, peaks.others.reconstruct_all(explanations), strict=True):
+    for rule, own, other in zip(rules, intact, checks.pictures(peaks.others, rules), strict=True):
         columns[rule] |= compared(own, other, peaks.inside, OTHER_UNIT)
     return columns
 
@@ -132,9 +140,10 @@ def shufflings(layers: list[str], layer: str) -> Iterator[tuple[str, list[str]]]
 
 
 def compared(before: np.ndarray, after: np.ndarray, inside: np.ndarray, name: str) -> Columns:
-    """Return {"<similarity>/<name>": (N,)}; nan where a unit that is dead after shuffling leaves nothing to compare."""
-    rows = [similarities(*row) for row in zip(before, after, inside, strict=True)]
-    return {f"{kind}/{name}": np.array([row[kind] for row in rows]) for kind in SIMILARITIES}
+    """Return {"<similarity, or entropy_rise>/<name>": (N,)}; nan where a dead unit leaves nothing to compare."""
+    triples = list(zip(before, after, inside, strict=True))
+    rows = [similarities(*triple) | {ENTROPY_RISE: entropy_rise(*triple)} for triple in triples]
+    return {f"{kind}/{name}": np.array([row[kind] for row in rows]) for kind in (*SIMILARITIES, ENTROPY_RISE)}
 
 
 def summarise(measured: Mapping[str, Mapping[str, Columns]], seed: int) -> dict[str, Any]:

@@ -45,6 +45,19 @@ def photographs(folder: Path, names: tuple[str, ...] = HOSTILE, count: int = 12)
     return deconv.folder(folder)
 
 
+def of_classes(root: Path) -> tuple[Source, Peaks, Path]:
+    """An atlas of pictures in three classes, each of a tint: (images, peaks, site). One name wants to break out."""
+    generator = np.random.default_rng(0)
+    for channel, name in enumerate(("<b>cat, tabby", "n00000000", "n03028079")):
+        (root / "images" / name).mkdir(parents=True)
+        for n in range(4):
+            coarse = generator.integers(0, 256, (6, 7, 3)) * np.eye(3)[channel] * 0.8 + 40
+            Image.fromarray(coarse.astype(np.uint8)).resize((52, 44)).save(root / "images" / name / f"{n}.png")
+    net, images = network(channels=8), deconv.folder(root / "images")
+    peaks = deconv.mine(net, images, ["one", "two"], k=4, firing=True)
+    return images, peaks, deconv.write_atlas(net, peaks, images, root / "site", circuits=False).parent
+
+
 def stronger(peaks: Peaks, layer: str, times: list[float]) -> Peaks:
     """The same peaks with the scores of each unit of a layer so many times as strong: a reference for them."""
     score = peaks[layer].score * torch.tensor(times)[:, None]

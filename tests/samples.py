@@ -31,7 +31,7 @@ def images(count: int, seed: int = 1) -> Tensor:
 
 def photographs(folder: Path, count: int = 5) -> Source:
     generator = np.random.default_rng(0)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         pixels = generator.integers(0, 256, (SIZE + i, SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")

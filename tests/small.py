@@ -68,6 +68,7 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
     "fig5_invariance": lambda home: [*SQUEEZENET, "translation=[-8,8,8]", "scale=[1,1.2,0.2]", "rotation=[0,90,90]"],
     "fig6_filters": networks,
     "fig7_occlusion": lambda home: [*SQUEEZENET, "images=[0]", "square=24", "stride=20", "controls=2"],
+    "path_check": lambda home: [*ALEXNET, "layers=[conv1,conv2]", "n_units=2", "against=[centre]"],
     "photograph": lambda home: [*MINED, f"image={home / 'photos' / '1.png'}", "n_units=2"],
     "predict": lambda home: [
         *ALEXNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1", "queries=2", "stride=16"

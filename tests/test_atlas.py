@@ -19,9 +19,11 @@ from deconv.records.formats import save_columns
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, generator = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
     for n in range(6):
         Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((80, 70)).save(
-            folder / f"{n}.png"
+            folder / ("cat", "dog")[n % 2] / f"{n}.png"
         )
     return folder
 
@@ -47,7 +49,11 @@ def test_it_leaves_a_site_that_a_second_run_does_not_touch(photographs: Path, tm
     folder = tmp_path / "run"
     assert run(photographs, folder) == 0
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["layers"]["conv1"]["units"] == 64 and list(summary["rules"]) == ["deconvnet"]
+    layer, peaks = summary["layers"]["conv1"], Peaks.load(folder / "peaks.safetensors")
+    assert layer["units"] == 64 and list(summary["rules"]) == ["deconvnet"] and peaks.firing is not None
+    assert set(layer["preferred_class"]) <= {"cat", "dog", None} and peaks.firing["conv1"].by_class is not None
+    assert layer["class_selectivity"] == peaks.firing["conv1"].by_class.selectivity
+    assert len(layer["selectivity_by_chance"]) == 64
     before, kept = times(folder / "site"), times(folder / "records")
     assert "index.html" in before and len(kept) == 3
     assert run(photographs, folder) == 0
@@ -57,12 +63,16 @@ def test_it_leaves_a_site_that_a_second_run_does_not_touch(photographs: Path, tm
 
 
 def test_the_numbers_of_a_comparison_become_ways_to_sort(photographs: Path, tmp_path: Path) -> None:
+    """Among the images of one class, of which no classes are told."""
     folder, other = tmp_path / "run", tmp_path / "other"
-    assert run(photographs, folder) == 0
+    assert run(photographs, folder, "within=cat") == 0
     columns = {"unit": np.array([2, 5]), "area50": np.array([0.25, np.nan])}
     provenance = Peaks.load(folder / "peaks.safetensors").provenance
     save_columns(other / "records" / "conv1.deconvnet.safetensors", columns, {"peaks": provenance, "curves": CURVES})
-    assert run(photographs, folder, f"compared={other}") == 0
+    assert provenance["source"]["within"] == "cat"
+    assert run(photographs, folder, f"compared={other}", "within=cat") == 0
+    assert "3 photographs of the class cat" in " ".join((folder / "site/index.html").read_text().split())
+    assert "class selectivity" not in (folder / "site/01-conv1/index.html").read_text()
     page = (folder / "site/01-conv1/index.html").read_text()
     assert ">area50</option>" in page and page.count('|0.25"') == 1
 
@@ -95,6 +105,7 @@ def test_a_comparison_of_other_peaks_is_refused(
     [
         (["other_rules=[guidd]"], "unknown explanation 'guidd'"),
         (["units=[3]"], "experiment=atlas has no units"),
+        (["within=cats"], "unknown class 'cats'; expected one of cat, dog; did you mean 'cat'?"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
         (["reference=/nowhere"], "/nowhere does not exist; expected a record"),
     ],

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import deconv
+from deconv.images import Source
+from deconv.records import Peaks
 from tests import atlases
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed (extra test)")
@@ -181,6 +183,69 @@ def test_units_open_in_the_order_of_their_shares_and_any_other_is_kept(tmp_path:
     assert names.all_text_contents() == by_number
     page.goto((site / "01-two/index.html").as_uri() + "#show=patch")
     assert names.all_text_contents() == by_share and watched.wrong == []
+
+
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Peaks, Path]:
+    return atlases.of_classes(tmp_path_factory.mktemp("classes"))
+
+
+def test_pages_of_classes_are_accessible_and_fit_a_phone(of_classes: tuple[Source, Peaks, Path], browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = browser.new_page(viewport=PHONE)
+    for name in ("index.html#find=church", "01-one/unit-0000.html", "01-one/index.html#find=church"):
+        page.goto(f"{of_classes[2].as_uri()}/{name}")
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], name
+    page.close()
+
+
+def test_a_search_leads_to_photographs_and_units_and_filters_a_layer(
+    of_classes: tuple[Source, Peaks, Path], watched: Watched
+) -> None:
+    images, peaks, site = of_classes
+    page, keys = watched.page, [key for key in images.keys if key.startswith("n03028079/")]
+    front = site.as_uri() + "/index.html"
+
+    def with_peaks(key: str, layer: str) -> set[str]:
+        holding = (peaks[layer].image == images.keys.index(key)).any(dim=1)
+        return {str(unit) for unit in holding.nonzero().flatten().tolist()}
+
+    page.goto(front)
+    assert not page.is_visible("#results")
+    page.fill("#find", "CHURCH")
+    shown = [key for key in keys if images.keys.index(key) in peaks.image_keys]
+    assert page.locator(".shots a").all_text_contents() == shown and "Classes: church." in page.inner_text("#results")
+    assert page.evaluate("document.querySelector('.shots img').naturalWidth") == atlases.SIZE
+    page.click(".shots a >> nth=0")
+    until(page, f"document.getElementById('find').value === {shown[0]!r}")
+    found = {name.removesuffix(" *") for name in page.locator("#results .name").all_text_contents()}
+    assert found == with_peaks(shown[0], "one") | with_peaks(shown[0], "two")
+    page.reload()
+    assert page.input_value("#find") == shown[0] and page.is_visible("#results .crop img >> nth=0")
+    page.fill("#find", "<b>")
+    assert page.inner_text("#results .note >> nth=0") == "Classes: <b>cat, tabby."
+    assert page.locator("#results b").count() == 0
+    page.fill("#find", "no such thing")
+    assert page.inner_text("#matching") == "0 photographs, 0 units"
+    page.goto(f"{site.as_uri()}/01-one/unit-0000.html")
+    page.click(".lead a[href*='find='] >> nth=0")
+    page.wait_for_url("**/index.html#find=*")
+    assert page.is_visible("#results .shots img >> nth=0")
+    page.goto(f"{site.as_uri()}/01-one/index.html")
+    page.fill("#find", shown[0])
+    visible = page.locator("#units li:visible .name")
+    assert set(visible.all_text_contents()) == with_peaks(shown[0], "one")
+    page.keyboard.press("p")  # a letter in the box, and no key of the page
+    assert visible.count() == 0 and page.evaluate("document.body.className") == "layer"
+    page.fill("#find", shown[0])
+    assert not page.is_visible(".prefers >> nth=0")
+    page.select_option("#sort", label="class selectivity")
+    assert page.locator(".prefers:visible").count() == visible.count()
+    page.reload()
+    assert page.input_value("#find") == shown[0] and set(visible.all_text_contents()) == with_peaks(shown[0], "one")
+    assert watched.wrong == []
 
 
 def test_arrow_keys_go_from_unit_to_unit_and_a_ring_shows_where(front: Path, watched: Watched) -> None:

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 import deconv
+from deconv.analyses.by_class import class_shares, percent
 from deconv.atlas import drawings
 from deconv.errors import BadInput, DeconvError, RecordMismatch
+from deconv.images import Source
 from deconv.mining import mine_into
+from deconv.records import Peaks
 from deconv.records.firing import DRAWN
 from tests import atlases
 
@@ -93,7 +96,8 @@ def test_a_layers_name_makes_no_path_and_no_markup(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"images", "site"}
     assert len([path for path in front.parent.iterdir() if path.name.startswith("01-")]) == 1
     page = Page(front)
-    assert HOSTILE_LAYER in page.text and [tag for tag, _ in page.elements].count("script") == 1
+    scripts = [attributes["src"] for tag, attributes in page.elements if tag == "script"]
+    assert HOSTILE_LAYER in page.text and scripts == ["search.js", "assets/atlas.js"]
 
 
 def test_every_page_forbids_what_it_does_not_need(site: Path) -> None:
@@ -169,6 +173,7 @@ def test_only_what_a_changed_record_shows_is_written_again(tmp_path: Path) -> No
         "02-two/patch-00.webp",
         "02-two/masked-00.webp",
         "atlas.json",
+        "search.js",
     }
 
 
@@ -243,23 +248,59 @@ def test_activations_that_are_not_those_of_the_record_are_refused(tmp_path: Path
         deconv.write_atlas(net, dataclasses.replace(peaks, layers={"two": doubled}), images, tmp_path / "site")
 
 
-def test_class_names_are_text_too(tmp_path: Path) -> None:
-    for name in ("<b>cat", "dog"):
-        atlases.photographs(tmp_path / "images" / name, (), 3)
-    net, images = atlases.network(), deconv.folder(tmp_path / "images")
-    site = deconv.write_atlas(net, deconv.mine(net, images, ["two"]), images, tmp_path / "site").parent
-    page = Page(site / "01-two/unit-0000.html")
-    assert "<b>cat" in page.text and "b" not in {tag for tag, _ in page.elements}
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Peaks, Path]:
+    return atlases.of_classes(tmp_path_factory.mktemp("classes"))
 
 
-def test_classes_that_are_ids_of_imagenet_are_shown_in_words(tmp_path: Path) -> None:
-    for name in ("n03028079", "n00000000"):
-        atlases.photographs(tmp_path / "images" / name, (), 3)
-    net, images = atlases.network(), deconv.folder(tmp_path / "images")
-    peaks = deconv.mine(net, images, ["two"])
-    page = Page(deconv.write_atlas(net, peaks, images, tmp_path / "site").parent / "01-two/unit-0000.html")
-    assert "church" in page.text and "n00000000" in page.text
-    assert images.class_names == ("n00000000", "n03028079") and set(peaks.image_keys.values()) <= set(images.keys)
+def test_classes_are_text_too_in_words_and_told_as_the_records_have_them(
+    of_classes: tuple[Source, Peaks, Path],
+) -> None:
+    images, peaks, site = of_classes
+    assert peaks.firing is not None
+    firing, words = peaks.firing["one"], {"n03028079": "church", "<b>cat, tabby": "<b>cat"}
+    by_class, prefer, text = firing.by_class, set(), Page(site / "index.html").text
+    assert by_class is not None and "Class selectivity" in text
+    alive = [(unit, shares[0]) for unit, shares in enumerate(class_shares(peaks["one"], images)) if shares]
+    assert [unit for unit, _ in alive] == [0, 1, 2, 4, 5, 6, 7]
+    for unit, first in alive:
+        page, preferred = Page(site / f"01-one/unit-{unit:04d}.html"), by_class.preferred(unit)
+        text, index = " ".join(page.text.split()), by_class.selectivity[unit] or 0.0
+        assert f"{first.images} of its 4 photographs below" in text and f"as {percent(first.of_all)} of all are" in text
+        assert "b" not in {tag for tag, _ in page.elements} and preferred is not None
+        chance = by_class.chance[unit].item()
+        said = f"Prefers {words.get(preferred, preferred)}, with a class selectivity of {index:.2f} ({chance:.2f} by"
+        assert (said if index > chance else f"Prefers no class: its class selectivity is {index:.2f}") in text
+        prefer |= {preferred} if index > chance else set()
+        links = [attributes["href"] or "" for tag, attributes in page.elements if tag == "a"]
+        assert {link for link in links if "find=" in link} <= {
+            f"../index.html#find={name}" for name in ("%3Cb%3Ecat%2C%20tabby", "church", "n00000000")
+        }
+    assert len(prefer) > 1
+    layer = Page(site / "01-one/index.html")
+    sorts = [attributes["value"] for tag, attributes in layer.elements if tag == "option"]
+    items = [
+        (attributes["data-numbers"] or "").split("|") for _, attributes in layer.elements if "data-unit" in attributes
+    ]
+    assert len(sorts) == 7 and {len(numbers) for numbers in items} == {6}
+    assert [float(numbers[3]) for numbers in items] == [index for index in by_class.selectivity if index is not None]
+
+
+def test_the_index_of_the_search_holds_what_the_records_do(of_classes: tuple[Source, Peaks, Path]) -> None:
+    images, peaks, site = of_classes
+    script = (site / "search.js").read_text()
+    assert script.isascii() and script.startswith("const atlasIndex = ") and script.endswith(";\n")
+    index = json.loads(script.removeprefix("const atlasIndex = ").removesuffix(";\n"))
+    assert index["classes"] == ["<b>cat, tabby", "church", "n00000000"]
+    names = {0: 0, 1: 2, 2: 1}  # of the source, sorted as they are called
+    assert images.labels is not None
+    labels = images.labels
+    expected = [[image, images.key(image), names[labels[image]]] for image in sorted(peaks.image_keys)]
+    assert index["images"] == expected
+    for layer, of_layer in zip(index["layers"], peaks.values(), strict=True):
+        assert (site / layer["folder"] / layer["sheets"][0]).is_file()
+        for unit, _, places in layer["units"]:
+            assert [index["images"][n][0] for n in places] == of_layer.of([unit])[0].tolist()
 
 
 def test_a_list_of_files_that_leads_outside_is_refused(tmp_path: Path) -> None:

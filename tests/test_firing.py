@@ -220,8 +220,9 @@ def _seen(values: np.ndarray, image_lots: np.ndarray) -> Firing:
 def test_ended_in_any_write_and_started_again_it_counts_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    """Three shards leave two files each; the seventh write is that of the peaks."""
-    photographs(tmp_path / "photos", 12)
+    """Three shards leave two files each, sums by class among them; the seventh write is that of the peaks."""
+    for name in ("cat", "dog"):
+        photographs(tmp_path / "photos" / name, 6)
     source, count, fill = deconv.folder(tmp_path / "photos"), 0, files._fill
 
     def mined(folder: Path) -> bytes:

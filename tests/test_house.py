@@ -34,7 +34,7 @@ HOUSE = {
     "notebooks": Room(),
     "progress": Room(),
     "files": Room("errors", doors="importing shipped"),
-    "records": Room("errors notebooks files", doors="firing formats provenance"),
+    "records": Room("errors notebooks files", doors="by_class firing formats provenance"),
     "images": Room(
         "errors notebooks progress files records",
         doors="ahead batches cached class_names decoding members preprocessing shards",
@@ -45,17 +45,19 @@ HOUSE = {
     ),
     "engines": Room("errors network", doors="local"),
     "mining": Room("errors progress files records images network engines", doors="beyond moments"),
-    "projection": Room("errors progress records images network", doors="masks patches responses rules"),
+    "projection": Room("errors progress records images network", doors="by_layer masks patches responses rules"),
     "explanations": Room("errors progress files records images network projection", doors="functions fields"),
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls guesses judging measuring observers predicting sufficiency tasks trials which_image",
+        doors="controls guesses judging measuring observers path_check predicting similarity sufficiency tasks trials "
+        "which_image",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
         "errors progress files records images network engines mining projection models training",
-        doors="ablation choosing circuit correspondence cues features filters layers occlusion photograph transfer",
+        doors="ablation by_class choosing circuit correspondence cues features filters layers occlusion photograph "
+        "transfer",
     ),
     "figures": Room(
         "errors files records images network projection compare training analyses",
@@ -83,8 +85,8 @@ KNOWS_HYDRA = "command"
 READ_PICTURES = ("images",)
 """Rooms that read picture files."""
 FOR_ALL_FIGURES = ("beyond", "html", "masks", "page", "pictures", "strongest")
-FOR_ALL_ANALYSES = ("choosing", "cues", "reframing")
-"""Modules that have no figure: cues are numbers of the atlas, reframing makes what invariance measures."""
+FOR_ALL_ANALYSES = ("by_class", "choosing", "cues", "reframing")
+"""Modules that have no figure: by_class and cues are numbers of the atlas, reframing makes what invariance measures."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

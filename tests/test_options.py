@@ -39,6 +39,7 @@ SHARED = {
     "labels": "labels=[3]",
     "reference": "reference=peaks.safetensors",
     "device": "device=cuda",
+    "within": "within=goldfish",
 }
 REQUIRED = {"fig4_evolution": ["trained=runs/train"], "photograph": ["image=cat.jpg"]}
 

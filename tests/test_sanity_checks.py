@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deconv.command.cli import main
+from deconv.compare.peak_set import PeakSet
+from deconv.compare.similarity import entropy_rise
 from deconv.figures.compare_rules import style
 from deconv.figures.sanity_checks import SIMILARITY_TITLES, cascades
+from tests import samples
 from tests.drawn import assert_drawn
 from tests.samples import photographs
 
@@ -38,13 +42,14 @@ def test_curves_go_from_the_layer_down_and_block_by_block(finished: Path) -> Non
     blocks = [f"cascade/{name}" for name in ("conv3", "conv2", "conv1")] + [
         f"alone/{name}" for name in ("conv2", "conv1")
     ]
-    assert set(cells) == {f"{kind}/{name}" for kind in ("rank", "ssim", "pearson") for name in [*blocks, "other_unit"]}
+    assert set(cells) == {f"{kind}/{name}" for kind in SIMILARITY_TITLES for name in [*blocks, "other_unit"]}
     assert set(summary["layers"]["conv1"]) == {"deconvnet", "gradient"}
     assert {name for name in summary["layers"]["conv1"]["gradient"] if name.startswith("rank")} == {
         "rank/cascade/conv1",
         "rank/other_unit",
     }
-    assert all(cell["units"] <= 3 and (cell["mean"] is None or -1 <= cell["mean"] <= 1) for cell in cells.values())
+    alike = [cell for name, cell in cells.items() if not name.startswith("entropy_rise")]
+    assert all(cell["units"] <= 3 and (cell["mean"] is None or -1 <= cell["mean"] <= 1) for cell in alike)
     assert_drawn(finished, "sanity_checks")
 
 
@@ -52,6 +57,37 @@ def test_a_shuffled_filter_is_another_filter(finished: Path) -> None:
     """A reconstruction from the first layer is its filter: shuffled, little of it is left."""
     cells = json.loads((finished / "summary.json").read_text())["layers"]["conv1"]["gradient"]
     assert cells["pearson/cascade/conv1"]["units"] == 0 or abs(cells["pearson/cascade/conv1"]["mean"]) < 0.6
+
+
+def test_noisy_copies_leave_the_pictures_of_filters_as_they_are(finished: Path, tmp_path: Path) -> None:
+    """In the first layer a picture is a filter times an activation, and so is the mean of several."""
+    photographs(tmp_path / "photographs", 6)
+    assert main(command(tmp_path / "run", layers="[conv1]", rules="[gradient]", smooth="3")) == 0
+    cells = json.loads((tmp_path / "run" / "summary.json").read_text())["layers"]["conv1"]["gradient"]
+    for name, cell in json.loads((finished / "summary.json").read_text())["layers"]["conv1"]["gradient"].items():
+        if "other_unit" in name or cell["units"] == cells[name]["units"]:
+            assert cells[name]["mean"] == pytest.approx(cell["mean"], abs=2e-3), name
+
+
+def test_noise_is_decided_by_image_and_copy_and_of_a_tenth_of_the_range() -> None:
+    grey = torch.full((2, 3, 40, 40), 128, dtype=torch.uint8)
+    peaks = PeakSet(samples.network(), "one", grey, torch.tensor([3, 8]), torch.tensor([[3, 0, 1, 1], [8, 1, 2, 2]]))
+    noisy, copy, again = peaks.noisy(0).input_images, peaks.noisy(1).input_images, peaks.noisy(0).input_images
+    assert torch.equal(noisy, again) and not torch.equal(noisy, copy) and not torch.equal(noisy[0], noisy[1])
+    assert float(noisy.double().std()) == pytest.approx(25.5, rel=0.05)
+    alone = PeakSet(samples.network(), "one", grey[1:], torch.tensor([8]), torch.tensor([[8, 1, 2, 2]])).noisy(0)
+    assert torch.equal(alone.input_images[0], noisy[1])
+
+
+def test_entropy_rises_by_what_two_histograms_say() -> None:
+    """One pixel of four, then two of four, then all four unlike: 0.56, 0.69 and 1.39 nats."""
+    rows = ([0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 2, 3])
+    one, two, four = (np.tile(np.reshape(row, (2, 2)), (3, 1, 1)).astype(np.float64) for row in rows)
+    inside = np.ones((2, 2), dtype=bool)
+    quarter = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert entropy_rise(one, two, inside) == pytest.approx(np.log(2) / quarter - 1)
+    assert entropy_rise(two, four, inside) == pytest.approx(1) and entropy_rise(two, -3.0 * two, inside) == 0
+    assert np.isnan(entropy_rise(two, np.zeros_like(two), inside)) and np.isnan(entropy_rise(0 * two, two, inside))
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path) -> None:
@@ -132,7 +168,7 @@ def test_curves_start_at_one_and_go_down_the_blocks_with_the_other_unit_as_a_lin
             shift = 0.01 * r + 0.001 * s
             own = [line for line in axes.lines if line.get_color() == style(rule)["color"]]
             cascade, alone, other = (np.asarray(line.get_ydata(), dtype=float) for line in own)
-            assert np.allclose(cascade, [1, 0.5 + shift, 0.2 + shift])
+            assert np.allclose(cascade, [0 if s == 3 else 1, 0.5 + shift, 0.2 + shift])  # the last row is of entropy
             assert np.allclose(alone, [np.nan, 0.4 + shift], equal_nan=True) and np.allclose(other, 0.3 + shift)
     assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["none", "conv2", "conv1"]
     assert figure.axes[0].get_title() == "units of conv2"

@@ -219,14 +219,16 @@ def images_of(reference: Peaks) -> int:
 
 
 def described_images(peaks: Peaks) -> str:
-    """Return how many photographs were mined, and how many more could not be read, in words.
+    """Return how many photographs were mined, of which class if of one, and how many could not be read, in words.
 
     >>> described_images(Peaks({}, {}, {"source": {"images": 61}, "unreadable": [[7, "cut.jpg", "it is cut"]]}))
     '60 photographs (1 more could not be read)'
     """
     unreadable = len(peaks.provenance.get("unreadable", []))
     more = f" ({unreadable} more could not be read)" if unreadable else ""
-    return f"{counted(images_of(peaks), 'photograph')}{more}"
+    within = peaks.provenance["source"].get("within")
+    of_class = "" if within is None else f" of the class {spoken(within).split(',')[0]}"
+    return f"{counted(images_of(peaks), 'photograph')}{of_class}{more}"
 
 
 def pick_images(source: Source, images: Sequence[str | int] | None, first: int) -> list[int]:

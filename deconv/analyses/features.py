@@ -44,7 +44,8 @@ def _short(name: str) -> str:
 def classes_of_units(images: Source, peaks: LayerPeaks, units: Sequence[int]) -> dict[int, str]:
     """Return {unit: the classes that the images of its peaks share}, each image counted once.
 
-    A unit is left out where no two of its images share one, and every unit is where the source has no labels.
+    A unit is left out where no two of its images share one, and every unit is where the source has no labels, or one
+    for all.
 
     >>> import torch
     >>> from dataclasses import replace
@@ -55,7 +56,7 @@ def classes_of_units(images: Source, peaks: LayerPeaks, units: Sequence[int]) ->
     >>> classes_of_units(photographs, peaks, [0, 1])
     {0: 'dog 2 of 2'}
     """
-    if images.labels is None:
+    if images.labels is None or len(set(images.labels)) == 1:
         return {}
     classes = {}
     for unit in units:

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from deconv.analyses.choosing import as_reference
-from deconv.atlas import contents, pages, sprites
+from deconv.atlas import by_class, contents, pages, sprites
 from deconv.atlas.contents import Atlas, Layer
 from deconv.atlas.pictures import DRAWING_VERSION, draw, picture_files, plan_pictures
 from deconv.atlas.records import UnitRecords
@@ -25,6 +25,7 @@ from deconv.explanations import AnyExplanation, as_explanation, check_explanatio
 from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
+from deconv.mining import check_labels
 from deconv.mining.beyond import peaks_beyond
 from deconv.network import Network
 from deconv.progress import track
@@ -95,7 +96,7 @@ def write_atlas(
     >>> peaks = deconv.mine(network, images, ["conv1"], k=1)
     >>> page = write_atlas(network, peaks, images, tempfile.mkdtemp(), title="two filters")
     >>> page.name, sorted(path.name for path in page.parent.iterdir())
-    ('index.html', ['01-conv1', 'assets', 'atlas.json', 'images', 'index.html'])
+    ('index.html', ['01-conv1', 'assets', 'atlas.json', 'images', 'index.html', 'search.js'])
     """
     opened = [as_explanation(rule) for rule in check_list("rules", rules, "rules")]
     chosen = {rule.name: rule for rule in opened}
@@ -130,6 +131,7 @@ def _check(
     mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
     expected = {"weights": network.weights_hash, "content": images.content_hash}
     check_same("the record of these peaks", mined, expected, "Mine these images with this network")
+    check_labels("the record of these peaks", peaks, images, "Mine these images again")
     network.needed_preprocessing()
     check_explanations(network, list(peaks), list(rules.values()))
     for layer, columns in metrics.items():
@@ -176,6 +178,8 @@ def _plan_pages(
             reference=None if reference is None else reference[name],
             beyond=weaker.get(name),
             made_of=None if sends_back is None else records.made_of(name, sends_back),
+            class_shares=records.class_shares(name),
+            class_names=records.class_names(),
         )
         layers.append(layer)
     classes = records.classes()
@@ -186,7 +190,7 @@ def _files(atlas: Atlas) -> Iterator[str]:
     """Yield all files of an atlas, whether they are there or not."""
     yield from (f"assets/{name}" for name in ASSETS)
     yield from map(contents.image_file, atlas.keys)
-    yield "index.html"
+    yield from ("index.html", by_class.FILE)
     for layer in atlas.layers:
         yield f"{layer.folder}/index.html"
         yield from (f"{layer.folder}/{contents.unit_page(unit)}" for unit in layer.firing_units)
@@ -214,6 +218,7 @@ def _write_pages(site: Site, atlas: Atlas) -> None:
     for name in ASSETS:
         site.put(f"assets/{name}", asset(name))
     site.put("index.html", pages.front_page(atlas).encode())
+    site.put(by_class.FILE, by_class.search_index(atlas).encode())
     for layer in atlas.layers:
         site.put(f"{layer.folder}/index.html", pages.layer_page(atlas, layer).encode())
         written = pages.unit_pages(atlas, layer)

@@ -11,8 +11,10 @@ from typing import Any
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from deconv.analyses.by_class import ClassShare
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
 from deconv.files import safe_name
+from deconv.images.class_names import spoken
 from deconv.records import Firing, LayerPeaks, Peaks, about_centres
 
 Pair = tuple[int, int]
@@ -40,6 +42,7 @@ class Layer:
     reference: the layer's peaks of a larger mining, if there is one.
     beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
     made_of: what units of a lower layer pass on of each unit's activations; None if not known.
+    class_shares: of each unit's peaks, where images have classes.  class_names: of all classes, in words, by number.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Layer:
     reference: LayerPeaks | None = None
     beyond: LayerPeaks | None = None
     made_of: MadeOf | None = None
+    class_shares: Sequence[list[ClassShare]] = ()
+    class_names: Mapping[int, str] | None = None
 
     @property
     def folder(self) -> str:
@@ -147,6 +152,11 @@ class Atlas:
     def images(self) -> int:
         """The number of images that were mined and could be read."""
         return self.layers[0].firing.images
+
+    @property
+    def within(self) -> str:
+        """The class that all images are of, in words, where they were taken by it."""
+        return spoken(self.provenance["source"].get("within") or "")
 
     @property
     def reference_images(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,9 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 from torch import Tensor
 
+from deconv.analyses.by_class import percent
 from deconv.analyses.choosing import describe_share
 from deconv.atlas import contents, drawings, sprites
 from deconv.atlas.beyond import beyond
+from deconv.atlas.by_class import FILE, by_class, first_word, preferred, sort_columns
 from deconv.atlas.contents import Atlas, Layer
 from deconv.records.firing import CORRELATED
 
@@ -64,9 +66,10 @@ def layer_page(atlas: Atlas, layer: Layer) -> str:
 
     The others stand by their shares of their strongest where these are known, else by number.
     """
-    sorts = ["strength", "sparsity", "photographs", *([SHARE] if layer.shares else []), *layer.metrics]
+    more = {**layer.metrics, **sort_columns(layer)}
+    sorts = ["strength", "sparsity", "photographs", *([SHARE] if layer.shares else []), *more]
     usual = sorts.index(SHARE) if layer.shares else None
-    units = [_thumbnail(layer, unit) | {"sort_values": _sort_values(layer, unit)} for unit in _usual_order(layer)]
+    units = [_thumbnail(layer, unit) | {"sort_values": _sort_values(layer, unit, more)} for unit in _usual_order(layer)]
     shown = {
         "share": _share(layer),
         "before": atlas.layers[layer.number - 2] if layer.number > 1 else None,
@@ -104,6 +107,7 @@ def _unit(atlas: Atlas, layer: Layer, unit: int) -> dict[str, Any]:
         "bars": drawings.histogram(counts, quiet, width),
         "reach": width * len(counts),
         "beyond": beyond(layer, unit, plate),
+        "by_class": by_class(layer, unit),
         "alike": [(_thumbnail(layer, other), value) for other, value in firing.most_alike(unit)],
         "correlated": CORRELATED,
         "made_of": _made_of(atlas, layer, unit),
@@ -256,10 +260,10 @@ def _thumbnail(layer: Layer, unit: int) -> dict[str, Any]:
     return {"unit": unit, "page": f"{layer.folder}/{contents.unit_page(unit)}", "row": row, "col": col, **files}
 
 
-def _sort_values(layer: Layer, unit: int) -> list[float | int | None]:
-    """Return what units can be sorted by, in the order of the layer page's list."""
+def _sort_values(layer: Layer, unit: int, more: Mapping[str, Sequence[float | None]]) -> list[float | int | None]:
+    """Return what units can be sorted by, in the order of the layer page's list; more: its last columns."""
     own_values = [layer.peaks.score[unit, 0].item(), layer.firing.sparsity[unit], layer.firing.fires_on(unit)]
-    return [*own_values, *(layer.shares[unit : unit + 1]), *(values[unit] for values in layer.metrics.values())]
+    return [*own_values, *(layer.shares[unit : unit + 1]), *(values[unit] for values in more.values())]
 
 
 def _render(name: str, atlas: Atlas, **shown: Any) -> str:
@@ -275,9 +279,8 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["short"] = _short
-    environment.filters["breakable"] = _breakable
-    environment.globals["unit_page"] = contents.unit_page
+    environment.filters |= {"short": _short, "percent": percent, "first_word": first_word, "breakable": _breakable}
+    environment.globals |= {"unit_page": contents.unit_page, "search_file": FILE, "preferred": preferred}
     return environment.get_template(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from deconv.analyses.by_class import ClassShare, class_shares
 from deconv.atlas.blocks import REMEDY, Block, keep
 from deconv.atlas.contents import MadeOf, safe_name
 from deconv.engines import Engine
@@ -27,6 +29,8 @@ from deconv.projection.rules import Rule
 from deconv.records import Firing, LayerPeaks, Patches, Peaks, Reconstructions
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 from deconv.records.provenance import Provenance, build, check_same, digest, plain
+
+log = logging.getLogger("deconv")
 
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
@@ -159,14 +163,23 @@ class UnitRecords:
             save_tensors(path, "shares", tensors, SHARE_AXES, provenance, checked=True)
         return MadeOf(lower, shares, around)
 
+    def class_names(self) -> dict[int, str]:
+        """Return what the classes of the images are called, in words, by their numbers; none of a source without."""
+        names = self.images.class_names
+        numbers = sorted(set(self.images.labels or ()))
+        return {number: spoken(names[number]) if names else f"class {number}" for number in numbers}
+
     def classes(self) -> dict[int, str]:
         """Return what each image of a peak shows, in words, where the source says so."""
-        images = self.images
+        images, names = self.images, self.class_names()
         if images.labels is None:
             return {}
-        names = images.class_names
-        labels = {image_id: images.labels[images.index_of(image_id)] for image_id in self.peaks.image_keys}
-        return {image_id: spoken(names[label]) if names else f"class {label}" for image_id, label in labels.items()}
+        return {image_id: names[images.labels[images.index_of(image_id)]] for image_id in self.peaks.image_keys}
+
+    def class_shares(self, layer: str) -> list[list[ClassShare]]:
+        """Return the classes of each unit's peaks; nothing where the source knows none, or one for all."""
+        several = len(set(self.images.labels or ())) > 1
+        return class_shares(self.peaks[layer], self.images) if several else []
 
     def firing(self, batch_size: int, engine: Engine) -> Mapping[str, Firing]:
         """Return how every unit fires over all images, as the peaks say, or else counted in one more pass over them.
@@ -176,6 +189,8 @@ class UnitRecords:
         process works in the folder.
         """
         if self.peaks.firing is not None:
+            if self.images.labels is not None and any(each.by_class is None for each in self.peaks.firing.values()):
+                log.info("the peaks were mined before units were told by class: mine them again to sort by selectivity")
             return self.peaks.firing
         layers = list(self.peaks)
         if self.folder is None:

@@ -136,6 +136,19 @@ class SanityChecks(Scanning, WithModel, WithLayers, WithUnits, WithExplanations)
     rules: list[str] = option(
         ["deconvnet", "guided", "gradient"], "the rules that are checked, or other explanations by name"
     )
+    smooth: int = option(
+        1, "noisy copies of a photograph over which pictures are averaged first; 1 is the photograph itself", 1
+    )
+
+
+@dataclass
+class PathCheck(Scanning, WithDirections, WithLayers, WithUnits, WithRule, WithExplanations):
+    """The options of experiments/path_check.py."""
+
+    against: list[str] = option(
+        ["guided", "gradient", "other_unit", "random_weights", "edges", "random_mask", "centre"],
+        "what is asked beside `rule`, by name: other rules, explanations such as smoothgrad, controls",
+    )
 
 
 @dataclass
@@ -227,6 +240,7 @@ EXPERIMENTS: dict[str, type[Options]] = {
     "fig6_filters": Fig6Filters,
     "fig7_occlusion": Fig7Occlusion,
     "match_networks": MatchNetworks,
+    "path_check": PathCheck,
     "photograph": Photograph,
     "predict": Predict,
     "sanity_checks": SanityChecks,

@@ -173,6 +173,7 @@ def _images(images: Source) -> str:
         shards, first = len(images.shards.numbers), len(images.shards.sample())
         return f"{shards:,} shards of the source {images.name}, streamed, the first of {first:,} images"
     classes = "" if images.labels is None else f", {len(set(images.labels))} classes"
+    classes = classes if images.within is None else f", those of the class {images.within}"
     without = f", {len(images.left_out)} broken shards left out" if images.left_out else ""
     return f"{len(images):,} of the source {images.name}{classes}{without}"
 

@@ -104,7 +104,7 @@ def prepare(
     that cannot serve, and BadInput.
     """
     opened = [as_explanation(each) for each in explanations]
-    source = open_source(**options.source)  # a mistake in it is told before what a rule cannot serve
+    source = open_images(options)  # a mistake in it is told before what a rule cannot serve
     ordered = sorted(layers or _named_layers(network), key=network.node)
     if not layers:
         ordered = _served(network, ordered, [each for each in opened if isinstance(each, Rule)])
@@ -116,6 +116,15 @@ def prepare(
     if network.device.type == "cuda" and engine.computes_on(network)["device"] == "cpu":
         raise bad_value("device", "cuda", "workers that have GPUs too", "give engine.num_gpus=1, or a part of one")
     return Prepared(network, images, ordered, engine, options.batch_size, options.precision)
+
+
+def open_images(options: shared.Scanning) -> Source:
+    """Return the images of `source`, those of one class alone if `within` names it.
+
+    Raises UnknownName and BadInput as `open_source` and `Source.of_class` do.
+    """
+    source = open_source(**options.source)
+    return source if options.within is None else source.of_class(options.within)
 
 
 def _served(network: Network, layers: list[str], rules: list[Rule]) -> list[str]:

@@ -78,6 +78,9 @@ class WithCache(Options):
 class Scanning(WithCache):
     """An experiment that runs a network over all images to find each unit's strongest peaks."""
 
+    within: str | None = option(
+        None, "the class that images are taken of, by its name or number, as within=goldfish; null is all images"
+    )
     engine: dict[str, Any] = group("where the work is done")
     batch_size: int = option(16, "images in one forward pass", 1)
     precision: str = option(

@@ -10,9 +10,9 @@
 
 These are functions of arrays, `randomising` of networks. `peak_set` joins peaks with the network and the images that
 they come from, `measuring` measures them by every metric, `tasks` cuts that into what an engine can share out and keeps
-it, and `judging` sets explanations side by side. Unless it says otherwise, a metric takes one reconstruction (3, h, w)
-float and one patch (3, h, w) float, does not change when the reconstruction is scaled by any a > 0, and raises BadInput
-for shapes that differ and for NaN or infinite values.
+it, and `judging` sets explanations side by side; `path_check` follows pictures and signals layer by layer. Unless it
+says otherwise, a metric takes one reconstruction (3, h, w) float and one patch (3, h, w) float, does not change when
+the reconstruction is scaled by any a > 0, and raises BadInput for shapes that differ and for NaN or infinite values.
 """
 
 from deconv.errors import needed

@@ -25,6 +25,8 @@ from deconv.projection.responses import layer_responses, unit_responses
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks
 
+NOISE = 0.1
+"""Standard deviation of the noise of `noisy`, as a fraction of the range of colours (Hedström et al. 2023)."""
 IMAGES_AT_ONCE = 64
 """Images that are decoded between two looks at whether one of them is gone."""
 
@@ -120,6 +122,13 @@ class PeakSet:
         In a layer whose weights are shuffled, one unit is as good as another.
         """
         return self._with_units(controls.firing_unit)
+
+    def noisy(self, copy: int) -> PeakSet:
+        """Return the same peaks on photographs with Gaussian noise, decided by the seed, each image's id and `copy`."""
+        images = self.input_images.numpy().astype(np.float64)
+        for image_id, image in zip(self.image_ids.tolist(), images, strict=True):
+            image += np.random.default_rng([self.seed, *b"noisy", image_id, copy]).normal(0, 255 * NOISE, image.shape)
+        return replace(self, input_images=torch.from_numpy(images.round().clip(0, 255).astype(np.uint8)))
 
     def _with_units(self, choose: Callable[[np.ndarray, tuple[int, ...], int], int]) -> PeakSet:
         rows = zip(self.activations, self.keys, strict=True)

@@ -10,24 +10,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from deconv.compare.similarity import ENTROPY_RISE
 from deconv.figures.compare_rules import legend_above, rule_lines, style
 
 SIMILARITY_TITLES = {
     "rank": "rank correlation\n(absolute values)",
     "ssim": "SSIM\n(absolute values)",
     "pearson": "correlation\n(signed)",
+    ENTROPY_RISE: "rise of the entropy\n(all: efficient MPRT)",
 }
 Summary = Mapping[str, Any]
 
 
 def cascades(layers: Summary, rules: Sequence[str]) -> Figure:
-    """Columns are layers, rows similarities; solid: shuffled from the layer down, cascading; faint: each block alone.
+    """Columns are layers, rows measures; solid: shuffled from the layer down, cascading; faint: each block alone.
 
     layers: {layer: {rule: {"rank/cascade/fire5": {"mean", "low", "high"}, ...}}}. The broken line is the likeness of
     two different units at one place, with nothing shuffled.
     """
     shown = [layer for layer in layers if len(_blocks(layers[layer][rules[0]], "rank", "cascade")) > 1] or list(layers)
-    figure = Figure(figsize=(1.3 + 2.5 * len(shown), 8.2), layout="constrained")
+    figure = Figure(figsize=(1.3 + 2.5 * len(shown), 10.6), layout="constrained")
     grid = figure.subplots(len(SIMILARITY_TITLES), len(shown), squeeze=False, sharey="row", sharex="col")
     for row, (kind, title) in zip(grid, SIMILARITY_TITLES.items(), strict=True):
         for axes, layer in zip(row, shown, strict=True):
@@ -60,7 +62,10 @@ def _blocks(columns: Summary, kind: str, order: str) -> list[str]:
 def _draw(axes: Axes, columns: Summary, kind: str, style: Mapping[str, Any]) -> None:
     names = _blocks(columns, kind, "cascade")
     cells = [columns[f"{kind}/cascade/{name}"] for name in names]
-    mean, low, high = (np.array([1.0, *(cell[key] for cell in cells)], dtype=float) for key in ("mean", "low", "high"))
+    start = 0.0 if kind == ENTROPY_RISE else 1.0  # of a picture beside itself
+    mean, low, high = (
+        np.array([start, *(cell[key] for cell in cells)], dtype=float) for key in ("mean", "low", "high")
+    )
     steps = np.arange(len(mean))
     axes.plot(steps, mean, **style)
     axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deconv.errors import BadInput, UnknownName, bad_value, check_choice
+from deconv.errors import UnknownName, bad_value, check_choice
 from deconv.images import folders
 from deconv.images.addresses import addresses, short_names
 from deconv.images.class_names import check_class_names, read_class_names
@@ -22,7 +22,7 @@ from deconv.images.mistaken import check_tensor, no_images
 from deconv.images.photographs import installed_photographs
 from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
-from deconv.images.source import Source, content_hash
+from deconv.images.source import Source, content_hash, require_labels
 from deconv.images.streamed import StreamedSource, content_of
 from deconv.images.streams import Opened, Shards
 
@@ -161,17 +161,6 @@ def check_images(images: Any, channels: int, preprocessing: Preprocessing | None
         expected = f"a Source, a Dataset, or preprocessed images, a float tensor (M, {channels}, H, W)"
         raise no_images(images, expected, takes_tensors=True)
     return check_source(images)
-
-
-def require_labels(source: Source) -> tuple[int, ...]:
-    """Return the class of each image. Raises BadInput if the source has none, saying what would give them."""
-    if source.labels is None:
-        raise BadInput(
-            f"the source {source.name} has no labels; expected a class for each image: folder(root) has them with "
-            "every image in a subfolder named after its class, webdataset(urls) with a .cls member beside every "
-            "image, a Dataset with a label in every item"
-        )
-    return source.labels
 
 
 def open_source(name: str, **options: Any) -> Source:

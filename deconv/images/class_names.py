@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from os import PathLike
 from pathlib import Path
 
 from torchvision.models import SqueezeNet1_1_Weights
 
-from deconv.errors import BadInput
+from deconv.errors import BadInput, bad_value, unknown
 
 NUMBER = ("index", "class_index")
 SYNSETS = Path(__file__).resolve().parent / "synsets.txt"
@@ -53,6 +53,38 @@ def spoken(name: str) -> str:
     ('church', 'n00000000', 'house')
     """
     return _words_of_synsets().get(name, name)
+
+
+def number_of_class(which: str | int, labels: Sequence[int], names: Sequence[str] | None) -> int:
+    """Return the number of a class that images are of, given itself, or the name as it is or in words.
+
+    labels: of the images.  names: by number; None if the classes have none. Of a name with commas one of the words
+    between them will do; capitals do not count where no name is the very same. Raises UnknownName for a class that no
+    image is of, BadInput where several are called so.
+
+    >>> names = ("goldfish, Carassius auratus", "n03028079")
+    >>> [number_of_class(which, (0, 0, 1), names) for which in ("Goldfish", "church", 1, "1")]
+    [0, 1, 1, 1]
+    """
+    known: dict[int, tuple[str, ...]] = dict.fromkeys(sorted(set(labels)), ())
+    known |= {number: (names[number], spoken(names[number])) for number in known} if names else {}
+    exact = [number for number, called in known.items() if which in called]
+    words = {number: {word for name in called for word in _said_of(name)} for number, called in known.items()}
+    matching = exact or [number for number in known if str(which).strip().casefold() in words[number]]
+    if not matching and str(which).isdecimal() and int(which) in known:
+        return int(which)
+    if len(matching) > 1:
+        listed = ", ".join(map(str, matching))
+        raise bad_value("class", which, f"one class; {listed} are called so", "give the number of one")
+    if not matching:
+        possible = [called[-1].split(",")[0] for called in known.values()] if names else map(str, known)
+        raise unknown("class", which, possible)
+    return matching[0]
+
+
+def _said_of(name: str) -> Iterator[str]:
+    """Yield the whole name and the words between its commas, without capitals."""
+    yield from (word.strip().casefold() for word in (name, *name.split(",")))
 
 
 @cache

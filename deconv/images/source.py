@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from deconv.errors import BadInput, bad_value, check_list
 from deconv.images.ahead import map_ahead
+from deconv.images.class_names import number_of_class
 from deconv.images.decoding import decode
 from deconv.images.items import Item
 from deconv.images.members import Member
 from deconv.images.preprocessing import Preprocessing
 from deconv.notebooks import ShownInNotebooks
-from deconv.records.provenance import Provenance
+from deconv.records.provenance import Provenance, digest
 
 HASHED_AHEAD = 256
 """Images whose hashes wait for a thread: one for each image of a large source would be a gigabyte."""
@@ -40,6 +41,7 @@ class Source(ShownInNotebooks):
       pages and figures show what `deconv.images.class_names.spoken` makes of them.
     - ids: the id of each image; 0 to n - 1 unless this is a part of another source.
     - left_out: the addresses of shards that could not be had whole, and were allowed to be left out.
+    - within: the class that all images are of, where they were taken by it (`of_class`).
 
     >>> import deconv
     >>> photographs = deconv.bundled()
@@ -56,6 +58,7 @@ class Source(ShownInNotebooks):
     class_names: tuple[str, ...] | None = None
     ids: range | tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
+    within: str | None = None
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -66,6 +69,7 @@ class Source(ShownInNotebooks):
 
     def __repr__(self) -> str:
         classes = "" if self.labels is None else f", {len(set(self.labels))} classes"
+        classes = classes if self.within is None else f" of the class {self.within}"
         without = f", {len(self.left_out)} shards left out" if self.left_out else ""
         return f"<{type(self).__name__} {self.name}: {len(self)} images{classes}{without}>"
 
@@ -129,7 +133,31 @@ class Source(ShownInNotebooks):
             self.class_names,
             tuple(self.ids[n] for n in indices),
             self.left_out,
+            self.within,
         )
+
+    def of_class(self, which: str | int) -> Source:
+        """Return the part of the images that are of a class, which keep their ids and keys.
+
+        which: the number of the class, or its name, as `class_names` has it or in words; of several words between
+        commas one will do, and capitals do not count.
+        Raises UnknownName for a class that no image is of, and BadInput where two are called so, and for a source
+        without labels.
+
+        >>> import deconv
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> for name in ("cat", "dog", "dog2"):
+        ...     Path("animals", name[:3]).mkdir(parents=True, exist_ok=True)
+        ...     Image.new("RGB", (8, 8)).save(f"animals/{name[:3]}/{name}.png")
+        >>> dogs = deconv.folder("animals").of_class("dog")
+        >>> dogs, dogs.ids
+        (<Source folder: 2 images of the class dog>, (1, 2))
+        """
+        labels = require_labels(self)
+        number = number_of_class(which, labels, self.class_names)
+        members = self.part([image_id for image_id, label in zip(self.ids, labels, strict=True) if label == number])
+        return replace(members, within=self.class_names[number] if self.class_names else str(number))
 
     def provenance(self, content: str | None = None) -> Provenance:
         """Return what a record says of the images it was made from: their source's name, number and content hash.
@@ -137,8 +165,9 @@ class Source(ShownInNotebooks):
         content: the content hash, where it is known already; else it is computed.
         """
         content = self.content_hash if content is None else content
-        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
-        return {"source": {"name": self.name, "images": len(self), "content": content, **left_out}}
+        restricted: Provenance = {"left_out": list(self.left_out)} if self.left_out else {}
+        restricted |= {} if self.within is None else {"within": self.within}
+        return {"source": {"name": self.name, "images": len(self), "content": content, **restricted}}
 
     @property
     def known_content(self) -> str | None:
@@ -149,6 +178,11 @@ class Source(ShownInNotebooks):
     def content_hash(self) -> str:
         """The SHA-256, in hex, over all keys and contents in order; reads every image once, when first asked."""
         return content_hash(self.keys, self.digests())
+
+    @cached_property
+    def labels_hash(self) -> str:
+        """The SHA-256, in hex, over the keys and the labels in order: which image is of which class."""
+        return digest([self.keys, self.labels])
 
     def digests(self, image_ids: Sequence[int] | np.ndarray | None = None) -> tuple[bytes, ...]:
         """Return the SHA-256 of some images' bytes, or pixels for items of a Dataset; b"unreadable" for what is gone.
@@ -169,9 +203,20 @@ class Source(ShownInNotebooks):
         return {image_id: index for index, image_id in enumerate(self.ids)}
 
 
+def require_labels(source: Source) -> tuple[int, ...]:
+    """Return the class of each image. Raises BadInput if the source has none, saying what would give them."""
+    if source.labels is None:
+        raise BadInput(
+            f"the source {source.name} has no labels; expected a class for each image: folder(root) has them with "
+            "every image in a subfolder named after its class, webdataset(urls) with a .cls member beside every "
+            "image, a Dataset with a label in every item"
+        )
+    return source.labels
+
+
 def content_hash(keys: Iterable[str], digests: Iterable[bytes]) -> str:
     """Return the SHA-256, in hex, over the keys and the digests of images in order: what a source holds."""
     total = hashlib.sha256()
-    for key, digest in zip(keys, digests, strict=True):
-        total.update(hashlib.sha256(key.encode()).digest() + digest)
+    for key, of_image in zip(keys, digests, strict=True):
+        total.update(hashlib.sha256(key.encode()).digest() + of_image)
     return total.hexdigest()

@@ -18,6 +18,7 @@ from deconv.images.ahead import map_ahead
 from deconv.images.members import Member
 from deconv.images.source import Source
 from deconv.images.streams import IMAGES_IN_A_SHARD, NAME, Shards, first_id
+from deconv.progress import track
 from deconv.records.provenance import Provenance
 
 ASKED_AHEAD = 64
@@ -182,28 +183,37 @@ class StreamedSource(Source):
         numbers = self.shards.numbers
         return tuple(first_id(number) + index for number in numbers for index in range(self.shards.count(number)))
 
-    @cached_property
+    @property
     def keys(self) -> tuple[str, ...]:
         """The key of each image, for which all shards are read."""
-        return tuple(key for opened in self.shards.pieces(self.shards.numbers) for key in opened.images.keys)
+        return self._keys_and_labels[0]
 
-    @cached_property
+    @property
     def labels(self) -> tuple[int, ...] | None:
-        """The class of each image, for which all shards are read; None if the images have no classes.
+        """The class of each image, for which all shards are read.
 
-        Raises BadInput if some images have one and some do not.
+        None if the images have no classes. Raises BadInput if some have one and some do not.
         """
-        labels: list[int] = []
-        without: list[str] = []
-        for opened in self.shards.pieces(self.shards.numbers):
-            labels += opened.images.labels or ()
-            without += opened.images.keys[:1] if opened.images.labels is None else ()
+        keys, labels, without = self._keys_and_labels
         if labels and without:
             raise BadInput(
-                f"the images of {len(without)} of {len(self.shards.numbers)} shards have no class, the first being "
-                f"{without[0]}; expected a .cls member beside each image, or beside none: add those that are missing"
+                f"{len(without)} of {len(keys)} images have no class, the first being {without[0]}; expected a .cls "
+                "member beside each image, or beside none: add those that are missing"
             )
-        return tuple(labels) or None
+        return labels or None
+
+    @cached_property
+    def _keys_and_labels(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
+        """The keys of all images, the classes of those that have one, and the keys of those that have none."""
+        keys: list[str] = []
+        labels: list[int] = []
+        without: list[str] = []
+        pieces = self.shards.pieces(self.shards.numbers)
+        for opened in track(pieces, "listing images", len(self.shards.numbers), "shards"):
+            keys += opened.images.keys
+            labels += opened.images.labels or ()
+            without += opened.images.keys if opened.images.labels is None else ()
+        return tuple(keys), tuple(labels), tuple(without)
 
     @cached_property
     def members(self) -> tuple[Member, ...]:

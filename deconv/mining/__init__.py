@@ -16,6 +16,7 @@ from deconv.errors import bad_value, check_choice, check_count, check_list
 from deconv.files import claimed, remove_parts
 from deconv.images import MapDataset, Source, StreamedSource, check_images, check_source
 from deconv.mining.bfloat16 import mine_by_bfloat16
+from deconv.mining.by_class import MOST_SUMS, classes_of
 from deconv.mining.looking import REMEDY
 from deconv.mining.partials import Partial
 from deconv.mining.scan import Scan, Search, in_memory
@@ -56,7 +57,8 @@ def mine(
     - precision: "float32"; or "bfloat16" to find candidates faster. Their scores are then computed in float32, and that
       no other image scores more is checked by measured errors, not proven (`deconv.mining.bfloat16`). The provenance
       has in "mined_again", by layer, for how many units the check failed; if for any, all images were seen in float32.
-    - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks.
+    - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks; where the
+      source knows labels also by class.
 
     Raises UnknownName for a layer or a precision that does not exist. Raises BadInput for k, batch_size or per_image
     below 1, for no images, for NaN or infinite activations, naming the image, if more than half of a source's images
@@ -147,7 +149,16 @@ def _load(path: Path, scan: Scan, images: Source) -> Peaks:
     expected = _provenance(scan, images, content)
     settings = {name: peaks.provenance.get(name) for name in expected}
     check_same(path, settings, expected, REMEDY.format("that file"))
+    if scan.classes is not None:
+        check_labels(path, peaks, images, REMEDY.format("that file"))
     return peaks
+
+
+def check_labels(path: Path | str, peaks: Peaks, images: Source, remedy: str) -> None:
+    """Raise RecordMismatch if what peaks say by class is of other labels than those of the images."""
+    for firing in (peaks.firing or {}).values():
+        if firing.by_class is not None and images.labels is not None:
+            check_same(path, {"labels": firing.by_class.classes.labels}, {"labels": images.labels_hash}, remedy)
 
 
 def _scan(
@@ -182,7 +193,13 @@ def _scan(
     if firing and precision != "float32":
         raise bad_value("firing", firing, f"False with precision={precision}", "how units fire is counted in float32")
     per_image, batch_size = check_count("per_image", per_image), check_count("batch_size", batch_size)
-    return Scan(network, names, k, per_image, batch_size, counted=len(images) if firing else None), images
+    counted, classes = (len(images), classes_of(images)) if firing else (None, None)
+    if classes is not None and units * len(classes.number) > MOST_SUMS:
+        raise bad_value(
+            "firing", firing, f"at most {MOST_SUMS // units} classes for {units} units, for which there is memory, not "
+            f"{len(classes.number)}", "take fewer layers, or images without labels",
+        )  # fmt: skip
+    return Scan(network, names, k, per_image, batch_size, counted=counted, classes=classes), images
 
 
 def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str) -> tuple[Partial, dict[str, Any]]:
@@ -204,7 +221,7 @@ def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str)
 
 def _peaks(scan: Scan, partial: Partial, provenance: Provenance, details: dict[str, Any]) -> Peaks:
     outcome = {"input_size": partial.input_size, "unreadable": [list(item) for item in partial.unreadable]}
-    firing = {layer: tally.firing() for layer, tally in partial.tallies.items()}
+    firing = {layer: tally.firing(scan.classes) for layer, tally in partial.tallies.items()}
     return Peaks(partial.peaks(scan.network), partial.keys, provenance | outcome | details, firing or None)
 
 

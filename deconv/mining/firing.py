@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from deconv.mining.by_class import SUM_AXES, ClassSums, joined_sums, split_sums
 from deconv.mining.topk import TopK
+from deconv.records.by_class import Classes
 from deconv.records.firing import ALIKE, BINS, DRAWN, OCTAVES, PARTS, STEPS, Firing
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 
@@ -54,6 +56,7 @@ class Tally:
     """Counts how `units` units fire; `see` and `merge` are commutative and associative.
 
     share: the share of images, those with the largest lots, over which units are correlated.
+    classes: how many the images are of; 0 where they have none.
 
     >>> tally = Tally(1, 1.0)
     >>> tally.see(np.array([[1.0], [3.0]], dtype=np.float32), np.array([0, 1]), lots_of(["a", "b"]))
@@ -61,7 +64,7 @@ class Tally:
     2
     """
 
-    def __init__(self, units: int, share: float):
+    def __init__(self, units: int, share: float, classes: int = 0):
         self.share = share
         self.images = 0
         self.octave = np.full(units, LOWEST)
@@ -71,24 +74,31 @@ class Tally:
         self.image_ids: list[Int64[np.ndarray, " n"]] = []
         self.strongest: list[Float[np.ndarray, "n units"]] = []
         """Of the images over which units are correlated."""
-        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.sums = ClassSums(units, classes) if classes else None
+        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         """What was seen and is not counted yet, of fewer than AT_ONCE images."""
 
     def see(
-        self, maxima: Float[np.ndarray, "n units"], image_ids: Int64[np.ndarray, " n"], lots: Float[np.ndarray, " n"]
+        self,
+        maxima: Float[np.ndarray, "n units"],
+        image_ids: Int64[np.ndarray, " n"],
+        lots: Float[np.ndarray, " n"],
+        classes: Int64[np.ndarray, " n"] | None = None,
     ) -> None:
-        """Count the strongest activations, float32, of n images, now or with the next ones."""
-        self.waiting.append((maxima, image_ids, lots))
-        if sum(len(image_ids) for _, image_ids, _ in self.waiting) >= AT_ONCE:
+        """Count the strongest activations, float32, of n images of these classes, now or with the next ones."""
+        self.waiting.append((maxima, image_ids, lots, np.zeros_like(image_ids) if classes is None else classes))
+        if sum(len(image_ids) for _, image_ids, _, _ in self.waiting) >= AT_ONCE:
             self.count()
 
     def count(self) -> None:
         """Count what is waiting."""
         if not self.waiting:
             return
-        maxima, image_ids, lots = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
+        maxima, image_ids, lots, classes = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
         self.waiting = []
         self.images += len(maxima)
+        if self.sums is not None:
+            self.sums.see(maxima, classes)
         if (chosen := lots >= 1 - self.share).any():
             self.image_ids.append(image_ids[chosen])
             self.strongest.append(maxima[chosen])
@@ -114,14 +124,19 @@ class Tally:
         self.drawn.merge(other.drawn)
         self.image_ids += other.image_ids
         self.strongest += other.strongest
+        if self.sums is not None and other.sums is not None:
+            self.sums.merge(other.sums)
 
-    def firing(self) -> Firing:
-        """Return what was counted."""
+    def firing(self, classes: Classes | None = None) -> Firing:
+        """Return what was counted; classes: those that it was told the images are of."""
         self.count()
         alike, correlation = self._alike()
         octave = np.where(self.counts.any(axis=1), self.octave, 0)
         drawn = self.drawn.image.reshape(len(octave), STEPS, DRAWN)
-        return Firing(self.images, *map(torch.from_numpy, (self.counts, octave, drawn, alike, correlation)))
+        tensors = map(torch.from_numpy, (self.counts, octave, drawn, alike, correlation))
+        sums = self.sums
+        by_class = None if classes is None or sums is None else sums.by_class(classes, self._gathered()[1])
+        return Firing(self.images, *tensors, by_class=by_class)
 
     def _draw(self, row: np.ndarray, lots: np.ndarray, image_ids: np.ndarray) -> None:
         nowhere = np.zeros(len(row), dtype=np.int64)
@@ -150,7 +165,7 @@ class Tally:
         copy = Tally(len(self.octave), self.share)
         copy.images, copy.octave, copy.counts = self.images, self.octave, self.counts.copy()
         copy.drawn.merge(self.drawn)
-        copy.image_ids, copy.strongest = list(self.image_ids), list(self.strongest)
+        copy.image_ids, copy.strongest, copy.sums = list(self.image_ids), list(self.strongest), self.sums
         return copy
 
     def _gathered(self) -> tuple[np.ndarray, np.ndarray]:
@@ -194,24 +209,33 @@ def save_tallies(path: Path, tallies: Mapping[str, Tally]) -> None:
     of_units = [name for name in TALLY_AXES if name != "image_ids"]
     tensors = {name: torch.cat([part[name] for part in parts], _axis(name)) for name in of_units}
     units = {layer: len(tally.octave) for layer, tally in tallies.items()}
-    about = {"units": units, "images": any_layer.images, "share": any_layer.share}
-    save_tensors(path, "tallies", tensors | {"image_ids": parts[0]["image_ids"]}, TALLY_AXES, about, checked=True)
+    sums = [tally.sums for tally in tallies.values() if tally.sums is not None]
+    classes = len(sums[0].images) if sums else 0
+    tensors |= {"image_ids": parts[0]["image_ids"], **(joined_sums(sums) if sums else {})}
+    about = {"units": units, "images": any_layer.images, "share": any_layer.share, "classes": classes}
+    save_tensors(path, "tallies", tensors, _axes_of(tensors), about, checked=True)
 
 
 def load_tallies(path: Path, layers: Iterable[str]) -> dict[str, Tally]:
     """Return what was saved of these layers. Raises BadInput for a file that is missing or damaged."""
     with reading(path):
-        tensors, about = load_tensors(path, "tallies", TALLY_AXES)
+        tensors, about = load_tensors(path, "tallies", _axes_of)
+        summed, classes = {name: tensors.pop(name) for name in SUM_AXES if name in tensors}, about["classes"]
         image_ids, units = tensors.pop("image_ids").numpy(), about["units"]
         columns = {name: values.split(list(units.values()), _axis(name)) for name, values in tensors.items()}
-        tallies = {layer: Tally(units[layer], about["share"]) for layer in units}
+        tallies = {layer: Tally(units[layer], about["share"], classes) for layer in units}
+        sums = split_sums(summed, classes, list(units.values())) if classes else [None] * len(units)
         for number, tally in enumerate(tallies.values()):
             column = {name: values[number].contiguous().numpy() for name, values in columns.items()}
             tally.images, tally.octave, tally.counts = about["images"], column["octave"], column["counts"]
             tally.drawn.score, tally.drawn.image = (column[name].reshape(-1, DRAWN) for name in ("lot", "drawn"))
             tally.drawn.row = tally.drawn.col = np.minimum(tally.drawn.image, 0)
-            tally.image_ids, tally.strongest = [image_ids], [column["strongest"]]
+            tally.image_ids, tally.strongest, tally.sums = [image_ids], [column["strongest"]], sums[number]
         return {layer: tallies[layer] for layer in layers}
+
+
+def _axes_of(tensors: Mapping[str, Tensor]) -> Axes:
+    return {**TALLY_AXES, **SUM_AXES} if "class_sums" in tensors else TALLY_AXES
 
 
 def _axis(name: str) -> int:

@@ -12,12 +12,14 @@ from torch import Tensor
 from deconv.errors import BadInput
 from deconv.images import Shards, Source, StreamedSource
 from deconv.images.batches import batches, check_readable
+from deconv.mining.by_class import places_of
 from deconv.mining.firing import Tally, lots_of
 from deconv.mining.partials import Partial, key_of
 from deconv.mining.topk import TopK
 from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
 from deconv.progress import track
+from deconv.records.by_class import Classes
 from deconv.records.firing import CORRELATED
 
 MOST_UNREADABLE = 2**20
@@ -34,6 +36,7 @@ class Scan:
     - precision: the type that activations are computed in.
     - candidates: by layer, scores that a scan in bfloat16 found; how far they are off is measured on the way.
     - counted: how many images there are in all, if how units fire is to be counted over them; None if it is not.
+    - classes: those that the images are of, if it is also to be told by class.
     """
 
     network: Network
@@ -44,6 +47,7 @@ class Scan:
     precision: torch.dtype = torch.float32
     candidates: dict[str, TopK] | None = None
     counted: int | None = None
+    classes: Classes | None = None
 
     def empty(self) -> Partial:
         """Return what is found in no image at all: where `run` starts."""
@@ -56,7 +60,8 @@ class Scan:
         if self.counted is None:
             return {}
         share = min(CORRELATED / max(self.counted, 1), 1.0)
-        return {layer: Tally(self.network.channels(layer), share) for layer in self.layers}
+        classes = 0 if self.classes is None else len(self.classes.number)
+        return {layer: Tally(self.network.channels(layer), share, classes) for layer in self.layers}
 
     def run(
         self, images: Source | Tensor, image_ids: np.ndarray, partial: Partial, most_skipped: int | None = None
@@ -84,6 +89,7 @@ class Scan:
                 largest.append(batch.abs().amax(dim=(1, 2, 3)).float().cpu().numpy())
             if partial.tallies:
                 lots = lots_of(key_of(images, image_id) for image_id in batch_ids.tolist())
+                classes = self._classes_of(images, batch_ids)
             for layer, maps, maxima in self.network.forward_with_maxima(batch, self.layers, self.precision):
                 scores = maxima.float().cpu().numpy()
                 _check_finite(images, batch_ids, scores, layer)
@@ -93,13 +99,19 @@ class Scan:
                     errors = score_errors(self.candidates[layer], batch_ids, scores)
                     partial.errors[layer] = np.maximum(partial.errors[layer], errors)
                 if partial.tallies:
-                    partial.tallies[layer].see(scores, batch_ids, lots)
+                    partial.tallies[layer].see(scores, batch_ids, lots, classes)
                 least = 0.0 if rectified[layer] else -np.inf
                 _offer(partial.tables[layer], maps, scores, batch_ids, self.per_image, fields[layer], least)
                 del maps  # its memory is free before the next layer is computed
             if partial.extremes is not None:
                 offer_images(partial.extremes, batch_ids, np.stack(largest))
             yield len(batch_ids)
+
+    def _classes_of(self, images: Source | Tensor, image_ids: np.ndarray) -> np.ndarray | None:
+        """Return the classes of images (n,), by their places in `classes`; None if these are not told."""
+        if self.classes is None or isinstance(images, Tensor):
+            return None
+        return places_of(images, self.classes, image_ids)
 
     def _batches(
         self, images: Source | Tensor, image_ids: np.ndarray, partial: Partial, most_skipped: int | None

@@ -113,7 +113,11 @@ class InShards:
             "computed": self.engine.computes_on(scan.network),
             "shards": shards,
         }
-        return provenance if scan.counted is None else provenance | {"counted": scan.counted}
+        if scan.counted is not None:
+            provenance["counted"] = scan.counted
+        if scan.classes is not None:
+            provenance["labels"] = scan.classes.labels
+        return provenance
 
     def _cuts(self, scan: Scan, image_ids: np.ndarray | None) -> Sequence[np.ndarray] | Sequence[range]:
         """What each shard holds: the ids of its images, or the numbers of tars of a streamed source."""

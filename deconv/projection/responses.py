@@ -63,7 +63,7 @@ def unit_gradients(
     graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
     cone_of_layer, gradient = cone(graph, target), as_rule("gradient")
     if not whole and not cone_of_layer.windowable:
-        boxes, images = _boxes(network, layer, positions, size)
+        boxes, images = window_boxes(network, layer, positions, size)
         gradients = unit_gradients(network, layer, recut(windows, boxes, images), positions, channel, size, whole=True)
         return recut(gradients, images, boxes)
     kind = "whole" if whole else "window"
@@ -80,7 +80,7 @@ def unit_gradients(
     return gradients
 
 
-def _boxes(
+def window_boxes(
     network: Network, layer: str, positions: Int[Tensor, "N 2"], size: tuple[int, int] | None
 ) -> tuple[Int[Tensor, "N 4"], Int[Tensor, "N 4"]]:
     """Return where windows lie, and the images that they are cut out of: what a unit does not see may be zero there."""
@@ -103,7 +103,7 @@ def _respond(
         return torch.zeros((0, network.channels(layer)) if channel is None else 0)
     cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
     if not whole and not cone_of_layer.windowable:
-        windows, whole = recut(windows, *_boxes(network, layer, positions, size)), True
+        windows, whole = recut(windows, *window_boxes(network, layer, positions, size)), True
     most = chunk_size(graph, cone_of_layer, "whole" if whole else "window")
     responses = []
     for chunk in torch.arange(len(windows)).split(most):

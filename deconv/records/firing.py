@@ -8,9 +8,10 @@ strongest activation is known only at the end, because what is weaker than all b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from deconv.errors import check_indices
+from deconv.records.by_class import CLASS_AXES, ByClass, joined_by_class, split_by_class
 from deconv.records.formats import Axes
 
 PARTS = 16
@@ -70,6 +72,7 @@ class Firing:
       alone; -1 where there are fewer.
     - alike: the units whose strongest activations correlate most with the unit's own over the images, or over 4,096 of
       them that were drawn; -1 where there are fewer.  correlation: Pearson's with each of those, nan without one.
+    - by_class: how strongly they fire on the images of each class, where the source knows labels.
 
     >>> import deconv
     >>> module = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.ReLU())
@@ -93,6 +96,7 @@ class Firing:
     drawn: Int64[Tensor, "units steps m"]
     alike: Int64[Tensor, "units most"]
     correlation: Float32[Tensor, "units most"]
+    by_class: ByClass | None = field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         return f"<Firing: {len(self.counts)} units over {self.images} images>"
@@ -180,15 +184,36 @@ def bin_edges(octave: int) -> np.ndarray:
     return edges
 
 
-def joined_firing(layers: Sequence[Firing]) -> tuple[dict[str, Tensor], int]:
-    """Return the tensors of all layers' units, one after the other, and the number of images, the same for all."""
+def firing_axes(tensors: Mapping[str, Tensor]) -> Axes:
+    """Return those axes of a file of peaks that are of how units fire: none, without or with classes."""
+    return {**(FIRING_AXES if "counts" in tensors else {}), **(CLASS_AXES if "class_mean" in tensors else {})}
+
+
+def joined_firing(layers: Sequence[Firing]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of all layers' units, one after the other, and what is said beside them, the same for all."""
     tensors = [firing.tensors() for firing in layers]
-    return {name: torch.cat([each[name] for each in tensors]) for name in FIRING_AXES}, layers[0].images
+    joined = {name: torch.cat([each[name] for each in tensors]) for name in FIRING_AXES}
+    said: dict[str, Any] = {"images": layers[0].images}
+    by_class = [firing.by_class for firing in layers if firing.by_class is not None]
+    if by_class:
+        of_classes, names = joined_by_class(by_class)
+        joined, said = joined | of_classes, said | names
+    return joined, said
 
 
-def split_firing(tensors: Mapping[str, Tensor], images: int, units: Mapping[str, int]) -> dict[str, Firing]:
-    """Return what `joined_firing` joined, by layer; units: how many each has. Raises ValueError for other layers'."""
-    if sum(units.values()) != len(tensors["octave"]):
-        raise ValueError(f"it counts {len(tensors['octave'])} units; expected {sum(units.values())}")
-    columns = [tensors[name].split(list(units.values())) for name in FIRING_AXES]
-    return {layer: Firing(images, *each) for layer, each in zip(units, zip(*columns, strict=True), strict=True)}
+def split_firing(
+    tensors: Mapping[str, Tensor], said: Mapping[str, Any], units: Mapping[str, int]
+) -> dict[str, Firing] | None:
+    """Return what `joined_firing` joined, by layer, None of no tensors; units: how many each has.
+
+    Raises ValueError for those of other layers.
+    """
+    if not tensors:
+        return None
+    counts = list(units.values())
+    if sum(counts) != len(tensors["octave"]):
+        raise ValueError(f"it counts {len(tensors['octave'])} units; expected {sum(counts)}")
+    columns = [tensors[name].split(counts) for name in FIRING_AXES]
+    by_class = list(split_by_class(tensors, said, counts)) if "class_mean" in tensors else [None] * len(counts)
+    layers = zip(units, zip(*columns, strict=True), by_class, strict=True)
+    return {layer: Firing(int(said["images"]), *each, by_class=classes) for layer, each, classes in layers}

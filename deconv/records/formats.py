@@ -29,7 +29,9 @@ from deconv.records.provenance import Provenance, check_same, weights_hash
 FORMAT = 3
 """Version of the saved forms; an older one is read."""
 WITH_FIRING = 4
-"""That of peaks with counts of how units fire, the newest: one that is newer still is refused."""
+"""That of peaks with counts of how units fire."""
+WITH_CLASSES = 5
+"""That of those that say it by class, the newest: one that is newer still is refused."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
 MEASURES = "measures"
@@ -202,8 +204,8 @@ def check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | No
         saved = {"kind": MEASURES, "format": 1, "provenance": saved}
     if saved["kind"] != kind:
         raise BadInput(f"{path} holds {saved['kind']}; expected {kind} written by deconv")
-    if saved["format"] > WITH_FIRING:
-        raise BadInput(f"{path} has format {saved['format']}; this deconv reads up to {WITH_FIRING}: update deconv")
+    if saved["format"] > WITH_CLASSES:
+        raise BadInput(f"{path} has format {saved['format']}; this deconv reads up to {WITH_CLASSES}: update deconv")
     provenance: Provenance = saved["provenance"]
     if not isinstance(provenance, dict):
         raise TypeError("its provenance is not a JSON object")

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from deconv.errors import check_indices, needed, shown, unknown
 from deconv.notebooks import ShownInNotebooks
-from deconv.records.firing import FIRING_AXES, Firing, joined_firing, split_firing
+from deconv.records.firing import Firing, firing_axes, joined_firing, split_firing
 from deconv.records.formats import (
     PARQUET,
+    WITH_CLASSES,
     WITH_FIRING,
     Axes,
     Columns,
@@ -166,9 +167,9 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         fields: dict[str, Any] = {"layers": names, "provenance": self.provenance}
         if self.firing is None:
             return save_tensors(path, "peaks", tensors, PEAK_AXES, fields, checked=True)
-        counted, fields["images"] = joined_firing([self.firing[name] for name in names])
-        axes = {**PEAK_AXES, **FIRING_AXES}
-        return save_tensors(path, "peaks", tensors | counted, axes, fields, checked=True, version=WITH_FIRING)
+        counted, said = joined_firing([self.firing[name] for name in names])
+        axes, version = {**PEAK_AXES, **firing_axes(counted)}, WITH_CLASSES if "classes" in said else WITH_FIRING
+        return save_tensors(path, "peaks", tensors | counted, axes, fields | said, checked=True, version=version)
 
     @staticmethod
     def load(path: str | Path) -> Peaks:
@@ -177,7 +178,8 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         A table needs pyarrow, as in `save`.
         """
         with reading(path):
-            counted = None
+            counted: dict[str, Tensor] = {}
+            said: Provenance = {}
             if is_parquet(path):
                 columns, provenance = needed_parquet(path).load_peaks(path)
                 names = list(dict.fromkeys(columns["layer"].tolist()))
@@ -185,11 +187,11 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
                 image_keys = {image_id: keys[image_id] for image_id in sorted(keys) if image_id >= 0}
                 columns["layer"] = np.array([names.index(name) for name in columns["layer"]], dtype=np.int64)
             else:
-                columns, names, image_keys, provenance, counted = _load_tensors(path)
+                columns, names, image_keys, provenance, counted, said = _load_tensors(path)
             number = columns.pop("layer")
             layers = {name: _layer_from(columns, number == n) for n, name in enumerate(names)}
             units = {name: len(peaks.score) for name, peaks in layers.items()}
-            return Peaks(layers, image_keys, provenance, None if counted is None else split_firing(*counted, units))
+            return Peaks(layers, image_keys, provenance, split_firing(counted, said, units))
 
     def to_arrow(self) -> pyarrow.Table:
         """Return an Arrow table of the peaks, one a row: the columns that `to_pandas` names.
@@ -251,13 +253,13 @@ def _no_rows() -> Columns:
 
 def _load_tensors(
     path: str | Path,
-) -> tuple[Columns, list[str], dict[int, str], Provenance, tuple[dict[str, Tensor], int] | None]:
-    """Return (columns, names of layers, keys of images, provenance, counts) of a safetensors file.
+) -> tuple[Columns, list[str], dict[int, str], Provenance, dict[str, Tensor], Provenance]:
+    """Return (columns, names of layers, keys of images, provenance, counts, what is said) of a safetensors file.
 
-    `layer` is a number among the columns; the counts are the tensors of how units fire and the number of images.
+    `layer` is a number among the columns; the counts are the tensors of how units fire, none without them.
     """
     tensors, saved = load_tensors(path, "peaks", _axes_of)
-    counted = {name: tensors.pop(name) for name in FIRING_AXES} if "counts" in tensors else None
+    counted = {name: tensors.pop(name) for name in firing_axes(tensors)}
     names, provenance = saved["layers"], saved["provenance"]
     keys = json.loads(tensors.pop("keys").numpy().tobytes())
     image_keys = dict(zip(tensors.pop("image_ids").tolist(), keys, strict=True))
@@ -267,11 +269,11 @@ def _load_tensors(
     columns = {name: tensor.numpy() for name, tensor in tensors.items()}
     if not set(columns["layer"].tolist()) == set(range(len(names))):
         raise ValueError(f"its rows are not of its {len(names)} layers")
-    return columns, names, image_keys, provenance, None if counted is None else (counted, int(saved["images"]))
+    return columns, names, image_keys, provenance, counted, saved
 
 
 def _axes_of(tensors: Mapping[str, Tensor]) -> Axes:
-    return {**PEAK_AXES, **FIRING_AXES} if "counts" in tensors else PEAK_AXES
+    return {**PEAK_AXES, **firing_axes(tensors)}
 
 
 def _layer_from(columns: dict[str, np.ndarray], rows: np.ndarray) -> LayerPeaks:

@@ -49,10 +49,118 @@ function turnPages(relOfKey) {
   });
 }
 
+/* What a text finds in search.js: classes and images whose names hold it, or only those that it is the whole name of. */
+function found(text) {
+  const wanted = text.trim().toLowerCase();
+  if (!wanted) return null;
+  const named = (names) => {
+    const whole = new Set(), holding = new Set();
+    names.forEach((name, n) => {
+      const lower = name.toLowerCase();
+      if (lower === wanted) whole.add(n);
+      if (lower.includes(wanted)) holding.add(n);
+    });
+    return whole.size ? whole : holding;
+  };
+  return { classes: named(atlasIndex.classes), images: named(atlasIndex.images.map((image) => image[1])) };
+}
+
+/* How many peaks of a unit lie in what was found, and whether it prefers a class of it; null if neither. */
+function matching([unit, preferred, images], what) {
+  const peaks = images.filter((n) => what.images.has(n) || what.classes.has(atlasIndex.images[n][2])).length;
+  const prefers = what.classes.has(preferred);
+  return peaks || prefers ? { unit, peaks, prefers, of: images.length } : null;
+}
+
+const MOST_SHOWN = 16;
+
+function make(kind, properties, ...inside) {
+  const element = Object.assign(document.createElement(kind), properties);
+  element.append(...inside);
+  return element;
+}
+
+/* The front page: the photographs and the units that a class or an image leads to. */
+function searchPage(form) {
+  const box = byId("find");
+  const results = byId("results");
+  const list = (kind, items) => make("ol", { className: kind }, ...items.map((item) => make("li", {}, item)));
+
+  function shot([id, key, ofClass]) {
+    const picture = make("img", { src: `images/${String(id).padStart(6, "0")}.jpg`, alt: "", loading: "lazy" });
+    const link = make("a", { href: `#find=${encodeURIComponent(key)}` }, picture, key);
+    if (ofClass >= 0) link.title = atlasIndex.classes[ofClass];
+    return link;
+  }
+
+  function unitLink(layer, { unit, peaks, of, prefers }) {
+    const { across, down } = atlasIndex;
+    const place = unit % (across * down);
+    const sheet = layer.sheets[Math.floor(unit / (across * down))];
+    const image = make("img", { src: `${layer.folder}/${sheet}`, alt: `Unit ${unit} of ${layer.name}` });
+    image.className = `recon r${Math.floor(place / across)} c${place % across}`;
+    const words = make("span", { className: "number" }, `${peaks} of ${of}`);
+    const name = make("span", { className: "name" }, `${unit}${prefers ? " *" : ""}`);
+    const page = `${layer.folder}/unit-${String(unit).padStart(4, "0")}.html`;
+    return make("a", { href: page }, make("span", { className: "crop" }, image), name, " ", words);
+  }
+
+  function search() {
+    const what = found(box.value);
+    results.hidden = !what;
+    results.replaceChildren();
+    byId("matching").textContent = "";
+    if (!what) return;
+    const images = atlasIndex.images.filter((image, n) => what.images.has(n) || what.classes.has(image[2]));
+    let units = 0;
+    let starred = false;
+    const layers = [];
+    for (const layer of [...atlasIndex.layers].reverse()) {
+      const matches = layer.units.map((unit) => matching(unit, what)).filter(Boolean);
+      matches.sort((a, b) => b.prefers - a.prefers || b.peaks - a.peaks || a.unit - b.unit);
+      units += matches.length;
+      starred ||= matches.some((match) => match.prefers);
+      if (!matches.length) continue;
+      const heading = make("h2", {}, `${layer.name}: ${matches.length} unit${matches.length === 1 ? "" : "s"} `);
+      if (matches.length > MOST_SHOWN) {
+        const all = `${layer.folder}/index.html#find=${encodeURIComponent(box.value)}`;
+        heading.append(make("a", { href: all }, "all of them"));
+      }
+      layers.push(heading, list("units few", matches.slice(0, MOST_SHOWN).map((match) => unitLink(layer, match))));
+    }
+    const classes = [...what.classes].map((n) => atlasIndex.classes[n]);
+    const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+    byId("matching").textContent = `${plural(images.length, "photograph")}, ${plural(units, "unit")}`;
+    if (classes.length) {
+      const more = classes.length > MOST_SHOWN ? ` and ${classes.length - MOST_SHOWN} more` : "";
+      results.append(make("p", { className: "note" }, `Classes: ${classes.slice(0, MOST_SHOWN).join("; ")}${more}.`));
+    }
+    if (starred) results.append(make("p", { className: "note" }, "A star: the unit prefers the class."));
+    results.append(list("shots", images.slice(0, MOST_SHOWN).map(shot)), ...layers);
+  }
+
+  function read() {
+    box.value = new URLSearchParams(location.hash.slice(1)).get("find") ?? "";
+    search();
+  }
+
+  box.addEventListener("input", () => {
+    search();
+    const hash = box.value ? `#find=${encodeURIComponent(box.value)}` : location.pathname + location.search;
+    history.replaceState(null, "", hash);
+  });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.hidden = false;
+  addEventListener("hashchange", read);
+  read();
+}
+
 /* The layer page: reconstructions, patches or what in them, and the order. Both stay in the address, so that it can be shared. */
 function layerPage(grid) {
   const controls = byId("controls");
   const sort = byId("sort");
+  const box = byId("find");
+  const indexed = atlasIndex.layers[Number(grid.dataset.layer)];
   const items = [...grid.querySelectorAll("li[data-unit]")];
   const dead = [...grid.querySelectorAll("li.dead")];
 
@@ -70,20 +178,39 @@ function layerPage(grid) {
     for (const item of items) item.querySelector(".number").textContent = brief(value(item));
     grid.append(...items, ...dead);
     sort.value = by;
+    document.body.classList.toggle("show-class", sort.selectedOptions[0].text.startsWith("class selectivity"));
+  }
+
+  function only(text) {
+    const what = found(text);
+    const stay = new Set(what ? indexed.units.filter((unit) => matching(unit, what)).map((unit) => unit[0]) : []);
+    for (const item of items) item.hidden = Boolean(what) && !stay.has(Number(item.dataset.unit));
+    for (const item of dead) item.hidden = Boolean(what);
+    byId("matching").textContent = what ? `${stay.size} of ${items.length}` : "";
+    if (box.value !== text) box.value = text;
   }
 
   function read() {
     const wanted = new URLSearchParams(location.hash.slice(1));
+    only(wanted.get("find") ?? "");
     const by = wanted.get("sort") ?? sort.dataset.usual;
     show(["patch", "masked"].includes(wanted.get("show")) ? wanted.get("show") : "recon");
     order([...sort.options].some((option) => option.value === by) ? by : sort.dataset.usual);
   }
 
   function keep() {
-    history.replaceState(null, "", `#sort=${sort.value}&show=${controls.elements.show.value}`);
+    const find = box.value ? `&find=${encodeURIComponent(box.value)}` : "";
+    history.replaceState(null, "", `#sort=${sort.value}&show=${controls.elements.show.value}${find}`);
   }
 
+  box.addEventListener("input", () => {
+    only(box.value);
+    keep();
+  });
+  controls.addEventListener("submit", (event) => event.preventDefault());
+
   controls.addEventListener("change", (event) => {
+    if (event.target === box) return;
     if (event.target === sort) order(sort.value);
     else show(controls.elements.show.value);
     keep();
@@ -195,6 +322,7 @@ function copyLink(button) {
 
 const grid = document.querySelector("[data-grid]");
 if (grid) walkGrid(grid);
+if (byId("search")) searchPage(byId("search"));
 if (byId("controls")) {
   layerPage(byId("units"));
   turnPages({ "[": "prev", "]": "next" });
