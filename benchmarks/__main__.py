@@ -14,7 +14,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import atlas, cuda, decoding, end_to_end, engine, memory, mining, occlusion, projection, scale
+from benchmarks import (
+    architectures,
+    atlas,
+    cuda,
+    decoding,
+    end_to_end,
+    engine,
+    memory,
+    mining,
+    occlusion,
+    projection,
+    scale,
+)
 from benchmarks.rows import Row, number, table
 from benchmarks.scene import Scene
 from benchmarks.timing import machine
@@ -25,6 +37,7 @@ ROWS: dict[str, Callable[[Scene], Iterator[Row]]] = {
     "floor": mining.floor_rows,
     "mining": mining.peer_rows,
     "projection": projection.rows,
+    "architectures": architectures.rows,
     "decoding": decoding.rows,
     "memory": memory.rows,
     "scale": scale.rows,

@@ -10,10 +10,10 @@ from typing import Any
 
 from deconv.analyses.choosing import listed_shares
 from deconv.analyses.cues import measure_cues
-from deconv.atlas import write_atlas
+from deconv.atlas import KEEPING, write_atlas
 from deconv.command.options import Atlas
 from deconv.command.setup import asked_explanations, open_model, open_reference, open_rule, prepare
-from deconv.errors import BadInput
+from deconv.errors import BadInput, check_choice
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
@@ -31,6 +31,7 @@ DECIDE_PEAKS = ("weights", "source", "k", "per_image")
 
 def run(options: Atlas, folder: Path) -> Path:
     """Mine, project and write; returns the front page."""
+    check_choice("keep", options.keep, KEEPING)
     network = open_model(options)
     rules = opened_rules(options)
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.safetensors"
@@ -55,6 +56,7 @@ def run(options: Atlas, folder: Path) -> Path:
         "batch_size": options.batch_size,
         "field": options.field,
         "beyond": options.beyond,
+        "keep": options.keep,
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks, reference) for layer in prepared.layers}

@@ -33,4 +33,4 @@ def random_positions(maps: Tensor, count: int, seed: int = 0) -> Tensor:
 def strategies_of(network: Network, layer: str, size: tuple[int, int]) -> list[str]:
     """All strategies that serve a layer for images of some size."""
     windowable = cone(network.graph_at(size), network.node(layer, size)).windowable
-    return ["window", "shared", "whole"] if windowable else ["whole"]
+    return ["window", "shared", "whole"] if windowable else ["shared", "whole"]

@@ -107,6 +107,7 @@ def test_a_comparison_of_other_peaks_is_refused(
         (["units=[3]"], "experiment=atlas has no units"),
         (["within=cats"], "unknown class 'cats'; expected one of cat, dog; did you mean 'cat'?"),
         (["compared=/nowhere"], "/nowhere has no folder records"),
+        (["keep=float8"], "unknown keep 'float8'; expected one of float32, float16, none"),
         (["reference=/nowhere"], "/nowhere does not exist; expected a record"),
     ],
 )

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import deconv
 from deconv.atlas.blocks import Block
@@ -156,6 +158,33 @@ def test_two_runs_into_one_folder(tmp_path: Path, source: Source, peaks: deconv.
     with claimed(tmp_path), pytest.raises(BadInput, match=f"another run works in {tmp_path} .process {os.getpid()} "):
         made(known, blocks_of(known))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_records_in_half_the_bytes_and_none(tmp_path: Path, source: Source, peaks: deconv.Peaks) -> None:
+    """The pictures are those of float32 within a grey level, but where a mask's border is a tie."""
+    network = atlases.network()
+    sizes, drawn = {}, {}
+    for keep in ("float32", "float16", "none"):
+        records, site = tmp_path / f"{keep}-records", tmp_path / keep
+        deconv.write_atlas(network, peaks, source, site, records=records, keep=keep)
+        sizes[keep] = sum(path.stat().st_size for path in records.glob("*.reconstructions.safetensors"))
+        drawn[keep] = {path.relative_to(site): np.asarray(Image.open(path), int) for path in site.rglob("*.png")}
+        assert bool(list(records.glob("*.patches.safetensors"))) == (keep != "none")
+    assert sizes["none"] == 0 and sizes["float16"] < 0.6 * sizes["float32"] and len(drawn["none"]) > 40
+    other = []
+    for file, picture in drawn["float32"].items():
+        assert (drawn["none"][file] == picture).all()
+        other.append((np.abs(drawn["float16"][file] - picture) > 1).mean())
+    assert np.count_nonzero(other) < 3 and np.mean(other) < 1e-3
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "none").rglob("*.png")}
+    deconv.write_atlas(network, peaks, source, tmp_path / "none", records=tmp_path / "none-records", keep="none")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "none").rglob("*.png")}
+
+    with pytest.raises(RecordMismatch, match="float16-records"):
+        deconv.write_atlas(network, peaks, source, tmp_path / "another", records=tmp_path / "float16-records")
+    with pytest.raises(BadInput, match="keep: given none; expected 'float32', as there is no folder of records"):
+        deconv.write_atlas(network, peaks, source, tmp_path / "nowhere", keep="none")
 
 
 # --- with Ray -------------------------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def test_scores_are_checked_against_those_mined(small: Network) -> None:
             BadInput,
             r"image, row, col, channel: given lengths \[1, 1, 2, 1\]; expected one entry",
         ),
-        ({"layer": "11", "strategy": "window"}, BadInput, "expected 'auto' or 'whole' for a layer .* whole image"),
+        ({"layer": "11", "strategy": "window"}, BadInput, "expected another one for a layer .* whole image"),
         ({"images": torch.zeros(4, 1, 41, 45)}, BadInput, r"images: given Tensor of shape \(\d, 1, 41, 45\)"),
         ({"images": torch.zeros(4, 3, 41, 45, dtype=torch.uint8)}, BadInput, "preprocessed images"),
         (

@@ -88,6 +88,24 @@ def test_the_same_record_is_the_same_bytes(make: Any, kind: Any, name: str, tmp_
     assert first == second
 
 
+def test_halves_keep_eleven_bits_of_pictures_of_any_size(tmp_path: Path) -> None:
+    """Where float16 alone would give zero or infinity; the worst error is that of a full computation."""
+    network = deconv.Network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), (3, 8, 8))
+    torch.manual_seed(0)
+    recon = deconv.project(network, torch.rand(4, 3, 8, 8), "1", range(4), [0, 1, 2, 3], [1] * 4, [2] * 4, "gradient")
+    recon = replace(recon, pixels=torch.randn(4, 3, 3, 3) * torch.tensor([1e-30, 1e9, 0, 1]).view(-1, 1, 1, 1))
+    path = recon.save(tmp_path / "recon.safetensors", dtype="float16")
+    loaded = Reconstructions.load(path)
+    off = (loaded.pixels - recon.pixels).abs()
+    assert bool((off <= recon.pixels.abs() / 2048).all()) and not bool(loaded.pixels[2].any())
+    shares = off.amax(dim=(1, 2, 3)) / recon.pixels.abs().amax(dim=(1, 2, 3)).clamp_min(1e-35)
+    assert loaded.rounding == pytest.approx(float(shares.max())) and 0 < loaded.rounding < 1 / 2048
+    again = Reconstructions.load(loaded.save(tmp_path / "again.safetensors", dtype="float16"))
+    assert torch.equal(again.pixels, loaded.pixels)
+    with pytest.raises(UnknownName, match="unknown dtype 'half'; expected one of float32, float16"):
+        recon.save(tmp_path / "half.safetensors", dtype="half")
+
+
 def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
     program = (
         "import sys; from tests.test_records import MADE\n"

@@ -12,6 +12,7 @@ from deconv.network import Network
 from deconv.network.receptive_field import cone
 from deconv.projection import strategies
 from deconv.projection.rules import RULES
+from deconv.projection.tapered import windowed_nodes
 from tests.oracle import project_by_autograd, relative_error
 from tests.peaks import project_at, random_positions, strategies_of
 from tests.random_networks import SAME_WARNS, SETTINGS, networks, randomised
@@ -39,6 +40,24 @@ def test_the_strategies_agree_with_each_other_and_with_autograd(
             recon = project_at(network, images, layer, peaks, rule=rule, strategy=strategy)
             torch.testing.assert_close(recon.score, score.float())
             assert relative_error(recon.paste(), expected).max() < 1e-5, (rule, strategy)
+
+
+def test_windows_smaller_than_the_maps_are_kept_where_the_field_is_larger_than_the_image() -> None:
+    """Of seven convolutions the field is 15 x 15 on images of 9 x 12; the windows of the last five are smaller."""
+    torch.manual_seed(0)
+    blocks = [part for n in range(7) for part in (nn.Conv2d(2 if n == 0 else 3, 3, 3, padding=1), nn.ReLU())]
+    trunk, images = nn.Sequential(*blocks).double(), torch.randn(3, 2, 9, 12, dtype=torch.float64)
+    network = Network(trunk, (2, 9, 12))
+    graph, cone_of_layer = network.graph, cone(network.graph, network.node("13"))
+    sizes = [cone_of_layer.spans[index].size[0] for index in sorted(windowed_nodes(graph, cone_of_layer))]  # type: ignore[union-attr]
+    assert sizes == [9, 9, 7, 7, 5, 5, 3, 3, 1, 1][-len(sizes) :] and 9 * 9 < 9 * 12 and len(sizes) == 10
+    chosen = [strategies.choose("auto", graph, cone_of_layer, torch.tensor(ids)) for ids in ([0, 1, 2], [0, 0, 0, 0])]
+    assert chosen == ["window", "shared"]
+    peaks = random_positions(trunk(images).detach(), 12, seed=0)
+    for rule in RULES:
+        _, expected = project_by_autograd(trunk, images, peaks, rule)
+        recon = project_at(network, images, "13", peaks, rule=rule, strategy="shared")
+        assert relative_error(recon.paste(), expected).max() < 1e-5, rule
 
 
 @pytest.mark.parametrize("rule", RULES)

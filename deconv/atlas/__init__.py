@@ -33,6 +33,8 @@ from deconv.projection.rules import Rule
 from deconv.records import FIELDS, Firing, Peaks, shown_side
 from deconv.records.provenance import check_same, digest
 
+KEEPING = ("float32", "float16", "none")
+"""What may be kept of reconstructions, once they are drawn."""
 IMAGES_AT_ONCE = 16
 """Photographs that are decoded at a time to be written."""
 Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
@@ -55,6 +57,7 @@ def write_atlas(
     reference: Peaks | None = None,
     beyond: bool = False,
     circuits: bool = True,
+    keep: str = "float32",
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
@@ -66,6 +69,8 @@ def write_atlas(
       units show all.
     - title: the name of the network on the pages.
     - records: a folder that keeps reconstructions and patches for the next time; None keeps none.
+    - keep: what `records` keeps of reconstructions: "float32"; "float16", half as many bytes, see
+      `Reconstructions.save`; or "none", which removes them and the patches as soon as they are drawn.
     - metrics: further numbers that units are sorted by, {layer: {name: one for each unit, None where there is none}}.
     - mined: the day of the mining, as the front page shows it.
     - batch_size: images in one forward pass of the count of how units fire, for peaks that were mined without it.
@@ -104,18 +109,23 @@ def write_atlas(
     metrics, engine, batch_size = metrics or {}, engine or Local(), check_count("batch_size", batch_size)
     if records is None and not isinstance(engine, Local):
         raise bad_value("records", records, "the folder that an engine of other processes writes to")
+    if check_choice("keep", keep, KEEPING) != "float32" and records is None:
+        raise bad_value("keep", keep, "'float32', as there is no folder of records")
     if records is not None and Path(records).resolve() == Path(folder).resolve():
         raise bad_value("records", records, "another folder than that of the site")
     images = check_source(images)
     _check(network, peaks, images, chosen, metrics)
     reference = None if reference is None else as_reference(network, peaks, reference)
-    unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records))
+    dtype = "float32" if keep == "none" else keep
+    unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records), dtype)
     with open_site(Path(folder)) as site:
         effective, firing = field == "effective", unit_records.firing(batch_size, engine)
         atlas = _plan_pages(unit_records, chosen, title, metrics, mined, firing, effective, reference, beyond, circuits)
         missing = [part for layer in atlas.layers for part in plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
-        draw(site, unit_records, missing, engine)
+        draw(site, unit_records, missing, engine, keep != "none")
+        if keep == "none":
+            unit_records.discard()
         _write_photographs(site, unit_records, atlas)
         _write_pages(site, atlas)
         site.finish()

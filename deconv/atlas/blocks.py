@@ -15,6 +15,7 @@ from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Patches, Reconstructions
 from deconv.records.provenance import Provenance, check_same
 
+KINDS = ("reconstructions", "patches")
 REMEDY = "Choose another folder, or delete that file to make it again."
 
 
@@ -26,6 +27,7 @@ class Block:
     - images: the source that holds the peaks of these units.
     - path: the start of the names of its two files; None for a block that is not kept.
     - provenance: all that decides its records, from the network to their peaks.
+    - dtype: how the pixels of reconstructions are kept, see `Reconstructions.save`.
     """
 
     layer: str
@@ -35,13 +37,13 @@ class Block:
     images: Source
     path: Path | None
     provenance: Provenance
+    dtype: str = "float32"
 
     @property
     def files(self) -> tuple[Path, Path]:
         """Where reconstructions and patches are, or go."""
         assert self.path is not None, "a block that is kept"
-        kinds = ("reconstructions", "patches")
-        recon, patches = (self.path.with_name(f"{self.path.name}.{kind}.safetensors") for kind in kinds)
+        recon, patches = (self.path.with_name(f"{self.path.name}.{kind}.safetensors") for kind in KINDS)
         return recon, patches
 
     def make(self, network: Network) -> tuple[Reconstructions, Patches]:
@@ -60,6 +62,11 @@ class Block:
         check_same(self.files[1], patches.provenance, self.provenance, REMEDY)
         return recon, patches
 
+    def discard(self) -> None:
+        """Remove the files, if they are there."""
+        for file in self.files:
+            file.unlink(missing_ok=True)
+
     def __getstate__(self) -> dict[str, object]:
         """Return what another process needs: of the source only the images of these units."""
         image_ids = self.peaks.of(list(self.units))[0].unique().tolist()
@@ -71,6 +78,6 @@ def keep(network: Network, block: Block) -> Iterator[str]:
     """Make a block and write its files; yield the name of the first."""
     recon, patches = block.make(network)
     recon_path, patch_path = block.files
-    recon.save(recon_path)
+    recon.save(recon_path, block.dtype)
     patches.save(patch_path)
     yield recon_path.name

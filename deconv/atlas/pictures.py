@@ -83,8 +83,14 @@ def picture_files(layer: Layer, units: list[int], rule: int | None) -> list[str]
     return [f"{layer.folder}/{file}" for file in files]
 
 
-def draw(site: Site, records: UnitRecords, missing: Sequence[MissingPictures], engine: Engine) -> None:
-    """Draw the missing sheets and plates, block by block, in the order in which their records are made."""
+def draw(
+    site: Site, records: UnitRecords, missing: Sequence[MissingPictures], engine: Engine, keep: bool = True
+) -> None:
+    """Draw the missing sheets and plates, block by block, in the order in which their records are made.
+
+    keep: False removes the records of a block when its pictures are on disk.
+    """
+    drawn: list[Block] = []
     blocks = [part.block for part in missing]
     total = sum(len(block.units) for block in blocks)
     with closing(records.pictures(blocks, engine)) as pictures:
@@ -93,11 +99,22 @@ def draw(site: Site, records: UnitRecords, missing: Sequence[MissingPictures], e
             part = missing[index]
             units = sprites.by_unit(recon, patches, part.layer, all_kinds=part.rule == 0)
             site.wait()  # the block before was drawn meanwhile; two at most are in memory
+            if not keep:
+                _discard(drawn)
             if part.rule is None:
                 _put_beyond(site, part.layer, units)
             else:
                 _put_pictures(site, part.layer, units, part.rule)
             site.done(part.group, part.provenance)
+            drawn.append(part.block)
+    if not keep:
+        site.wait()
+        _discard(drawn)
+
+
+def _discard(blocks: list[Block]) -> None:
+    while blocks:
+        blocks.pop().discard()
 
 
 def _put_pictures(site: Site, layer: Layer, units: Mapping[int, sprites.Pixels], rule: int) -> None:

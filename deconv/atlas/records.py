@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from deconv.analyses.by_class import ClassShare, class_shares
-from deconv.atlas.blocks import REMEDY, Block, keep
+from deconv.atlas.blocks import KINDS, REMEDY, Block, keep
 from deconv.atlas.contents import MadeOf, safe_name
 from deconv.engines import Engine
 from deconv.errors import BadInput
@@ -41,12 +41,16 @@ SAMPLED = 16
 
 @dataclass(frozen=True, eq=False)
 class UnitRecords:
-    """Makes the records of a network's units and keeps them in `folder`; None keeps none."""
+    """Makes the records of a network's units and keeps them in `folder`; None keeps none.
+
+    dtype: how reconstructions are kept, see `Reconstructions.save`.
+    """
 
     network: Network
     images: Source
     peaks: Peaks
     folder: Path | None
+    dtype: str = "float32"
 
     def _provenance(
         self, layer: str, rule: Rule | Explanation, units: Sequence[int], peaks: LayerPeaks | None = None
@@ -73,8 +77,10 @@ class UnitRecords:
         name = f"{safe_name(layer)}.{units[0]:04d}-{units[-1]:04d}.{safe_name(rule.name)}"
         name += "" if beyond is None else ".beyond"
         path = None if self.folder is None else self.folder / name
-        provenance = self._provenance(layer, rule, units, beyond)
-        return Block(layer, rule, tuple(units), beyond or self.peaks[layer], self.images, path, provenance)
+        kept = {} if self.dtype == "float32" else {"pixels": self.dtype}
+        provenance = self._provenance(layer, rule, units, beyond) | kept
+        peaks = beyond or self.peaks[layer]
+        return Block(layer, rule, tuple(units), peaks, self.images, path, provenance, self.dtype)
 
     def pictures(
         self, blocks: Sequence[Block], engine: Engine
@@ -101,6 +107,13 @@ class UnitRecords:
                 for name in engine.work(keep, self.network, [blocks[index] for index in missing.values()]):
                     yield missing[name], *blocks[missing[name]].load()
                 remove_parts(self.folder)  # of workers that died
+
+    def discard(self) -> None:
+        """Remove reconstructions and patches from the folder, and leave what is small."""
+        if self.folder is not None:
+            for kind in KINDS:
+                for file in self.folder.glob(f"*.{kind}.safetensors"):
+                    file.unlink()
 
     def effective_field(self, layer: str, rule: Rule | Explanation) -> int:
         """Return the side of the layer's effective field, of at most SAMPLED units evenly spread over those that fire.

@@ -67,6 +67,9 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
     circuits: bool = option(
         True, "whether units lead to the lower ones that they are made of, and to those that they are part of"
     )
+    keep: str = option(
+        "float32", "what is kept of reconstructions, in records/: float32; float16, half as large; or none, once drawn"
+    )
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"
     )

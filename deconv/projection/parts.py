@@ -15,8 +15,8 @@ from deconv.network.graph import is_activation
 from deconv.network.operations import Add
 from deconv.projection.dominators import dominators
 from deconv.projection.rules import Rule
+from deconv.projection.tapered import Maps
 from deconv.projection.ways import carrying
-from deconv.projection.windows import WholeMaps, Windows
 
 ByLayer = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 """Shares (N, units), positions (N, units, 2) and what goes around (N,) by the name of their layer."""
@@ -30,9 +30,7 @@ class Part:
     position: Int[Tensor, "N units 2"]
 
 
-def part_of(
-    index: int, signal: Tensor, value: Tensor, score: Float[Tensor, " N"], maps: WholeMaps | Windows, rule: Rule
-) -> Part:
+def part_of(index: int, signal: Tensor, value: Tensor, score: Float[Tensor, " N"], maps: Maps, rule: Rule) -> Part:
     """Return the part that a node has in activations `score`, of the signals that come back to it and its values.
 
     signal, value: (N, *shape), on `maps`.  A share is for an activation of one that is sent back: it is divided by the

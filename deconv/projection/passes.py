@@ -12,8 +12,8 @@ from deconv.network.spatial import MaxPool
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.switches import CHOSEN, chosen_switches
 from deconv.projection.table import Memory
+from deconv.projection.tapered import Maps
 from deconv.projection.ways import carrying, forward_cell, way_back
-from deconv.projection.windows import WholeMaps, Windows
 
 Tape = dict[int, Memory]
 """What the backward pass needs of the forward pass: {node index: what the node remembers}."""
@@ -24,7 +24,7 @@ def forward(
     target: int,
     images: Tensor,
     rules: Sequence[str | Rule],
-    maps: WholeMaps | Windows,
+    maps: Maps,
     through: Collection[int] = (),
 ) -> tuple[Tensor, Tape, dict[int, Tensor]]:
     """Return the target's value, one tape for `backward` by any of the rules, and the values of the nodes `through`.
@@ -41,7 +41,7 @@ def forward(
         overwrites = index in graph.overwriting and node.inputs[0] not in through
         in_place = cell.forward_in_place if overwrites else None
         read = [maps.read(index, source, value) for source, value in zip(node.inputs, inputs, strict=True)]
-        output, tape[index] = (in_place or cell.forward)(maps.operation(node.operation), *read)
+        output, tape[index] = (in_place or cell.forward)(maps.operation(index), *read)
         return output
 
     values = dict(run(graph, images, {target, *through}, compute))
@@ -54,7 +54,7 @@ def backward(
     signal: Tensor,
     tape: Tape,
     rule: str | Rule,
-    maps: WholeMaps | Windows,
+    maps: Maps,
     meet: Callable[[int, Tensor], None] | None = None,
     blocked: int | None = None,
 ) -> Tensor:
@@ -74,7 +74,7 @@ def backward(
             continue
         if meet is not None:
             meet(index, signal)
-        operation, shapes = maps.operation(node.operation), maps.input_shapes(index, len(signal))
+        operation, shapes = maps.operation(index), maps.input_shapes(index, len(signal))
         way = way_back(graph, index, rule)
         returned = way.cell.backward(operation, signal, tape[index], shapes)
         for source, share in zip(way.sources, returned, strict=True):
@@ -83,7 +83,7 @@ def backward(
     return signals[0] if 0 in signals else signal.new_zeros(maps.pixels_shape(len(signal)))
 
 
-def with_switches(tape: Tape, graph: Graph, rule: Rule, maps: WholeMaps | Windows, lent_tape: Tape | None) -> Tape:
+def with_switches(tape: Tape, graph: Graph, rule: Rule, maps: Maps, lent_tape: Tape | None) -> Tape:
     """Return the tape with the switches that the rule takes: its own, chosen ones, or those of the lenders' tape."""
     pools = [index for index in tape if isinstance(graph.nodes[index].operation, MaxPool)]
     if rule.switches in CHOSEN:

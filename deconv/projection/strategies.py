@@ -1,8 +1,9 @@
 """Three strategies to send peaks of one layer to pixels, all with the same result; the one with least work is chosen.
 
 - "window": forward and backward on the receptive-field window of each peak;
-- "shared": one forward pass over a whole image serves all of its peaks, each then goes back through its own windows;
-- "whole": forward and backward on whole maps; the only strategy for units that see the whole image.
+- "shared": one forward pass over a whole image serves all of its peaks; each then goes back through its own windows as
+  long as these are smaller than the maps, and through whole maps from there on;
+- "whole": forward and backward on whole maps.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from deconv.projection.parts import Part, part_of
 from deconv.projection.passes import Tape, backward, forward, with_switches
 from deconv.projection.rules import Rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
+from deconv.projection.tapered import Maps, Tapered, windowed_nodes
 from deconv.projection.windows import WholeMaps, Windows, cut
 
 STRATEGIES = ("auto", "window", "shared", "whole")
@@ -70,33 +72,32 @@ def plan(graph: Graph, target: int, strategy: str, image: Tensor, positions: Ten
 def choose(strategy: str, graph: Graph, cone: Cone, image: Tensor) -> str:
     """Return the strategy to take for peaks in images (N,): the one asked for, or for "auto" that of least work."""
     check_choice("strategy", strategy, STRATEGIES)
-    if not cone.windowable:
-        if strategy in ("window", "shared"):
-            expected = "'auto' or 'whole' for a layer whose units need the whole image"
-            raise bad_value("strategy", strategy, expected, "leave it out")
-        return "whole"
+    if strategy == "window" and not cone.windowable:
+        expected = "another one for a layer whose units need the whole image"
+        raise bad_value("strategy", strategy, expected, "leave it out")
     if strategy != "auto":
         return strategy
-    window, whole = _work(graph, cone)
+    window, tapered, whole = _work(graph, cone)
     images_per_peak = len(image.unique()) / max(len(image), 1)
-    costs = {
-        "window": 2 * window,
-        "shared": window + whole * images_per_peak,
-        "whole": whole * (1 + images_per_peak),
-    }
-    return min(costs, key=lambda name: costs[name])
+    costs = {"whole": whole * (1 + images_per_peak), "shared": tapered + whole * images_per_peak}
+    if cone.windowable:
+        costs["window"] = 2 * window
+    return min(costs, key=lambda name: costs[name])  # of equals the first, which is the simplest
 
 
-def _work(graph: Graph, cone: Cone) -> tuple[float, float]:
-    """Multiplications of the forward pass to one peak, by windows and by whole maps."""
-    window = whole = 0.0
+def _work(graph: Graph, cone: Cone) -> tuple[float, float, float]:
+    """Multiplications of a pass to or from one peak: by windows, by windows where they are smaller, by whole maps."""
+    window = tapered = whole = 0.0
+    windowed = windowed_nodes(graph, cone)
     for index in cone.order:
         node, span = graph.nodes[index], cone.spans[index]
-        if span is not None and len(node.shape) == 3:
+        if len(node.shape) == 3:
             per_position = _work_per_position(node.operation) * node.shape[0]
-            window += per_position * prod(span.size)
-            whole += per_position * prod(node.map_size)
-    return window, whole
+            of_map = per_position * prod(node.map_size)
+            of_window = of_map if span is None else per_position * prod(span.size)
+            window, whole = window + of_window, whole + of_map
+            tapered += of_window if index in windowed else of_map
+    return window, tapered, whole
 
 
 def _work_per_position(operation: Operation) -> int:
@@ -108,9 +109,13 @@ def _work_per_position(operation: Operation) -> int:
 def chunk_size(graph: Graph, cone: Cone, strategy: str) -> int:
     """Return how many peaks are worked on at once."""
 
+    in_windows = {"window": frozenset(cone.order), "shared": windowed_nodes(graph, cone), "whole": frozenset()}[
+        strategy
+    ]
+
     def floats(index: int) -> int:
         shape, span = graph.nodes[index].shape, cone.spans[index]
-        return prod((*shape[:-2], *span.size) if strategy != "whole" and span else shape)
+        return prod((*shape[:-2], *span.size) if index in in_windows and span else shape)
 
     return max(1, CHUNK_FLOATS // max(floats(index) for index in cone.order))
 
@@ -158,9 +163,9 @@ def send_back(
     What the units of all requests depend on runs forward once.
     """
     graph, target = plan.graph, plan.cone.target
-    whole = plan.strategy == "whole"
-    maps = WholeMaps(graph, positions) if whole else Windows(graph, plan.cone, positions)
-    seed = None if whole else seed_convolution(graph, target)
+    maps = maps_of(plan, positions)
+    in_window = plan.strategy == "window" or (isinstance(maps, Tapered) and target in maps.windowed)
+    seed = seed_convolution(graph, target) if in_window else None
     if seed is not None and not {seed.index, *seed.rectifiers}.isdisjoint(through):
         seed = None  # it has no maps of these
     top = target if seed is None else seed.source
@@ -192,10 +197,19 @@ def send_back(
     return results
 
 
+def maps_of(plan: Plan, positions: Tensor) -> Maps:
+    """Return where the peaks at some positions (N, 2) are worked on, on their way back at least."""
+    if plan.strategy == "window":
+        return Windows(plan.graph, plan.cone, positions)
+    if plan.strategy == "whole":
+        return WholeMaps(plan.graph, positions)
+    return Tapered(plan.graph, plan.cone, positions, windowed_nodes(plan.graph, plan.cone))
+
+
 def _send(
     graph: Graph,
     top: int,
-    maps: WholeMaps | Windows,
+    maps: Maps,
     values: Mapping[int, Tensor],
     score: Tensor,
     rule: Rule,
@@ -220,7 +234,7 @@ def _forward(
     top: int,
     images: PeakImages,
     rules: Sequence[Rule],
-    maps: WholeMaps | Windows,
+    maps: Maps,
     through: Collection[int] = (),
 ) -> tuple[Tensor, Tape, dict[int, Tensor]]:
     """For each peak, on `maps`: the value of node `top`, the tape of the pass, and the values of nodes `through`."""
@@ -234,7 +248,7 @@ def _forward(
     return maps.take(top, value, index), tape, {node: maps.take(node, values[node], index) for node in values}
 
 
-def _plant(value: Tensor, channel: Tensor, maps: WholeMaps | Windows, target: int) -> tuple[Tensor, Tensor]:
+def _plant(value: Tensor, channel: Tensor, maps: Maps, target: int) -> tuple[Tensor, Tensor]:
     """The activations (N,) of unit channel[n] in the target's value (N, *shape), and these alone among zeros."""
     peak = torch.arange(len(channel), device=channel.device)
     row, col = (maps.positions - maps.span(target).starts(maps.positions)).unbind(1)
@@ -243,16 +257,14 @@ def _plant(value: Tensor, channel: Tensor, maps: WholeMaps | Windows, target: in
     return score, signal
 
 
-def _plant_below(
-    seed: SeedConvolution, read: Tensor, channel: Tensor, rule: Rule, maps: WholeMaps | Windows
-) -> tuple[Tensor, Tensor]:
+def _plant_below(seed: SeedConvolution, read: Tensor, channel: Tensor, rule: Rule, maps: Maps) -> tuple[Tensor, Tensor]:
     """The activations (N,) of unit channel[n], and what they send to the source of the seed convolution."""
     score, memories = seed.forward(read, channel, rule)
     signal = seed.backward(score, channel, memories, rule, maps.needed(seed.index).size)
     return score, maps.returned(seed.index, seed.source, signal, None)
 
 
-def _cut_out(pixels: Tensor, shown: ReceptiveField, maps: WholeMaps | Windows) -> Tensor:
+def _cut_out(pixels: Tensor, shown: ReceptiveField, maps: Maps) -> Tensor:
     """The pixels that each peak's reconstruction has, cut out of what came back to the image."""
     if maps.span(0) == Span(shown.stride, shown.start, shown.size):
         return pixels

@@ -14,21 +14,19 @@ from torch import Tensor
 
 from deconv.network.graph import Graph
 from deconv.network.spatial import MaxPool
-from deconv.projection.windows import WholeMaps, Windows
+from deconv.projection.tapered import Maps
 
 CHOSEN = ("random", "centre")
 
 
-def chosen_switches(
-    graph: Graph, pool: int, choice: str, seed: int, maps: WholeMaps | Windows
-) -> Int[Tensor, "N C h w"]:
+def chosen_switches(graph: Graph, pool: int, choice: str, seed: int, maps: Maps) -> Int[Tensor, "N C h w"]:
     """Return the switches of the max-pooling at index `pool` for each peak of `maps`, whatever won there."""
     node = graph.nodes[pool]
     operation, source = node.operation, graph.nodes[node.inputs[0]]
     assert isinstance(operation, MaxPool)
     taps = _taps(operation, source.map_size, node.shape, choice, f"{seed}/{pool}").to(maps.positions.device)
     of_peaks = maps.take(pool, taps, torch.zeros(len(maps.positions), dtype=torch.int64, device=taps.device))
-    here = maps.operation(operation)
+    here = maps.operation(pool)
     assert isinstance(here, MaxPool)
     return here.switches(of_peaks, maps.needed(pool).size[1])
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -134,6 +135,17 @@ def _remedy(graph: Graph, target: int, rule: Rule) -> str:
 
 
 def _way(graph: Graph, index: int, rule: Rule) -> Way | None:
+    known = _KNOWN.setdefault(graph, {})
+    if (index, rule) not in known:
+        known[index, rule] = _find_way(graph, index, rule)
+    return known[index, rule]
+
+
+_KNOWN: WeakKeyDictionary[Graph, dict[tuple[int, Rule], Way | None]] = WeakKeyDictionary()
+"""The ways through graphs that are in use."""
+
+
+def _find_way(graph: Graph, index: int, rule: Rule) -> Way | None:
     node = graph.nodes[index]
     role = roles(graph).get(index) if rule.goes_beyond else None
     cell = None

@@ -61,9 +61,9 @@ class WholeMaps:
         """Return the part of its first input that a node reads: all of it."""
         return self.span(self.graph.nodes[index].inputs[0])
 
-    def operation(self, operation: Operation) -> Operation:
-        """Return the operation as it runs here: as it is."""
-        return operation
+    def operation(self, index: int) -> Operation:
+        """Return a node's operation as it runs here: as it is."""
+        return self.graph.nodes[index].operation
 
     def pixels_shape(self, count: int) -> tuple[int, ...]:
         """Return the shape of the pixels that come back, for `count` peaks."""
@@ -114,8 +114,9 @@ class Windows:
         operation, span = self.graph.nodes[index].operation, self.span(index)
         return span.read_by(operation) if isinstance(operation, Spatial) else span
 
-    def operation(self, operation: Operation) -> Operation:
-        """Return the operation as it runs here: without padding, which the windows hold already."""
+    def operation(self, index: int) -> Operation:
+        """Return a node's operation as it runs here: without padding, which the windows hold already."""
+        operation = self.graph.nodes[index].operation
         return operation.unpadded() if isinstance(operation, Spatial) else operation
 
     def pixels_shape(self, count: int) -> tuple[int, ...]:
@@ -166,6 +167,15 @@ class Windows:
         """Return windows of what a node has, zero outside its map."""
         outside = self._outside(index, self.span(index))
         return value if outside is None else value.masked_fill(outside, 0)
+
+    def read_of(self, index: int, source: int, value: Tensor, image: Tensor) -> Tensor:
+        """Return what a node reads, for peaks that lie in image[n], of its source's value for whole images."""
+        needed = self.needed(index)
+        window, operation = self._cut(value, image, needed), self.graph.nodes[index].operation
+        if not isinstance(operation, Spatial):
+            return window
+        outside = self._outside(source, needed)
+        return window if outside is None else self._fill(window, outside, outside_value(operation, window.dtype))
 
     def take(self, index: int, value: Tensor, image: Tensor) -> Tensor:
         """Return windows, for peaks that lie in image[n], of a node's value for whole images (M, ..., H, W)."""

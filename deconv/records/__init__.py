@@ -8,11 +8,12 @@ Boxes are y0, x0, y1, x1 in the pixels of the input image, y1 and x1 excluded; t
 
 from __future__ import annotations
 
+from deconv.records.boxes import about_centres, clip, recut, shown_side
 from deconv.records.by_class import ByClass
 from deconv.records.firing import Firing
 from deconv.records.parts import Parts
 from deconv.records.peaks import LayerPeaks, Peaks, check_path
-from deconv.records.pictures import FIELDS, Patches, Reconstructions, about_centres, clip, recut, shown_side
+from deconv.records.pictures import FIELDS, Patches, Reconstructions
 
 __all__ = [
     "FIELDS",

@@ -31,7 +31,9 @@ FORMAT = 3
 WITH_FIRING = 4
 """That of peaks with counts of how units fire."""
 WITH_CLASSES = 5
-"""That of those that say it by class, the newest: one that is newer still is refused."""
+"""That of those that say it by class."""
+IN_HALVES = 6
+"""That of reconstructions kept as float16, the newest: one that is newer still is refused."""
 RENAMED = {"frame": "input_size", "made_of": "provenance"}
 """Keys of format 1, and what they are called since."""
 MEASURES = "measures"
@@ -204,8 +206,8 @@ def check_metadata(path: str | Path, kind: str, metadata: Mapping[Any, Any] | No
         saved = {"kind": MEASURES, "format": 1, "provenance": saved}
     if saved["kind"] != kind:
         raise BadInput(f"{path} holds {saved['kind']}; expected {kind} written by deconv")
-    if saved["format"] > WITH_CLASSES:
-        raise BadInput(f"{path} has format {saved['format']}; this deconv reads up to {WITH_CLASSES}: update deconv")
+    if saved["format"] > IN_HALVES:
+        raise BadInput(f"{path} has format {saved['format']}; this deconv reads up to {IN_HALVES}: update deconv")
     provenance: Provenance = saved["provenance"]
     if not isinstance(provenance, dict):
         raise TypeError("its provenance is not a JSON object")

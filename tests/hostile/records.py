@@ -157,7 +157,7 @@ RECORDS: Rows = {
             ("text", lambda kind: saved(kind, lambda content: b"no record" * 99), DAMAGED),
             ("not there", lambda kind: lambda home: home / "absent", "absent does not exist; expected a record"),
             ("a name too long", lambda kind: lambda home: Path("x" * 5000), "x does not exist; expected a record"),
-            ("of a newer deconv", newer, r"has format 99; this deconv reads up to 5: update deconv"),
+            ("of a newer deconv", newer, r"has format 99; this deconv reads up to 6: update deconv"),
         ]
     },
     "reconstructions given as patches": (

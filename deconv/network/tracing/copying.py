@@ -95,25 +95,28 @@ class _Copier:
             return scripted
         made = object.__new__(type(module))
         self.copies[id(module)] = made
+        hooks = _torchs_own_hooks(module)
         for name, value in vars(module).items():
-            made.__dict__[name] = _torchs_own(module, name) if _holds_hooks(name) else self.copy(value)
+            made.__dict__[name] = hooks[name] if name in hooks else self.copy(value)
         return made
 
 
-def _holds_hooks(name: str) -> bool:
-    return "_hooks" in name and name.startswith("_") and "state_dict" not in name and "load" not in name
-
-
-def _torchs_own(module: nn.Module, name: str) -> Any:
-    """The entries of one of a module's tables of hooks that belong to hooks of torch.nn.utils."""
-    tables = {key: table for key, table in vars(module).items() if _holds_hooks(key)}
+def _torchs_own_hooks(module: nn.Module) -> dict[str, Any]:
+    """A module's tables of hooks by name, with the entries that belong to hooks of torch.nn.utils."""
+    tables = {
+        name: table
+        for name, table in vars(module).items()
+        if "_hooks" in name and name.startswith("_") and "state_dict" not in name and "load" not in name
+    }
     ours = {
         number
-        for key in ("_forward_pre_hooks", "_forward_hooks")
-        for number, hook in (tables.get(key) or {}).items()
+        for name in ("_forward_pre_hooks", "_forward_hooks")
+        for number, hook in (tables.get(name) or {}).items()
         if isinstance(hook, prune.BasePruningMethod) or type(hook).__module__.startswith("torch.nn.utils.")
     }
-    table = tables[name]
-    if not isinstance(table, dict):
-        return table
-    return type(table)((number, hook) for number, hook in table.items() if number in ours)
+    return {
+        name: type(table)((number, hook) for number, hook in table.items() if number in ours)
+        if isinstance(table, dict)
+        else table
+        for name, table in tables.items()
+    }
