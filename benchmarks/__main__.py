@@ -14,7 +14,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import architectures, atlas, cuda, decoding, end_to_end, engine, memory, mining, occlusion, projection
+from benchmarks import (
+    architectures,
+    atlas,
+    cuda,
+    decoding,
+    end_to_end,
+    engine,
+    memory,
+    mining,
+    occlusion,
+    projection,
+    scale,
+)
 from benchmarks.rows import Row, number, table
 from benchmarks.scene import Scene
 from benchmarks.timing import machine
@@ -28,6 +40,7 @@ ROWS: dict[str, Callable[[Scene], Iterator[Row]]] = {
     "architectures": architectures.rows,
     "decoding": decoding.rows,
     "memory": memory.rows,
+    "scale": scale.rows,
     "end_to_end": end_to_end.rows,
     "atlas": atlas.rows,
     "occlusion": occlusion.rows,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gzip
 import logging
-import threading
-import time
+import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -20,7 +17,9 @@ from deconv import progress
 from deconv.command.settings import compose_jobs
 from deconv.errors import BadInput
 from deconv.images import downloads, open_source, webdataset
-from deconv.images.downloads import default_copies, short_names
+from deconv.images.addresses import short_names
+from deconv.images.downloads import default_copies
+from tests.serving import Answers, serving
 from tests.tars import pixels, put, shard
 
 
@@ -148,53 +147,13 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         webdataset(url, copies=put(tmp_path / "README", b"a file"))
 
 
-class _Answers(BaseHTTPRequestHandler):
-    """Serves the dictionary `files` of its server, and counts; a path with "cut" promises more than it sends.
-
-    `troubles` are what it does first, one at each asking: "busy", "cut" in the middle, or "silent" for a second.
-    """
-
-    files: dict[str, bytes]
-    asked: list[str]
-    troubles: list[str]
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        content = self.files.get(self.path)
-        trouble = self.troubles.pop(0) if self.troubles else ""
-        if trouble == "busy":
-            return self.send_error(503)
-        if trouble and content is not None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2])
-            if trouble == "silent":
-                self.wfile.flush()
-                time.sleep(1)
-            return None
-        self.send_response(404 if content is None else 200)
-        self.send_header("Content-Length", str(len(content or b"") + 1000 * ("cut" in self.path)))
-        self.end_headers()
-        self.wfile.write(content or b"")
-        return None
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[tuple[str, type[_Answers]]]:
-    answers = type("Answers", (_Answers,), {"files": {}, "asked": [], "troubles": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as running:
-        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}", answers
-        running.shutdown()
-        thread.join()
+def server() -> Iterator[tuple[str, type[Answers]]]:
+    with serving() as running:
+        yield running
 
 
-def test_urls_are_fetched_once(server: tuple[str, type[_Answers]], tmp_path: Path) -> None:
+def test_urls_are_fetched_once(server: tuple[str, type[Answers]], tmp_path: Path) -> None:
     host, answers = server
     answers.files |= {"/a-0.tar": shard(0), "/a-1.tar": gzip.compress(shard(3))}
     for _ in range(2):
@@ -218,7 +177,7 @@ def test_a_command_runs_only_if_it_is_allowed_to(tmp_path: Path) -> None:
 
 
 def test_what_may_pass_is_asked_for_again(
-    server: tuple[str, type[_Answers]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: tuple[str, type[Answers]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     host, answers = server
     monkeypatch.setattr(downloads, "WAITS", (0.0, 0.0, 0.0, 0.0))
@@ -240,7 +199,7 @@ def test_what_may_pass_is_asked_for_again(
 
 
 def test_a_broken_shard_is_left_out_if_it_may_be_and_named_in_the_record(
-    server: tuple[str, type[_Answers]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: tuple[str, type[Answers]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     host, answers = server
     answers.files |= {"/a-0.tar": shard(0), "/a-1.tar": b"<html>" * 200, "/a-3.tar": shard(3)}
@@ -268,9 +227,7 @@ def test_a_broken_shard_is_left_out_if_it_may_be_and_named_in_the_record(
         ("/page.tar", "is not a whole tar"),
     ],
 )
-def test_failed_fetching_says_so_and_leaves_no_copy(
-    server: tuple[str, type[_Answers]], path: str, message: str
-) -> None:
+def test_failed_fetching_says_so_and_leaves_no_copy(server: tuple[str, type[Answers]], path: str, message: str) -> None:
     host, answers = server
     answers.files |= {"/cut.tar": shard(), "/page.tar": b"<html>" * 200}
     with pytest.raises(BadInput, match=message):
@@ -283,6 +240,19 @@ def test_without_a_connection_the_way_out_is_named() -> None:
         webdataset("http://127.0.0.1:1/a.tar")
     with pytest.raises(BadInput, match=r"the shard xyz://bucket/a\.tar cannot be copied .*Protocol not known: xyz"):
         webdataset("xyz://bucket/a.tar")
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
+def test_without_its_package_an_address_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, package: str
+) -> None:
+    """Also where broken shards may be left out: this one is not broken."""
+    monkeypatch.setitem(sys.modules, package, None)
+    said = rf"the shard {scheme}://bucket/a\.tar needs a package .*{package}.*pip install 'deconvnet\[remote\]'"
+    with pytest.raises(BadInput, match=said):
+        webdataset(f"{scheme}://bucket/a.tar", skip_broken=True)
+    with pytest.raises(BadInput, match=said):
+        len(webdataset(f"{scheme}://bucket/a.tar", skip_broken=True, streaming=True))
 
 
 def test_other_file_systems_are_fetched_too(tmp_path: Path) -> None:

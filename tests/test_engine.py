@@ -65,7 +65,8 @@ class Shuffled(Local):
 
     def work(self, do: Callable[[Any, Any], Iterator[Any]], shared: Any, tasks: Iterable[Any]) -> Iterator[Any]:
         """As the real one, in another order."""
-        yield from super().work(do, shared, random.Random(self.seed).sample(list(tasks), len(list(tasks))))
+        listed = list(tasks)
+        yield from super().work(do, shared, random.Random(self.seed).sample(listed, len(listed)))
 
     def merge(self, add: Callable[..., Any], parts: Sequence[Any]) -> Any:
         """In pairs, whichever come first."""
@@ -121,12 +122,17 @@ def test_an_unreadable_image_is_told_once(tmp_path: Path, source: Source) -> Non
 def test_cached_frames_and_tars_are_cut_too(tmp_path: Path, source: Source, in_float32: bytes) -> None:
     cached = deconv.cached(source, wide().needed_preprocessing(), tmp_path / "frames")
     assert mined(tmp_path / "cached", cached, Local(10)) == in_float32
+    tars = webdataset(tars_of(source, tmp_path))
+    assert mined(tmp_path / "tars", tars, Shuffled(16)) == mined(tmp_path / "whole", tars)
+
+
+def tars_of(source: Source, folder: Path) -> str:
+    """The images of a source in three tars, by their address."""
     for number, keys in enumerate((source.keys[:13], source.keys[13:30], source.keys[30:])):
-        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
             for key in keys:
                 tar.add(source.members[source.keys.index(key)].path, key)
-    tars = webdataset(str(tmp_path / "*.tar"))
-    assert mined(tmp_path / "tars", tars, Shuffled(16)) == mined(tmp_path / "whole", tars)
+    return str(folder / "*.tar")
 
 
 @given(
@@ -238,6 +244,8 @@ def test_ray_gives_the_same_bytes(tmp_path: Path, source: Source, in_float32: by
     for workers in (1, 2, 4):
         engine = open_engine("ray", shard_size=4, num_workers=workers)  # eleven shards: merged in two levels
         assert mined(tmp_path / str(workers), source, engine) == in_float32, workers
+    streamed = webdataset(tars_of(source, tmp_path), streaming=True)
+    assert mined(tmp_path / "streamed", streamed, engine) == mined(tmp_path / "whole", streamed)
 
 
 @SAME_BYTES

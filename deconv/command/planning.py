@@ -25,7 +25,7 @@ from deconv.command.setup import Prepared, WorkBegins, asked_explanations, open_
 from deconv.command.shared import Mining, Options, Probing
 from deconv.explanations import by_name, explain_peaks
 from deconv.explanations.functions import Explanation
-from deconv.images import Source, open_source
+from deconv.images import Source, StreamedSource, open_source
 from deconv.mining import mine
 from deconv.models.presets import called, open_network
 from deconv.network import Network
@@ -101,10 +101,12 @@ def _of_mining(job: Job, begins: WorkBegins) -> list[tuple[str, str]]:
         lines += [("", f"{len(list(shards.glob('[!.]*')))} shards are there already, and taken up")]
     seconds, sample = time_mining(prepared, begins.k, begins.per_image)
     per_image = seconds / sample.provenance["source"]["images"]
-    lines += [("mining", f"about {_duration(per_image * len(images))}: {1 / per_image:.3g} images/s in float32 here")]
+    lines += [
+        ("mining", f"about {_duration(per_image * _count(images))}: {1 / per_image:.3g} images/s in float32 here")
+    ]
     if getattr(options, "cache", None) is not None:
         height, width = network.input_shape[1:]
-        size = len(images) * network.input_shape[0] * height * width
+        size = _count(images) * network.input_shape[0] * height * width
         lines += [("cache", f"{_bytes(size)} in {options.cache}, unless they are there")]  # type: ignore[attr-defined]
     return [*lines, *_of_projecting(options, prepared, sample, begins.k)]
 
@@ -136,7 +138,9 @@ def _of_projecting(options: Options, prepared: Prepared, sample: Peaks, k: int) 
 
 def time_mining(prepared: Prepared, k: int, per_image: int) -> tuple[float, Peaks]:
     """Return the seconds that BATCHES batches take, of images spread over the source, and their peaks."""
-    size, ids = prepared.batch_size, list(prepared.images.ids)
+    images = prepared.images
+    size = prepared.batch_size
+    ids = list(images.shards.sample().ids if isinstance(images, StreamedSource) else images.ids)
     count = min(BATCHES * size, len(ids))
     spread = [ids[n * len(ids) // count] for n in range(count)]
     mine(prepared.network, prepared.images.part(spread[:size]), prepared.layers, k, size, per_image)  # not counted
@@ -157,7 +161,17 @@ def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule | 
     return (time.perf_counter() - start) / len(recon)
 
 
+def _count(images: Source) -> int:
+    """How many images there are; of streamed shards, if all have as many as the first."""
+    if isinstance(images, StreamedSource):
+        return len(images.shards.numbers) * len(images.shards.sample())
+    return len(images)
+
+
 def _images(images: Source) -> str:
+    if isinstance(images, StreamedSource):
+        shards, first = len(images.shards.numbers), len(images.shards.sample())
+        return f"{shards:,} shards of the source {images.name}, streamed, the first of {first:,} images"
     classes = "" if images.labels is None else f", {len(set(images.labels))} classes"
     classes = classes if images.within is None else f", those of the class {images.within}"
     without = f", {len(images.left_out)} broken shards left out" if images.left_out else ""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from deconv.errors import UnsupportedOperation, counted
 from deconv.figures.pictures import on_grid, patch_tiles, recon_tiles
-from deconv.images import Source
+from deconv.images import Source, StreamedSource
 from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.projection import check_rules
@@ -212,6 +212,13 @@ def _(source: Source) -> str:
         rows=rows,
         notes=more(len(source) - MOST_KEYS, "images"),
     )
+
+
+@html_of.register
+def _(source: StreamedSource) -> str:
+    rows = list(zip(source.shards.names[:MOST_KEYS], source.shards.addresses, strict=False))
+    notes = more(len(source.shards.names) - MOST_KEYS, "shards")
+    return page(repr(source).strip("<>"), head=("shard", "address"), rows=rows, notes=notes)
 
 
 @html_of.register

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deconv.errors import UnknownName, bad_value, check_choice
 from deconv.images import folders
+from deconv.images.addresses import addresses, short_names
 from deconv.images.class_names import check_class_names, read_class_names
 from deconv.images.datasets import dataset, is_dataset, source_of
 from deconv.images.hubs import huggingface, torchvision
@@ -22,10 +23,12 @@ from deconv.images.photographs import installed_photographs
 from deconv.images.preprocessing import Preprocessing
 from deconv.images.shards import samples
 from deconv.images.source import Source, content_hash, require_labels
+from deconv.images.streamed import StreamedSource, content_of
+from deconv.images.streams import Opened, Shards
 
 __all__ = [
-    "MapDataset", "Source", "bundled", "check_images", "check_source", "content_hash", "dataset", "folder",
-    "open_source", "require_labels", "webdataset",
+    "MapDataset", "Opened", "Shards", "Source", "StreamedSource", "bundled", "check_images", "check_source",
+    "content_hash", "content_of", "dataset", "folder", "open_source", "require_labels", "webdataset",
 ]  # fmt: skip
 
 
@@ -93,6 +96,7 @@ def webdataset(
     classes: str | PathLike[str] | None = None,
     skip_broken: bool = False,
     run_commands: bool = False,
+    streaming: bool = False,
 ) -> Source:
     """Return the images in tar shards by the WebDataset convention, plain or gzipped, paths or URLs.
 
@@ -104,10 +108,13 @@ def webdataset(
     - skip_broken: whether a shard that cannot be had whole is left out, with a warning and its name in the records, in
       place of an error.
     - run_commands: whether "pipe:" and a command that writes the shard is an address too: it runs on this machine.
+    - streaming: whether shards are read when they are needed, and neither listed nor copied before that: for more
+      images than can be listed, and for shards that should not lie on this machine. See `deconv.images.StreamedSource`.
 
     Keys are "<shard>/<key in the shard>", in the order of the shards as listed and of the images in the tar. The
     labels are the numbers in the `.cls` members, if every image has one. Plain tars are read in place, others from
-    their copies. Raises BadInput as `deconv.images.shards.samples` does, and if the class names do not fit.
+    their copies, or with `streaming` from memory. Raises BadInput as `deconv.images.shards.samples` does, and if the
+    class names do not fit; with `streaming` when a shard is read.
 
     >>> import deconv, tarfile
     >>> from PIL import Image
@@ -118,6 +125,11 @@ def webdataset(
     ('train-000/dog_01',)
     """
     class_names = None if classes is None else read_class_names(classes)  # before shards are fetched
+    if streaming:
+        if copies is not None:
+            raise bad_value("copies", copies, "none with streaming, which makes no copies", "leave one of them out")
+        listed = addresses(urls, run_commands)
+        return StreamedSource(Shards(listed, short_names(listed), class_names, skip_broken))
     images, left_out = samples(urls, copies, skip_broken, run_commands)
     labels = tuple(sample.label for sample in images if sample.label is not None) or None  # all have one, or none has
     if class_names is not None:
@@ -160,7 +172,7 @@ def open_source(name: str, **options: Any) -> Source:
     known: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {
         "bundled": (bundled, ()),
         "folder": (folder, ("root",)),
-        "webdataset": (webdataset, ("urls", "copies", "classes", "skip_broken", "run_commands")),
+        "webdataset": (webdataset, ("urls", "copies", "classes", "skip_broken", "run_commands", "streaming")),
         "torchvision": (torchvision, ("dataset", "root", "split", "download", "args")),
         "huggingface": (huggingface, ("path", "subset", "split", "image", "label", "streaming", "limit", "args")),
     }

@@ -45,8 +45,7 @@ def batches(
     Raises BadInput for an id that is not there and a batch_size below 1.
     """
     chosen = list(source.ids) if image_ids is None else [int(image_id) for image_id in image_ids]
-    for image_id in chosen:
-        source.index_of(image_id)
+    source.check_ids(chosen)
     check_count("batch_size", batch_size)
     most = len(chosen) // 2 if most_skipped is None else most_skipped
     return _batches(source, preprocessing, batch_size, chosen, [] if skipped is None else skipped, most)

@@ -1,26 +1,27 @@
-"""Where tar shards lie: their addresses, and the copies of those that cannot be read in place."""
+"""Where tar shards lie: their addresses, and copies, on disk or in memory, of those that cannot be read in place."""
 
 from __future__ import annotations
 
-import glob
 import gzip
+import io
 import logging
 import os
-import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from email.message import Message
 from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import url2pathname, urlopen
+from urllib.request import Request, urlopen
 
-from deconv.errors import BadInput, DeconvError, bad_value, check_list
+from deconv.errors import BadInput, DeconvError, first_line
 from deconv.files import write_whole
+from deconv.images.addresses import is_command, local_path
 from deconv.progress import track
 from deconv.records.provenance import digest
 
@@ -34,54 +35,16 @@ WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before a shard is asked for again, after each failure that may pass."""
 BUSY = (408, 425, 429)
 """Answers of a server that may be another one later, as all from 500 on."""
+NO_HEAD = (403, 405, 501)
+"""Answers of a server that does not tell of a file alone; 403 is that of addresses signed for reading it."""
+VALIDATORS = ("Content-Length", "ETag", "Last-Modified")
+"""What a server says of a file that changes with it."""
+
+Answer = TypeVar("Answer")
 
 
 class BrokenShard(BadInput):
     """A shard that cannot be had whole."""
-
-
-def addresses(urls: str | Sequence[str], run_commands: bool = False) -> list[str]:
-    """Return the addresses that `urls` stands for, in order.
-
-    Braces are expanded ("train-{000..009}.tar"), and in paths * and ? too. Raises BadInput if nothing matches, a file
-    is missing or a shard is there twice, and for an address that runs a command unless `run_commands` says it may.
-    """
-    texts = [urls] if isinstance(urls, str) else check_list("urls", urls, "paths or URLs of tar shards")
-    if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise bad_value("urls", urls, "the path or URL of a tar shard, or a list of them")
-    shards = [address for text in texts for expanded in _expand(text) for address in _glob(expanded)]
-    seen: set[str] = set()
-    for address in shards:
-        if _is_command(address) and not run_commands:
-            raise bad_value("urls", address, "no command", "run_commands=true lets it run, if you trust who wrote it")
-        path = local_path(address)
-        same = address if path is None else _check_file(path)
-        if same in seen:
-            raise BadInput(f"the shard {address} is listed twice; every image counts once: list it once")
-        seen.add(same)
-    return shards
-
-
-def local_path(address: str) -> Path | None:
-    """Return the file of an address on this machine; None for one that has to be fetched."""
-    if address.startswith("file:"):
-        return Path(url2pathname(urlsplit(address).path))
-    return None if "://" in address or _is_command(address) else Path(os.path.expanduser(address))
-
-
-def _is_command(address: str) -> bool:
-    return address.startswith("pipe:")
-
-
-def short_names(shards: Sequence[str]) -> list[str]:
-    """Return a different name for each address: the file's without .tar or .tar.gz, after its folders if need be."""
-    names = [urlsplit(address).path if "://" in address else address for address in shards]
-    names = [re.sub(r"\.(tar|tar\.gz|tgz)$", "", name.rpartition("/")[2]) for name in names]
-    if len(set(names)) == len(names):
-        return names
-    steps = [address.split("/") for address in shards]
-    shared = len(os.path.commonprefix([above[:-1] for above in steps]))
-    return ["/".join(step[shared:]) for step in steps]
 
 
 def on_disk(address: str, copies: str | PathLike[str] | None = None) -> Path:
@@ -94,54 +57,53 @@ def on_disk(address: str, copies: str | PathLike[str] | None = None) -> Path:
     """
     path = local_path(address)
     folder = default_copies() if copies is None else Path(os.path.expanduser(copies))
-    try:
+    with _reached(address, f"copied to {folder}", "a whole tar, plain or gzipped, and room for it"):
         if path is not None and not _is_gzipped(path):
             return path
         copy = folder / _copy_name(address, path)
         if not copy.exists():
-            _fetch(address, copy)
+            _asked(address, lambda: write_whole(copy, lambda file: _write(address, file)))
+    return copy
+
+
+def in_memory(address: str) -> Path | bytes:
+    """Return where a shard can be read in place, a plain tar on this machine, or else its uncompressed bytes.
+
+    What fails and may pass is tried again, as by `on_disk`. Raises BrokenShard if the shard cannot be read whole.
+    """
+    path = local_path(address)
+    with _reached(address, "read", "a whole tar, plain or gzipped"):
+        if path is not None and not _is_gzipped(path):
+            return path
+        return _asked(address, lambda: _bytes_of(address))
+
+
+def state_of(address: str) -> str:
+    """Return what tells that a shard became another one: its size, and its time of change or whatever a server gives.
+
+    Nothing tells it of what a command writes. Raises BrokenShard if the shard cannot be reached.
+    """
+    with _reached(address, "found", "a tar, plain or gzipped"):
+        return _asked(address, lambda: _state_of(address))
+
+
+@contextmanager
+def _reached(address: str, done: str, expected: str) -> Iterator[None]:
+    """Turn whatever a file system raises into BrokenShard."""
+    try:
+        yield
     except DeconvError:
         raise
     except Exception as error:  # each file system has errors of its own
         raise BrokenShard(
-            f"the shard {address} cannot be copied to {folder} ({str(error) or type(error).__name__}); expected "
-            f"a whole tar, plain or gzipped, and room for it: {_remedy(path)}"
+            f"the shard {address} cannot be {done} ({str(error) or type(error).__name__}); expected {expected}: "
+            f"{_remedy(local_path(address))}"
         ) from error
-    return copy
 
 
 def default_copies() -> Path:
     """Return deconv/shards in $XDG_CACHE_HOME, or else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deconv" / "shards"
-
-
-def _expand(text: str) -> list[str]:
-    from webdataset.shardlists import expand_urls  # here, so that other sources need not wait for it
-
-    try:
-        expanded: list[str] = expand_urls(text)
-    except (AssertionError, ValueError) as error:  # of a variable that is not set, of braces that do not pair
-        raise BadInput(f"urls: cannot expand {text} ({error}); expected train-{{000..009}}.tar or the like") from error
-    return expanded
-
-
-def _glob(address: str) -> list[str]:
-    path = local_path(address)
-    if path is None or os.path.exists(path) or not glob.has_magic(str(path)):
-        return [address]
-    matches = sorted(glob.glob(str(path)))
-    if not matches:
-        raise BadInput(f"no file matches {address}; expected tar shards: check urls")
-    return matches
-
-
-def _check_file(path: Path) -> str:
-    """The path that is the same for all addresses of one file. Raises BadInput if there is no such file."""
-    if os.path.isdir(path):
-        raise BadInput(f"the shard {path} is a folder; expected a tar file: folder(root) reads a tree of images")
-    if not os.path.isfile(path):
-        raise BadInput(f"there is no shard {path}; expected a tar file, plain or gzipped: check urls")
-    return str(path.resolve())
 
 
 def _is_gzipped(path: Path) -> bool:
@@ -157,23 +119,23 @@ def _copy_name(address: str, path: Path | None) -> str:
     return f"{digest(origin)}.tar"
 
 
-def _fetch(address: str, copy: Path) -> None:
-    """Copy a shard, again and again while what fails may pass. Raises what the last copying raised."""
+def _asked(address: str, ask: Callable[[], Answer]) -> Answer:
+    """Return what `ask` gives, asking again and again while what fails may pass. Raises what the last one raised."""
     for wait in (*WAITS, None):
         try:
-            write_whole(copy, lambda file: _write(address, file))
-            return
+            return ask()
         except Exception as error:  # each file system has errors of its own
             if wait is None or not _may_pass(address, error):
                 raise
             why = str(error) or type(error).__name__
             log.warning("the shard %s does not come (%s); asking again in %g s", address, why, wait)
         time.sleep(wait)
+    raise AssertionError("the last failure is raised")
 
 
 def _may_pass(address: str, error: Exception) -> bool:
     """Whether it is an error of the way, not of the address or of what lies there."""
-    if local_path(address) is not None or _is_command(address) or isinstance(error, DeconvError):
+    if local_path(address) is not None or is_command(address) or isinstance(error, DeconvError):
         return False
     if isinstance(error, HTTPError):
         return error.code in BUSY or error.code >= 500
@@ -184,9 +146,20 @@ def _may_pass(address: str, error: Exception) -> bool:
 
 
 def _write(address: str, file: BinaryIO) -> None:
+    for block in track(_whole(address), f"copying {address}", None, "MiB"):
+        file.write(block)
+
+
+def _bytes_of(address: str) -> bytes:
+    content = io.BytesIO()  # whose value is no second copy
+    content.writelines(_whole(address))
+    return content.getvalue()
+
+
+def _whole(address: str) -> Iterator[bytes]:
+    """A shard, decompressed if it is gzipped, by the MiB. Raises EOFError if the connection ends too early."""
     with closing(_opened(address)) as stream:
-        for block in track(_blocks(stream), f"copying {address}", None, "MiB"):
-            file.write(block)
+        yield from _blocks(stream)
         missing = getattr(stream, "length", None)  # http.client leaves it to the reader to see that a body was cut
         if missing:
             raise EOFError(f"the connection ended {missing} bytes too early")
@@ -197,16 +170,60 @@ def _opened(address: str) -> Any:
     path = local_path(address)
     if path is not None:
         return open(path, "rb")
-    if urlsplit(address).scheme in ("http", "https"):  # fsspec would need aiohttp for these
+    if _is_http(address):
         return urlopen(address, timeout=SECONDS_TO_ANSWER)
-    if _is_command(address):
+    if is_command(address):
         from webdataset.gopen import gopen
 
         return gopen(address)
+    filesystem, name = _filesystem_of(address)
+    return filesystem.open(name, "rb")
+
+
+def _state_of(address: str) -> str:
+    path = local_path(address)
+    if path is not None:
+        status = path.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+    if is_command(address):
+        return "a command"
+    if _is_http(address):
+        return " ".join(_headers(address).get(name) or "-" for name in VALIDATORS)
+    filesystem, name = _filesystem_of(address)
+    return str(filesystem.ukey(name))
+
+
+def _headers(address: str) -> Message:
+    """What a server says of a shard; some refuse to say it without sending the shard as well."""
+    try:
+        with closing(urlopen(Request(address, method="HEAD"), timeout=SECONDS_TO_ANSWER)) as answer:
+            return cast(Message, answer.headers)
+    except HTTPError as error:
+        if error.code not in NO_HEAD:
+            raise
+    with closing(urlopen(address, timeout=SECONDS_TO_ANSWER)) as answer:
+        return cast(Message, answer.headers)
+
+
+def _is_http(address: str) -> bool:
+    return urlsplit(address).scheme in ("http", "https")  # fsspec would need aiohttp for these
+
+
+def _filesystem_of(address: str) -> tuple[Any, str]:
+    """The file system that fsspec has for an address, and what it calls the shard.
+
+    Raises BadInput, naming the extra, if the package for it is not installed.
+    """
     import fsspec  # here, so that other sources need not wait for it
 
-    filesystem, name = fsspec.core.url_to_fs(address)
-    return filesystem.open(name, "rb")
+    try:
+        filesystem, name = fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise BadInput(
+            f"the shard {address} needs a package that is not installed ({first_line(error)}): "
+            "pip install 'deconvnet[remote]' brings those for s3 and gs"
+        ) from error
+    return filesystem, name
 
 
 class _Ahead:

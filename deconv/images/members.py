@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,26 @@ class Member:
             return hashlib.sha256(self.read()).digest()
         except OSError:  # mining skips such an image and names it; here it only has to count as different
             return b"unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Member):
+    """A part of a shard that is in memory; `path` is its address, and no file."""
+
+    content: bytes = field(repr=False)
+
+    def read(self) -> UInt8[np.ndarray, " size"]:
+        """Return a copy of the bytes, which may be written to."""
+        return np.frombuffer(self.content, np.uint8, self.size, self.offset).copy()
+
+    @property
+    def is_in_file(self) -> bool:
+        """Whether the file `path` holds the image: it does not."""
+        return False
+
+    def absolute(self) -> Member:
+        """Return the image alone, without the rest of its shard."""
+        return replace(self, content=self.content[self.offset : self.offset + self.size], offset=0)
 
 
 def spelled_out(name: str) -> str:

@@ -8,17 +8,18 @@ Nothing is extracted, so a member's name is only a name, whatever path it spells
 from __future__ import annotations
 
 import logging
-import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from io import BufferedIOBase
 from os import PathLike
-from pathlib import Path
 
 from deconv.errors import BadInput, first_line
+from deconv.images.addresses import addresses, local_path, short_names
 from deconv.images.decoding import SUFFIXES
-from deconv.images.downloads import BrokenShard, addresses, local_path, on_disk, short_names
+from deconv.images.downloads import BrokenShard, on_disk
 from deconv.images.members import Member, spelled_out
 from deconv.progress import track
 
@@ -70,38 +71,62 @@ def samples(
         log.warning("shards left out: %d of %d", len(left_out), len(listed))
     if not images:
         raise BadInput(f"no image in {', '.join(listed[:3])}; expected members ending in {', '.join(SUFFIXES)}")
-    _check_all_labelled(images)
+    check_all_labelled(images)
     return images, tuple(left_out)
 
 
-def _samples(address: str, name: str, copies: str | PathLike[str] | None) -> list[Sample]:
-    path = on_disk(address, copies)
+def samples_in(
+    address: str,
+    name: str,
+    opened: Callable[[], BufferedIOBase],
+    member_of: Callable[[int, int, str], Member],
+    shown: bool = False,
+) -> list[Sample]:
+    """Return the images of one shard.
+
+    - opened: opens its bytes, uncompressed.
+    - member_of: (offset, size, what messages call it) -> where an image lies.
+    - shown: whether to show how far it is.
+
+    Raises BrokenShard if they are no whole tar, and BadInput as `samples` does.
+    """
     try:
-        members = _members(path, name)
+        with opened() as file:
+            members = _members(file, name, shown)
     except Exception as error:  # on damaged headers tarfile raises more than its own errors
-        if local_path(address) != path:
-            path.unlink(missing_ok=True)  # a copy that is no tar would be found again
         raise BrokenShard(
             f"the shard {address} is not a whole tar ({first_line(error)}); expected one, plain or gzipped: make or "
             "fetch it again"
         ) from error
     images, classes = _by_key(members, address)
-    labels = _labels(path, {key: classes[key] for key in images.keys() & classes.keys()}, address)
+    with opened() as file:
+        labels = {key: _label(file, classes[key], address) for key in images.keys() & classes.keys()}
     return [
         Sample(
             spelled_out(f"{name}/{key}"),
-            Member(path, info.offset_data, info.size, spelled_out(f"{address}: {info.name}")),
+            member_of(info.offset_data, info.size, spelled_out(f"{address}: {info.name}")),
             labels.get(key),
         )
         for key, info in images.items()
     ]
 
 
-def _members(path: Path, name: str) -> list[tarfile.TarInfo]:
+def _samples(address: str, name: str, copies: str | PathLike[str] | None) -> list[Sample]:
+    path = on_disk(address, copies)
+    try:
+        return samples_in(address, name, lambda: open(path, "rb"), partial(Member, path), shown=True)
+    except BrokenShard:
+        if local_path(address) != path:
+            path.unlink(missing_ok=True)  # a copy that is no tar would be found again
+        raise
+
+
+def _members(file: BufferedIOBase, name: str, shown: bool) -> list[tarfile.TarInfo]:
     """The files in a tar. Raises whatever tarfile does, and EOFError."""
     members, end = [], 0
-    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for info in track(tar, f"indexing {name}", None, "members"):
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        infos: Iterable[tarfile.TarInfo] = track(tar, f"indexing {name}", None, "members") if shown else tar
+        for info in infos:
             if tar.offset <= end:  # of a member of negative size: tarfile would read it for ever
                 raise EOFError(f"it is damaged at byte {end}")
             end = tar.offset
@@ -141,15 +166,9 @@ def _add(kinds: Infos, key: str, info: tarfile.TarInfo, address: str) -> None:
     kinds[key] = info
 
 
-def _labels(path: Path, classes: Infos, address: str) -> dict[str, int]:
-    with open(path, "rb") as file:
-        return {
-            key: _label(os.pread(file.fileno(), min(info.size, TAR_BLOCK), info.offset_data), info, address)
-            for key, info in classes.items()
-        }
-
-
-def _label(text: bytes, info: tarfile.TarInfo, address: str) -> int:
+def _label(file: BufferedIOBase, info: tarfile.TarInfo, address: str) -> int:
+    file.seek(info.offset_data)
+    text = file.read(min(info.size, TAR_BLOCK))
     if not re.fullmatch(rb"\s*[0-9]{1,9}\s*", text):
         raise BadInput(
             f"{address}: {info.name} holds {text[:20].decode(errors='backslashreplace')!r}; expected the number of a "
@@ -158,7 +177,8 @@ def _label(text: bytes, info: tarfile.TarInfo, address: str) -> int:
     return int(text)
 
 
-def _check_all_labelled(images: Sequence[Sample]) -> None:
+def check_all_labelled(images: Sequence[Sample]) -> None:
+    """Raise BadInput if some images have a class and some have none."""
     without = [sample for sample in images if sample.label is None]
     if 0 < len(without) < len(images):
         raise BadInput(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from deconv.errors import BadInput, bad_value, check_list
-from deconv.images.ahead import WORKERS
+from deconv.images.ahead import map_ahead
 from deconv.images.class_names import number_of_class
 from deconv.images.decoding import decode
 from deconv.images.items import Item
@@ -24,6 +23,9 @@ from deconv.images.members import Member
 from deconv.images.preprocessing import Preprocessing
 from deconv.notebooks import ShownInNotebooks
 from deconv.records.provenance import Provenance, digest
+
+HASHED_AHEAD = 256
+"""Images whose hashes wait for a thread: one for each image of a large source would be a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,26 @@ class Source(ShownInNotebooks):
             image_id = operator.index(image_id)
         except TypeError:
             raise bad_value("image", image_id, "the id of an image, a whole number") from None
-        if 0 <= image_id < len(self) and self.ids[image_id] == image_id:
-            return image_id
+        if isinstance(self.ids, range) and image_id in self.ids:
+            return self.ids.index(image_id)
         if image_id not in self._index_of_id:
-            known = f"0 to {len(self) - 1}" if isinstance(self.ids, range) else f"{len(self)} others"
+            known = f"{self.ids[0]} to {self.ids[-1]}" if isinstance(self.ids, range) else f"{len(self)} others"
             raise BadInput(f"image {image_id} was asked for; the source {self.name} has images {known}")
         return self._index_of_id[image_id]
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the ids are 0 to n - 1, as in a source that is no part of another and not streamed."""
+        return self.ids == range(len(self))
+
+    def check_ids(self, image_ids: Iterable[int]) -> None:
+        """Raise BadInput for the first of the ids that is not there."""
+        for image_id in image_ids:
+            self.index_of(image_id)
+
+    def lacks(self, image_ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Return which of the ids are not there."""
+        return ~np.isin(image_ids, np.array(self.ids, dtype=np.int64))
 
     def key(self, image_id: int) -> str:
         """Return the key of an image. Raises BadInput for an id that is not there."""
@@ -174,8 +190,7 @@ class Source(ShownInNotebooks):
         image_ids: which; by default all.
         """
         members = self.members if image_ids is None else [self.members[self.index_of(n)] for n in image_ids]
-        with ThreadPoolExecutor(WORKERS) as pool:
-            return tuple(pool.map(lambda member: member.digest(), members))
+        return tuple(map_ahead(lambda member: member.digest(), members, HASHED_AHEAD))
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Yield (key of the first image in it, path) of each file; none of the items of a Dataset."""

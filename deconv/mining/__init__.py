@@ -15,12 +15,13 @@ from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import bad_value, check_choice, check_count, check_list
 from deconv.files import claimed, remove_parts
-from deconv.images import MapDataset, Source, check_images, check_source
+from deconv.images import MapDataset, Source, StreamedSource, check_images, check_source
 from deconv.mining.bfloat16 import mine_by_bfloat16, pays
 from deconv.mining.by_class import MOST_SUMS, classes_of
+from deconv.mining.looking import REMEDY
 from deconv.mining.partials import Partial
-from deconv.mining.scan import Scan, Search, in_memory, key_of
-from deconv.mining.shards import REMEDY, InShards, remove_shards, shards_of
+from deconv.mining.scan import Scan, Search, in_memory
+from deconv.mining.shards import InShards, remove_shards, shards_of
 from deconv.mining.watching import watched
 from deconv.network import Network
 from deconv.records import Peaks, check_path
@@ -78,7 +79,7 @@ def mine(
     scan, images = _scan(network, images, layers, k, batch_size, per_image, precision, firing)
     with watched(images):
         partial, details = _search(in_memory(images), scan, images, precision)
-    return _peaks(scan, images, partial, _provenance(scan, images), details)
+    return _peaks(scan, partial, _provenance(scan, images), details)
 
 
 def mine_into(
@@ -127,19 +128,28 @@ def mine_into(
 
 def _mine_in_shards(folder: Path, scan: Scan, images: Source, precision: str, engine: Engine) -> Peaks:
     """Mine shard by shard; but in one go, with nothing in `folder`, what one shard of this process holds."""
-    one_shard = len(shards_of(images, engine.shard_size, scan.batch_size)) == 1
+    if isinstance(images, StreamedSource):
+        one_shard = len(images.shards.groups(engine.shard_size)) == 1
+    else:
+        one_shard = len(shards_of(images, engine.shard_size, scan.batch_size)) == 1
     if one_shard and isinstance(engine, Local) and not folder.exists():
         firing = scan.counted is not None
         return mine(scan.network, images, scan.layers, scan.k, scan.batch_size, scan.per_image, precision, firing)
     content = images.known_content or HASHED_BY_SHARD
-    work = InShards(folder, engine, images, _provenance(scan, images, content) | {"precision": precision})
+    provenance = _provenance(scan, images, content) | {"precision": precision}
+    if isinstance(images, StreamedSource):  # what is known of the images by now does not decide a record
+        provenance["source"] = {name: provenance["source"][name] for name in ("name", "shards", "content")}
+    work = InShards(folder, engine, images, provenance)
     with watched(images), engine.connected():
         partial, details = _search(work.search, scan, images, precision)
-    return _peaks(scan, images, partial, _provenance(scan, images, work.content_hash()), details)
+    return _peaks(scan, partial, _provenance(scan, images, work.content_hash()), details)
 
 
 def _load(path: Path, scan: Scan, images: Source) -> Peaks:
-    peaks, expected = Peaks.load(path), _provenance(scan, images)
+    peaks, content = Peaks.load(path), images.content_hash
+    if isinstance(images, StreamedSource):
+        images.learn_from(peaks.provenance, content)
+    expected = _provenance(scan, images, content)
     settings = {name: peaks.provenance.get(name) for name in expected}
     check_same(path, settings, expected, REMEDY.format("that file"))
     if scan.classes is not None:
@@ -168,7 +178,7 @@ def _scan(
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a Network", "Network(module, input_shape) makes one")
     images = check_images(images, network.input_shape[0], network.preprocessing)
-    if not len(images):
+    if not isinstance(images, StreamedSource) and not len(images):
         raise bad_value("images", "none", "at least one")
     names = list(dict.fromkeys(check_list("layers", layers, "layer names")))
     if not names:
@@ -181,6 +191,8 @@ def _scan(
             "take a smaller k, or fewer layers",
         )  # fmt: skip
     check_choice("precision", precision, PRECISIONS)
+    if isinstance(images, StreamedSource) and precision != "float32":
+        raise bad_value("precision", precision, "float32 for streamed images, which are seen once", "list the shards")
     if firing and precision != "float32":
         raise bad_value("firing", firing, f"False with precision={precision}", "how units fire is counted in float32")
     per_image, batch_size = check_count("per_image", per_image), check_count("batch_size", batch_size)
@@ -195,28 +207,29 @@ def _scan(
 
 def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str) -> tuple[Partial, dict[str, Any]]:
     """What is found among all images, and how: what a record says of that besides its provenance."""
-    image_ids = np.array(range(len(images)) if isinstance(images, Tensor) else images.ids, dtype=np.int64)
-    units = sum(scan.network.channels(layer) for layer in scan.layers)
-    if precision == "bfloat16" and not pays(units, scan.k, len(image_ids)):
-        log.info("bfloat16 would see most of %d images again for %d units: mining in float32", len(image_ids), units)
-        precision = "float32"
     details: dict[str, Any] = {"precision": precision}
-    if precision == "bfloat16":
-        partial, details["mined_again"] = mine_by_bfloat16(search, scan, image_ids)
+    if isinstance(images, StreamedSource):
+        partial = search("float32", scan, None)
+        images.shards.learn(partial.images, partial.left_out)
     else:
-        partial = search("float32", scan, image_ids)
+        image_ids = np.array(range(len(images)) if isinstance(images, Tensor) else images.ids, dtype=np.int64)
+        units, count = sum(scan.network.channels(layer) for layer in scan.layers), len(image_ids)
+        if precision == "bfloat16" and not pays(units, scan.k, count):
+            log.info("bfloat16 would see most of %d images again for %d units: mining in float32", count, units)
+            precision = details["precision"] = "float32"
+        if precision == "bfloat16":
+            partial, details["mined_again"] = mine_by_bfloat16(search, scan, image_ids)
+        else:
+            partial = search("float32", scan, image_ids)
     if partial.input_size is None:
         raise bad_value("images", "none that can be read", "at least one")
     return partial, details
 
 
-def _peaks(
-    scan: Scan, images: Source | Tensor, partial: Partial, provenance: Provenance, details: dict[str, Any]
-) -> Peaks:
-    keys = {image_id: key_of(images, image_id) for image_id in partial.image_ids}
+def _peaks(scan: Scan, partial: Partial, provenance: Provenance, details: dict[str, Any]) -> Peaks:
     outcome = {"input_size": partial.input_size, "unreadable": [list(item) for item in partial.unreadable]}
     firing = {layer: tally.firing(scan.classes) for layer, tally in partial.tallies.items()}
-    return Peaks(partial.peaks(scan.network), keys, provenance | outcome | details, firing or None)
+    return Peaks(partial.peaks(scan.network), partial.keys, provenance | outcome | details, firing or None)
 
 
 def _provenance(scan: Scan, images: Source | Tensor, content: str | None = None) -> Provenance:

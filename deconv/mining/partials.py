@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deconv.errors import BadInput
+from deconv.images import Source
 from deconv.images.batches import Unreadable
 from deconv.mining.firing import Tally, load_tallies, save_tallies
 from deconv.mining.topk import TopK
@@ -31,6 +33,9 @@ class Partial:
     - extremes: of a scan in bfloat16 the images with the largest pixels, in the first row, and with the strongest
       activation at each layer, in the others.
     - tallies: by layer, how units fire; empty if that is not counted.
+    - keys: what the source calls each image that holds a peak.
+    - images: how many were looked at.
+    - left_out: the addresses of broken shards of a streamed source.
     """
 
     tables: dict[str, TopK]
@@ -39,6 +44,17 @@ class Partial:
     errors: dict[str, np.ndarray] = field(default_factory=dict)
     extremes: TopK | None = None
     tallies: dict[str, Tally] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
+    images: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+    def add_images(self, images: Source | Tensor, count: int) -> None:
+        """Take up the keys of those images, just looked at, that hold a peak now."""
+        self.images += count
+        self.keys = {
+            image_id: self.keys[image_id] if image_id in self.keys else key_of(images, image_id)
+            for image_id in self.image_ids
+        }
 
     def check_size(self, input_size: tuple[int, int]) -> None:
         """Keep the size of the first input image. Raises BadInput for another one."""
@@ -60,6 +76,10 @@ class Partial:
             self.extremes.merge(other.extremes)
         for layer, tally in self.tallies.items():
             tally.merge(other.tallies[layer])
+        keys = self.keys | other.keys
+        self.keys = {image_id: keys[image_id] for image_id in self.image_ids}
+        self.images += other.images
+        self.left_out = sorted(self.left_out + other.left_out)
         zero = np.zeros(1)
         layers = self.errors.keys() | other.errors.keys()
         self.errors = {
@@ -77,18 +97,20 @@ class Partial:
         fields = {layer: network.receptive_field(layer, self.input_size) for layer in self.tables}
         return {layer: layer_peaks(table, fields[layer]) for layer, table in self.tables.items()}
 
-    def save(self, path: Path, network: Network, keys: dict[int, str], provenance: dict[str, Any]) -> None:
+    def save(self, path: Path, network: Network, provenance: dict[str, Any]) -> None:
         """Write a file of peaks, with the rest of this and `provenance` as its provenance; before it one of tallies."""
         if self.tallies:
             save_tallies(tallies_path(path), self.tallies)
         rest = {
             "counted": bool(self.tallies),
             "input_size": self.input_size,
+            "images": self.images,
+            "left_out": self.left_out,
             "unreadable": self.unreadable,
             "errors": {layer: values.tolist() for layer, values in self.errors.items()},
             "extremes": None if self.extremes is None else [self.extremes.score.tolist(), self.extremes.image.tolist()],
         }
-        Peaks(self.peaks(network), keys, provenance | {"found": rest}).save(path)
+        Peaks(self.peaks(network), self.keys, provenance | {"found": rest}).save(path)
 
     @staticmethod
     def load(path: Path) -> tuple[Partial, dict[str, Any]]:
@@ -106,8 +128,16 @@ class Partial:
                 {layer: np.array(values) for layer, values in rest["errors"].items()},
                 None if rest["extremes"] is None else _extremes(*rest["extremes"]),
                 load_tallies(tallies_path(path), peaks) if rest["counted"] else {},
+                peaks.image_keys,
+                rest.get("images", 0),
+                rest.get("left_out", []),
             )
         return partial, provenance
+
+
+def key_of(images: Source | Tensor, image_id: int) -> str:
+    """Return what a source calls an image; of a tensor, its index."""
+    return str(image_id) if isinstance(images, Tensor) else images.key(image_id)
 
 
 def tallies_path(path: Path) -> Path:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from deconv.errors import BadInput
-from deconv.images import Source
-from deconv.images.batches import batches
+from deconv.images import Shards, Source, StreamedSource
+from deconv.images.batches import batches, check_readable
 from deconv.mining.by_class import places_of
 from deconv.mining.firing import Tally, lots_of
-from deconv.mining.partials import Partial
+from deconv.mining.partials import Partial, key_of
 from deconv.mining.topk import TopK
 from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
@@ -22,6 +22,8 @@ from deconv.progress import track
 from deconv.records.by_class import Classes
 from deconv.records.firing import CORRELATED
 
+MOST_UNREADABLE = 2**20
+"""Images of a streamed source, whose half is not known before its end; what is said of one takes some 400 bytes."""
 EXTREMES = 8
 """Images that a scan in bfloat16 remembers for the largest pixels, and for the strongest activation at each layer."""
 
@@ -129,26 +131,52 @@ class Scan:
             yield batch_ids.numpy(), preprocessing.normalize(input_images)
 
 
-Search = Callable[[str, Scan, np.ndarray], Partial]
-"""(what a scan is for, the scan, the ids of the images to look at) -> what it finds, however they are divided."""
+Search = Callable[[str, Scan, np.ndarray | None], Partial]
+"""(what a scan is for, the scan, the ids of the images to look at) -> what it finds, however they are divided.
+
+None stands for all images of a streamed source, which are not numbered through.
+"""
 
 
 def in_memory(images: Source | Tensor) -> Search:
     """Return a search in one go, with nothing on disk."""
 
-    def search(stage: str, scan: Scan, image_ids: np.ndarray) -> Partial:
+    def search(stage: str, scan: Scan, image_ids: np.ndarray | None) -> Partial:
         partial = scan.empty()
-        if len(image_ids):
+        if image_ids is None:
+            assert isinstance(images, StreamedSource)
+            for _ in track(scan_shards(scan, images.shards, images.shards.numbers, partial), "mining", None, size=int):
+                check_readable(images, partial.unreadable, partial.images, MOST_UNREADABLE)
+            check_readable(images, partial.unreadable, partial.images, partial.images // 2)
+        elif len(image_ids):
             for _ in track(scan.run(images, image_ids, partial), "mining", len(image_ids), size=int):
                 pass
+            partial.add_images(images, len(image_ids))
         return partial
 
     return search
 
 
-def key_of(images: Source | Tensor, image_id: int) -> str:
-    """Return what a source calls an image; of a tensor, its index."""
-    return str(image_id) if isinstance(images, Tensor) else images.key(image_id)
+def scan_shards(
+    scan: Scan,
+    shards: Shards,
+    numbers: range,
+    partial: Partial,
+    digests: list[bytes] | None = None,
+    following: int | None = None,
+) -> Iterator[int]:
+    """Look at shards of a streamed source, adding to `partial` and `digests`; yield the images in each batch.
+
+    No batch holds images of two shards.  following: the shard that is read after those.
+    """
+    for number, opened in zip(numbers, shards.pieces(numbers, following), strict=True):
+        image_ids = np.array(opened.images.ids, dtype=np.int64)
+        yield from scan.run(opened.images, image_ids, partial, most_skipped=len(image_ids))
+        partial.add_images(opened.images, len(image_ids))
+        if digests is not None:
+            digests.append(shards.digest_of(number, opened.state))
+    left_out = set(shards.left_out)
+    partial.left_out += [address for number in numbers if (address := shards.address(number)) in left_out]
 
 
 def offer_images(table: TopK, image_ids: np.ndarray, values: np.ndarray) -> None:

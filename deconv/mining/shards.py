@@ -5,69 +5,28 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deconv.engines import Engine
-from deconv.errors import RecordMismatch
+from deconv.engines.local import Local
 from deconv.files import remove_parts
-from deconv.images import Source, content_hash
+from deconv.images import Source, StreamedSource, content_hash, content_of
 from deconv.images.batches import Unreadable, check_readable
+from deconv.mining.looking import Progress, Shard, StreamedShard, look
 from deconv.mining.partials import Partial, merged
-from deconv.mining.scan import Scan
+from deconv.mining.scan import MOST_UNREADABLE, Scan
 from deconv.progress import track
-from deconv.records.formats import reading
-from deconv.records.provenance import Provenance, check_same, digest
+from deconv.records.provenance import Provenance
 
 log = logging.getLogger("deconv")
 
 RECORD = re.compile(r"(float32|bfloat16|witnesses|candidates|rest)-\d{5,}(\.firing)?\.safetensors")
-REMEDY = "Choose another folder, or delete {} to mine again."
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Some images of a scan, and where their record is, or goes.
-
-    - number: its position among the shards of the scan.
-    - image_ids: (n,) int64, ascending.
-    - provenance: all that decides the record but the contents of the images.
-    """
-
-    number: int
-    images: Source
-    image_ids: np.ndarray
-    path: Path
-    provenance: Provenance
-
-    def listing(self) -> str:
-        """Return the SHA-256, in hex, of the keys of its images."""
-        return digest([self.images.key(image_id) for image_id in self.image_ids.tolist()])
-
-    def __getstate__(self) -> dict[str, object]:
-        """Return what another process needs: of the source only the images of the shard."""
-        return vars(self) | {"images": self.images.part(self.image_ids), "path": self.path.absolute()}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a shard is.
-
-    - seen: images looked at by now.
-    - done: whether its record is on disk; only then there are
-    - unreadable: (image id, key, reason) of each image that could not be read, and
-    - digests: the SHA-256 of each image; none of a source whose content is known already.
-    """
-
-    number: int
-    seen: int
-    done: bool = False
-    unreadable: tuple[Unreadable, ...] = ()
-    digests: tuple[bytes, ...] = ()
 
 
 @dataclass(eq=False)
@@ -84,32 +43,44 @@ class InShards:
     provenance: Provenance
     digests: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
 
-    def search(self, stage: str, scan: Scan, image_ids: np.ndarray) -> Partial:
-        """Return what a scan finds among some images; `stage` says what for.
+    def search(self, stage: str, scan: Scan, image_ids: np.ndarray | None) -> Partial:
+        """Return what a scan finds among some images, or None for all of a streamed source; `stage` says what for.
 
         Raises RecordMismatch for a record of something else, BadInput if more than half of the source is unreadable,
         and what `Scan.run` raises.
         """
-        shards = self._shards(stage, scan, image_ids)
-        if not shards:
+        cuts = self._cuts(scan, image_ids)
+        if not cuts:
             return scan.empty()
         remove_parts(self.folder)
-        kept = [shard for shard in shards if shard.path.exists()]
-        missing = [shard for shard in shards if not shard.path.exists()]
+        paths = [(self.folder / f"{stage}-{number:05d}.safetensors").absolute() for number in range(len(cuts))]
+        kept = [number for number, path in enumerate(paths) if path.exists()]
+        missing = [number for number, path in enumerate(paths) if not path.exists()]
         if kept:
-            log.info("%s: %d of %d shards are there, and checked first", stage, len(kept), len(shards))
-        self._work(scan, [*kept, *missing], sum(len(shard.image_ids) for shard in missing))
-        return self.engine.merge(merged, [shard.path.absolute() for shard in shards])
+            log.info("%s: %d of %d shards are there, and checked first", stage, len(kept), len(cuts))
+        provenance = self._provenance(stage, scan, len(cuts))
+        shards = (  # made one by one, since there may be very many
+            self._shard(number, cuts, paths[number], provenance | {"shard": number}, after)
+            for number, after in zip([*kept, *missing], [*[None] * len(kept), *missing[1:], None], strict=False)
+        )
+        if image_ids is None:
+            self._work(scan, shards, None, True)
+        else:
+            images = sum(len(cuts[number]) for number in missing)
+            self._work(scan, shards, images, len(image_ids) == len(self.images))
+        return self.engine.merge(merged, paths)
 
     def content_hash(self) -> str:
         """Return `Source.content_hash` as the images were when they were looked at, after a scan of all of them."""
         digests = (each for number in sorted(self.digests) for each in self.digests[number])
+        if isinstance(self.images, StreamedSource):
+            return content_of(digests)
         return self.images.known_content or content_hash(self.images.keys, digests)
 
-    def _work(self, scan: Scan, shards: list[Shard], images: int) -> None:
+    def _work(self, scan: Scan, shards: Iterable[Shard | StreamedShard], images: int | None, all_images: bool) -> None:
         unreadable: list[Unreadable] = []
-        all_images = sum(len(shard.image_ids) for shard in shards) == len(self.images)
         seen: Counter[int] = Counter()  # by shard: an engine may hand on all steps or only the last
+        total, most = (0, MOST_UNREADABLE) if images is None else (len(self.images), len(self.images) // 2)
 
         def newly_seen(step: Progress) -> int:
             count = step.seen - seen[step.number]
@@ -125,12 +96,14 @@ class InShards:
         ):
             if step.done:
                 unreadable.extend(step.unreadable)
-                check_readable(self.images, unreadable, len(self.images), len(self.images) // 2)
+                total += step.images if images is None else 0
+                check_readable(self.images, unreadable, total, most)
                 if all_images:
                     self.digests[step.number] = step.digests
+        check_readable(self.images, unreadable, total, total // 2)
 
-    def _shards(self, stage: str, scan: Scan, image_ids: np.ndarray) -> list[Shard]:
-        chunks = list(_chunks(self.images, image_ids, self.engine.shard_size, scan.batch_size))
+    def _provenance(self, stage: str, scan: Scan, shards: int) -> Provenance:
+        """What decides the records of all shards."""
         provenance = self.provenance | {
             "stage": stage,
             "k": scan.k,
@@ -138,44 +111,29 @@ class InShards:
             "batch_size": scan.batch_size,
             "shard_size": self.engine.shard_size,
             "computed": self.engine.computes_on(scan.network),
-            "shards": len(chunks),
+            "shards": shards,
         }
         if scan.counted is not None:
             provenance["counted"] = scan.counted
         if scan.classes is not None:
             provenance["labels"] = scan.classes.labels
-        return [
-            Shard(
-                number,
-                self.images,
-                chunk,
-                self.folder / f"{stage}-{number:05d}.safetensors",
-                provenance | {"shard": number},
-            )
-            for number, chunk in enumerate(chunks)
-        ]
+        return provenance
 
+    def _cuts(self, scan: Scan, image_ids: np.ndarray | None) -> Sequence[np.ndarray] | Sequence[range]:
+        """What each shard holds: the ids of its images, or the numbers of tars of a streamed source."""
+        if image_ids is None:
+            assert isinstance(self.images, StreamedSource)
+            return self.images.shards.groups(self.engine.shard_size)
+        return list(_chunks(self.images, image_ids, self.engine.shard_size, scan.batch_size))
 
-def look(scan: Scan, shard: Shard) -> Iterator[Progress]:
-    """Look at the images of a shard and write its record; if that is there, check that it is of the same making.
-
-    Yields after every batch, and once more at the end.
-    Raises RecordMismatch, naming the difference, for a record of anything else, and what `Scan.run` raises.
-    """
-    digests = () if shard.images.known_content else shard.images.digests(shard.image_ids)
-    seen = 0
-    if shard.path.exists():
-        partial = _checked(shard, digests)
-    else:
-        partial = scan.empty()
-        for count in scan.run(shard.images, shard.image_ids, partial, most_skipped=len(shard.image_ids)):
-            seen += count
-            yield Progress(shard.number, seen)
-        keys = {image_id: shard.images.key(image_id) for image_id in partial.image_ids}
-        contents = {"listing": shard.listing(), "digests": [each.hex() for each in digests]}
-        partial.save(shard.path, scan.network, keys, shard.provenance | contents)
-        seen = len(shard.image_ids)
-    yield Progress(shard.number, seen, True, tuple(partial.unreadable), digests)
+    def _shard(
+        self, number: int, cuts: Sequence[Any], path: Path, provenance: Provenance, after: int | None
+    ) -> Shard | StreamedShard:
+        """after: the number of the shard that is looked at next, if none but this process does the work."""
+        if not isinstance(self.images, StreamedSource):
+            return Shard(number, self.images, cuts[number], path, provenance)
+        following = None if after is None or not isinstance(self.engine, Local) else cuts[after].start
+        return StreamedShard(number, self.images.shards, cuts[number], path, provenance, following)
 
 
 def shards_of(source: Source, shard_size: int, batch_size: int) -> list[range]:
@@ -219,20 +177,3 @@ def _chunks(source: Source, image_ids: np.ndarray, shard_size: int, batch_size: 
 
 def _rounded_up(count: int, batch_size: int) -> int:
     return -(-count // batch_size) * batch_size
-
-
-def _checked(shard: Shard, digests: Iterable[bytes]) -> Partial:
-    """The record of a shard. Raises RecordMismatch, naming the difference, if it was made of anything else."""
-    partial, provenance = Partial.load(shard.path)
-    with reading(shard.path):
-        listing, digests_before = provenance.pop("listing"), map(bytes.fromhex, provenance.pop("digests"))
-    remedy = REMEDY.format(shard.path.parent)
-    check_same(shard.path, provenance, shard.provenance, remedy)
-    check_same(shard.path, {"listing": listing}, {"listing": shard.listing()}, remedy)
-    for image_id, before, now in zip(shard.image_ids.tolist(), digests_before, digests, strict=False):
-        if before != now:
-            raise RecordMismatch(
-                f"{shard.path} was made when {shard.images.key(image_id)!r} was another image. "
-                f"{REMEDY.format('that file')}"
-            )
-    return partial

@@ -243,11 +243,10 @@ def _column(name: str, values: Indices) -> Tensor:
 
 
 def _check_image_ids(name: str, image_ids: Tensor, images: Source | Tensor) -> None:
-    if isinstance(images, Tensor) or isinstance(images.ids, range):
+    if isinstance(images, Tensor) or images.is_numbered:
         _check_range(name, image_ids, len(images))
-    else:  # a part of a source, which keeps the ids that its images have in the whole
-        for image_id in image_ids.unique().tolist():
-            images.index_of(image_id)
+    else:  # a part of a source, which keeps the ids that its images have in the whole, or a streamed one
+        images.check_ids(image_ids.unique().tolist())
 
 
 def _check_range(name: str, column: Tensor, limit: int) -> None:

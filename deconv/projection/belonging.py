@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deconv.errors import BadInput, RecordMismatch, bad_value
-from deconv.images import Source
+from deconv.images import Source, StreamedSource
 from deconv.records import LayerPeaks
 
 SCORE_TOLERANCE = 1e-3
@@ -28,13 +28,15 @@ def check_belonging(images: Source | Tensor, layer: str, peaks: LayerPeaks, chos
     """
     if len(peaks.score) != units:
         raise RecordMismatch(f"these are peaks of {len(peaks.score)} units; {layer} has {units}: give peaks[{layer!r}]")
-    known = range(len(images)) if isinstance(images, Tensor) else images.ids
-    ids = torch.arange(len(known)) if isinstance(known, range) else torch.tensor(known)
     of_peaks = peaks.of(chosen)[0].unique()
-    foreign = of_peaks[~torch.isin(of_peaks, ids)]
+    if isinstance(images, Tensor):
+        foreign = of_peaks[of_peaks >= len(images)]
+    else:
+        foreign = of_peaks[torch.from_numpy(images.lacks(of_peaks.numpy()))]
     if len(foreign):
+        shown_count = "the" if isinstance(images, StreamedSource) else f"the {len(images)}"  # those would be counted
         raise RecordMismatch(
-            f"these peaks lie in image {int(foreign[0])} among others, and the {len(ids)} images have none of that "
+            f"these peaks lie in image {int(foreign[0])} among others, and {shown_count} images have none of that "
             "number: give the images that they were mined from, or mine these"
         )
 

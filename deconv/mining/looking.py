@@ -1,0 +1,143 @@
+"""Looking at the images of one shard of a scan: what a task is, what it says, and the record that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deconv.errors import RecordMismatch
+from deconv.images import Shards, Source
+from deconv.images.batches import Unreadable
+from deconv.mining.partials import Partial
+from deconv.mining.scan import Scan, scan_shards
+from deconv.records.formats import reading
+from deconv.records.provenance import Provenance, check_same, digest
+
+REMEDY = "Choose another folder, or delete {} to mine again."
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a scan, and where their record is, or goes.
+
+    - number: its position among the shards of the scan.
+    - image_ids: (n,) int64, ascending.
+    - provenance: all that decides the record but the contents of the images.
+    """
+
+    number: int
+    images: Source
+    image_ids: np.ndarray
+    path: Path
+    provenance: Provenance
+
+    def names(self) -> list[str]:
+        """Return what is named if it changed: the keys of its images."""
+        return [self.images.key(image_id) for image_id in self.image_ids.tolist()]
+
+    def digests(self) -> tuple[bytes, ...]:
+        """Return the SHA-256 of each image; none of a source whose content is known already."""
+        return () if self.images.known_content else self.images.digests(self.image_ids)
+
+    def run(self, scan: Scan, partial: Partial, digests: list[bytes]) -> Iterator[int]:
+        """Look at its images, adding to `partial` and `digests`; yield the number of images in each batch."""
+        digests += self.digests()
+        yield from scan.run(self.images, self.image_ids, partial, most_skipped=len(self.image_ids))
+        partial.add_images(self.images, len(self.image_ids))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what another process needs: of the source only the images of the shard."""
+        return vars(self) | {"images": self.images.part(self.image_ids), "path": self.path.absolute()}
+
+
+@dataclass(frozen=True)
+class StreamedShard:
+    """Some tar shards of a streamed source, and where their record is, or goes.
+
+    - number, provenance: as in `Shard`.
+    - tars: the numbers of its tar shards.
+    - following: the tar shard that this process reads after those.
+    """
+
+    number: int
+    shards: Shards
+    tars: range
+    path: Path
+    provenance: Provenance
+    following: int | None = None
+
+    def names(self) -> list[str]:
+        """Return what is named if it changed: the addresses of its tars."""
+        return [self.shards.address(tar) for tar in self.tars]
+
+    def digests(self) -> tuple[bytes, ...]:
+        """Return the SHA-256 of the name and the state of each tar; none is read for it."""
+        return tuple(map(self.shards.digest_of, self.tars))
+
+    def run(self, scan: Scan, partial: Partial, digests: list[bytes]) -> Iterator[int]:
+        """Look at its images as `Shard.run` does."""
+        yield from scan_shards(scan, self.shards, self.tars, partial, digests, self.following)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what another process needs: the addresses of its own tars."""
+        return vars(self) | {"shards": self.shards.section(self.tars), "path": self.path.absolute(), "following": None}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a shard is.
+
+    - seen: images looked at by now.
+    - done: whether its record is on disk; only then there are
+    - unreadable: (image id, key, reason) of each image that could not be read, and
+    - digests: the SHA-256 of each image, or of each tar of a streamed source; none if the content is known already;
+    - images: how many it has.
+    """
+
+    number: int
+    seen: int
+    done: bool = False
+    unreadable: tuple[Unreadable, ...] = ()
+    digests: tuple[bytes, ...] = ()
+    images: int = 0
+
+
+def look(scan: Scan, shard: Shard | StreamedShard) -> Iterator[Progress]:
+    """Look at the images of a shard and write its record; if that is there, check that it is of the same making.
+
+    Yields after every batch, and once more at the end.
+    Raises RecordMismatch, naming the difference, for a record of anything else, and what `Scan.run` raises.
+    """
+    seen = 0
+    if shard.path.exists():
+        digests = list(shard.digests())
+        partial = _checked(shard, digests)
+    else:
+        partial, digests = scan.empty(), []
+        for count in shard.run(scan, partial, digests):
+            seen += count
+            yield Progress(shard.number, seen)
+        contents = {"listing": digest(shard.names()), "digests": [each.hex() for each in digests]}
+        partial.save(shard.path, scan.network, shard.provenance | contents)
+        seen = partial.images
+    yield Progress(shard.number, seen, True, tuple(partial.unreadable), tuple(digests), partial.images)
+
+
+def _checked(shard: Shard | StreamedShard, digests: Sequence[bytes]) -> Partial:
+    """The record of a shard. Raises RecordMismatch, naming the difference, if it was made of anything else."""
+    partial, provenance = Partial.load(shard.path)
+    with reading(shard.path):
+        listing, digests_before = provenance.pop("listing"), map(bytes.fromhex, provenance.pop("digests"))
+    remedy, names = REMEDY.format(shard.path.parent), shard.names()
+    check_same(shard.path, provenance, shard.provenance, remedy)
+    check_same(shard.path, {"listing": listing}, {"listing": digest(names)}, remedy)
+    for name, before, now in zip(names, digests_before, digests, strict=False):
+        if before != now:
+            raise RecordMismatch(
+                f"{shard.path} was made when {name!r} was another {'image' if isinstance(shard, Shard) else 'shard'}. "
+                f"{REMEDY.format('that file')}"
+            )
+    return partial
