@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from contextlib import redirect_stderr
@@ -432,3 +434,18 @@ def test_composing_leaves_hydra_as_it_was(workshop: Path) -> None:
     shutil.rmtree(workshop / "configs/model")
     with pytest.raises(BadInput, match="model/tiny"):
         compose_jobs([], sweep=False)
+
+
+@pytest.mark.parametrize(("set_before", "expected"), [(None, "1"), ("0", "0")])
+def test_torch_is_asked_for_large_pages_unless_the_user_says_otherwise(
+    set_before: str | None, expected: str, tmp_path: Path
+) -> None:
+    """Before torch, which reads the variable once, is there."""
+    program = (
+        "import os, sys; from deconv.command.cli import main; main(['--version'])\n"
+        "print('torch' in sys.modules, os.environ['THP_MEM_ALLOC_ENABLE'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {} if set_before is None else {"THP_MEM_ALLOC_ENABLE": set_before}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == f"False {expected}"

@@ -36,12 +36,15 @@ ABOUT_THE_RUN = ("config.yaml", "run.log")
 """What a run says of itself: where a refused run has left nothing else, its folder is removed again."""
 CLAIM = ".running"
 """The file that a run holds in its folder as long as it goes on; what it calls claims the folder in its own name."""
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""The variable by which torch (2.2) asks Linux for pages of 2 MiB; it is read when torch first needs memory."""
 log = logging.getLogger("deconv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (sys.argv's by default) and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    os.environ.setdefault(LARGE_PAGES, "1")  # this process, and those that it starts, are ours
     try:
         return _command(given)
     except DeconvError as error:
