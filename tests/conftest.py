@@ -48,10 +48,10 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Ray on this machine, for all tests of a module: starting it and its workers takes most of their time."""
+    """Ray on this machine, for all tests that work by it: starting it and its workers takes most of their time."""
     ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

@@ -165,7 +165,7 @@ def test_two_runs_into_one_folder(tmp_path: Path, source: Source, peaks: deconv.
 def test_ray_gives_the_same_bytes(
     tmp_path: Path, source: Source, peaks: deconv.Peaks, by_one_process: dict[str, bytes], cluster: None
 ) -> None:
-    for workers in (1, 2, 4):
+    for workers in (1, 3):
         known = records(tmp_path / str(workers), source, peaks)
         made(known, blocks_of(known), open_engine("ray", num_workers=workers))
         assert bytes_in(tmp_path / str(workers)) == by_one_process, workers
@@ -182,7 +182,7 @@ def test_a_worker_of_ray_is_killed(
         return len(list(tmp_path.glob("[!.]*.patches.safetensors")))
 
     with workers_killed(finished) as killed:
-        made(known, blocks, open_engine("ray", num_workers=2, retries=9))
+        made(known, blocks, open_engine("ray", num_workers=2, retries=99))
     assert killed and bytes_in(tmp_path) == by_one_process
 
 

@@ -54,13 +54,14 @@ def test_a_shuffled_filter_is_another_filter(finished: Path) -> None:
     assert cells["pearson/cascade/conv1"]["units"] == 0 or abs(cells["pearson/cascade/conv1"]["mean"]) < 0.6
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of what it finds on the machine
+def test_a_killed_run_goes_on_by_ray_and_ends_with_the_same_bytes(finished: Path, cluster: None) -> None:
     left = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != "run.log"}
     kept = finished / "records" / "conv1.gradient.safetensors"
     before = kept.stat().st_mtime_ns
     for name in ("records/conv2.deconvnet.safetensors", "summary.json", "sanity_checks.png"):
         (finished / name).unlink()
-    assert main(command(finished)) == 0
+    assert main(command(finished, engine="ray", **{"engine.num_workers": "2"})) == 0
     assert {path: path.read_bytes() for path in left} == left and kept.stat().st_mtime_ns == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -108,6 +108,7 @@ class InShards:
 
     def _work(self, scan: Scan, shards: list[Shard], images: int) -> None:
         unreadable: list[Unreadable] = []
+        finished: list[int] = []
         all_images = sum(len(shard.image_ids) for shard in shards) == len(self.images)
         seen: Counter[int] = Counter()  # by shard: an engine may hand on all steps or only the last
 
@@ -117,13 +118,14 @@ class InShards:
             return count
 
         for step in track(
-            self.engine.work(look, scan, shards),  # by no name, so that an interrupt ends it
+            self.engine.work(look, scan, shards, _titles(scan)),  # by no name, so that an interrupt ends it
             "mining",
             images,
             size=newly_seen,
-            status=lambda: f"{len(unreadable)} unreadable",
+            status=lambda: f"{len(unreadable)} unreadable, {len(finished)} of {len(shards)} shards",
         ):
             if step.done:
+                finished.append(step.number)
                 unreadable.extend(step.unreadable)
                 check_readable(self.images, unreadable, len(self.images), len(self.images) // 2)
                 if all_images:
@@ -152,6 +154,16 @@ class InShards:
             )
             for number, chunk in enumerate(chunks)
         ]
+
+
+def _titles(scan: Scan) -> Callable[[Shard], str]:
+    """Return what says how an engine calls the task of a shard: "mining SqueezeNet: float32, shard 12 of 40"."""
+
+    def title(shard: Shard) -> str:
+        return f"{mining}: {shard.provenance['stage']}, shard {shard.number + 1} of {shard.provenance['shards']}"
+
+    mining = f"mining {type(scan.network.module).__name__}"
+    return title
 
 
 def look(scan: Scan, shard: Shard) -> Iterator[Progress]:
