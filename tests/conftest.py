@@ -50,8 +50,12 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Ray on this machine, for all tests that work by it: starting it and its workers takes most of their time."""
+    """Ray on this machine, for all tests that work by it: starting it and its workers takes most of their time.
+
+    It is told of one GPU, whether there is one or not.
+    """
     ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init("local", num_cpus=2, num_gpus=1, **options)  # "local", since it would join whatever it finds here
     yield
     ray.shutdown()
