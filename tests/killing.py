@@ -113,7 +113,7 @@ def again_and_again(
 
 @contextmanager
 def workers_killed(finished: Callable[[], int]) -> Iterator[list[int]]:
-    """Kill Ray's workers in the middle of a task again and again while the block runs: all that have one whenever two
+    """Kill Ray's workers in the middle of a task again and again while the block runs: all that have one whenever four
     more pieces are finished, of which `finished()` gives the number. Gives their ids."""
     killed: list[int] = []
     over = threading.Event()
@@ -122,7 +122,7 @@ def workers_killed(finished: Callable[[], int]) -> Iterator[list[int]]:
         count = 1
         while not over.wait(0.001):
             if finished() >= count:
-                count = finished() + 2
+                count = finished() + 4
                 for worker in at_work():
                     with suppress(ProcessLookupError):  # it has ended meanwhile
                         os.kill(worker, signal.SIGKILL)

@@ -30,7 +30,7 @@ from deconv.command.cli import main
 from deconv.engines import Engine, open_engine
 from deconv.engines.local import Local
 from deconv.engines.sending import packed, unpacked
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput, UnknownName, counted
 from deconv.images import Source, webdataset
 from deconv.images.members import Member
 from deconv.mining import mine_into
@@ -259,7 +259,7 @@ def test_workers_of_ray_are_killed_all_the_time(
     cluster: None,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Every process that works on a shard, as soon as the first is there, and again after every second one."""
+    """Every process that works on a shard, as soon as the first is there, and again after every fourth one."""
 
     def finished() -> int:
         return len(list(tmp_path.rglob("[!.]*-0????.safetensors")))
@@ -403,9 +403,9 @@ def test_what_this_machine_is_too_small_for(
         list(open_engine("ray", **options).work(called, None, [1]))
     assert str(raised.value).startswith(said)
     assert list(open_engine("ray", address="auto", **options).work(called, None, [])) == []
-    assert [record.getMessage().partition(" has the ")[0] for record in caplog.records] == [
-        "no machine of the cluster at auto"
-    ]
+    cores, gpus = options.get("num_cpus_per_worker", 1), " and 2 GPU" if "num_gpus" in options else ""
+    message = f"no machine of the cluster at auto has {counted(cores, 'core')}{gpus} for a task: waiting for one"
+    assert [record.getMessage() for record in caplog.records] == [message]
 
 
 @pytest.mark.parametrize(

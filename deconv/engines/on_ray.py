@@ -30,7 +30,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from deconv.engines.engine import SHARD_SIZE, Part, Shared, Step, Task
 from deconv.engines.sending import network_from_bytes, network_to_bytes, packed, unpacked
-from deconv.errors import BadInput, DeconvError, bad_value, check_count, first_line
+from deconv.errors import BadInput, DeconvError, bad_value, check_count, counted, first_line
 from deconv.network import Network
 
 TASKS_AHEAD = 2
@@ -98,7 +98,7 @@ class OnRay:
         except Exception as error:  # Ray raises no less when its processes take too long to start
             raise BadInput(
                 f"no Ray cluster can be used at address {self.address} ({first_line(error)}); start one with "
-                "`ray start --head` and give its address, or use the engine local"
+                "`ray start --head` and give its address (RAY_AUTH_MODE=token if it asks for one), or use the engine local"
             ) from error
         try:
             yield
@@ -185,9 +185,8 @@ class OnRay:
             return
         cpus, gpus = (max((machine[n] for machine in machines), default=0.0) for n in range(2))
         if self.address:
-            needs = f"{self.num_cpus_per_worker} cores and {self.num_gpus:g} GPUs"
-            message = "no machine of the cluster at %s has the %s of a task: waiting until one that has them joins"
-            log.warning(message, self.address, needs)
+            needs = counted(self.num_cpus_per_worker, "core") + (f" and {self.num_gpus:g} GPU" if self.num_gpus else "")
+            log.warning("no machine of the cluster at %s has %s for a task: waiting for one", self.address, needs)
         elif self.num_gpus > gpus:
             remedy = "give num_gpus=0, or the address of a cluster that has more"
             raise bad_value("num_gpus", self.num_gpus, f"at most {gpus:g}, the GPUs that Ray sees here", remedy)
