@@ -98,7 +98,8 @@ class OnRay:
         except Exception as error:  # Ray raises no less when its processes take too long to start
             raise BadInput(
                 f"no Ray cluster can be used at address {self.address} ({first_line(error)}); start one with "
-                "`ray start --head` and give its address (RAY_AUTH_MODE=token if it asks for one), or use the engine local"
+                "`ray start --head` and give its address, with RAY_AUTH_MODE=token where it asks for one, or use the "
+                "engine local"
             ) from error
         try:
             yield
