@@ -94,7 +94,11 @@ class Killed(Local):
     after: int = 0
 
     def work(
-        self, do: Callable[[Shared, Task], Iterator[Step]], shared: Shared, tasks: Iterable[Task]
+        self,
+        do: Callable[[Shared, Task], Iterator[Step]],
+        shared: Shared,
+        tasks: Iterable[Task],
+        name: Callable[[Task], str] = str,
     ) -> Iterator[Step]:
         """Do the tasks in order, until it is killed."""
         for number, task in enumerate(tasks):

@@ -13,7 +13,7 @@ from deconv.analyses.choosing import chosen_maps, described_images, firing_units
 from deconv.analyses.directions import check_method, fit_directions, sample_activations
 from deconv.analyses.features import summarise
 from deconv.command.options import Directions
-from deconv.command.setup import open_rule, prepare
+from deconv.command.setup import Prepared, open_rule, prepare
 from deconv.compare.judging import Measurements, Study
 from deconv.compare.measuring import METRICS, difference_interval, mean_interval
 from deconv.compare.tasks import PATCHES
@@ -21,7 +21,6 @@ from deconv.errors import BadInput
 from deconv.figures import directions as charts
 from deconv.figures import features, save_figure
 from deconv.files import safe_name, write_json
-from deconv.images import Source
 from deconv.models.directions import asked_name, load_directions, open_directions, own_name, save_directions
 from deconv.models.presets import called, open_network
 from deconv.network import Network
@@ -50,14 +49,14 @@ def run(options: Directions, folder: Path) -> Path:
     others = check_sets(options, with_files, layer)
     prepared = prepare(options, with_files, [layer, *others.values()], [rule])
     files = {method: folder / f"{method}.safetensors" for method in options.methods}
-    fit(options, network, prepared.images, layer, files)
     read = {name: settings for name, settings in options.directions.items() if settings is not None}
-    wide = open_directions(
-        network, read | {method: {"file": str(path), "layer": layer} for method, path in files.items()}
-    )
     layers = {CHANNELS: layer} | {method: asked_name(layer, method) for method in files} | others
-    prepared, seed = replace(prepared, network=wide, layers=sorted(layers.values(), key=wide.node)), options.seed
-    with prepared.engine.connected():  # once, for mining and measuring
+    with prepared.engine.connected():  # once, for sampling, mining and measuring
+        fit(options, network, prepared, layer, files)
+        wide = open_directions(
+            network, read | {method: {"file": str(path), "layer": layer} for method, path in files.items()}
+        )
+        prepared, seed = replace(prepared, network=wide, layers=sorted(layers.values(), key=wide.node)), options.seed
         peaks = prepared.mine(folder / "peaks.safetensors", options.k)
         units = {name: firing_units(name, peaks[name], None, options.n_units, seed) for name in layers.values()}
         compared, records = {rule.name: rule}, folder / "records"
@@ -89,11 +88,11 @@ def check_sets(options: Directions, network: Network, layer: str) -> dict[str, s
     return {directions.name: asked_name(layer, directions.name) for directions in network.directions.values()}
 
 
-def fit(options: Directions, network: Network, images: Source, layer: str, files: Mapping[str, Path]) -> None:
+def fit(options: Directions, network: Network, prepared: Prepared, layer: str, files: Mapping[str, Path]) -> None:
     """Write the directions of each method that has no file yet; one that was fitted otherwise is refused."""
     sampled: dict[str, Any] = {"layer": own_name(network, layer), "samples": options.samples, "seed": options.seed}
     provenances = {
-        method: build(network.provenance(), images.provenance(), **sampled, method=method, n=options.n)
+        method: build(network.provenance(), prepared.images.provenance(), **sampled, method=method, n=options.n)
         for method in files
     }
     missing = [method for method, path in files.items() if not path.exists()]
@@ -103,7 +102,7 @@ def fit(options: Directions, network: Network, images: Source, layer: str, files
             check_same(path, kept, provenances[method], "Choose another folder, or delete that file to fit again.")
     if missing:
         counts = (options.samples, options.seed, options.batch_size)
-        activations = sample_activations(network, images, layer, *counts)
+        activations = sample_activations(network, prepared.images, layer, *counts, prepared.engine)
         for method in track(missing, "fitting directions", len(missing), unit="methods"):
             weights, bias = fit_directions(activations, method, options.n, options.seed)
             save_directions(files[method], weights, bias, provenances[method])

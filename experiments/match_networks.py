@@ -39,12 +39,14 @@ def run(options: MatchNetworks, folder: Path) -> Path:
     pairs = pair_layers(options, first.layers, other)
     prepared = first, prepare(options, other, list(dict.fromkeys(layer for _, layer in pairs)), [rule])
     files = {pair: folder / f"{file_name(pair)}.matches.safetensors" for pair in pairs}
-    peaks = (
-        first.mine(folder / "peaks.safetensors", options.k),
-        prepared[1].mine(folder / "other.peaks.safetensors", options.k),
-    )
     images = first.images, prepared[1].images
-    matches = match_networks((network, other), images, pairs, files, options.batch_size, options.seed)
+    with first.engine.connected():  # once, for mining and matching
+        peaks = (
+            first.mine(folder / "peaks.safetensors", options.k),
+            prepared[1].mine(folder / "other.peaks.safetensors", options.k),
+        )
+        counts = (options.batch_size, options.seed)
+        matches = match_networks((network, other), images, pairs, files, *counts, first.engine)
     names = title_of(options.model, other_model), title_of(other_model, options.model)
     about = f"{names[0]} and {names[1]}, {len(first.images)} photographs"
     numbers = {}

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the tests themselves run one process a core
 
@@ -48,10 +49,19 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Ray on this machine, for all tests of a module: starting it and its workers takes most of their time."""
+    """Ray on this machine, for all tests that work by it: starting it and its workers takes most of their time.
+
+    It is told of one GPU, whether there is one or not. Its files are in a folder of its own, for a machine that joins
+    would note there that whoever looks for a cluster finds this one.
+    """
     ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    with TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:  # names of sockets are short
+        # "local", since it would join whatever it finds here
+        ray.init("local", num_cpus=2, num_gpus=1, _temp_dir=folder, **options)
+        yield
+        ray.shutdown()

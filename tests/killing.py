@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import deconv
@@ -112,27 +113,33 @@ def again_and_again(
 
 @contextmanager
 def workers_killed(finished: Callable[[], int]) -> Iterator[list[int]]:
-    """Kill Ray's workers in the middle of a task while the block runs: those that have one when `finished()` is 1 or
-    more, and again those that have one when it is 2 or more. Gives their ids."""
+    """Kill Ray's workers in the middle of a task again and again while the block runs: all that have one whenever four
+    more pieces are finished, of which `finished()` gives the number. Gives their ids."""
     killed: list[int] = []
+    over = threading.Event()
 
     def kill() -> None:
-        for count in (1, 2):
-            while finished() < count:
-                time.sleep(0.001)
-            for worker in at_work():
-                os.kill(worker, signal.SIGKILL)
-                killed.append(worker)
+        count = 1
+        while not over.wait(0.001):
+            if finished() >= count:
+                count = finished() + 4
+                for worker in at_work():
+                    with suppress(ProcessLookupError):  # it has ended meanwhile
+                        os.kill(worker, signal.SIGKILL)
+                        killed.append(worker)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    yield killed
-    killer.join()
+    try:
+        yield killed
+    finally:
+        over.set()
+        killer.join()
 
 
 def at_work() -> list[int]:
-    """The processes of this one's Ray that have a task at this moment."""
-    return [process for process, name in below(os.getpid()).items() if name.startswith("ray::_work")]
+    """The processes of this one's Ray that have a task at this moment: they bear its name, as no others do."""
+    return [process for process, name in below(os.getpid()).items() if re.match("ray::[a-z]", name)]
 
 
 def below(process: int) -> dict[int, str]:

@@ -194,7 +194,7 @@ def test_records_in_half_the_bytes_and_none(tmp_path: Path, source: Source, peak
 def test_ray_gives_the_same_bytes(
     tmp_path: Path, source: Source, peaks: deconv.Peaks, by_one_process: dict[str, bytes], cluster: None
 ) -> None:
-    for workers in (1, 2, 4):
+    for workers in (1, 2):
         known = records(tmp_path / str(workers), source, peaks)
         made(known, blocks_of(known), open_engine("ray", num_workers=workers))
         assert bytes_in(tmp_path / str(workers)) == by_one_process, workers
@@ -208,10 +208,10 @@ def test_a_worker_of_ray_is_killed(
     blocks = blocks_of(known)
 
     def finished() -> int:
-        return len(list(tmp_path.glob("[!.]*.patches.safetensors")))
+        return int(any(tmp_path.glob("[!.]*.patches.safetensors")))  # once, as soon as the first block is there
 
     with workers_killed(finished) as killed:
-        made(known, blocks, open_engine("ray", num_workers=2, retries=9))
+        made(known, blocks, open_engine("ray", num_workers=2, retries=99))
     assert killed and bytes_in(tmp_path) == by_one_process
 
 

@@ -442,7 +442,7 @@ def test_torch_is_asked_for_large_pages_unless_the_user_says_otherwise(
 ) -> None:
     """Before torch, which reads the variable once, is there."""
     program = (
-        "import os, sys; from deconv.command.cli import main; main(['--version'])\n"
+        "import os, sys; from deconv.command.cli import main; main(['--help'])\n"
         "print('torch' in sys.modules, os.environ['THP_MEM_ALLOC_ENABLE'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}

@@ -57,16 +57,14 @@ def by(engine: Engine, shared: LayerComparison) -> dict[str, Columns]:
     return join(list(engine.work(measure_units, shared, TASKS)), NAMES)
 
 
-def test_any_engine_ends_with_the_same_bytes(mine: Explanation) -> None:
-    pytest.importorskip("ray")
+def test_any_engine_ends_with_the_same_bytes(mine: Explanation, cluster: None) -> None:
     shared = comparison(mine)
     expected = by(open_engine("local"), shared)
-    with open_engine("ray").connected():
-        for workers in (1, 2):
-            found = by(open_engine("ray", num_workers=workers), shared)
-            for name in NAMES:
-                for key, values in expected[name].items():
-                    assert found[name][key].tobytes() == values.tobytes(), (workers, name, key)
+    for workers in (1, 2):
+        found = by(open_engine("ray", num_workers=workers), shared)
+        for name in NAMES:
+            for key, values in expected[name].items():
+                assert found[name][key].tobytes() == values.tobytes(), (workers, name, key)
 
 
 def test_parts_are_joined_in_the_order_of_units_whatever_came_first(mine: Explanation) -> None:

@@ -15,6 +15,7 @@ import deconv
 from deconv.analyses.directions import METHODS, check_method, draws_of, fit_directions, sample_activations
 from deconv.command.cli import main
 from deconv.compare.measuring import difference_interval
+from deconv.engines import Local, open_engine
 from deconv.errors import BadInput, UnknownName
 from deconv.figures.directions import SHOWN, directions_figure
 from deconv.images import Source
@@ -62,6 +63,27 @@ def test_the_positions_of_least_hash_are_drawn(network: deconv.Network, source: 
         drawn = sample_activations(network, source, "one", count, 3, batch_size)
         torch.testing.assert_close(torch.from_numpy(drawn), expected)
     assert len(expected) == min(count, 700) and len(np.unique(draws)) == 700
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of what it finds on the machine
+def test_any_engine_draws_the_same_bytes(
+    network: deconv.Network, source: Source, tmp_path: Path, cluster: None
+) -> None:
+    """In one go and in four shards; one image of seven cannot be read."""
+    damaged = photographs(tmp_path, 7)
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    for images in (source, damaged):
+        drawn = sample_activations(network, images, "one", 250, 3, 2)
+        for engine in (Local(2), open_engine("ray", shard_size=2, num_workers=2)):
+            assert sample_activations(network, images, "one", 250, 3, 2, engine).tobytes() == drawn.tobytes()
+
+
+def test_more_than_half_unreadable_is_counted_over_all_shards(network: deconv.Network, tmp_path: Path) -> None:
+    images = photographs(tmp_path, 7)
+    for n in (0, 1, 2, 6):
+        (tmp_path / f"{n}.png").write_bytes(b"no picture")
+    with pytest.raises(BadInput, match="4 of the 7 images of the source folder cannot be read"):
+        sample_activations(network, images, "one", 250, 3, 2, Local(2))
 
 
 def test_neither_order_nor_other_images_matter(network: deconv.Network, source: Source) -> None:

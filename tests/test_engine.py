@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import random
+import signal
+import subprocess
 import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +30,15 @@ from deconv.command.cli import main
 from deconv.engines import Engine, open_engine
 from deconv.engines.local import Local
 from deconv.engines.sending import packed, unpacked
-from deconv.errors import BadInput, UnknownName
+from deconv.errors import BadInput, UnknownName, counted
 from deconv.images import Source, webdataset
 from deconv.images.members import Member
 from deconv.mining import bfloat16, mine_into
 from deconv.mining.partials import Partial
 from deconv.mining.shards import shards_of
 from deconv.network.spatial import Convolution
-from tests.engine_work import compare_networks
-from tests.killing import workers_killed
+from tests.engine_work import called, compare_networks, where
+from tests.killing import below, workers_killed
 from tests.promises import GOES_ON, SAME_BYTES, fault
 from tests.samples import photographs, with_preprocessing
 
@@ -63,10 +68,16 @@ class Shuffled(Local):
 
     seed: int = 0
 
-    def work(self, do: Callable[[Any, Any], Iterator[Any]], shared: Any, tasks: Iterable[Any]) -> Iterator[Any]:
+    def work(
+        self,
+        do: Callable[[Any, Any], Iterator[Any]],
+        shared: Any,
+        tasks: Iterable[Any],
+        name: Callable[[Any], str] = str,
+    ) -> Iterator[Any]:
         """As the real one, in another order."""
         listed = list(tasks)
-        yield from super().work(do, shared, random.Random(self.seed).sample(listed, len(listed)))
+        yield from super().work(do, shared, random.Random(self.seed).sample(listed, len(listed)), name)
 
     def merge(self, add: Callable[..., Any], parts: Sequence[Any]) -> Any:
         """In pairs, whichever come first."""
@@ -202,8 +213,8 @@ def test_a_long_run_says_how_far_it_is(
     caplog.set_level(logging.INFO, "deconv")
     mined(tmp_path, source, Local(10))
     lines = [line for line in caplog.messages if line.startswith("mining: ")]
-    assert any(" of 42 images, " in line and " s left, 1 unreadable" in line for line in lines)
-    assert lines[-1].startswith("mining: 42 images in ") and lines[-1].endswith("1 unreadable")
+    assert any(" of 42 images, " in line and " s left, 1 unreadable, 2 of 5 shards" in line for line in lines)
+    assert lines[-1].startswith("mining: 42 images in ") and lines[-1].endswith("1 unreadable, 5 of 5 shards")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +252,7 @@ def test_without_ray_the_extra_is_named(
 @SAME_BYTES
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of what it finds on the machine
 def test_ray_gives_the_same_bytes(tmp_path: Path, source: Source, in_float32: bytes, cluster: None) -> None:
-    for workers in (1, 2, 4):
+    for workers in (1, 2):
         engine = open_engine("ray", shard_size=4, num_workers=workers)  # eleven shards: merged in two levels
         assert mined(tmp_path / str(workers), source, engine) == in_float32, workers
     streamed = webdataset(tars_of(source, tmp_path), streaming=True)
@@ -256,17 +267,23 @@ def test_ray_gives_the_same_bytes_in_bfloat16(tmp_path: Path, source: Source, cl
 
 
 @GOES_ON
-@fault("SIGKILL of Ray's workers")
 @pytest.mark.filterwarnings("ignore")
-def test_a_worker_of_ray_is_killed(tmp_path: Path, source: Source, in_float32: bytes, cluster: None) -> None:
-    """As soon as the first shard is there, every process that works on one; and again after the second."""
+def test_workers_of_ray_are_killed_all_the_time(
+    tmp_path: Path,
+    source: Source,
+    in_float32: bytes,
+    cluster: None,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Every process that works on a shard, as soon as the first is there, and again after every fourth one."""
 
     def finished() -> int:
-        return 9 if (tmp_path / "peaks.safetensors").exists() else len(list(tmp_path.rglob("[!.]*-0????.safetensors")))
+        return len(list(tmp_path.rglob("[!.]*-0????.safetensors")))
 
     with workers_killed(finished) as killed:
-        found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=9))
-    assert killed and found == in_float32
+        found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=99))
+    assert len(killed) > 2 and found == in_float32
+    record_property("injected: SIGKILL of Ray's workers", len(killed))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -282,11 +299,14 @@ def test_any_work_over_several_networks(cluster: None, caplog: pytest.LogCapture
     assert [step for step in Local().work(compare_networks, shared, range(3)) if step[0] >= 0] == expected
 
 
-def test_what_is_packed_holds_no_network() -> None:
+def test_what_is_packed_holds_no_network_and_no_large_array() -> None:
     network = deconv.Network(nn.Conv2d(3, 512, 3), (3, 8, 8))
-    content, networks = packed({"a": [network], "b": (network, "rest")})
-    assert networks == [network] and len(content) < 1000
-    assert unpacked(content, networks) == {"a": [network], "b": (network, "rest")}
+    large = np.arange(2**18)
+    content, arrays, networks = packed({"a": [network], "b": (network, large, "rest")})
+    assert networks == [network] and len(content) < 1000 and [array.nbytes for array in arrays] == [large.nbytes]
+    again = unpacked(content, arrays, networks)
+    assert again["a"] == [network] and again["b"][::2] == (network, "rest") and (again["b"][1] == large).all()
+    assert np.shares_memory(again["b"][1], large)
 
 
 def image_folder(folder: Path) -> ImageFolder:
@@ -328,8 +348,93 @@ def test_mistakes_in_a_worker_come_as_they_are(tmp_path: Path, cluster: None) ->
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize(("option", "least"), [("num_cpus_per_worker", 1), ("num_gpus", 0), ("retries", 0)])
-def test_numbers_that_ray_cannot_use(option: str, least: int) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_a_task_has_a_name_where_people_look_on(cluster: None, caplog: pytest.LogCaptureFixture) -> None:
+    engine = open_engine("ray", num_workers=1)
+    assert list(engine.work(called, None, [3, 4], "asking {}".format)) == ["ray::asking 3", "ray::asking 4"]
+    caplog.set_level(logging.DEBUG, "deconv")
+    assert len(list(Local().work(called, None, [3, 4], "asking {}".format))) == 2
+    assert caplog.messages == ["asking 3", "asking 4"]
+
+
+@GOES_ON
+@fault("a machine that joins and is lost")
+@pytest.mark.filterwarnings("ignore")
+def test_a_machine_joins_and_is_lost(cluster: None) -> None:
+    """It gets tasks as soon as it is there; those that it had when it went are done by the other."""
+    ray = pytest.importorskip("ray")
+    here, address = ray.get_runtime_context().get_node_id(), ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", "--num-cpus=1", "--block"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as other:
+        done: list[int] = []
+        without_end = itertools.takewhile(lambda task: other.poll() is None, itertools.count())  # until it is lost
+        for task, machine in open_engine("ray", retries=9).work(where, 0.1, without_end):
+            done.append(task)
+            if machine != here and other.poll() is None:
+                for process in [other.pid, *below(other.pid)]:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                other.wait()
+    assert other.returncode == -signal.SIGKILL and sorted(done) == list(range(len(done)))
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "machine", "tasks"),
+    [
+        (0, (3.0, 0.0), 3),
+        (0.25, (8.0, 1.0), 4),
+        (0.25, (2.0, 1.0), 2),
+        (0.4, (8.0, 2.0), 4),
+        (1, (8.0, 2.0), 2),
+        (2, (8.0, 5.0), 2),
+        (0.5, (8.0, 0.0), 0),
+    ],
+    ids=str,
+)
+def test_a_part_of_a_gpu_is_of_one(num_gpus: float, machine: tuple[float, float], tasks: int) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
-    with pytest.raises(BadInput, match=f"{option}: given {least - 1}; expected a .*number, {least} or more"):
-        open_engine("ray", **{option: least - 1})
+    assert open_engine("ray", num_gpus=num_gpus)._tasks_on(*machine) == tasks  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees the GPU")
+def test_a_gpu_that_only_ray_sees_is_named(cluster: None) -> None:
+    with pytest.raises(BadInput, match="num_gpus: torch sees none of the GPUs that Ray has on .*, or give num_gpus=0$"):
+        list(open_engine("ray", num_gpus=0.25).work(called, None, [1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_gpus": 2}, "num_gpus: given 2; expected at most 1, the GPUs that Ray sees here: give num_gpus=0, or"),
+        ({"num_cpus_per_worker": 3}, "num_cpus_per_worker: given 3; expected at most 2, the cores of this machine: "),
+    ],
+    ids=str,
+)
+def test_what_this_machine_is_too_small_for(
+    options: dict[str, Any], said: str, cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a cluster, which may grow, it is waited for."""
+    with pytest.raises(BadInput) as raised:
+        list(open_engine("ray", **options).work(called, None, [1]))
+    assert str(raised.value).startswith(said)
+    assert list(open_engine("ray", address="auto", **options).work(called, None, [])) == []
+    cores, gpus = options.get("num_cpus_per_worker", 1), " and 2 GPU" if "num_gpus" in options else ""
+    message = f"no machine of the cluster at auto has {counted(cores, 'core')}{gpus} for a task: waiting for one"
+    assert [record.getMessage() for record in caplog.records] == [message]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("num_cpus_per_worker", 0, "a whole number, 1 or more"),
+        ("num_workers", 0, "a whole number, 1 or more"),
+        ("retries", -1, "a whole number, 0 or more"),
+        *(("num_gpus", value, "a number, 0 or more") for value in (-1, float("nan"), float("inf"), True)),
+        *(("num_gpus", value, "a whole number, or a part of one GPU, 0.0001 or more") for value in (1.5, 1e-5)),
+    ],
+)
+def test_numbers_that_ray_cannot_use(option: str, value: float, expected: str, unchecked: None) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    with pytest.raises(BadInput, match=f"^{option}: given {value}; expected {expected}$"):
+        open_engine("ray", **{option: value})

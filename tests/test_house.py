@@ -44,7 +44,9 @@ HOUSE = {
         doors="classes directions graph incremental operations receptive_field roles spatial squares",
     ),
     "engines": Room("errors network", doors="local"),
-    "mining": Room("errors progress files records images network engines", doors="beyond moments"),
+    "mining": Room(
+        "errors progress files records images network engines", doors="beyond correlating moments streaming"
+    ),
     "projection": Room("errors progress records images network", doors="by_layer masks patches responses rules"),
     "explanations": Room("errors progress files records images network projection", doors="functions fields"),
     "models": Room("errors files records images network", doors="directions loading presets"),

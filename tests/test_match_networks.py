@@ -16,7 +16,7 @@ from deconv.analyses import match_networks as analysis
 from deconv.analyses.match_networks import Matches, match_units, spread_pairs
 from deconv.command.cli import main
 from deconv.figures.match_networks import STYLES, correlations_figure
-from deconv.mining import moments
+from deconv.mining import correlating, moments
 from deconv.mining.moments import Moments, against_chance
 from deconv.models.presets import load
 from deconv.records import Peaks, Reconstructions
@@ -116,9 +116,11 @@ def test_the_table_has_a_row_for_each_unit(run: Path) -> None:
     assert table["match"][:5] == place_of("conv1") and table["mutual"][8] is False
 
 
-def test_the_same_bytes_for_any_batch_size(home: Path, run: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of what it finds on the machine
+def test_the_same_bytes_for_any_batch_size_and_by_ray(home: Path, run: Path, cluster: None) -> None:
     again = home / "batches"
-    assert main([*options(home, "batch_size=3"), f"folder={again}"]) == 0
+    by_ray = ["engine=ray", "engine.shard_size=3", "engine.num_workers=2"]
+    assert main([*options(home, "batch_size=3", *by_ray), f"folder={again}"]) == 0
     for name in ("summary.json", "matches.parquet", "conv2.matches.safetensors", "conv2.png", "match_networks.png"):
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
 
@@ -126,7 +128,7 @@ def test_the_same_bytes_for_any_batch_size(home: Path, run: Path) -> None:
 def test_what_is_there_is_taken_up_and_what_differs_refused(
     home: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(analysis, "_inputs", None)  # nothing is looked at again
+    monkeypatch.setattr(correlating, "_inputs", None)  # nothing is looked at again
     before = (run / "summary.json").read_bytes()
     assert main([*options(home), f"folder={run}"]) == 0 and (run / "summary.json").read_bytes() == before
     capsys.readouterr()

@@ -90,13 +90,15 @@ def test_entropy_rises_by_what_two_histograms_say() -> None:
     assert np.isnan(entropy_rise(two, np.zeros_like(two), inside)) and np.isnan(entropy_rise(0 * two, two, inside))
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path) -> None:
-    left = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != "run.log"}
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of what it finds on the machine
+def test_a_killed_run_goes_on_by_ray_and_ends_with_the_same_bytes(finished: Path, cluster: None) -> None:
+    said = ("run.log", "config.yaml")  # that it is Ray, too
+    left = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name not in said}
     kept = finished / "records" / "conv1.gradient.safetensors"
     before = kept.stat().st_mtime_ns
     for name in ("records/conv2.deconvnet.safetensors", "summary.json", "sanity_checks.png"):
         (finished / name).unlink()
-    assert main(command(finished)) == 0
+    assert main(command(finished, engine="ray", **{"engine.num_workers": "2"})) == 0
     assert {path: path.read_bytes() for path in left} == left and kept.stat().st_mtime_ns == before
 
 

@@ -164,7 +164,9 @@ class Ended(Local):
 
     after: int = 0
 
-    def work(self, do: Callable[[Any, Any], Iterator[Any]], shared: Any, tasks: Any) -> Iterator[Any]:
+    def work(
+        self, do: Callable[[Any, Any], Iterator[Any]], shared: Any, tasks: Any, name: Callable[[Any], str] = str
+    ) -> Iterator[Any]:
         """As the real one, until it ends."""
         for number, task in enumerate(tasks):
             if number == self.after:

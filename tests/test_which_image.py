@@ -247,8 +247,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path) -> No
     assert contents(finished) == left
 
 
-def test_ray_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_ray_gives_the_same_bytes(finished: Path, tmp_path: Path, cluster: None) -> None:
     photographs(tmp_path / "photographs", 20)
     assert main(command(tmp_path / "ray", engine="ray", **{"engine.num_workers": "1"})) == 0
     one, other = contents(finished), contents(tmp_path / "ray")

@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Float64, UInt64
 from torch import Tensor
 
+from deconv.engines import Engine
+from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, needed
 from deconv.images import Source
-from deconv.images.batches import batches
+from deconv.images.batches import Unreadable, batches
+from deconv.mining.streaming import Shard, Step, pass_over
 from deconv.network import Network
-from deconv.progress import track
 
 with needed("fitting directions", "scikit-learn", extra="probing"):
     from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
@@ -70,12 +73,44 @@ def check_method(network: Network, layer: str, method: str, n: int) -> None:
         raise BadInput(f"methods: nmf needs activations of zero or more, and {layer} is not rectified; use {able}")
 
 
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """What is drawn from images: the activations of a layer at `count` positions, by the seed."""
+
+    network: Network
+    layer: str
+    count: int
+    seed: int
+    batch_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The S positions of least number among some images, in that order, and the activations of all channels there."""
+
+    draws: UInt64[np.ndarray, " S"]
+    activations: Float32[np.ndarray, "S C"]
+
+    def add(self, draws: UInt64[np.ndarray, " T"], activations: Float32[np.ndarray, "T C"], count: int) -> Sample:
+        """Return the first `count` of these and of others."""
+        together = np.concatenate([self.draws, draws])
+        order = np.argsort(together, kind="stable")[:count]
+        return Sample(together[order], np.concatenate([self.activations, activations])[order])
+
+
 def sample_activations(
-    network: Network, images: Source, layer: str, count: int, seed: int, batch_size: int = 16
+    network: Network,
+    images: Source,
+    layer: str,
+    count: int,
+    seed: int,
+    batch_size: int = 16,
+    engine: Engine | None = None,
 ) -> Float32[np.ndarray, "S C"]:
     """Return the activations of all channels at `count` positions drawn from all images, or at all if there are fewer.
 
-    Images stream by; no more is kept than the sample and a batch. Rows are in the order of the draw. Raises
+    Images stream by; no more is kept than the sample, a shard's and a batch. Rows are in the order of the draw, and the
+    same to the byte however the images are cut. engine: where the work is done, by default here. Raises
     UnknownName for a layer that does not exist, BadInput for images of which more than half cannot be read.
 
     >>> import deconv
@@ -86,27 +121,36 @@ def sample_activations(
     (100, 4)
     """
     check_count("count", count)
-    kept = np.empty((0, network.channels(layer)), np.float32)
-    draws = np.empty(0, np.uint64)
-    for keys, maps in track(
-        _maps(network, images, layer, batch_size), "sampling", len(images), size=lambda batch: len(batch[0])
-    ):
-        drawn = np.concatenate([draws_of(key, seed, maps.shape[2], maps.shape[3]) for key in keys])
-        candidates = np.flatnonzero(drawn <= draws[-1]) if len(draws) == count else np.arange(len(drawn))
-        first = candidates[np.argsort(drawn[candidates], kind="stable")[:count]]  # no more of them can stay
+    sampling = Sampling(network, layer, count, seed, batch_size)
+    total = _nothing(sampling)
+    for _, sample in pass_over(engine or Local(), sample_shard, sampling, (images,), batch_size, f"sampling {layer}"):
+        total = total.add(sample.draws, sample.activations, count)
+    return total.activations
+
+
+def sample_shard(sampling: Sampling, shard: Shard) -> Iterator[Step[Sample]]:
+    """Draw from the images of a shard; yield after each batch, and once more with the sample."""
+    network, preprocessing = sampling.network, sampling.network.needed_preprocessing()
+    sample, seen = _nothing(sampling), 0
+    (images,), image_count = shard.sources, len(shard.image_ids)
+    skipped: list[Unreadable] = []
+    decoded = batches(images, preprocessing, sampling.batch_size, shard.image_ids, skipped, image_count)
+    for image_ids, input_images in decoded:
+        maps = network.forward(preprocessing.normalize(input_images), [sampling.layer])[sampling.layer]
+        keys = [images.key(image_id) for image_id in image_ids.tolist()]
+        drawn = np.concatenate([draws_of(key, sampling.seed, maps.shape[2], maps.shape[3]) for key in keys])
+        is_full = len(sample.draws) == sampling.count
+        candidates = np.flatnonzero(drawn <= sample.draws[-1]) if is_full else np.arange(len(drawn))
+        first = candidates[np.argsort(drawn[candidates], kind="stable")[: sampling.count]]  # no more of them can stay
         rows = maps.permute(0, 2, 3, 1).flatten(0, 2)[torch.from_numpy(first)].float().cpu().numpy()
-        together = np.concatenate([draws, drawn[first]])
-        order = np.argsort(together, kind="stable")[:count]
-        draws, kept = together[order], np.concatenate([kept, rows])[order]
-    return kept
+        sample = sample.add(drawn[first], rows, sampling.count)
+        seen += len(keys)
+        yield Step(shard.number, seen)
+    yield Step(shard.number, image_count, sample, tuple(skipped))
 
 
-def _maps(network: Network, images: Source, layer: str, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """(keys of images, their maps (n, C, rows, cols)), batch by batch."""
-    preprocessing = network.needed_preprocessing()
-    for image_ids, input_images in batches(images, preprocessing, batch_size):
-        maps = network.forward(preprocessing.normalize(input_images), [layer])[layer]
-        yield [images.key(image_id) for image_id in image_ids.tolist()], maps
+def _nothing(sampling: Sampling) -> Sample:
+    return Sample(np.empty(0, np.uint64), np.empty((0, sampling.network.channels(sampling.layer)), np.float32))
 
 
 def draws_of(key: str, seed: int, rows: int, cols: int) -> UInt64[np.ndarray, " positions"]:

@@ -18,10 +18,12 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from deconv.engines import Engine
+from deconv.engines.local import Local
 from deconv.errors import BadInput
 from deconv.images import Source
-from deconv.images.batches import batches
-from deconv.mining.moments import DIGITS, SHUFFLES, Moments, against_chance
+from deconv.mining.correlating import LayerPair, correlate
+from deconv.mining.moments import DIGITS, SHUFFLES, against_chance
 from deconv.network import Network
 from deconv.progress import track
 from deconv.records.formats import Columns, load_tensors, reading, save_tensors
@@ -36,9 +38,6 @@ AXES = {
     "sampled": (torch.float32, "C"),
     "chance": (torch.float32, "C"),
 }
-
-LayerPair = tuple[str, str]
-"""A layer of the network, and the layer of the other that its units are matched with."""
 
 
 def match_units(correlation: Float[np.ndarray, "C D"]) -> Int64[np.ndarray, " C"]:
@@ -200,12 +199,13 @@ def match_networks(
     files: Mapping[LayerPair, Path],
     batch_size: int,
     seed: int,
+    engine: Engine | None = None,
 ) -> dict[LayerPair, Matches]:
     """Return how the units of each pair of layers match, from records that are there, else in one pass over the images.
 
-    images: the same ones, as a source for each network.  files: where each pair is kept, or taken up from. Raises
-    RecordMismatch for a record of something else; BadInput for a layer of which no unit changes from image to image,
-    and for images of which more than half cannot be read.
+    images: the same ones, as a source for each network.  files: where each pair is kept, or taken up from.
+    engine: where images are looked at, by default here. Raises RecordMismatch for a record of something else; BadInput
+    for a layer of which no unit changes from image to image, and for images of which more than half cannot be read.
     """
     network, other = networks
     parts = network.provenance(), images[0].provenance()
@@ -213,7 +213,7 @@ def match_networks(
     provenances = {pair: build(*parts, **settings, layer=pair[0], other_layer=pair[1]) for pair in pairs}
     kept = {pair: _load(files[pair], provenances[pair]) for pair in pairs if files[pair].exists()}
     missing = [pair for pair in pairs if pair not in kept]
-    for pair, tensors in _matched(networks, images, missing, batch_size, seed) if missing else ():
+    for pair, tensors in _matched(networks, images, missing, batch_size, seed, engine or Local()) if missing else ():
         save_tensors(files[pair], KIND, tensors, AXES, provenances[pair], checked=True)
         kept[pair] = tensors
     is_same = is_same_network(network, other)
@@ -240,27 +240,11 @@ def _matched(
     pairs: Sequence[LayerPair],
     batch_size: int,
     seed: int,
+    engine: Engine,
 ) -> Iterator[tuple[LayerPair, dict[str, Tensor]]]:
     """Each pair of layers with what is kept of it."""
-    network, other = networks
-    moments = {(a, b): Moments(network.channels(a), other.channels(b)) for a, b in pairs}
-    sampled: tuple[dict[str, list[np.ndarray]], ...] = {a: [] for a, _ in pairs}, {b: [] for _, b in pairs}
-    image_ids = list(images[0].ids)
-    in_sample = set(image_ids[:: -(-len(image_ids) // SAMPLE)])
-    for ids, inputs in track(
-        _inputs(networks, images, batch_size), "matching", len(images[0]), size=lambda batch: len(batch[0])
-    ):
-        maxima = tuple(
-            {layer: values.float().cpu().numpy() for layer, _, values in each.forward_with_maxima(batch, list(layers))}
-            for each, batch, layers in zip(networks, inputs, sampled, strict=True)
-        )
-        for (layer, other_layer), total in moments.items():
-            total.see(maxima[0][layer], maxima[1][other_layer])
-        kept = [n for n, image_id in enumerate(ids) if image_id in in_sample]
-        for samples, of_batch in zip(sampled, maxima, strict=True):
-            for layer, values in of_batch.items():
-                samples[layer].append(values[kept])
-    for (layer, other_layer), total in track(moments.items(), "matching layers", len(moments), unit="layers"):
+    counted = correlate(networks, images, pairs, SAMPLE, batch_size, engine)
+    for (layer, other_layer), total in track(counted.moments.items(), "matching layers", len(pairs), unit="layers"):
         correlation = total.correlation()
         if np.isnan(correlation).all():
             raise BadInput(
@@ -268,27 +252,9 @@ def _matched(
                 "changes; expected units that do: give more images, or leave the layer out"
             )
         match = match_units(correlation)
-        sample, other_sample = np.concatenate(sampled[0][layer]), np.concatenate(sampled[1][other_layer])
-        with_match, chance = against_chance(sample, other_sample, match, seed)
+        with_match, chance = against_chance(counted.sampled[0][layer], counted.sampled[1][other_layer], match, seed)
         arrays = {"correlation": correlation, "match": match, "sampled": with_match, "chance": chance}
         yield (
             (layer, other_layer),
             {name: torch.from_numpy(np.ascontiguousarray(values)).to(AXES[name][0]) for name, values in arrays.items()},
         )
-
-
-def _inputs(
-    networks: tuple[Network, Network], images: tuple[Source, Source], batch_size: int
-) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
-    """(ids of images, what each network takes of them), batch by batch; each image is decoded once if that serves."""
-    first, second = (network.needed_preprocessing() for network in networks)
-    if first == second:
-        for ids, pixels in batches(images[0], first, batch_size):
-            normalized = first.normalize(pixels)
-            yield ids.tolist(), (normalized, normalized)
-        return
-    both = zip(batches(images[0], first, batch_size), batches(images[1], second, batch_size), strict=True)
-    for (ids, pixels), (other_ids, other_pixels) in both:
-        if not torch.equal(ids, other_ids):
-            raise BadInput("the images changed while they were read; expected the same ones for both: start again")
-        yield ids.tolist(), (first.normalize(pixels), second.normalize(other_pixels))

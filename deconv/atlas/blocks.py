@@ -46,6 +46,10 @@ class Block:
         recon, patches = (self.path.with_name(f"{self.path.name}.{kind}.safetensors") for kind in KINDS)
         return recon, patches
 
+    def title(self) -> str:
+        """Return what an engine calls the making of it: "projecting conv1 units 0 to 31 by deconvnet"."""
+        return f"projecting {self.layer} units {self.units[0]} to {self.units[-1]} by {self.rule.name}"
+
     def make(self, network: Network) -> tuple[Reconstructions, Patches]:
         """Project the peaks and cut their patches. Raises what `explain_peaks` and `patches_of` do."""
         recon = explain_peaks(network, self.images, self.layer, self.peaks, self.units, self.rule)

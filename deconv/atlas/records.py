@@ -104,7 +104,8 @@ class UnitRecords:
         if missing:
             with claimed(self.folder), engine.connected():
                 remove_parts(self.folder)
-                for name in engine.work(keep, self.network, [blocks[index] for index in missing.values()]):
+                tasks = [blocks[index] for index in missing.values()]
+                for name in engine.work(keep, self.network, tasks, name=Block.title):
                     yield missing[name], *blocks[missing[name]].load()
                 remove_parts(self.folder)  # of workers that died
 

@@ -15,7 +15,7 @@ from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.sufficiency import CURVES, SHARES
-from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units
+from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units, units_title
 from deconv.engines import Engine
 from deconv.images import Source
 from deconv.network import Network
@@ -112,7 +112,7 @@ def _measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, Colu
     units, strongest = study.units[layer], study.peaks[layer].score[:, 0].numpy()
     comparison = LayerComparison(study.gather(layer, units), strongest, study.explanations, names)
     tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.engine.work(measure_units, comparison, tasks)
+    done = study.engine.work(measure_units, comparison, tasks, partial(units_title, "comparing", layer))
     return join(list(track(done, f"comparing {layer}", len(units), unit="units", size=lambda t: len(t.units))), names)
 
 

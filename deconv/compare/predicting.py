@@ -17,7 +17,7 @@ from deconv.compare.controls import Opened
 from deconv.compare.guesses import BASELINES, VIEW, UnitTrials, named_right, shares
 from deconv.compare.judging import UNITS_AT_ONCE, Study, options_of, side_by_side
 from deconv.compare.peak_set import PeakSet
-from deconv.compare.tasks import PATCHES
+from deconv.compare.tasks import PATCHES, units_title
 from deconv.compare.trials import ACTIVATIONS, Covering, Squares, keep_or_cover, split_peaks
 from deconv.errors import BadInput
 from deconv.progress import track
@@ -102,7 +102,7 @@ def by_unit(
     """Return {name: columns} of all units of a layer: what `do` gives of a few at a time, in the order of the units."""
     units = study.units[layer]
     tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.engine.work(do, shared, tasks)
+    done = study.engine.work(do, shared, tasks, partial(units_title, about, layer))
     rows = [row for task in track(done, f"{about} {layer}", len(units), unit="units", size=len) for row in task]
     rows.sort(key=lambda row: units.index(int(row[names[0]]["unit"])))
     return {name: _columns([row[name] for row in rows]) for name in names}

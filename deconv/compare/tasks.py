@@ -71,6 +71,15 @@ def measure_units(comparison: LayerComparison, units: list[int]) -> Iterator[Mea
     yield Measured(units, peaks.channel.numpy(), columns, small)
 
 
+def units_title(about: str, layer: str, units: Sequence[int]) -> str:
+    """Return what an engine calls the work on some units of a layer.
+
+    >>> units_title("comparing", "fire5", [3, 7, 12])
+    'comparing fire5 units 3, 7, 12'
+    """
+    return f"{about} {layer} units {', '.join(map(str, units))}"
+
+
 def join(tasks: Sequence[Measured], names: Sequence[str]) -> dict[str, Columns]:
     """Return {rule: columns (U,)} of all units of a layer from its tasks, in whatever order they ended.
 

@@ -244,7 +244,11 @@ def keep_or_cover(records: Path | None, covering: Covering, provenance: dict[str
 
 def _covered(covering: Covering, tasks: list[tuple[int, list[int]]], engine: Engine) -> Iterator[Covered]:
     images = {n: len(image_ids) for n, image_ids in tasks}
-    done = engine.work(cover_images, covering, tasks)
+
+    def title(task: tuple[int, list[int]]) -> str:
+        return f"covering {len(task[1])} images from {task[1][0]} on"
+
+    done = engine.work(cover_images, covering, tasks, title)
     for covered in track(done, "covering", sum(images.values()), unit="images", size=lambda task: images[task.number]):
         columns = {name: values.copy() for name, values in covered.columns.items()}  # Ray's own may not be written to
         yield Covered(covered.number, columns)

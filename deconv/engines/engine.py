@@ -30,12 +30,18 @@ class Engine(Protocol):
         """Return what the last bit of an activation depends on, for the record of a task."""
 
     def work(
-        self, do: Callable[[Shared, Task], Iterator[Step]], shared: Shared, tasks: Iterable[Task]
+        self,
+        do: Callable[[Shared, Task], Iterator[Step]],
+        shared: Shared,
+        tasks: Iterable[Task],
+        name: Callable[[Task], str] = str,
     ) -> Iterator[Step]:
         """Yield what `do(shared, task)` yields for each task, or only the last of it, in whatever order the tasks end.
 
         - do: a function of a module, which yields at least once.
         - shared: whatever all tasks need, networks among it; they are there on the device that the engine works on.
+          Large arrays in it may not be written to.
+        - name: what a task is called where people look on: a few words, such as "comparing fire5 units 3, 7, 12".
 
         Raises what `do` raises.
         """

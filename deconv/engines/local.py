@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import torch
 from deconv.engines.engine import SHARD_SIZE, Part, Shared, Step, Task
 from deconv.errors import check_count
 from deconv.network import Network
+
+log = logging.getLogger("deconv")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,18 @@ class Local:
         return {"device": network.device.type, "threads": torch.get_num_threads()}
 
     def work(
-        self, do: Callable[[Shared, Task], Iterator[Step]], shared: Shared, tasks: Iterable[Task]
+        self,
+        do: Callable[[Shared, Task], Iterator[Step]],
+        shared: Shared,
+        tasks: Iterable[Task],
+        name: Callable[[Task], str] = str,
     ) -> Iterator[Step]:
-        """Do the tasks in order; yield all that they yield. Raises what `do` raises."""
+        """Do the tasks in order; yield all that they yield. The name of each is logged for debugging.
+
+        Raises what `do` raises.
+        """
         for task in tasks:
+            log.debug("%s", name(task))
             yield from do(shared, task)
 
     def merge(self, add: Callable[..., Part], parts: Sequence[Any]) -> Part:

@@ -1,7 +1,8 @@
 """Tasks by Ray, on a laptop's cores or on a cluster (https://docs.ray.io).
 
-Ray places the tasks, starts them again when a worker dies, and carries what they give; nothing of that is done here.
-Images and the run's folder are files: every machine must see them at the same paths.
+Ray places the tasks, starts them again when a worker or its machine dies, and carries what they give; nothing of that
+is done here. Machines may join and leave meanwhile. Images and the run's folder are files: every machine must see them
+at the same paths.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,13 +30,21 @@ from ray.exceptions import RayError, RayTaskError
 
 from deconv.engines.engine import SHARD_SIZE, Part, Shared, Step, Task
 from deconv.engines.sending import network_from_bytes, network_to_bytes, packed, unpacked
-from deconv.errors import BadInput, DeconvError, bad_value, check_count, first_line
+from deconv.errors import BadInput, DeconvError, bad_value, check_count, counted, first_line
 from deconv.network import Network
 
 TASKS_AHEAD = 2
-"""Tasks sent for each place there is, so that no worker waits for the next."""
+"""Tasks sent for each place there is, so that no worker waits for the next and a cluster that can grow does."""
+LOOK_EVERY = 2.0
+"""Seconds after which it is looked anew which machines there are."""
+LEAST_GPU = 1e-4
+"""The least part of a GPU that Ray counts."""
 ADDED_AT_ONCE = 8
 """Parts that one merging task adds up."""
+MERGING = "merging"
+"""The name of such a task."""
+
+log = logging.getLogger("deconv")
 
 _sent: WeakKeyDictionary[Network, tuple[Any, Any]] = WeakKeyDictionary()
 """The driver's: the networks in Ray's store, each with the cluster it was sent to."""
@@ -48,9 +59,11 @@ class OnRay:
     - shard_size: images in a shard, about: shards are what is sent to workers, also if there is only one.
     - address: a cluster's; "auto" for the one that this machine belongs to, None to start Ray on this machine alone.
     - num_cpus_per_worker: cores, and threads, of one task.
-    - num_gpus: GPUs of one task, or a fraction of one.
-    - num_workers: how many tasks may run at once; None for as many as there is room for.
-    - retries: how often a task is started again whose worker died.
+    - num_gpus: GPUs of one task, or a part of one: with 0.25 four tasks share each. Ray counts them; that their memory
+      is enough is not looked at.
+    - num_workers: how many tasks may run at once; None for as many as there is room for, on whatever machines there
+      are at that moment.
+    - retries: how often a task is started again whose worker died, alone or with its machine.
     """
 
     shard_size: int = SHARD_SIZE
@@ -66,8 +79,11 @@ class OnRay:
         if self.num_workers is not None:
             check_count("num_workers", self.num_workers)
         check_count("retries", self.retries, least=0)
-        if not isinstance(self.num_gpus, int | float) or self.num_gpus < 0:
-            raise bad_value("num_gpus", self.num_gpus, "a number, 0 or more")
+        gpus = self.num_gpus
+        if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 <= gpus < float("inf"):
+            raise bad_value("num_gpus", gpus, "a number, 0 or more")
+        if 0 < gpus < LEAST_GPU or (gpus > 1 and gpus != int(gpus)):
+            raise bad_value("num_gpus", gpus, f"a whole number, or a part of one GPU, {LEAST_GPU} or more")
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -82,7 +98,8 @@ class OnRay:
         except Exception as error:  # Ray raises no less when its processes take too long to start
             raise BadInput(
                 f"no Ray cluster can be used at address {self.address} ({first_line(error)}); start one with "
-                "`ray start --head` and give its address, or use the engine local"
+                "`ray start --head` and give its address, with RAY_AUTH_MODE=token where it asks for one, or use the "
+                "engine local"
             ) from error
         try:
             yield
@@ -98,39 +115,53 @@ class OnRay:
         return "cuda" if self.num_gpus else "cpu"
 
     def work(
-        self, do: Callable[[Shared, Task], Iterator[Step]], shared: Shared, tasks: Iterable[Task]
+        self,
+        do: Callable[[Shared, Task], Iterator[Step]],
+        shared: Shared,
+        tasks: Iterable[Task],
+        name: Callable[[Task], str] = str,
     ) -> Iterator[Step]:
-        """Do the tasks in whatever order; yield the last that each yields. Raises what `do` raises."""
-        content, networks = packed(shared)
+        """Do the tasks in whatever order; yield the last that each yields. Ray's dashboard shows them by name.
+
+        Raises what `do` raises; BadInput for tasks that need more than this machine has, if there is no other. In a
+        cluster they wait for a machine that has it to join, which is logged.
+        """
+        self._check_room()
+        content, arrays, networks = packed(shared)
         references = [_in_store(network) for network in networks]  # in a list, so that only who needs them fetches them
-        job = ray.put((do, content))
-        work = ray.remote(_work).options(**self._needs(), num_gpus=self.num_gpus)
+        job = ray.put((do, content, arrays))
+        work, needs = ray.remote(_work), self._needs() | {"num_gpus": self.num_gpus}
         remaining = iter(tasks)
-        waiting: list[Any] = []
+        waiting: dict[Any, str] = {}
+        places, looked = self._places(), time.monotonic()
         try:
             while True:
-                for task in islice(remaining, max(0, self._places() - len(waiting))):
-                    waiting.append(_sent_task(work, job, references, task, self._device, self.num_cpus_per_worker))
+                if time.monotonic() - looked > LOOK_EVERY:
+                    places, looked = self._places(), time.monotonic()
+                for task in islice(remaining, max(0, places - len(waiting))):
+                    named = work.options(**needs, name=name(task))
+                    sent = _sent_task(named, job, references, task, self._device, self.num_cpus_per_worker)
+                    waiting[sent] = name(task)
                 if not waiting:
                     return
-                (ready,), waiting = ray.wait(waiting, num_returns=1)
-                last, warnings = _result(ready)
-                for record in warnings:  # a worker has no run.log
-                    logging.getLogger(record.name).handle(record)
-                yield last
+                for ready in ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY)[0]:
+                    last, warnings = _result(ready, waiting.pop(ready))
+                    for record in warnings:  # a worker has no run.log
+                        logging.getLogger(record.name).handle(record)
+                    yield last
         finally:
             for task in waiting:
                 ray.cancel(task, force=True)
 
     def merge(self, add: Callable[..., Part], parts: Sequence[Any]) -> Part:
         """Let workers add up the parts in groups, and groups of groups; only the sum comes back."""
-        merge = ray.remote(_merge).options(**self._needs())
+        merge = ray.remote(_merge).options(**self._needs(), name=MERGING)
         level = list(parts)
         while True:
             groups = [level[at : at + ADDED_AT_ONCE] for at in range(0, len(level), ADDED_AT_ONCE)]
             level = [merge.remote(add, *group) for group in groups]
             if len(level) == 1:
-                return copy.deepcopy(_result(level[0]))  # which may be written to, as Ray's own arrays may not
+                return copy.deepcopy(_result(level[0], MERGING))  # which may be written to, as Ray's own arrays may not
 
     def _needs(self) -> dict[str, Any]:
         return {"num_cpus": self.num_cpus_per_worker, "max_retries": self.retries}
@@ -139,11 +170,38 @@ class OnRay:
         """Tasks to have on the way: `TASKS_AHEAD` for each that can run, as the cluster is now."""
         if self.num_workers is not None:
             return self.num_workers  # no more than that may run, so none may wait either
-        cluster = ray.cluster_resources()
-        rooms = [cluster.get("CPU", 0) / self.num_cpus_per_worker]
-        if self.num_gpus:
-            rooms.append(cluster.get("GPU", 0) / self.num_gpus)
-        return TASKS_AHEAD * max(1, int(min(rooms)))
+        return TASKS_AHEAD * max(1, sum(self._tasks_on(cpus, gpus) for cpus, gpus in _machines()))
+
+    def _tasks_on(self, cpus: float, gpus: float) -> int:
+        """How many tasks a machine can do at once. A part of a GPU is of one, never of two."""
+        by_cpus = int(cpus / self.num_cpus_per_worker)
+        if not self.num_gpus:
+            return by_cpus
+        return min(by_cpus, int(gpus) * int(1 / self.num_gpus) if self.num_gpus < 1 else int(gpus / self.num_gpus))
+
+    def _check_room(self) -> None:
+        """Raise BadInput if this machine, being alone, is too small for a task; of a cluster that is logged."""
+        machines = _machines()
+        if any(self._tasks_on(cpus, gpus) for cpus, gpus in machines):
+            return
+        cpus, gpus = (max((machine[n] for machine in machines), default=0.0) for n in range(2))
+        if self.address:
+            needs = counted(self.num_cpus_per_worker, "core") + (f" and {self.num_gpus:g} GPU" if self.num_gpus else "")
+            log.warning("no machine of the cluster at %s has %s for a task: waiting for one", self.address, needs)
+        elif self.num_gpus > gpus:
+            remedy = "give num_gpus=0, or the address of a cluster that has more"
+            raise bad_value("num_gpus", self.num_gpus, f"at most {gpus:g}, the GPUs that Ray sees here", remedy)
+        else:
+            remedy = "give fewer, or the address of a cluster of larger machines"
+            raise bad_value(
+                "num_cpus_per_worker", self.num_cpus_per_worker, f"at most {cpus:g}, the cores of this machine", remedy
+            )
+
+
+def _machines() -> list[tuple[float, float]]:
+    """The cores and GPUs of each machine that is there now."""
+    living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in living]
 
 
 def _sent_task(work: Any, *arguments: Any) -> Any:
@@ -158,13 +216,22 @@ def _sent_task(work: Any, *arguments: Any) -> Any:
 
 
 def _work(
-    job: tuple[Callable[..., Iterator[Any]], bytes], networks: list[Any], task: Any, device: str, threads: int
+    job: tuple[Callable[..., Iterator[Any]], bytes, list[Any]],
+    networks: list[Any],
+    task: Any,
+    device: str,
+    threads: int,
 ) -> tuple[Any, list[logging.LogRecord]]:
     """Do a task, in a worker: return the last that it yields, and what was warned of meanwhile."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            f"num_gpus: torch sees none of the GPUs that Ray has on {socket.gethostname()}; expected CUDA wherever Ray "
+            "has GPUs: install its driver and a torch for it, or give num_gpus=0"
+        )
     torch.set_num_threads(threads)
-    do, content = job
+    do, content, arrays = job
     with _warnings() as heard:
-        *_, last = do(unpacked(content, _from_store(networks, device)), task)
+        *_, last = do(unpacked(content, arrays, _from_store(networks, device)), task)
     return last, [heard.get() for _ in range(heard.qsize())]
 
 
@@ -203,7 +270,7 @@ def _merge(add: Callable[..., Part], *parts: Any) -> Part:
     return add(*copy.deepcopy(parts))  # Ray's own arrays may not be written to
 
 
-def _result(ready: Any) -> Any:
+def _result(ready: Any, name: str) -> Any:
     """Return what a task gives. Its own errors come as they were raised there, Ray's as one line."""
     try:
         return ray.get(ready)
@@ -212,5 +279,5 @@ def _result(ready: Any) -> Any:
     if not isinstance(failure, RayError):
         raise failure from None
     raise DeconvError(
-        f"a worker of Ray failed ({first_line(failure)}); what it had finished is kept: start again to go on"
+        f"a worker of Ray failed at {name!r} ({first_line(failure)}); what was finished is kept: start again to go on"
     ) from failure

@@ -50,6 +50,35 @@ class Moments:
             squares += (values**2).sum(axis=0)
         self.products += x.T @ y
 
+    def merge(self, other: Moments) -> None:
+        """Add what was counted on other images, whose differences are from another first image; `other` is used up.
+
+        >>> values = np.random.default_rng(0).normal(size=(100, 3)).round(1)
+        >>> whole, first, rest = Moments(3, 3), Moments(3, 3), Moments(3, 3)
+        >>> for moments, rows in ((whole, values), (first, values[:70]), (rest, values[70:])):
+        ...     moments.see(rows, rows[:, ::-1])
+        >>> first.merge(rest)
+        >>> first.images, np.allclose(first.correlation(), whole.correlation(), atol=1e-9)
+        (100, True)
+        """
+        if self._first is None or other._first is None:
+            if self._first is None:
+                vars(self).update(vars(other))
+            return
+        for moments in (self, other):
+            moments._add_waiting()
+        x, y = (theirs - ours for ours, theirs in zip(self._first, other._first, strict=True))
+        self.products += other.products + np.outer(x, other.sums[1]) + np.outer(other.sums[0], y)
+        self.products += other.images * np.outer(x, y)
+        for n, apart in enumerate((x, y)):
+            self.squares[n][:] += other.squares[n] + 2 * apart * other.sums[n] + other.images * apart**2
+            self.sums[n][:] += other.sums[n] + other.images * apart
+        self.images += other.images
+
+    def _add_waiting(self) -> None:
+        self._add(*self._waiting)
+        self._waiting = self._waiting[0][:0], self._waiting[1][:0]
+
     def correlation(self) -> Float[np.ndarray, "C D"]:
         """Return Pearson's correlations, to DIGITS decimals; nan for units that are the same on all images.
 
@@ -58,8 +87,7 @@ class Moments:
         >>> moments.correlation().tolist()
         [[-1.0], [nan]]
         """
-        self._add(*self._waiting)
-        self._waiting = self._waiting[0][:0], self._waiting[1][:0]
+        self._add_waiting()
         spreads = [
             np.sqrt(np.where(squares > 0, self.images * squares - total**2, np.nan))
             for total, squares in zip(self.sums, self.squares, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -64,10 +64,10 @@ class InShards:
             for number, after in zip([*kept, *missing], [*[None] * len(kept), *missing[1:], None], strict=False)
         )
         if image_ids is None:
-            self._work(scan, shards, None, True)
+            self._work(scan, shards, len(cuts), None, True)
         else:
             images = sum(len(cuts[number]) for number in missing)
-            self._work(scan, shards, images, len(image_ids) == len(self.images))
+            self._work(scan, shards, len(cuts), images, len(image_ids) == len(self.images))
         return self.engine.merge(merged, paths)
 
     def content_hash(self) -> str:
@@ -77,8 +77,11 @@ class InShards:
             return content_of(digests)
         return self.images.known_content or content_hash(self.images.keys, digests)
 
-    def _work(self, scan: Scan, shards: Iterable[Shard | StreamedShard], images: int | None, all_images: bool) -> None:
+    def _work(
+        self, scan: Scan, shards: Iterable[Shard | StreamedShard], count: int, images: int | None, all_images: bool
+    ) -> None:
         unreadable: list[Unreadable] = []
+        finished: list[int] = []
         seen: Counter[int] = Counter()  # by shard: an engine may hand on all steps or only the last
         total, most = (0, MOST_UNREADABLE) if images is None else (len(self.images), len(self.images) // 2)
 
@@ -88,13 +91,14 @@ class InShards:
             return count
 
         for step in track(
-            self.engine.work(look, scan, shards),  # by no name, so that an interrupt ends it
+            self.engine.work(look, scan, shards, _titles(scan)),  # by no name, so that an interrupt ends it
             "mining",
             images,
             size=newly_seen,
-            status=lambda: f"{len(unreadable)} unreadable",
+            status=lambda: f"{len(unreadable)} unreadable, {len(finished)} of {count} shards",
         ):
             if step.done:
+                finished.append(step.number)
                 unreadable.extend(step.unreadable)
                 total += step.images if images is None else 0
                 check_readable(self.images, unreadable, total, most)
@@ -134,6 +138,16 @@ class InShards:
             return Shard(number, self.images, cuts[number], path, provenance)
         following = None if after is None or not isinstance(self.engine, Local) else cuts[after].start
         return StreamedShard(number, self.images.shards, cuts[number], path, provenance, following)
+
+
+def _titles(scan: Scan) -> Callable[[Shard | StreamedShard], str]:
+    """Return what says how an engine calls the task of a shard: "mining SqueezeNet: float32, shard 12 of 40"."""
+
+    def title(shard: Shard | StreamedShard) -> str:
+        return f"{mining}: {shard.provenance['stage']}, shard {shard.number + 1} of {shard.provenance['shards']}"
+
+    mining = f"mining {type(scan.network.module).__name__}"
+    return title
 
 
 def shards_of(source: Source, shard_size: int, batch_size: int) -> list[range]:
