@@ -117,13 +117,19 @@ def test_units_say_how_far_to_trust_their_pictures(photographs: Path, tmp_path: 
     other = answered(tmp_path / "other", Peaks.load(folder / "peaks.safetensors").provenance | {"k": 15})
     assert run(photographs, folder, f"predicted={other}") == 0
     said = {unit: text_of(site / f"01-conv1/unit-{unit:04d}.html") for unit in (2, 3, 5)}
-    on = "of 15 squares on 5 photographs; its control, centre,"
+    on = (
+        'of 15 <a href="../index.html#trust">squares</a> on 5 photographs; its control, centre (a blob about the peak),'
+    )
     assert f"Predicts 15 {on} 0: <b>above its control</b> (p = 0.031)." in said[2]
     assert f"Predicts 9 {on} 12: <b>not above its control</b> (p = 1)." in said[5]
     assert "Predicts" not in said[3]
     layer = text_of(site / "01-conv1/index.html")
-    counts = "1 of 2 units measured is above its control, at the level of 5 per cent; by chance 0.031 would be"
-    assert f"Trust: {counts}" in layer and "The control is centre." in layer and counts in text_of(site / "index.html")
+    counts = "1 of 2 units measured is above its control, at the level of 5 per cent; 0.031 would be by chance"
+    assert (
+        f"Trust: {counts}" in layer
+        and "The control is centre (a blob" in layer
+        and counts in text_of(site / "index.html")
+    )
     units = dict(re.findall(r'data-unit="(\d+)" data-numbers="([^"]*)"', layer))
     column = re.findall(r'<option value="(\d+)"[^>]*>trust</option>', layer)
     trust = {int(unit): values.split("|")[int(column[0])] for unit, values in units.items()}

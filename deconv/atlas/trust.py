@@ -8,6 +8,18 @@ from typing import Any
 
 from deconv.records.formats import Columns
 
+ABOUT = {
+    "patches": "how much the photograph varies there",
+    "image_centre": "nearness to the middle of the photograph",
+    "other_unit": "another unit’s reconstruction",
+    "random_weights": "a reconstruction by shuffled weights",
+    "random_switches": "a reconstruction by switches drawn at random",
+    "other_switches": "a reconstruction by another photograph’s switches",
+    "edges": "the patch’s edges",
+    "random_mask": "noise in the patch",
+    "centre": "a blob about the peak",
+}
+"""Controls, in words."""
 SUMMED = ("measured", "above", "by_chance")
 
 
@@ -59,6 +71,11 @@ class Trust:
         """Return by how much of its trials the first rule is ahead of the control; None for a unit not measured."""
         standing = self._of_first.get(unit)
         return None if standing is None else standing.ahead
+
+    @property
+    def described(self) -> str:
+        """The control, in words behind its name where there are any."""
+        return f"{self.control} ({ABOUT[self.control]})" if self.control in ABOUT else self.control
 
     @property
     def counts(self) -> Counts:
