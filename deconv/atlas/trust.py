@@ -51,9 +51,9 @@ class Trust:
 
     level: p up to which a unit is above the control.
 
-    >>> trust = Trust("centre", 0.05, {"deconvnet": {3: Standing(20, 9, 14, 11, 0.09, 0.02)}})
+    >>> trust = Trust("centre", 0.05, {"deconvnet": {3: Standing(20, 9, 14.0, 11.0, 0.09, 0.02)}})
     >>> trust.of(3)
-    [('deconvnet', Standing(trials=20, images=9, right=14, control=11, p=0.09, by_chance=0.02), False)]
+    [('deconvnet', Standing(trials=20, images=9, right=14.0, control=11.0, p=0.09, by_chance=0.02), False)]
     >>> trust.ahead(3), trust.ahead(4), trust.counts
     (0.15, None, Counts(measured=1, above=0, by_chance=0.02, level=0.05))
     """
@@ -102,7 +102,7 @@ class Counts:
 def together(trusts: Iterable[Trust | None]) -> Counts | None:
     """Return the counts of all layers; None where none was measured.
 
-    >>> trust = Trust("centre", 0.05, {"deconvnet": {3: Standing(20, 9, 20, 11, 0.01, 0.04)}})
+    >>> trust = Trust("centre", 0.05, {"deconvnet": {3: Standing(20, 9, 20.0, 11.0, 0.01, 0.04)}})
     >>> together([trust, None, trust]), together([None])
     (Counts(measured=2, above=2, by_chance=0.08, level=0.05), None)
     """
