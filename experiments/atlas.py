@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from deconv.analyses.choosing import listed_shares
 from deconv.analyses.cues import measure_cues
 from deconv.atlas import KEEPING, write_atlas
+from deconv.atlas.trust import Trust, as_trust
 from deconv.command.options import Atlas
-from deconv.command.setup import asked_explanations, open_model, open_reference, open_rule, prepare
-from deconv.errors import BadInput, check_choice
+from deconv.command.setup import Prepared, asked_explanations, open_model, open_reference, open_rule, prepare
+from deconv.errors import BadInput, bad_value, check_choice
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
@@ -36,6 +38,7 @@ def run(options: Atlas, folder: Path) -> Path:
     rules = opened_rules(options)
     prepared, record = prepare(options, network, options.layers, rules), folder / "peaks.safetensors"
     measured = {} if options.compared is None else measured_layers(Path(options.compared), prepared.layers, rules[0])
+    trust = {} if options.predicted is None else read_trust(options, prepared, rules)
     reference = open_reference(options, network, prepared.images, prepared.layers)
     counted = options.precision == "float32"  # else `write_atlas` counts how units fire, in a pass of its own
     peaks = prepared.mine(record, options.k, options.per_image, firing=counted)
@@ -50,6 +53,7 @@ def run(options: Atlas, folder: Path) -> Path:
     site: dict[str, Any] = {
         "rules": rules,
         "metrics": metrics,
+        "trust": trust,
         "reference": reference,
         "circuits": options.circuits,
         "records": folder / "records",
@@ -60,6 +64,8 @@ def run(options: Atlas, folder: Path) -> Path:
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
     numbers = {layer: summarise(network, layer, peaks, reference) for layer in prepared.layers}
+    for layer, of_layer in trust.items():
+        numbers[layer]["trust"] = {"control": of_layer.control, **asdict(of_layer.counts)}
     provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
     against = {} if reference is None else {"reference": reference.provenance}
     write_json(folder / "summary.json", {"layers": numbers, **provenance, **against})
@@ -131,6 +137,23 @@ def read_metrics(path: Path, peaks: Mapping[str, Any], units: int) -> dict[str, 
     check_same(path, found, expected, "Run compare_rules again")
     by_unit = {name: dict(zip(measured, values.tolist(), strict=True)) for name, values in columns.items()}
     return {name: [number(values.get(unit)) for unit in range(units)] for name, values in by_unit.items()}
+
+
+def read_trust(options: Atlas, prepared: Prepared, rules: Sequence[Rule | Explanation]) -> dict[str, Trust]:
+    """Return {layer: how far its units' pictures may be trusted} of the layers that a run of prediction asked about.
+
+    Raises BadInput for a folder that is none of such a run on these layers, by this rule and with controls, and if
+    peaks share images, which those of prediction never do; RecordMismatch, naming the difference, for other peaks.
+    """
+    from deconv.compare.trust import LEVEL, open_run
+
+    if options.per_image != 1:
+        raise bad_value("per_image", options.per_image, "1 with predicted, as of its peaks there is one an image")
+    run = open_run(Path(str(options.predicted)), prepared.layers, rules[0].name)
+    made_of = prepared.network.provenance() | prepared.images.provenance()
+    measured = {layer: run.trust(layer, rules, made_of) for layer in prepared.layers if run.units.get(layer)}
+    trust = {layer: as_trust(each.control, LEVEL, each.by_rule) for layer, each in measured.items()}
+    return {layer: of_layer for layer, of_layer in trust.items() if of_layer.counts.measured}
 
 
 def number(value: float | None) -> float | None:

@@ -15,6 +15,7 @@ from PIL import Image
 import deconv
 from deconv.analyses.by_class import class_shares, percent
 from deconv.atlas import drawings
+from deconv.atlas.trust import Standing, Trust
 from deconv.errors import BadInput, DeconvError, RecordMismatch
 from deconv.images import Source
 from deconv.mining import mine_into
@@ -228,6 +229,10 @@ def test_other_weights_images_folders_and_metrics_are_refused_and_nothing_writte
         ),
         ({"folder": tmp_path / "full"}, "holds no atlas"),
         ({"metrics": {"two": {"area": [1.0]}}}, "expected one for each unit, 6"),
+        (
+            {"trust": {"two": Trust("centre", 0.05, {"a": {6: Standing(5, 5, 5.0, 0.0, 0.03, 0.03)}})}},
+            r"expected .* of 0 to 5",
+        ),
         ({"rules": ["guidd"]}, "guidd"),
         ({"rules": []}, "0 rules"),
         ({"reference": deconv.mine(atlases.network(seed=1), images, ["two"])}, "the reference was made with weights"),

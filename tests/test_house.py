@@ -53,7 +53,7 @@ HOUSE = {
     "compare": Room(
         "errors progress files records images network engines projection explanations",
         doors="controls guesses judging measuring observers path_check predicting similarity sufficiency tasks trials "
-        "which_image",
+        "trust which_image",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 import deconv
 from deconv.command.cli import main
 from deconv.compare.guesses import BASELINES, QUESTIONS, mean_energy, shares
+from deconv.compare.predicting import answers_path
 from deconv.compare.trials import ACTIVATIONS, Covering, Squares, cover_images, extremes
+from deconv.compare.trust import open_run
 from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.figures import predict as charts
 from deconv.network import Network
 from deconv.network.squares import places
+from deconv.projection.rules import Rule
+from deconv.records.formats import read_columns
 from tests.commands import refusal, words
 from tests.drawn import axes_of
 from tests.samples import SIZE, photographs, with_preprocessing
@@ -284,6 +288,25 @@ def test_it_leaves_records_numbers_and_a_picture(finished: Path) -> None:
         "squares": list(SQUARES), "stride": 16, "fill": "grey", "references": 2, "seed": 0
     }  # fmt: skip
     assert len(summary["provenance"]["weights"]) == 64
+
+
+def test_answers_to_single_trials_are_kept(finished: Path) -> None:
+    """Their means are the shares; explanations answered the same trials, and say how far to trust a unit."""
+    columns, provenance = read_columns(finished / "records" / "conv1.deconvnet.safetensors")
+    answers, same = read_columns(answers_path(finished / "records", "conv1", "deconvnet"))
+    assert same == provenance and set(answers) == {"unit", "image", "activation", "square", *QUESTIONS}
+    for n, unit in enumerate(columns["unit"]):
+        for a, activation in enumerate(ACTIVATIONS):
+            chosen = (answers["unit"] == unit) & (answers["activation"] == a)
+            assert chosen.sum() == columns[f"trials_{activation}"][n]
+            if chosen.any():
+                assert answers["likeness"][chosen].mean() == columns[f"likeness_{activation}"][n]
+    run = open_run(finished, ["conv1"], "deconvnet")
+    assert run.controls == ["centre", "random_weights"]  # a summary orders them by name
+    trust = run.trust("conv1", [Rule()], {"weights": provenance["peaks"]["weights"]})
+    near = columns["trials_near"] > 0
+    assert trust.by_rule["deconvnet"]["unit"].tolist() == sorted(columns["unit"][near].tolist())
+    assert trust.control in ("random_weights", "centre", *BASELINES)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path) -> None:

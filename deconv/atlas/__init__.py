@@ -18,6 +18,7 @@ from deconv.atlas.contents import Atlas, Layer
 from deconv.atlas.pictures import DRAWING_VERSION, draw, picture_files, plan_pictures
 from deconv.atlas.records import UnitRecords
 from deconv.atlas.site import ASSETS, Site, asset, open_site
+from deconv.atlas.trust import Trust
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
@@ -58,6 +59,7 @@ def write_atlas(
     beyond: bool = False,
     circuits: bool = True,
     keep: str = "float32",
+    trust: Mapping[str, Trust] | None = None,
 ) -> Path:
     """Write the atlas of all layers of `peaks` into `folder`, and return its front page, which opens from there.
 
@@ -86,6 +88,8 @@ def write_atlas(
     - circuits: whether each unit's page leads to the lower units that its peaks are made of, and to those that it is
       part of, by the first of `rules` that is a rule (functions alone have no such parts); all units are sent back once
       more for it, in this process, unless `records` has it.
+    - trust: how units' pictures stand beside a control in a run of prediction, {layer: `deconv.atlas.trust.Trust`}:
+      said on the pages of units, and a way to sort.
 
     Raises RecordMismatch, naming the difference, for peaks of other weights or images, for a reference of other weights
     and for records of other peaks; UnknownName for a layer that the reference lacks; UnknownName and
@@ -114,13 +118,14 @@ def write_atlas(
     if records is not None and Path(records).resolve() == Path(folder).resolve():
         raise bad_value("records", records, "another folder than that of the site")
     images = check_source(images)
-    _check(network, peaks, images, chosen, metrics)
+    _check(network, peaks, images, chosen, metrics, trust or {})
     reference = None if reference is None else as_reference(network, peaks, reference)
     dtype = "float32" if keep == "none" else keep
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records), dtype)
     with open_site(Path(folder)) as site:
         effective, firing = field == "effective", unit_records.firing(batch_size, engine)
-        atlas = _plan_pages(unit_records, chosen, title, metrics, mined, firing, effective, reference, beyond, circuits)
+        shown = (metrics, trust or {}, mined, firing, effective, reference, beyond, circuits)
+        atlas = _plan_pages(unit_records, chosen, title, *shown)
         missing = [part for layer in atlas.layers for part in plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         draw(site, unit_records, missing, engine, keep != "none")
@@ -133,7 +138,12 @@ def write_atlas(
 
 
 def _check(
-    network: Network, peaks: Peaks, images: Source, rules: Mapping[str, Rule | Explanation], metrics: Metrics
+    network: Network,
+    peaks: Peaks,
+    images: Source,
+    rules: Mapping[str, Rule | Explanation],
+    metrics: Metrics,
+    trust: Mapping[str, Trust],
 ) -> None:
     """Refuse, before any work is done, whatever can be refused by then."""
     if not len(peaks) or not rules:
@@ -151,6 +161,12 @@ def _check(
                 raise BadInput(
                     f"metric {name!r} of {layer}: given {len(values)} numbers; expected one for each unit, {units}"
                 )
+    for layer, of_layer in trust.items():
+        units, measured = len(peaks[layer].score), {unit for of_rule in of_layer.by_rule.values() for unit in of_rule}
+        if not measured or max(measured) >= units:
+            raise BadInput(
+                f"trust of {layer}: given units {sorted(measured)}; expected at least one of 0 to {units - 1}"
+            )
 
 
 def _plan_pages(
@@ -158,6 +174,7 @@ def _plan_pages(
     rules: Mapping[str, Rule | Explanation],
     title: str,
     metrics: Metrics,
+    trust: Mapping[str, Trust],
     mined: str | None,
     firing: Mapping[str, Firing],
     effective: bool,
@@ -190,6 +207,7 @@ def _plan_pages(
             made_of=None if sends_back is None else records.made_of(name, sends_back),
             class_shares=records.class_shares(name),
             class_names=records.class_names(),
+            trust=trust.get(name),
         )
         layers.append(layer)
     classes = records.classes()

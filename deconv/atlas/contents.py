@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deconv.analyses.by_class import ClassShare
 from deconv.analyses.choosing import images_of, listed_shares, strongest_units
+from deconv.atlas.trust import Counts, Trust, together
 from deconv.files import safe_name
 from deconv.images.class_names import spoken
 from deconv.records import Firing, LayerPeaks, Peaks, about_centres
@@ -43,6 +44,7 @@ class Layer:
     beyond: peaks in the images drawn at the quantiles of how units fire, if these are shown.
     made_of: what units of a lower layer pass on of each unit's activations; None if not known.
     class_shares: of each unit's peaks, where images have classes.  class_names: of all classes, in words, by number.
+    trust: how far its units' pictures may be trusted; None if that was not measured.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Layer:
     made_of: MadeOf | None = None
     class_shares: Sequence[list[ClassShare]] = ()
     class_names: Mapping[int, str] | None = None
+    trust: Trust | None = None
 
     @property
     def folder(self) -> str:
@@ -147,6 +150,11 @@ class Atlas:
     def units(self) -> int:
         """The number of units of all layers."""
         return sum(layer.channels for layer in self.layers)
+
+    @property
+    def trust(self) -> Counts | None:
+        """How many units of all layers are above their control; None where it was not measured."""
+        return together(layer.trust for layer in self.layers)
 
     @property
     def images(self) -> int:

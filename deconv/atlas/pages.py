@@ -20,6 +20,7 @@ from deconv.atlas import contents, drawings, sprites
 from deconv.atlas.beyond import beyond
 from deconv.atlas.by_class import FILE, by_class, first_word, preferred, sort_columns
 from deconv.atlas.contents import Atlas, Layer
+from deconv.atlas.trust import p_value, trust_column
 from deconv.records.firing import CORRELATED
 
 POLICY = (
@@ -66,7 +67,7 @@ def layer_page(atlas: Atlas, layer: Layer) -> str:
 
     The others stand by their shares of their strongest where these are known, else by number.
     """
-    more = {**layer.metrics, **sort_columns(layer)}
+    more = {**layer.metrics, **trust_column(layer.trust, layer.channels), **sort_columns(layer)}
     sorts = ["strength", "sparsity", "photographs", *([SHARE] if layer.shares else []), *more]
     usual = sorts.index(SHARE) if layer.shares else None
     units = [_thumbnail(layer, unit) | {"sort_values": _sort_values(layer, unit, more)} for unit in _usual_order(layer)]
@@ -280,6 +281,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "percent": percent, "first_word": first_word, "breakable": _breakable}
+    environment.filters |= {"p_value": p_value}
     environment.globals |= {"unit_page": contents.unit_page, "search_file": FILE, "preferred": preferred}
     return environment.get_template(name)
 

@@ -73,6 +73,9 @@ class Atlas(Mining, WithRule, WithExplanations, WithReference, WithField):
     compared: str | None = option(
         None, "the folder of a finished compare_rules run on the same peaks: its numbers become ways to sort"
     )
+    predicted: str | None = option(
+        None, "the folder of a finished predict run on the same peaks: how far to trust units' pictures, a way to sort"
+    )
 
 
 @dataclass

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +18,13 @@ from deconv.compare.controls import Opened
 from deconv.compare.guesses import BASELINES, VIEW, UnitTrials, named_right, shares
 from deconv.compare.judging import UNITS_AT_ONCE, Study, options_of, side_by_side
 from deconv.compare.peak_set import PeakSet
-from deconv.compare.tasks import PATCHES, units_title
+from deconv.compare.tasks import PATCHES, record_path, units_title
 from deconv.compare.trials import ACTIVATIONS, Covering, Squares, keep_or_cover, split_peaks
 from deconv.errors import BadInput
 from deconv.progress import track
-from deconv.records.formats import Columns
+from deconv.records.formats import Columns, save_columns
 
+Row = TypeVar("Row")
 Predictions = dict[str, dict[str, Columns]]
 """{layer: {explanation, or one of BASELINES: {"energy_max": the share of its trials that a unit has right, ...}}}."""
 
@@ -88,7 +90,34 @@ def _predict_layer(study: PredictionStudy, trials: Columns, layer: str, names: l
     shared = LayerPrediction(
         study.gather(layer, units), chosen, study.references, study.squares, study.explanations, names
     )
-    return by_unit(study, predict_units, shared, layer, names, "predicting")
+    answers = in_order(study, predict_units, shared, layer, "predicting", lambda answered: answered.unit)
+    if study.records is not None:  # before the units' record, without which all is measured again
+        for name in names:
+            columns = _join([unit.columns(name) for unit in answers])
+            save_columns(answers_path(study.records, layer, name), columns, study.provenance(layer, name))
+    rows = [{name: unit.shares(name, study.squares) for name in names} for unit in answers]
+    return {name: _columns([row[name] for row in rows]) for name in names}
+
+
+def answers_path(records: Path, layer: str, name: str) -> Path:
+    """Return the file in a study's `records` that keeps how an explanation answered each trial of a layer's units."""
+    return record_path(records / "answers", layer, name)
+
+
+def in_order(
+    study: Study,
+    do: Callable[[Any, list[int]], Iterator[list[Row]]],
+    shared: Any,
+    layer: str,
+    about: str,
+    unit_of: Callable[[Row], int],
+) -> list[Row]:
+    """Return what `do` gives of all units of a layer, a few at a time, in the order of the units."""
+    units = study.units[layer]
+    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
+    done = study.engine.work(do, shared, tasks, partial(units_title, about, layer))
+    rows = [row for task in track(done, f"{about} {layer}", len(units), unit="units", size=len) for row in task]
+    return sorted(rows, key=lambda row: units.index(unit_of(row)))
 
 
 def by_unit(
@@ -100,11 +129,7 @@ def by_unit(
     about: str,
 ) -> dict[str, Columns]:
     """Return {name: columns} of all units of a layer: what `do` gives of a few at a time, in the order of the units."""
-    units = study.units[layer]
-    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.engine.work(do, shared, tasks, partial(units_title, about, layer))
-    rows = [row for task in track(done, f"{about} {layer}", len(units), unit="units", size=len) for row in task]
-    rows.sort(key=lambda row: units.index(int(row[names[0]]["unit"])))
+    rows = in_order(study, do, shared, layer, about, lambda row: int(row[names[0]]["unit"]))
     return {name: _columns([row[name] for row in rows]) for name in names}
 
 
@@ -113,20 +138,38 @@ def _columns(rows: list[dict[str, float]]) -> Columns:
     return columns | {"unit": columns["unit"].astype(np.int64)}
 
 
-def predict_units(shared: LayerPrediction, units: list[int]) -> Iterator[list[dict[str, dict[str, float]]]]:
-    """Yield, for each unit, {explanation: {column: the share of its trials that it names right}}."""
+def _join(parts: list[Columns]) -> Columns:
+    return {name: np.concatenate([columns[name] for columns in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """How explanations answer one unit's trials; right: {explanation: what `named_right` says}."""
+
+    unit: int
+    trials: Columns
+    right: dict[str, dict[str, np.ndarray]]
+
+    def columns(self, name: str) -> Columns:
+        """Return a row for each trial: which it is, and by question 1 for right, 0 for wrong, a half for equals."""
+        return {key: self.trials[key] for key in ("unit", "image", "activation", "square")} | self.right[name]
+
+    def shares(self, name: str, squares: Squares) -> dict[str, float]:
+        """Return the unit, and the shares of its trials that are right."""
+        return {"unit": float(self.unit)} | shares(self.trials, squares, self.right[name])
+
+
+def predict_units(shared: LayerPrediction, units: list[int]) -> Iterator[list[Answers]]:
+    """Yield what each explanation answers of some units."""
     yield [_predict_unit(shared, unit) for unit in units]
 
 
-def _predict_unit(shared: LayerPrediction, unit: int) -> dict[str, dict[str, float]]:
+def _predict_unit(shared: LayerPrediction, unit: int) -> Answers:
     peaks = shared.peaks.subset(shared.peaks.channel == unit)
     trials = {name: column[shared.trials["unit"] == unit] for name, column in shared.trials.items()}
     of_unit = UnitTrials(peaks, trials, shared.references, shared.squares)
-    rows = {}
-    for name in shared.names:
-        right = named_right(of_unit, name, shared.explanations.get(name, name))
-        rows[name] = {"unit": float(unit)} | shares(trials, shared.squares, right)
-    return rows
+    right = {name: named_right(of_unit, name, shared.explanations.get(name, name)) for name in shared.names}
+    return Answers(unit, trials, right)
 
 
 def summarise(study: PredictionStudy, measured: Predictions) -> dict[str, Any]:
