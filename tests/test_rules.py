@@ -246,7 +246,8 @@ def test_other_switches_come_from_the_image_that_lends_them() -> None:
     own = project_at(network, images, "4", peaks, rule={"switches": "other"}, switches_of=peaks[:, 0])
     plain = project_at(network, images, "4", peaks)
     torch.testing.assert_close(own.pixels, plain.pixels)
-    assert torch.equal(first.score, plain.score) and not torch.allclose(first.pixels, plain.pixels)
+    torch.testing.assert_close(first.score, plain.score)
+    assert not torch.allclose(first.pixels, plain.pixels)
 
 
 @pytest.mark.parametrize(("rule", "lenders"), [("deconvnet", [0]), ({"switches": "other"}, None)])
@@ -327,3 +328,20 @@ def test_only_rules_by_the_derivative_pass_what_is_no_relu() -> None:
     ways.check_carried(graph, 1, Rule(relu="forward", switches="centre"))
     with pytest.raises(UnsupportedOperation, match="'relu=both' has no way back.* can serve: gradient"):
         ways.check_carried(graph, 1, Rule(relu="both"))
+
+
+def test_pointwise_convolutions_of_few_images_go_by_rows() -> None:
+    """To and from the pixels as torch has them; of an image of one row, of many channels, with and without a bias."""
+    torch.manual_seed(0)
+    for count, (height, width), bias in ((3, (5, 7), True), (1, (1, 9), False), (20, (4, 4), True)):
+        convolution = nn.Conv2d(6, 10, 1, bias=bias)
+        network = Network(convolution, (6, height, width))
+        operation = network.graph.nodes[-1].operation
+        assert isinstance(operation, Convolution)
+        x = torch.randn(count, 6, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
+        expected = convolution(x)
+        signal = torch.randn_like(expected)
+        found, back = operation.forward(x.detach()), operation.transposed(signal, x.shape)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(back, torch.autograd.grad(expected, x, signal)[0])
+        assert found.is_contiguous(memory_format=torch.channels_last)
