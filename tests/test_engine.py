@@ -100,7 +100,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 def mined(folder: Path, source: Source, engine: Engine | None = None, precision: str = "float32") -> bytes:
     """The bytes of the peaks; in float32 with the counts of how units fire."""
     path, firing = folder / "peaks.safetensors", precision == "float32"
-    mine_into(path, wide(), source, ["one", "two"], K, BATCH, precision=precision, engine=engine, firing=firing)
+    mine_into(path, wide(), source, ["two", "one"], K, BATCH, precision=precision, engine=engine, firing=firing)
     assert [found.name for found in folder.iterdir()] == ["peaks.safetensors"]
     return path.read_bytes()
 

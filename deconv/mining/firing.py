@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from deconv.errors import BadInput
 from deconv.mining.by_class import SUM_AXES, ClassSums, joined_sums, split_sums
 from deconv.mining.topk import TopK
 from deconv.records.by_class import Classes
@@ -208,7 +209,7 @@ def save_tallies(path: Path, tallies: Mapping[str, Tally]) -> None:
     parts, any_layer = [_tensors(tally) for tally in tallies.values()], next(iter(tallies.values()))
     of_units = [name for name in TALLY_AXES if name != "image_ids"]
     tensors = {name: torch.cat([part[name] for part in parts], _axis(name)) for name in of_units}
-    units = {layer: len(tally.octave) for layer, tally in tallies.items()}
+    units = [[layer, len(tally.octave)] for layer, tally in tallies.items()]  # a list: what is saved sorts mappings
     sums = [tally.sums for tally in tallies.values() if tally.sums is not None]
     classes = len(sums[0].images) if sums else 0
     tensors |= {"image_ids": parts[0]["image_ids"], **(joined_sums(sums) if sums else {})}
@@ -217,11 +218,15 @@ def save_tallies(path: Path, tallies: Mapping[str, Tally]) -> None:
 
 
 def load_tallies(path: Path, layers: Iterable[str]) -> dict[str, Tally]:
-    """Return what was saved of these layers. Raises BadInput for a file that is missing or damaged."""
+    """Return what was saved of these layers, in their order. Raises BadInput for a file that is missing or damaged."""
     with reading(path):
         tensors, about = load_tensors(path, "tallies", _axes_of)
         summed, classes = {name: tensors.pop(name) for name in SUM_AXES if name in tensors}, about["classes"]
-        image_ids, units = tensors.pop("image_ids").numpy(), about["units"]
+        if not isinstance(about["units"], list):
+            raise BadInput(
+                f"{path} may have mixed up its layers, as deconv once did: delete {path.parent} to mine again"
+            )
+        image_ids, units = tensors.pop("image_ids").numpy(), dict(about["units"])
         columns = {name: values.split(list(units.values()), _axis(name)) for name, values in tensors.items()}
         tallies = {layer: Tally(units[layer], about["share"], classes) for layer in units}
         sums = split_sums(summed, classes, list(units.values())) if classes else [None] * len(units)
