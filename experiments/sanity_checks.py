@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from deconv.analyses.choosing import firing_units
 from deconv.command.options import SanityChecks
@@ -26,7 +27,8 @@ def run(options: SanityChecks, folder: Path) -> Path:
         units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
         checks = Checks(network, prepared.images, peaks, units, rules, seed, prepared.engine, options.smooth)
         measurements = checks.check(folder / "records")
-    summary = {
+    summary: dict[str, Any] = {
+        "smooth": options.smooth,
         "layers": summarise(measurements, options.seed),
         "rules": {name: rule.options() for name, rule in rules.items()},
         "units": units,

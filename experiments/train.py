@@ -48,7 +48,12 @@ def run(options: Train, folder: Path) -> Path:
 
 
 def model_for(options: Train, classes: int) -> nn.Module:
-    """The model, with an output for each class of the source unless its configuration gives another number."""
+    """The model, with an output for each class of the source unless its configuration gives another number.
+
+    A network of the user's own is trained as it is, if it has enough outputs.
+    """
+    if options.model["name"] == "python":
+        return build_model(options.model, options.seed)
     given = options.model.get("classes")
     return build_model(options.model, options.seed, classes=classes if given is None else given)
 

@@ -449,3 +449,8 @@ def test_torch_is_asked_for_large_pages_unless_the_user_says_otherwise(
     environment |= {} if set_before is None else {"THP_MEM_ALLOC_ENABLE": set_before}
     said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == f"False {expected}"
+
+
+def test_a_part_of_a_gpu_is_a_number() -> None:
+    (job,) = compose_jobs(["experiment=fig2_features", "engine=ray", "engine.num_gpus=0.5"], sweep=False)
+    assert job.config.engine.num_gpus == 0.5

@@ -279,3 +279,10 @@ def test_what_can_be_asked_for_by_name() -> None:
     for taken in ({"guided": fault("nan")}, {"guided": "gradient"}, {"occlusion": fault("nan")}):
         with pytest.raises(BadInput, match="expected another name for it"):
             by_name(taken)
+
+
+def test_an_explanation_of_zeros_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    network = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, 8, 8))
+    nothing = as_explanation(lambda network, inputs, *peak: torch.zeros_like(inputs), "nothing")
+    explain(network, torch.rand(2, 3, 8, 8), "1", [0, 1], [3, 3], [0, 5], [2, 2], nothing)
+    assert "nothing is zero everywhere for all peaks of 1: nothing can be measured of it" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -378,3 +379,17 @@ def test_ones_own_network_from_the_shell(own_file: Path, tmp_path: Path, capsys:
     assert "model.args: given {'widht': 6}" in refusal(said, tmp_path, capsys)
     said[-1:] = ["model=squeezenet", "model.args.width=6"]
     assert "args: given {'width': 6}; expected none for squeezenet" in refusal(said[:1] + said[4:], tmp_path, capsys)
+
+
+def test_a_file_that_is_named_twice_is_one_module(tmp_path: Path) -> None:
+    """So that pickle finds the classes of both networks; a file that changed is read again."""
+    code = (
+        "from torch import nn\nclass Net(nn.Sequential):\n"
+        "    def __init__(self): super().__init__(nn.Conv2d(3, {}, 3))\n"
+    )
+    file = tmp_path / "twice.py"
+    file.write_text(code.format(2))
+    first, second = (build("python", "random", target=f"{file}:Net") for _ in range(2))
+    assert type(first) is type(second) and type(pickle.loads(pickle.dumps(first))) is type(first)
+    file.write_text(code.format(10))
+    assert build("python", "random", target=f"{file}:Net")[0].out_channels == 10  # type: ignore[index]

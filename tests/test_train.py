@@ -41,6 +41,20 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_network_of_ones_own_is_trained_with_the_outputs_that_it_has(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = "nn.Conv2d(3, n, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten()"
+    code = f"from torch import nn\ndef net(n=2): return nn.Sequential({layers})"
+    (tmp_path / "own.py").write_text(code)
+    own = ["experiment=train", "model=python", f"model.target={tmp_path / 'own.py'}:net", *SMALL[3:]]
+    assert main([*own, f"source.root={photos}", f"folder={tmp_path / 'run'}"]) == 0
+    assert safetensors.torch.load_file(tmp_path / "run/weights.safetensors")["0.weight"].shape == (2, 3, 5, 5)
+    capsys.readouterr()
+    line = refusal([*own, f"source.root={photos}", "model.args.n=1"], tmp_path / "other", capsys)
+    assert "(2, 2 or more) for the classes 0 to 1" in line
+
+
 def summary(folder: Path) -> dict:
     read: dict = json.loads((folder / "summary.json").read_text())
     return read

@@ -12,7 +12,7 @@ from deconv.images import Source
 from deconv.network import Network
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
-from deconv.records import LayerPeaks, Patches, Reconstructions
+from deconv.records import LayerPeaks, Patches, Reconstructions, dtype_of
 from deconv.records.provenance import Provenance, check_same
 
 KINDS = ("reconstructions", "patches")
@@ -49,6 +49,10 @@ class Block:
     def title(self) -> str:
         """Return what an engine calls the making of it: "projecting conv1 units 0 to 31 by deconvnet"."""
         return f"projecting {self.layer} units {self.units[0]} to {self.units[-1]} by {self.rule.name}"
+
+    def is_kept(self) -> bool:
+        """Return whether its files are there, with pixels kept as this block keeps them."""
+        return all(path.is_file() for path in self.files) and dtype_of(self.files[0]) == self.dtype
 
     def make(self, network: Network) -> tuple[Reconstructions, Patches]:
         """Project the peaks and cut their patches. Raises what `explain_peaks` and `patches_of` do."""

@@ -54,6 +54,7 @@ def plan_pictures(
                 group = f"{layer.folder}/{block[0]}/{'beyond' if number is None else number}"
                 of_block = records.block(layer.name, rule, units, peaks)
                 made_of = {"side": layer.side, "records": digest(of_block.provenance)}
+                made_of |= {} if of_block.dtype == "float32" else {"pixels": of_block.dtype}
                 provenance = digest({"drawing": DRAWING_VERSION, **made_of})
                 if not site.has(group, provenance, picture_files(layer, units, number)):
                     yield MissingPictures(group, provenance, layer, number, of_block)

@@ -32,6 +32,7 @@ from deconv.records.provenance import Provenance, build, check_same, digest, pla
 
 log = logging.getLogger("deconv")
 
+log = logging.getLogger("deconv")
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
 SHARE_AXES: Axes = {"shares": (torch.float32, "U L"), "around": (torch.float32, "U")}
@@ -77,8 +78,7 @@ class UnitRecords:
         name = f"{safe_name(layer)}.{units[0]:04d}-{units[-1]:04d}.{safe_name(rule.name)}"
         name += "" if beyond is None else ".beyond"
         path = None if self.folder is None else self.folder / name
-        kept = {} if self.dtype == "float32" else {"pixels": self.dtype}
-        provenance = self._provenance(layer, rule, units, beyond) | kept
+        provenance = self._provenance(layer, rule, units, beyond)
         peaks = beyond or self.peaks[layer]
         return Block(layer, rule, tuple(units), peaks, self.images, path, provenance, self.dtype)
 
@@ -96,7 +96,7 @@ class UnitRecords:
             for index, block in enumerate(blocks):
                 yield index, *block.make(self.network)
             return
-        kept = [all(path.is_file() for path in block.files) for block in blocks]
+        kept = [block.is_kept() for block in blocks]
         for index, block in enumerate(blocks):
             if kept[index]:
                 yield index, *block.load()
@@ -111,10 +111,15 @@ class UnitRecords:
 
     def discard(self) -> None:
         """Remove reconstructions and patches from the folder, and leave what is small."""
-        if self.folder is not None:
-            for kind in KINDS:
-                for file in self.folder.glob(f"*.{kind}.safetensors"):
-                    file.unlink()
+        files = (
+            []
+            if self.folder is None
+            else [path for kind in KINDS for path in self.folder.glob(f"*.{kind}.safetensors")]
+        )
+        for file in files:
+            file.unlink()
+        if files:
+            log.info("removed %d files of reconstructions and patches from %s", len(files), self.folder)
 
     def effective_field(self, layer: str, rule: Rule | Explanation) -> int:
         """Return the side of the layer's effective field, of at most SAMPLED units evenly spread over those that fire.

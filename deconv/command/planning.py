@@ -26,7 +26,7 @@ from deconv.command.shared import Mining, Options, Probing
 from deconv.explanations import by_name, explain_peaks
 from deconv.explanations.functions import Explanation
 from deconv.images import Source, StreamedSource, open_source
-from deconv.mining import mine
+from deconv.mining import check_precision, mine
 from deconv.models.presets import called, open_network
 from deconv.network import Network
 from deconv.projection.rules import Rule
@@ -85,6 +85,7 @@ def _of_others(job: Job) -> list[tuple[str, str]]:
 def _of_mining(job: Job, begins: WorkBegins) -> list[tuple[str, str]]:
     prepared, options = begins.prepared, job.options
     network, images = prepared.network, prepared.images
+    check_precision(images, getattr(options, "precision", "float32"))
     model = getattr(options, "model", {})  # the networks of Figure 6 are others
     lines = [("images", _images(images)), ("network", _network(model, network))]
     others = [name for name, settings in getattr(options, "networks", {}).items() if settings]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ Explain = Callable[..., Tensor]
 AT_ONCE = 16
 """Peaks that a function is asked about at a time."""
 BUILT_IN_MODULES = "deconv.explanations."
+log = logging.getLogger("deconv")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Explanation:
             unit, row, col = (tensor[chunk].to(inputs.device) for tensor in (channel, *positions.unbind(1)))
             whole = torch.tensor([[0, 0, height, width]]).expand(len(chunk), 4)
             pixels[chunk] = recut(self._ask(network, inputs, layer, unit, row, col).float().cpu(), whole, box[chunk])
+        if len(pixels) and not pixels.any():
+            log.warning("%s is zero everywhere for all peaks of %s: nothing can be measured of it", self.name, layer)
         return pixels
 
     def _ask(self, network: Network, inputs: Tensor, layer: str, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def cascades(layers: Summary, rules: Sequence[str]) -> Figure:
         Line2D([], [], color="0.3", linestyle="--", alpha=0.8, label="another unit"),
     ]
     legend_above(figure, lines)
-    figure.supxlabel("last block whose weights are shuffled, from the layer itself down to the image", fontsize=9.5)
+    figure.supxlabel("last block shuffled, from the layer down to the image", fontsize=9.5)
     return figure
 
 

@@ -14,6 +14,9 @@ from typing import Any
 
 from deconv.errors import bad_value, first_line, nearest
 
+STATE = "__deconv_file__"
+"""What a module that was read from a file remembers: its path, and the time of change and the size it had."""
+
 
 def import_function(target: str, name: str = "target", kind: str = "a function") -> Callable[..., Any]:
     """Return what "package.module:function", or "path/to/file.py:function", names.
@@ -43,9 +46,14 @@ def import_function(target: str, name: str = "target", kind: str = "a function")
 
 def _from_file(path: Path) -> ModuleType:
     path = Path(os.path.expanduser(path)).resolve()
+    state = os.stat(path).st_mtime_ns, os.stat(path).st_size
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, STATE, None) == (str(path), *state):
+        return known  # its classes are those that pickle finds
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
+    setattr(module, STATE, (str(path), *state))
     sys.modules[path.stem] = module  # pickle and dataclasses look a class up by its module
     try:
         spec.loader.exec_module(module)

@@ -26,6 +26,8 @@ from deconv.records.provenance import Provenance, digest
 
 HASHED_AHEAD = 256
 """Images whose hashes wait for a thread: one for each image of a large source would be a gigabyte."""
+MOST_NAMED = 9
+"""Ids that a message names."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class Source(ShownInNotebooks):
         if isinstance(self.ids, range) and image_id in self.ids:
             return self.ids.index(image_id)
         if image_id not in self._index_of_id:
-            known = f"{self.ids[0]} to {self.ids[-1]}" if isinstance(self.ids, range) else f"{len(self)} others"
+            few = len(self) <= MOST_NAMED or isinstance(self.ids, range)
+            known = f"{self.ids[0]} to {self.ids[-1]}" if isinstance(self.ids, range) else ", ".join(map(str, self.ids))
+            known = known if few else f"{', '.join(map(str, self.ids[:MOST_NAMED]))} and {len(self) - MOST_NAMED} more"
             raise BadInput(f"image {image_id} was asked for; the source {self.name} has images {known}")
         return self._index_of_id[image_id]
 

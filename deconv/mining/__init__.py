@@ -190,9 +190,7 @@ def _scan(
             "k", f"{k} for {units} units", f"at most {MOST_PEAKS // units}, for which there is memory",
             "take a smaller k, or fewer layers",
         )  # fmt: skip
-    check_choice("precision", precision, PRECISIONS)
-    if isinstance(images, StreamedSource) and precision != "float32":
-        raise bad_value("precision", precision, "float32 for streamed images, which are seen once", "list the shards")
+    check_precision(images, precision)
     if firing and precision != "float32":
         raise bad_value("firing", firing, f"False with precision={precision}", "how units fire is counted in float32")
     per_image, batch_size = check_count("per_image", per_image), check_count("batch_size", batch_size)
@@ -203,6 +201,13 @@ def _scan(
             f"{len(classes.number)}", "take fewer layers, or images without labels",
         )  # fmt: skip
     return Scan(network, names, k, per_image, batch_size, counted=counted, classes=classes), images
+
+
+def check_precision(images: Source | Tensor, precision: str) -> None:
+    """Raise UnknownName for a precision that does not exist, BadInput for one in which these images are not mined."""
+    check_choice("precision", precision, PRECISIONS)
+    if isinstance(images, StreamedSource) and precision != "float32":
+        raise bad_value("precision", precision, "float32 for streamed images, which are seen once", "or not to stream")
 
 
 def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str) -> tuple[Partial, dict[str, Any]]:

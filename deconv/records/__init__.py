@@ -13,7 +13,7 @@ from deconv.records.by_class import ByClass
 from deconv.records.firing import Firing
 from deconv.records.parts import Parts
 from deconv.records.peaks import LayerPeaks, Peaks, check_path
-from deconv.records.pictures import FIELDS, Patches, Reconstructions
+from deconv.records.pictures import FIELDS, Patches, Reconstructions, dtype_of
 
 __all__ = [
     "FIELDS",
@@ -27,6 +27,7 @@ __all__ = [
     "about_centres",
     "check_path",
     "clip",
+    "dtype_of",
     "recut",
     "shown_side",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from safetensors import safe_open
 from torch import Tensor
 
 from deconv.errors import check_choice, check_count
@@ -170,8 +171,8 @@ class Reconstructions(ShownInNotebooks):
         """Write a safetensors file.
 
         dtype: how pixels are kept: "float32", or "float16" in half as many bytes. Each picture then has a scale, a
-        power of two, so that a pixel keeps 11 bits however small all of them are: it is off by at most 1/2048 of
-        itself. How far the worst one is off is measured and kept: `rounding`.
+        power of two, so that a pixel keeps 11 bits however small all of them are: one of at least 2**-29 of the
+        largest of its picture is off by at most 1/2048 of itself. The worst error is measured and kept: `rounding`.
 
         Raises BadInput for a name that ends in anything else, UnknownName for another dtype.
 
@@ -192,13 +193,15 @@ class Reconstructions(ShownInNotebooks):
             "effective_field": self.effective_field,
             "provenance": self.provenance,
         } | ({"through": list(self.parts)} if self.parts else {})
+        fields |= {"rounding": self.rounding} if self.rounding else {}
         tensors |= part_tensors(self.parts)
         if dtype == "float32":
             return save_tensors(path, "reconstructions", tensors, _axes_of(tensors), fields)
         tensors["pixels"], tensors["scale"] = to_halves(self.pixels)
         off = from_halves(tensors["pixels"], tensors["scale"]).sub_(self.pixels).abs_()
         largest = self.pixels.abs().amax(dim=(1, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
-        fields["rounding"] = float((off.amax(dim=(1, 2, 3)) / largest).max()) if len(self) else 0.0
+        worst = float((off.amax(dim=(1, 2, 3)) / largest).max()) if len(self) else 0.0
+        fields["rounding"] = max(worst, self.rounding)
         return save_tensors(path, "reconstructions", tensors, _axes_of(tensors), fields, version=IN_HALVES)
 
     @staticmethod
@@ -225,6 +228,12 @@ class Reconstructions(ShownInNotebooks):
                 parts=parts,
                 rounding=rounding,
             )
+
+
+def dtype_of(path: str | Path) -> str:
+    """Return how a file of reconstructions keeps their pixels, one of DTYPES. Raises BadInput for a damaged file."""
+    with reading(path), safe_open(str(path), framework="pt") as file:
+        return "float16" if "scale" in file.keys() else "float32"  # noqa: SIM118 - it is no mapping
 
 
 PATCH_AXES: Axes = {

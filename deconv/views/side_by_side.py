@@ -12,8 +12,8 @@ import numpy as np
 
 from deconv.compare.judging import Measurements, all_layers
 from deconv.compare.measuring import mean_interval
-from deconv.errors import check_choice, needed
-from deconv.figures import Figure, save_as
+from deconv.errors import bad_value, check_choice, needed
+from deconv.figures import FORMATS, Figure, save_as
 from deconv.figures.html import page
 from deconv.files import write_json, write_whole
 from deconv.records.formats import save_table
@@ -145,6 +145,9 @@ class SideBySide:
         if suffix == ".txt":
             layers = [None, *self.measured] if len(self.measured) > 1 else [None]
             return write_whole(path, "".join(f"{self.table(layer)}\n" for layer in layers).encode())
+        if suffix not in FORMATS:
+            forms = ", ".join((".json", ".parquet", ".html", ".txt", *FORMATS))
+            raise bad_value("path", path, f"a file whose name ends in one of {forms}", "add the suffix")
         return save_as(self.figure(), path)
 
     def _checked(self, layer: str) -> str:
