@@ -20,7 +20,7 @@ def section(page: Path, name: str) -> list[tuple[str, int]]:
     (inner,) = re.findall(rf'<section aria-labelledby="{name}">(.*?)</section>', text, flags=re.DOTALL) or [""]
     return [
         (href, int(share))
-        for href, share in re.findall(r'<a href="([^"]+)">.*?<span class="number">(-?\d+) %</span>', inner)
+        for href, share in re.findall(r'<a href="([^"]+)">.*?<span class="number">(?:below )?(-?\d+) %</span>', inner)
     ]
 
 

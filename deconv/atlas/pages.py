@@ -134,10 +134,10 @@ def _part_of(atlas: Atlas, layer: Layer, unit: int) -> list[dict[str, Any]]:
 
 
 def _linked(layer: Layer, shares: Tensor) -> dict[str, Any]:
-    """Return the units of largest share, from half a per cent on, as (thumbnail, share), and what they hold together."""
+    """Return the units of a layer with the largest shares, as (thumbnail, share), and what they hold together."""
     order = shares.argsort(descending=True, stable=True)[:LINKED].tolist()
     fires = layer.peaks.found[:, 0]
-    units = [(_thumbnail(layer, each), float(shares[each])) for each in order if shares[each] >= 0.005 and fires[each]]
+    units = [(_thumbnail(layer, other), float(shares[other])) for other in order if shares[other] > 0 and fires[other]]
     return {"layer": layer, "units": units, "held": sum(share for _, share in units)}
 
 

@@ -26,10 +26,11 @@ DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib
 """What every installation has; a record would not be the same with an extra installed meanwhile."""
 NEWER_SETTINGS = {"activation": "refuse", "gate": "refuse", "norm": "refuse", "linear": "transpose", "epsilon": 1e-6}
 """Settings that older records do not name, as they were then: the options of a rule that came later."""
-HASHES = ("content", "weights")
+WITHIN = "within"
+"""A source's one class, which says more than that its content is another."""
 LONGEST_VALUE = 80
-HASH = re.compile("[0-9a-f]{64}")
 """Characters of a value that a refusal quotes; of a longer one it quotes the beginning."""
+HASH = re.compile("[0-9a-f]{64}")
 
 
 def build(*parts: Mapping[str, Any], **settings: Any) -> Provenance:
@@ -79,13 +80,13 @@ def check_same(path: str | Path, found: Mapping[str, Any], expected: Mapping[str
 def first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, Any, Any] | None:
     """Return (dotted name, value found, value expected) of the first setting that differs, by name; None if none does.
 
-    Of hashes, which say the least, last.
+    That of WITHIN comes first.
 
     >>> first_difference({"rule": {"relu": "both"}, "k": 9}, {"rule": {"relu": "none"}, "k": 9})
     ('rule.relu', 'both', 'none')
     """
     if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted(found.keys() | expected.keys(), key=lambda key: (key in HASHES, key)):
+        for key in sorted(found.keys() | expected.keys(), key=lambda key: (key != WITHIN, key)):
             inner = first_difference(
                 found.get(key, NEWER_SETTINGS.get(key)), expected.get(key), f"{name}.{key}" if name else key
             )
