@@ -79,6 +79,12 @@ def test_every_link_and_picture_is_a_file_of_the_site(site: Path) -> None:
     assert present - asked == {(site / "atlas.json").resolve()}
 
 
+def test_no_word_is_glued_to_a_link(site: Path) -> None:
+    """A line of a template that ends in a tag loses its end."""
+    for page in site.rglob("*.html"):
+        assert not re.findall(r".{20}[a-z,](?=<(?:a|code)\b)", page.read_text(encoding="utf-8")), page
+
+
 def test_names_are_text_whatever_they_are(site: Path) -> None:
     text = "".join(Page(path).text for path in pages(site))
     for name in atlases.HOSTILE:
