@@ -189,6 +189,7 @@ def _plan_pages(
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
     weaker = peaks_beyond(network, records.images, replace(peaks, firing=firing)) if beyond else {}
     layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
+    class_names = records.class_names()
     for name, number in numbers.items():
         field = network.receptive_field(name, input_size)
         layer = Layer(
@@ -206,7 +207,7 @@ def _plan_pages(
             beyond=weaker.get(name),
             made_of=None if sends_back is None else records.made_of(name, sends_back),
             class_shares=records.class_shares(name),
-            class_names=records.class_names(),
+            class_names=class_names,
             trust=trust.get(name),
         )
         layers.append(layer)

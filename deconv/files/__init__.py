@@ -109,6 +109,13 @@ def remove_leftovers(folder: Path) -> None:
                     remove_leftovers(path)
 
 
+def remove_dead_claim(folder: Path) -> None:
+    """Remove the claim to a folder of a process that was killed; one that a process holds stays."""
+    if (folder / LOCK).exists():
+        with suppress(BadInput), claimed(folder):
+            pass  # a claim goes when it ends
+
+
 def holds_nothing(folder: Path) -> bool:
     """Return whether there is no such folder, or nothing in it but what a killed process left."""
     return not folder.exists() or (folder.is_dir() and all(_is_leftover(path) for path in folder.iterdir()))

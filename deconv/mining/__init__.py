@@ -14,7 +14,7 @@ from torch import Tensor
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import bad_value, check_choice, check_count, check_list
-from deconv.files import claimed, remove_leftovers, remove_parts
+from deconv.files import claimed, remove_dead_claim, remove_parts
 from deconv.images import MapDataset, Source, StreamedSource, check_images, check_source
 from deconv.mining.bfloat16 import mine_by_bfloat16, pays
 from deconv.mining.by_class import MOST_SUMS, classes_of
@@ -113,7 +113,7 @@ def mine_into(
         raise bad_value("firing", firing, f"no counts of how units fire in a table, {path}", "name it .safetensors")
     shards = path.parent / "shards" / path.stem
     if path.exists() and not shards.exists():
-        remove_leftovers(path.parent)  # of a run that was killed when all was saved
+        remove_dead_claim(path.parent)  # of a run that was killed when all was saved
         return _load(path, scan, images)
     with claimed(path.parent):
         remove_parts(path.parent, path.name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -103,6 +105,36 @@ class Progress:
     unreadable: tuple[Unreadable, ...] = ()
     digests: tuple[bytes, ...] = ()
     images: int = 0
+
+
+@runtime_checkable
+class Seen(Protocol):
+    """How many images of a shard were looked at by now."""
+
+    @property
+    def number(self) -> int:
+        """Return which shard it is."""
+
+    @property
+    def seen(self) -> int:
+        """Return how many they are."""
+
+
+def newly_seen() -> Callable[[Seen], int]:
+    """Return a function that says how many images are new in each step: an engine hands on all, or only the last.
+
+    >>> new = newly_seen()
+    >>> [new(Progress(number, seen)) for number, seen in ((0, 4), (1, 3), (0, 9))]
+    [4, 3, 5]
+    """
+    seen: Counter[int] = Counter()  # by shard
+
+    def count(step: Seen) -> int:
+        new = step.seen - seen[step.number]
+        seen[step.number] = step.seen
+        return new
+
+    return count
 
 
 def look(scan: Scan, shard: Shard | StreamedShard) -> Iterator[Progress]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -18,7 +17,7 @@ from deconv.engines.local import Local
 from deconv.files import remove_parts
 from deconv.images import Source, StreamedSource, content_hash, content_of
 from deconv.images.batches import Unreadable, check_readable
-from deconv.mining.looking import Progress, Shard, StreamedShard, look
+from deconv.mining.looking import Shard, StreamedShard, look, newly_seen
 from deconv.mining.partials import Partial, merged
 from deconv.mining.scan import MOST_UNREADABLE, Scan
 from deconv.progress import track
@@ -82,19 +81,13 @@ class InShards:
     ) -> None:
         unreadable: list[Unreadable] = []
         finished: list[int] = []
-        seen: Counter[int] = Counter()  # by shard: an engine may hand on all steps or only the last
         total, most = (0, MOST_UNREADABLE) if images is None else (len(self.images), len(self.images) // 2)
-
-        def newly_seen(step: Progress) -> int:
-            count = step.seen - seen[step.number]
-            seen[step.number] = step.seen
-            return count
 
         for step in track(
             self.engine.work(look, scan, shards, _titles(scan)),  # by no name, so that an interrupt ends it
             "mining",
             images,
-            size=newly_seen,
+            size=newly_seen(),
             status=lambda: f"{len(unreadable)} unreadable, {len(finished)} of {count} shards",
         ):
             if step.done:

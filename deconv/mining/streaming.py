@@ -5,7 +5,6 @@ Nothing is kept on disk; what a shard gives comes back, so it should be small be
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -13,6 +12,7 @@ from typing import Generic, TypeVar
 from deconv.engines import Engine
 from deconv.images import Source
 from deconv.images.batches import Unreadable, check_readable
+from deconv.mining.looking import newly_seen
 from deconv.mining.shards import shards_of
 from deconv.progress import track
 
@@ -66,18 +66,12 @@ def pass_over(
     ids, cuts = tuple(images.ids), shards_of(images, engine.shard_size, batch_size)
     shards = (Shard(number, sources, ids[cut.start : cut.stop]) for number, cut in enumerate(cuts))
     skipped: list[Unreadable] = []
-    seen: Counter[int] = Counter()  # by shard: an engine may hand on all steps or only the last
-
-    def newly_seen(step: Step[Result]) -> int:
-        count = step.seen - seen[step.number]
-        seen[step.number] = step.seen
-        return count
 
     def title(shard: Shard) -> str:
         return f"{about}: shard {shard.number + 1} of {len(cuts)}"
 
     with engine.connected():
-        for step in track(engine.work(look, shared, shards, title), about, len(images), size=newly_seen):
+        for step in track(engine.work(look, shared, shards, title), about, len(images), size=newly_seen()):
             if step.result is not None:
                 skipped.extend(step.skipped)
                 check_readable(images, skipped, len(images), len(images) // 2)

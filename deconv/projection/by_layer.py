@@ -15,6 +15,7 @@ from deconv.projection.passes import backward, forward, with_switches
 from deconv.projection.responses import window_boxes
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.strategies import chunk_size
+from deconv.projection.tapered import places
 from deconv.projection.windows import WholeMaps, Windows
 from deconv.records import recut
 
@@ -145,7 +146,7 @@ class Signals:
                 met[self.names[index]] = self.maps.zero_outside(index, signal).flatten(1).clone()
 
         signal = torch.zeros_like(self.value)
-        peak, row, col = _places(self.maps, self.target)
+        peak, row, col = places(self.maps, self.target)
         as_map(signal)[peak, :, row, col] = vector.to(signal)
         with torch.no_grad():
             pixels = backward(self.graph, self.target, signal, self.tape, self.rule, self.maps, meet)
@@ -169,12 +170,12 @@ def _chunks(network: Network, layer: str, count: int) -> tuple[Tensor, ...]:
 
 def _on_maps(network: Network, layer: str, windows: Tensor, positions: Tensor) -> tuple[Tensor, WholeMaps | Windows]:
     """Inputs that may be written over, and the maps on which they are worked on: windows where the cone allows it."""
-    graph, places = network.graph, positions.to(network.device)
+    graph, on_device = network.graph, positions.to(network.device)
     cone_of_layer = cone(graph, network.node(layer))
     if cone_of_layer.windowable:
-        return network.check_images(windows).clone(), Windows(graph, cone_of_layer, places)
+        return network.check_images(windows).clone(), Windows(graph, cone_of_layer, on_device)
     images = recut(windows, *window_boxes(network, layer, positions, None))
-    return network.check_images(images).clone(), WholeMaps(graph, places)
+    return network.check_images(images).clone(), WholeMaps(graph, on_device)
 
 
 def _answers(
@@ -186,17 +187,11 @@ def _answers(
     answers = {IMAGE: maps.zero_outside(0, inputs).flatten(1).clone()}  # a copy, for inputs are written over
     with torch.no_grad():
         value, _, values = forward(network.graph, target, inputs, [], maps, set(nodes.values()) - {target})
-    peak, row, col = _places(maps, target)
+    peak, row, col = places(maps, target)
     for name, node in nodes.items():
         of_node = as_map(value)[peak, :, row, col] if node == target else maps.zero_outside(node, values[node])
         answers[name] = of_node.flatten(1)
     return answers
-
-
-def _places(maps: WholeMaps | Windows, target: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of the target's values, and its row and column there, each position is."""
-    row, col = (maps.positions - maps.span(target).starts(maps.positions)).unbind(1)
-    return torch.arange(len(row), device=row.device), row, col
 
 
 def _cosine(first: Float[Tensor, "N values"], second: Float[Tensor, "N values"]) -> Float[Tensor, " N"]:

@@ -13,6 +13,7 @@ from deconv.projection.passes import backward, forward
 from deconv.projection.rules import Rule, as_rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.strategies import chunk_size
+from deconv.projection.tapered import places
 from deconv.projection.windows import WholeMaps, Windows
 from deconv.records import recut
 
@@ -69,13 +70,13 @@ def unit_gradients(
     kind = "whole" if whole else "window"
     gradients = torch.empty_like(windows)
     for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, kind)):
-        inputs, places = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
-        maps = Windows(graph, cone_of_layer, places) if kind == "window" else WholeMaps(graph, places)
+        inputs, on_device = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
+        maps = Windows(graph, cone_of_layer, on_device) if kind == "window" else WholeMaps(graph, on_device)
         with torch.no_grad():
             value, tape, _ = forward(graph, target, inputs, [gradient], maps)
             signal = torch.zeros_like(value)
-            row, col = (places - maps.span(target).starts(places)).unbind(1)
-            as_map(signal)[torch.arange(len(chunk)), channel[chunk].to(network.device), row, col] = 1
+            peak, row, col = places(maps, target)
+            as_map(signal)[peak, channel[chunk].to(network.device), row, col] = 1
             gradients[chunk] = backward(graph, target, signal, tape, gradient, maps).to(gradients)
     return gradients
 

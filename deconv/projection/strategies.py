@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import torch
@@ -27,8 +27,8 @@ from deconv.projection.parts import Part, part_of
 from deconv.projection.passes import Tape, backward, forward, with_switches
 from deconv.projection.rules import Rule
 from deconv.projection.seed import SeedConvolution, seed_convolution
-from deconv.projection.tapered import Maps, Tapered, windowed_nodes
-from deconv.projection.windows import WholeMaps, Windows, cut
+from deconv.projection.tapered import Maps, Tapered, places, windowed_nodes
+from deconv.projection.windows import WholeMaps, cut
 
 STRATEGIES = ("auto", "window", "shared", "whole")
 CHUNK_FLOATS = 32 * 2**20 // 4
@@ -48,10 +48,15 @@ class Plan:
     shown: ReceptiveField
     strategy: str
 
+    @cached_property
+    def windowed(self) -> frozenset[int]:
+        """The nodes that are worked on in windows, at least on the way back; the others are on whole maps."""
+        return nodes_in_windows(self.graph, self.cone, self.strategy)
+
     @property
     def chunk_size(self) -> int:
         """How many peaks are worked on at once."""
-        return chunk_size(self.graph, self.cone, self.strategy)
+        return _chunk_size(self.graph, self.cone, self.windowed)
 
 
 def plan(graph: Graph, target: int, strategy: str, image: Tensor, positions: Tensor, cut_to_image: bool) -> Plan:
@@ -108,14 +113,20 @@ def _work_per_position(operation: Operation) -> int:
 
 def chunk_size(graph: Graph, cone: Cone, strategy: str) -> int:
     """Return how many peaks are worked on at once."""
+    return _chunk_size(graph, cone, nodes_in_windows(graph, cone, strategy))
 
-    in_windows = {"window": frozenset(cone.order), "shared": windowed_nodes(graph, cone), "whole": frozenset()}[
-        strategy
-    ]
 
+def nodes_in_windows(graph: Graph, cone: Cone, strategy: str) -> frozenset[int]:
+    """Return the nodes that a strategy, other than "auto", works on in windows on the way back."""
+    if strategy == "shared":
+        return windowed_nodes(graph, cone)
+    return frozenset(cone.order if strategy == "window" else ())
+
+
+def _chunk_size(graph: Graph, cone: Cone, windowed: frozenset[int]) -> int:
     def floats(index: int) -> int:
         shape, span = graph.nodes[index].shape, cone.spans[index]
-        return prod((*shape[:-2], *span.size) if index in in_windows and span else shape)
+        return prod((*shape[:-2], *span.size) if index in windowed and span else shape)
 
     return max(1, CHUNK_FLOATS // max(floats(index) for index in cone.order))
 
@@ -163,9 +174,8 @@ def send_back(
     What the units of all requests depend on runs forward once.
     """
     graph, target = plan.graph, plan.cone.target
-    maps = maps_of(plan, positions)
-    in_window = plan.strategy == "window" or (isinstance(maps, Tapered) and target in maps.windowed)
-    seed = seed_convolution(graph, target) if in_window else None
+    maps = Tapered(graph, plan.cone, positions, plan.windowed)
+    seed = seed_convolution(graph, target) if target in plan.windowed else None
     if seed is not None and not {seed.index, *seed.rectifiers}.isdisjoint(through):
         seed = None  # it has no maps of these
     top = target if seed is None else seed.source
@@ -195,15 +205,6 @@ def send_back(
         pixels, parts = send(signal, through)
         results.append(Sent(score, _cut_out(pixels, plan.shown, maps), parts, around))
     return results
-
-
-def maps_of(plan: Plan, positions: Tensor) -> Maps:
-    """Return where the peaks at some positions (N, 2) are worked on, on their way back at least."""
-    if plan.strategy == "window":
-        return Windows(plan.graph, plan.cone, positions)
-    if plan.strategy == "whole":
-        return WholeMaps(plan.graph, positions)
-    return Tapered(plan.graph, plan.cone, positions, windowed_nodes(plan.graph, plan.cone))
 
 
 def _send(
@@ -250,8 +251,7 @@ def _forward(
 
 def _plant(value: Tensor, channel: Tensor, maps: Maps, target: int) -> tuple[Tensor, Tensor]:
     """The activations (N,) of unit channel[n] in the target's value (N, *shape), and these alone among zeros."""
-    peak = torch.arange(len(channel), device=channel.device)
-    row, col = (maps.positions - maps.span(target).starts(maps.positions)).unbind(1)
+    peak, row, col = places(maps, target)
     score, signal = as_map(value)[peak, channel, row, col], value.new_zeros(value.shape)
     as_map(signal)[peak, channel, row, col] = score
     return score, signal

@@ -51,7 +51,10 @@ def windowed_nodes(graph: Graph, cone: Cone) -> frozenset[int]:
 
 @dataclass(frozen=True, eq=False)
 class Tapered:
-    """`Windows` for the nodes of `windowed`, which nothing else reads, and `WholeMaps` for those below."""
+    """`Windows` for the nodes of `windowed`, which nothing else reads, and `WholeMaps` for those below.
+
+    Where these are all of the cone, or none, it is the one or the other.
+    """
 
     graph: Graph
     cone: Cone
@@ -122,3 +125,9 @@ class Tapered:
 
 
 Maps = WholeMaps | Windows | Tapered
+
+
+def places(maps: Maps, target: int) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """Return which of the target's values, and its row and column there, the position of each peak is."""
+    row, col = (maps.positions - maps.span(target).starts(maps.positions)).unbind(1)
+    return torch.arange(len(row), device=row.device), row, col

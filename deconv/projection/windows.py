@@ -136,14 +136,7 @@ class Windows:
         needed, whole = self.needed(index), self.span(source)
         y, x = needed.start[0] - whole.start[0], needed.start[1] - whole.start[1]
         window = value[..., y : y + needed.size[0], x : x + needed.size[1]] if needed != whole else value
-        operation = self.graph.nodes[index].operation
-        if not isinstance(operation, Spatial):
-            return window
-        outside = self._outside(source, needed)
-        if outside is None:
-            return window
-        window = window if len(self.graph.consumers[source]) == 1 else window.clone()
-        return self._fill(window, outside, outside_value(operation, window.dtype))
+        return self._padded(index, source, window, is_own=len(self.graph.consumers[source]) == 1)
 
     def returned(self, index: int, source: int, signal: Tensor, total: Tensor | None) -> Tensor:
         """Return a signal that a node sends to one of its inputs, laid into the source's windows and added to `total`.
@@ -170,12 +163,7 @@ class Windows:
 
     def read_of(self, index: int, source: int, value: Tensor, image: Tensor) -> Tensor:
         """Return what a node reads, for peaks that lie in image[n], of its source's value for whole images."""
-        needed = self.needed(index)
-        window, operation = self._cut(value, image, needed), self.graph.nodes[index].operation
-        if not isinstance(operation, Spatial):
-            return window
-        outside = self._outside(source, needed)
-        return window if outside is None else self._fill(window, outside, outside_value(operation, window.dtype))
+        return self._padded(index, source, self._cut(value, image, self.needed(index)), is_own=True)
 
     def take(self, index: int, value: Tensor, image: Tensor) -> Tensor:
         """Return windows, for peaks that lie in image[n], of a node's value for whole images (M, ..., H, W)."""
@@ -188,6 +176,14 @@ class Windows:
             taps = node.operation.taps(memory[0], self.graph.nodes[node.inputs[0]].shape[2])
             return (node.operation.unpadded().switches(self.take(index, taps, image), needed.size[1]),)
         return tuple(self._cut(tensor, image, needed) for tensor in memory)
+
+    def _padded(self, index: int, source: int, window: Tensor, is_own: bool) -> Tensor:
+        """What a node reads of its source, the outside set to what padding means; is_own: it may be written to."""
+        operation = self.graph.nodes[index].operation
+        outside = self._outside(source, self.needed(index)) if isinstance(operation, Spatial) else None
+        if outside is None or not isinstance(operation, Spatial):
+            return window
+        return self._fill(window if is_own else window.clone(), outside, outside_value(operation, window.dtype))
 
     def _cut(self, value: Tensor, image: Tensor, span: Span) -> Tensor:
         maps = value.reshape(len(value), -1, *value.shape[-2:])  # channels may lie along any number of axes
