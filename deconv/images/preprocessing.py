@@ -149,7 +149,8 @@ class Preprocessing:
         deconv.errors.BadInput: images: given values up to 25...; expected inputs preprocessed as the network's, ...
         """
         reach = max(max(abs(0 - mean), abs(1 - mean)) / std for mean, std in zip(self.mean, self.std, strict=True))
-        largest = float(inputs[:MOST_RANGED].abs().max()) if inputs.numel() else 0.0
+        ranged = inputs[:MOST_RANGED]
+        largest = max(float(ranged.amax()), -float(ranged.amin())) if inputs.numel() else 0.0
         if largest > BEYOND * reach:
             remedy = "preprocessing.normalize(images) makes them of uint8; or make the Network without a preprocessing"
             expected = f"inputs preprocessed as the network's, which are at most {reach:.3g} away from zero"
