@@ -76,7 +76,7 @@ class Network(ShownInNotebooks):
         self._graphs: dict[tuple[int, int], Graph] = {}
         self.aliases: dict[str, str] = {}
         self.directions: dict[str, Directions] = {}
-        self.graph_at((height, width))  # now, so that a module that cannot be traced is refused here
+        self.graph_at()  # now, so that a module that cannot be traced is refused here
         for alias, layer in (aliases or {}).items():
             if layer not in self.graph.layers and layer not in self.graph.values:
                 raise unknown(f"layer of the alias {alias!r}", layer, self.layers)
@@ -91,14 +91,15 @@ class Network(ShownInNotebooks):
     @property
     def graph(self) -> Graph:
         """The traced graph for images of `input_shape`, as `graph_at` gives it."""
-        return self.graph_at(self.input_shape[1:])
+        return self.graph_at()
 
-    def graph_at(self, size: tuple[int, int]) -> Graph:
-        """The traced graph for images of (H, W) pixels. Raises UnsupportedOperation if the module does not take them.
+    def graph_at(self, size: tuple[int, int] | None = None) -> Graph:
+        """The traced graph for images of `size`, (H, W) pixels (default: `input_shape`).
 
-        It is what the rooms above work on; its nodes and their indices are no promise to users.
+        It is what the rooms above work on; its nodes and their indices are no promise to users. Raises
+        UnsupportedOperation if the module does not take such images.
         """
-        height, width = checked_sizes("size", size, "(H, W)")
+        height, width = self.input_shape[1:] if size is None else checked_sizes("size", size, "(H, W)")
         if (height, width) not in self._graphs:
             shape = (self.input_shape[0], height, width)
             graph = trace(self._copy, self.precision, shape, shape == self.input_shape)
@@ -177,7 +178,7 @@ class Network(ShownInNotebooks):
         Any node that gives a map or a vector serves, asked for by its name: a sum, or a convolution before its
         rectifier, with the batch normalisation that is folded into it.
         """
-        graph = self.graph if size is None else self.graph_at(size)
+        graph = self.graph_at(size)
         name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
         if not isinstance(name, str):
             raise unknown("layer", layer, [*self.aliases, *self.layers])
@@ -202,8 +203,7 @@ class Network(ShownInNotebooks):
 
         It is (1, 1) for a fully connected layer.
         """
-        graph = self.graph if size is None else self.graph_at(size)
-        return graph.nodes[self.node(layer, size)].map_size
+        return self.graph_at(size).nodes[self.node(layer, size)].map_size
 
     def rectified(self, layer: str) -> bool:
         """Return whether the layer's activations are at least zero, so that a unit at zero does not fire."""
@@ -211,8 +211,7 @@ class Network(ShownInNotebooks):
 
     def receptive_field(self, layer: str, size: tuple[int, int] | None = None) -> ReceptiveField:
         """Return the layer's receptive field in images of `size` (default: `input_shape`)."""
-        graph = self.graph if size is None else self.graph_at(size)
-        return receptive_field(graph, self.node(layer, size))
+        return receptive_field(self.graph_at(size), self.node(layer, size))
 
     def forward(
         self, images: Float[Tensor, "N C H W"], layers: Iterable[str], precision: torch.dtype = torch.float32

@@ -211,9 +211,8 @@ def check_rules(
     """
     checked = [as_rule(rule) for rule in rules]
     for layer in layers:
-        graph = network.graph if size is None else network.graph_at(size)
         for rule in checked:
-            check_carried(graph, network.node(layer, size), rule)
+            check_carried(network.graph_at(size), network.node(layer, size), rule)
 
 
 def _check_kinds(network: Network, images: Images) -> Source | Tensor:

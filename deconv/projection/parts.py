@@ -58,7 +58,7 @@ def layers_below(
 
     A layer is below if every rule sends signals through it on the way back from `layer`.
     """
-    graph = network.graph if size is None else network.graph_at(size)
+    graph = network.graph_at(size)
     names = {node: name for name, node in graph.layers.items()}
     names |= {network.node(alias, size): alias for alias in network.aliases}
     reached = _reached(network, layer, rules, size)
@@ -74,7 +74,7 @@ def dominators_below(
     block its output, not the layers within. A sum counts where paths meet in it and no activation follows that serves:
     most blocks end in one, but not those with an inverted bottleneck, nor those that begin with an activation.
     """
-    graph, target = network.graph if size is None else network.graph_at(size), network.node(layer, size)
+    graph, target = network.graph_at(size), network.node(layer, size)
     everywhere = set.intersection(*(dominators(graph, target, rule) for rule in rules))
     activated = {
         source
@@ -118,7 +118,7 @@ def check_through(
 
 
 def _reached(network: Network, layer: str, rules: Sequence[Rule], size: tuple[int, int] | None) -> set[int]:
-    graph, target = network.graph if size is None else network.graph_at(size), network.node(layer, size)
+    graph, target = network.graph_at(size), network.node(layer, size)
     return set.intersection(*({*carrying(graph, target, rule)} for rule in rules)) - {target}
 
 

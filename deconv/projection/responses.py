@@ -61,7 +61,7 @@ def unit_gradients(
 
     The arguments are those of `unit_responses`. Raises UnsupportedOperation where there is no derivative.
     """
-    graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
+    graph, target = network.graph_at(size), network.node(layer, size)
     cone_of_layer, gradient = cone(graph, target), as_rule("gradient")
     if not whole and not cone_of_layer.windowable:
         boxes, images = window_boxes(network, layer, positions, size)
@@ -99,7 +99,7 @@ def _respond(
     size: tuple[int, int] | None = None,
     whole: bool = False,
 ) -> Tensor:
-    graph, target = network.graph_at(size or network.input_shape[1:]), network.node(layer, size)
+    graph, target = network.graph_at(size), network.node(layer, size)
     if not len(windows):
         return torch.zeros((0, network.channels(layer)) if channel is None else 0)
     cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from math import prod
 
 import torch
@@ -53,10 +53,10 @@ class Plan:
         """The nodes that are worked on in windows, at least on the way back; the others are on whole maps."""
         return nodes_in_windows(self.graph, self.cone, self.strategy)
 
-    @property
+    @cached_property
     def chunk_size(self) -> int:
         """How many peaks are worked on at once."""
-        return _chunk_size(self.graph, self.cone, self.windowed)
+        return chunk_size(self.graph, self.cone, self.strategy)
 
 
 def plan(graph: Graph, target: int, strategy: str, image: Tensor, positions: Tensor, cut_to_image: bool) -> Plan:
@@ -113,7 +113,13 @@ def _work_per_position(operation: Operation) -> int:
 
 def chunk_size(graph: Graph, cone: Cone, strategy: str) -> int:
     """Return how many peaks are worked on at once."""
-    return _chunk_size(graph, cone, nodes_in_windows(graph, cone, strategy))
+    windowed = nodes_in_windows(graph, cone, strategy)
+
+    def floats(index: int) -> int:
+        shape, span = graph.nodes[index].shape, cone.spans[index]
+        return prod((*shape[:-2], *span.size) if index in windowed and span else shape)
+
+    return max(1, CHUNK_FLOATS // max(floats(index) for index in cone.order))
 
 
 def nodes_in_windows(graph: Graph, cone: Cone, strategy: str) -> frozenset[int]:
@@ -121,14 +127,6 @@ def nodes_in_windows(graph: Graph, cone: Cone, strategy: str) -> frozenset[int]:
     if strategy == "shared":
         return windowed_nodes(graph, cone)
     return frozenset(cone.order if strategy == "window" else ())
-
-
-def _chunk_size(graph: Graph, cone: Cone, windowed: frozenset[int]) -> int:
-    def floats(index: int) -> int:
-        shape, span = graph.nodes[index].shape, cone.spans[index]
-        return prod((*shape[:-2], *span.size) if index in windowed and span else shape)
-
-    return max(1, CHUNK_FLOATS // max(floats(index) for index in cone.order))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +173,7 @@ def send_back(
     """
     graph, target = plan.graph, plan.cone.target
     maps = Tapered(graph, plan.cone, positions, plan.windowed)
-    seed = seed_convolution(graph, target) if target in plan.windowed else None
-    if seed is not None and not {seed.index, *seed.rectifiers}.isdisjoint(through):
-        seed = None  # it has no maps of these
+    seed = _seed(plan, through)
     top = target if seed is None else seed.source
 
     met_below = [{node: dominator_below(graph, target, rule, node) for node in through} for rule, _ in requests]
@@ -195,38 +191,57 @@ def send_back(
             score, signal = _plant(value, channel, maps, target)
         else:
             score, signal = _plant_below(seed, value, channel, rule, maps)
-        rule_tape = with_switches(tape, graph, rule, maps, lent_tape)
-        send = partial(_send, graph, top, maps, values, score, rule, rule_tape)
-        around = {}
-        for node, meeting in meetings.items():
-            if meeting is not None:
-                _, met = send(signal.clone(), {meeting}, blocked=node)
-                around[node] = met[meeting].share.sum(dim=1) if meeting in met else torch.zeros_like(score)
-        pixels, parts = send(signal, through)
+        way_down = _WayDown(graph, top, maps, values, score, rule, with_switches(tape, graph, rule, maps, lent_tape))
+        around = way_down.around(signal, meetings)
+        pixels, parts = way_down.send(signal, through)
         results.append(Sent(score, _cut_out(pixels, plan.shown, maps), parts, around))
     return results
 
 
-def _send(
-    graph: Graph,
-    top: int,
-    maps: Maps,
-    values: Mapping[int, Tensor],
-    score: Tensor,
-    rule: Rule,
-    tape: Tape,
-    signal: Tensor,
-    nodes: Collection[int],
-    blocked: int | None = None,
-) -> tuple[Tensor, dict[int, Part]]:
-    """The pixels that a signal gives, which is written over, and the parts that some nodes have in it."""
-    parts: dict[int, Part] = {}
+def _seed(plan: Plan, through: Collection[int]) -> SeedConvolution | None:
+    """The convolution that the layer ends in, where it is worked on in windows and no map from there on is asked for."""
+    target = plan.cone.target
+    seed = seed_convolution(plan.graph, target) if target in plan.windowed else None
+    return seed if seed is None or {seed.index, *seed.rectifiers}.isdisjoint(through) else None
 
-    def meet(index: int, signal: Tensor) -> None:
-        if index in nodes:
-            parts[index] = part_of(index, signal, values[index], score, maps, rule)
 
-    return backward(graph, top, signal, tape, rule, maps, meet if nodes else None, blocked), parts
+@dataclass(frozen=True, eq=False)
+class _WayDown:
+    """The way of one rule's signals from node `top` to the pixels, with what the forward pass kept for it.
+
+    values: those of the nodes whose parts are asked for.  score: (N,) the activations that signals are sent for.
+    """
+
+    graph: Graph
+    top: int
+    maps: Maps
+    values: Mapping[int, Tensor]
+    score: Tensor
+    rule: Rule
+    tape: Tape
+
+    def send(
+        self, signal: Tensor, nodes: Collection[int], blocked: int | None = None
+    ) -> tuple[Tensor, dict[int, Part]]:
+        """Return the pixels that a signal gives, which is written over, and the parts that some nodes have in it."""
+        parts: dict[int, Part] = {}
+
+        def meet(index: int, signal: Tensor) -> None:
+            if index in nodes:
+                parts[index] = part_of(index, signal, self.values[index], self.score, self.maps, self.rule)
+
+        on_meeting = meet if nodes else None
+        pixels = backward(self.graph, self.top, signal, self.tape, self.rule, self.maps, on_meeting, blocked)
+        return pixels, parts
+
+    def around(self, signal: Tensor, meetings: Mapping[int, int | None]) -> dict[int, Tensor]:
+        """Return what paths around each node carry, measured where they meet those through it again, if there are any."""
+        carried = {}
+        for node, meeting in meetings.items():
+            if meeting is not None:
+                _, parts = self.send(signal.clone(), {meeting}, blocked=node)
+                carried[node] = parts[meeting].share.sum(dim=1) if meeting in parts else torch.zeros_like(self.score)
+        return carried
 
 
 def _forward(
