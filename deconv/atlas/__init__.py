@@ -26,13 +26,13 @@ from deconv.explanations import AnyExplanation, as_explanation, check_explanatio
 from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
-from deconv.mining import check_labels
+from deconv.mining import check_labels, check_mined_from
 from deconv.mining.beyond import peaks_beyond
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import Rule
 from deconv.records import FIELDS, Firing, Peaks, shown_side
-from deconv.records.provenance import check_same, digest
+from deconv.records.provenance import digest
 
 KEEPING = ("float32", "float16", "none")
 """What may be kept of reconstructions, once they are drawn."""
@@ -110,7 +110,8 @@ def write_atlas(
     opened = [as_explanation(rule) for rule in check_list("rules", rules, "rules")]
     chosen = {rule.name: rule for rule in opened}
     check_choice("field", field, FIELDS)
-    metrics, engine, batch_size = metrics or {}, engine or Local(), check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size)
+    metrics, trust, engine = metrics or {}, trust or {}, engine or Local()
     if records is None and not isinstance(engine, Local):
         raise bad_value("records", records, "the folder that an engine of other processes writes to")
     if check_choice("keep", keep, KEEPING) != "float32" and records is None:
@@ -118,14 +119,24 @@ def write_atlas(
     if records is not None and Path(records).resolve() == Path(folder).resolve():
         raise bad_value("records", records, "another folder than that of the site")
     images = check_source(images)
-    _check(network, peaks, images, chosen, metrics, trust or {})
+    _check(network, peaks, images, chosen, metrics, trust)
     reference = None if reference is None else as_reference(network, peaks, reference)
     dtype = "float32" if keep == "none" else keep
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records), dtype)
     with open_site(Path(folder)) as site:
-        effective, firing = field == "effective", unit_records.firing(batch_size, engine)
-        shown = (metrics, trust or {}, mined, firing, effective, reference, beyond, circuits)
-        atlas = _plan_pages(unit_records, chosen, title, *shown)
+        atlas = _plan_pages(
+            unit_records,
+            chosen,
+            title=title,
+            metrics=metrics,
+            trust=trust,
+            mined=mined,
+            firing=unit_records.firing(batch_size, engine),
+            effective=field == "effective",
+            reference=reference,
+            beyond=beyond,
+            circuits=circuits,
+        )
         missing = [part for layer in atlas.layers for part in plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         draw(site, unit_records, missing, engine, keep != "none")
@@ -148,9 +159,7 @@ def _check(
     """Refuse, before any work is done, whatever can be refused by then."""
     if not len(peaks) or not rules:
         raise BadInput(f"given {len(peaks)} layers of peaks and {len(rules)} rules; expected at least one of each")
-    mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
-    expected = {"weights": network.weights_hash, "content": images.content_hash}
-    check_same("the record of these peaks", mined, expected, "Mine these images with this network")
+    check_mined_from(peaks, network, images)
     check_labels("the record of these peaks", peaks, images, "Mine these images again")
     network.needed_preprocessing()
     check_explanations(network, list(peaks), list(rules.values()))
@@ -172,6 +181,7 @@ def _check(
 def _plan_pages(
     records: UnitRecords,
     rules: Mapping[str, Rule | Explanation],
+    *,
     title: str,
     metrics: Metrics,
     trust: Mapping[str, Trust],
@@ -211,8 +221,16 @@ def _plan_pages(
             trust=trust.get(name),
         )
         layers.append(layer)
-    classes = records.classes()
-    return Atlas(title, tuple(layers), peaks.image_keys, classes, list(rules), peaks.provenance, mined, reference)
+    return Atlas(
+        title,
+        tuple(layers),
+        keys=peaks.image_keys,
+        classes=records.classes(),
+        rules=list(rules),
+        provenance=peaks.provenance,
+        mined=mined,
+        reference=reference,
+    )
 
 
 def _files(atlas: Atlas) -> Iterator[str]:

@@ -32,7 +32,6 @@ from deconv.records.provenance import Provenance, build, check_same, digest, pla
 
 log = logging.getLogger("deconv")
 
-log = logging.getLogger("deconv")
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
 SHARE_AXES: Axes = {"shares": (torch.float32, "U L"), "around": (torch.float32, "U")}
@@ -63,10 +62,16 @@ class UnitRecords:
             rule=rule.name,
             rule_options=rule.options(),
             units=list(units),
-            which_peaks=digest(
-                _rows(peaks or self.peaks[layer], list(units))
-            ),  # the last by name: it follows from the others
+            # its name is the last in order: of what differs the others are told first, from which it follows
+            which_peaks=digest(_rows(peaks or self.peaks[layer], list(units))),
         )
+
+    def _file(self, layer: str, rule: Rule | Explanation, what: str) -> Path | None:
+        """The file that keeps what is known of a layer by a rule; None where nothing is kept."""
+        return None if self.folder is None else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.{what}"
+
+    def _firing_units(self, layer: str) -> torch.Tensor:
+        return self.peaks[layer].found.any(dim=1).nonzero().flatten()
 
     def block(
         self, layer: str, rule: Rule | Explanation, units: Sequence[int], beyond: LayerPeaks | None = None
@@ -113,11 +118,9 @@ class UnitRecords:
 
     def discard(self) -> None:
         """Remove reconstructions and patches from the folder, and leave what is small."""
-        files = (
-            []
-            if self.folder is None
-            else [path for kind in KINDS for path in self.folder.glob(f"*.{kind}.safetensors")]
-        )
+        if self.folder is None:
+            return
+        files = [path for kind in KINDS for path in self.folder.glob(f"*.{kind}.safetensors")]
         for file in files:
             file.unlink()
         if files:
@@ -128,12 +131,12 @@ class UnitRecords:
 
         It is kept in the folder. Raises RecordMismatch, naming the difference, if what is there is of other peaks.
         """
-        firing = self.peaks[layer].found.any(dim=1).nonzero().flatten()
+        firing = self._firing_units(layer)
         if not len(firing):
             return max(self.network.receptive_field(layer).size)
         units = firing[torch.linspace(0, len(firing) - 1, min(SAMPLED, len(firing))).round().long()].tolist()
         provenance = plain(self._provenance(layer, rule, units))
-        path = None if self.folder is None else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.field.json"
+        path = self._file(layer, rule, "field.json")
         if path is not None and path.is_file():
             with reading(path):
                 saved = json.loads(path.read_text(encoding="utf-8"))
@@ -158,13 +161,9 @@ class UnitRecords:
         if not mined:
             return None
         lower = nodes[max(mined)]
-        units = self.peaks[layer].found.any(dim=1).nonzero().flatten()
+        units = self._firing_units(layer)
         provenance = plain(self._provenance(layer, rule, units.tolist()) | {"through": [lower]})
-        path = (
-            None
-            if self.folder is None
-            else self.folder / f"{safe_name(layer)}.{safe_name(rule.name)}.made_of.safetensors"
-        )
+        path = self._file(layer, rule, "made_of.safetensors")
         if path is not None and path.is_file():
             with reading(path):
                 tensors, saved = load_tensors(path, "shares", SHARE_AXES)
@@ -225,7 +224,7 @@ class UnitRecords:
         return counted.firing
 
 
-def _rows(peaks: LayerPeaks, units: list[int] | None = None) -> list[Any]:
-    """Peaks as plain numbers: the same for a record that was saved and loaded."""
+def _rows(peaks: LayerPeaks, units: list[int]) -> list[Any]:
+    """The peaks of some units as plain numbers: the same for a record that was saved and loaded."""
     columns = (peaks.image, peaks.row, peaks.col, peaks.score.nan_to_num(-1))
-    return [(column if units is None else column[units]).tolist() for column in columns]
+    return [column[units].tolist() for column in columns]

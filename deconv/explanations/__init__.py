@@ -176,10 +176,19 @@ def explain(
         maps = network.forward(inputs, [layer])[layer].float().cpu()
         score[peaks] = maps[index, channels[peaks], rows[peaks], cols[peaks]]
         pixels[peaks] = opened.explain(network, layer, inputs, index, channels[peaks], positions[peaks], box[peaks])
-    provenance = build(network.provenance(), layer=layer, rule=opened.name, rule_options=opened.options())
-    peak_columns = (image_ids, channels, rows, cols)
     return Reconstructions(
-        layer, opened.name, pixels, score, box, field.boxes(positions), *peak_columns, size, provenance
+        layer=layer,
+        rule=opened.name,
+        pixels=pixels,
+        score=score,
+        box=box,
+        field=field.boxes(positions),
+        image=image_ids,
+        channel=channels,
+        row=rows,
+        col=cols,
+        input_size=size,
+        provenance=build(network.provenance(), layer=layer, rule=opened.name, rule_options=opened.options()),
     )
 
 

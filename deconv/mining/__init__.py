@@ -158,6 +158,13 @@ def _load(path: Path, scan: Scan, images: Source) -> Peaks:
     return peaks
 
 
+def check_mined_from(peaks: Peaks, network: Network, images: Source) -> None:
+    """Raise RecordMismatch, naming the difference, for peaks of another network's weights or of other images."""
+    mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
+    expected = {"weights": network.weights_hash, "content": images.content_hash}
+    check_same("the record of these peaks", mined, expected, "Mine these images with this network")
+
+
 def check_labels(path: Path | str, peaks: Peaks, images: Source, remedy: str) -> None:
     """Raise RecordMismatch if what peaks say by class is of other labels than those of the images."""
     for firing in (peaks.firing or {}).values():

@@ -130,15 +130,27 @@ def project_together(
 
     # record
     box, field = layer_plan.shown.boxes(positions), layer_plan.field.boxes(positions)
+    named = {"through": list(nodes)} if nodes else {}
     reconstructions = []
-    passed = {"through": list(nodes)} if nodes else {}
-    for rule, channel, score, picture, part in zip(rules, channels, scores, pixels, parts, strict=True):
-        provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options(), **passed)
-        peaks = (image_ids, channel, rows, cols)
-        shares, places, around = part
-        made = Parts(shares, places, score, image_ids, provenance, around) if nodes else Parts()
-        shown = (picture, score, box, field)
-        reconstructions.append(Reconstructions(layer, rule.name, *shown, *peaks, size, provenance, made))
+    for n, rule in enumerate(rules):
+        provenance = build(network.provenance(), layer=layer, rule=rule.name, rule_options=rule.options(), **named)
+        shares, part_positions, arounds = parts[n]
+        recon = Reconstructions(
+            layer=layer,
+            rule=rule.name,
+            pixels=pixels[n],
+            score=scores[n],
+            box=box,
+            field=field,
+            image=image_ids,
+            channel=channels[n],
+            row=rows,
+            col=cols,
+            input_size=size,
+            provenance=provenance,
+            parts=Parts(shares, part_positions, scores[n], image_ids, provenance, arounds) if nodes else Parts(),
+        )
+        reconstructions.append(recon)
     return reconstructions
 
 

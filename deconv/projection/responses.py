@@ -67,11 +67,10 @@ def unit_gradients(
         boxes, images = window_boxes(network, layer, positions, size)
         gradients = unit_gradients(network, layer, recut(windows, boxes, images), positions, channel, size, whole=True)
         return recut(gradients, images, boxes)
-    kind = "whole" if whole else "window"
     gradients = torch.empty_like(windows)
-    for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, kind)):
+    for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, "whole" if whole else "window")):
         inputs, on_device = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
-        maps = Windows(graph, cone_of_layer, on_device) if kind == "window" else WholeMaps(graph, on_device)
+        maps = WholeMaps(graph, on_device) if whole else Windows(graph, cone_of_layer, on_device)
         with torch.no_grad():
             value, tape, _ = forward(graph, target, inputs, [gradient], maps)
             signal = torch.zeros_like(value)
@@ -105,14 +104,15 @@ def _respond(
     cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
     if not whole and not cone_of_layer.windowable:
         windows, whole = recut(windows, *window_boxes(network, layer, positions, size)), True
-    most = chunk_size(graph, cone_of_layer, "whole" if whole else "window")
     responses = []
-    for chunk in torch.arange(len(windows)).split(most):
+    for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, "whole" if whole else "window")):
         inputs = network.check_images(windows[chunk]).clone()  # windows are worked on in place
         units = None if channel is None else channel[chunk].to(inputs.device)
         with torch.no_grad():
-            places = positions[chunk].to(inputs.device)
-            responses.append(_respond_to(graph, cone_of_layer, None if whole else seed, inputs, places, units, whole))
+            on_device = positions[chunk].to(inputs.device)
+            responses.append(
+                _respond_to(graph, cone_of_layer, None if whole else seed, inputs, on_device, units, whole)
+            )
     return torch.cat([response.float().cpu() for response in responses])
 
 

@@ -199,7 +199,7 @@ def send_back(
 
 
 def _seed(plan: Plan, through: Collection[int]) -> SeedConvolution | None:
-    """The convolution that the layer ends in, where it is worked on in windows and no map from there on is asked for."""
+    """The convolution that the layer ends in, if it is worked on in windows and no map from there on is asked for."""
     target = plan.cone.target
     seed = seed_convolution(plan.graph, target) if target in plan.windowed else None
     return seed if seed is None or {seed.index, *seed.rectifiers}.isdisjoint(through) else None
@@ -235,7 +235,7 @@ class _WayDown:
         return pixels, parts
 
     def around(self, signal: Tensor, meetings: Mapping[int, int | None]) -> dict[int, Tensor]:
-        """Return what paths around each node carry, measured where they meet those through it again, if there are any."""
+        """Return what the paths around nodes carry to `meetings`, by those nodes that there are such paths around."""
         carried = {}
         for node, meeting in meetings.items():
             if meeting is not None:

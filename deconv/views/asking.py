@@ -12,11 +12,11 @@ from deconv.errors import BadInput, UnsupportedOperation, bad_value, check_choic
 from deconv.explanations import Explanations, by_name
 from deconv.explanations.functions import Explanation
 from deconv.images import MapDataset, Source, check_source
+from deconv.mining import check_mined_from
 from deconv.network import Network
 from deconv.projection import check_rules
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
-from deconv.records.provenance import check_same
 
 Units = Sequence[int] | Mapping[str, Sequence[int]] | None
 """Those of every layer, or {layer: units}; None takes all that fire."""
@@ -57,9 +57,7 @@ def check_asked(
         raise bad_value("explanations", list(opened), f"at least one, none called {' or '.join(map(repr, taken))}")
     check_count("seed", seed, 0)
     source = check_source(images)
-    mined = {"weights": peaks.provenance.get("weights"), "content": peaks.provenance.get("source", {}).get("content")}
-    expected = {"weights": network.weights_hash, "content": source.content_hash}
-    check_same("the record of these peaks", mined, expected, "Mine these images with this network")
+    check_mined_from(peaks, network, source)
     layers = sorted(peaks, key=network.node)
     asked = units if isinstance(units, Mapping) else dict.fromkeys(layers, units)
     for layer in asked:
