@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deconv.analyses.choosing import firing_units
 from deconv.command.options import CompareRules
-from deconv.command.setup import asked_explanations, open_model, prepare
-from deconv.compare.controls import Opened, rules_behind
+from deconv.command.setup import asked_explanations, open_model, prepare, units_by_layer
+from deconv.compare.controls import Opened, functions_among, rules_behind
 from deconv.compare.judging import Measurements, Study, randomised, summarise
 from deconv.compare.tasks import PATCHES
-from deconv.explanations.functions import Explanation
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
 from deconv.files import safe_name, write_json
@@ -31,21 +28,18 @@ def run(options: CompareRules, folder: Path) -> Path:
     """Mine, reconstruct by every rule, measure, and draw; returns the picture of all metrics by layer."""
     network, rules = open_model(options), compared_rules(options)
     behind = rules_behind(rules.values(), as_rule(asdict(options.rule)))
-    prepared = prepare(options, network, options.layers, [*behind, *functions_of(rules)], options.units)
+    prepared = prepare(options, network, options.layers, [*behind, *functions_among(rules.values())], options.units)
     random = randomised(network, prepared.layers, options.seed)
     with prepared.engine.connected():  # once, for mining and measuring
-        peaks, seed = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image), options.seed
-        units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
-        study = Study(network, prepared.images, peaks, units, rules, random, seed, prepared.engine, folder / "records")
+        peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image)
+        units = units_by_layer(options, peaks)
+        study = Study(
+            network, prepared.images, peaks, units, rules, random, options.seed, prepared.engine, folder / "records"
+        )
         measurements = study.measure()
     summary = summarise(study, measurements)
     write_json(folder / "summary.json", summary)
     return draw(study, measurements, summary, folder)
-
-
-def functions_of(explanations: Mapping[str, Opened]) -> list[Explanation]:
-    """Return those that are functions, which are tried before anything is mined."""
-    return [each for each in explanations.values() if isinstance(each, Explanation)]
 
 
 def compared_rules(options: CompareRules) -> dict[str, Opened]:

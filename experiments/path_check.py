@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deconv.analyses.choosing import firing_units
 from deconv.command.options import PathCheck
-from deconv.command.setup import asked_explanations, open_model, open_rule, prepare
-from deconv.compare.controls import rules_behind
-from deconv.compare.judging import randomised
+from deconv.command.setup import asked_explanations, open_model, open_rule, prepare, units_by_layer
+from deconv.compare.controls import functions_among, rules_behind
+from deconv.compare.judging import random_control
 from deconv.compare.path_check import BASELINES, PathStudy, summarise
-from deconv.explanations.functions import Explanation
 from deconv.figures import path_check, save_figure
 from deconv.files import write_json
 from deconv.projection.rules import as_rule
@@ -21,13 +19,13 @@ def run(options: PathCheck, folder: Path) -> Path:
     """Mine, explain, follow pictures and signals through the layers, and draw; returns the picture of all curves."""
     network, rule, seed = open_model(options), open_rule(options.rule), options.seed
     explanations = beside_rule(rule, asked_explanations(options, options.against), BASELINES)
-    functions = [each for each in explanations.values() if isinstance(each, Explanation)]
+    functions = functions_among(explanations.values())
     behind = rules_behind(explanations.values(), rule) | {as_rule("gradient")}  # by which answers are weighted
     prepared = prepare(options, network, options.layers, [*behind, *functions], options.units)
-    random = randomised(network, prepared.layers, seed) if "random_weights" in explanations.values() else None
+    random = random_control(network, prepared.layers, seed, explanations.values())
     with prepared.engine.connected():  # once, for mining and measuring
         peaks = prepared.mine(folder / "peaks.safetensors", k=2)
-        units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
+        units = units_by_layer(options, peaks)
         study = PathStudy(
             network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records"
         )

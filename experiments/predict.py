@@ -6,12 +6,11 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from deconv.analyses.choosing import firing_units
 from deconv.command.options import Predict
-from deconv.command.setup import asked_explanations, open_model, prepare
+from deconv.command.setup import asked_explanations, open_model, prepare, units_by_layer
 from deconv.compare.controls import rules_behind
 from deconv.compare.guesses import BASELINES
-from deconv.compare.judging import randomised
+from deconv.compare.judging import random_control
 from deconv.compare.predicting import PredictionStudy
 from deconv.compare.trials import Squares
 from deconv.figures import save_figure
@@ -29,10 +28,10 @@ def run(options: Predict, folder: Path) -> Path:
     explanations = beside_rule(rule, asked_explanations(options, options.against), BASELINES)
     behind = rules_behind(explanations.values(), rule)
     prepared = prepare(options, network, options.layers, behind, options.units)
-    random = randomised(network, prepared.layers, seed) if "random_weights" in explanations.values() else None
+    random = random_control(network, prepared.layers, seed, explanations.values())
     with prepared.engine.connected():  # once, for mining and measuring
         peaks = prepared.mine(folder / "peaks.safetensors", k=options.references + options.queries)
-        units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
+        units = units_by_layer(options, peaks)
         study = PredictionStudy(
             network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records",
             options.references, squares, options.batch_size,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deconv.analyses.choosing import firing_units
 from deconv.command.options import SanityChecks
-from deconv.command.setup import asked_explanations, prepare
+from deconv.command.setup import asked_explanations, prepare, units_by_layer
 from deconv.compare.randomising import blocks
 from deconv.compare.sanity_checks import Checks, summarise
 from deconv.explanations import by_name
@@ -23,9 +22,9 @@ def run(options: SanityChecks, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, rules.values(), options.units)
     blocks(network, prepared.layers)  # refuses layers between which nothing could be shuffled
     with prepared.engine.connected():  # once, for mining and checking
-        peaks, seed = prepared.mine(folder / "peaks.safetensors", k=1), options.seed
-        units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
-        checks = Checks(network, prepared.images, peaks, units, rules, seed, prepared.engine, options.smooth)
+        peaks = prepared.mine(folder / "peaks.safetensors", k=1)
+        units = units_by_layer(options, peaks)
+        checks = Checks(network, prepared.images, peaks, units, rules, options.seed, prepared.engine, options.smooth)
         measurements = checks.check(folder / "records")
     summary: dict[str, Any] = {
         "smooth": options.smooth,

@@ -6,11 +6,10 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from deconv.analyses.choosing import firing_units
 from deconv.command.options import WhichImage
-from deconv.command.setup import asked_explanations, open_model, prepare
+from deconv.command.setup import asked_explanations, open_model, prepare, units_by_layer
 from deconv.compare.controls import rules_behind
-from deconv.compare.judging import randomised
+from deconv.compare.judging import random_control
 from deconv.compare.observers import OtherNetwork
 from deconv.compare.which_image import BASELINES, ImageStudy
 from deconv.figures import save_figure
@@ -30,10 +29,10 @@ def run(options: WhichImage, folder: Path) -> Path:
     observer = other_network(options, network)
     behind = rules_behind(explanations.values(), rule)
     prepared = prepare(options, network, options.layers, behind, options.units)
-    random = randomised(network, prepared.layers, seed) if "random_weights" in explanations.values() else None
+    random = random_control(network, prepared.layers, seed, explanations.values())
     with prepared.engine.connected():  # once, for mining and measuring
         peaks = prepared.mine(folder / "peaks.safetensors", k=2 * options.references)
-        units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
+        units = units_by_layer(options, peaks)
         study = ImageStudy(
             network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records",
             options.references, observer,

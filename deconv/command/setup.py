@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from deconv.analyses.choosing import as_reference, check_units
+from deconv.analyses.choosing import as_reference, check_units, firing_units
 from deconv.command import shared
 from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line
@@ -82,6 +82,14 @@ class Prepared:
         counts: dict[str, Any] = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
         how: dict[str, Any] = {"precision": self.precision, "engine": self.engine, "firing": firing}
         return mine_into(record, self.network, self.images, self.layers, **counts, **how)
+
+
+def units_by_layer(options: shared.WithUnits, peaks: Peaks) -> dict[str, list[int]]:
+    """Return {layer: its units that are asked about}: of `units`, or of `n_units` drawn ones, those that fire.
+
+    Raises BadInput for a layer where none does.
+    """
+    return {layer: firing_units(layer, peaks[layer], options.units, options.n_units, options.seed) for layer in peaks}
 
 
 def open_model(options: shared.WithDirections) -> Network:

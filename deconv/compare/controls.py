@@ -96,6 +96,11 @@ def rules_behind(explanations: Iterable[Opened], like: Rule) -> set[Rule]:
     return deconvnets | gradients | {each for each in explanations if isinstance(each, Rule)}
 
 
+def functions_among(explanations: Iterable[Opened]) -> list[Explanation]:
+    """Return those that are functions, which are tried before anything is mined."""
+    return [each for each in explanations if isinstance(each, Explanation)]
+
+
 def _explained(explanation: Explanation, peaks: PeakSet) -> np.ndarray:
     pixels: np.ndarray = explanation.explain(peaks.network, peaks.layer, *peaks.inputs, peaks.boxes).numpy()
     return pixels

@@ -107,6 +107,11 @@ def randomised(network: Network, layers: list[str], seed: int) -> Network:
     return renewed(network, shuffled(network.module, paths, seed))
 
 
+def random_control(network: Network, layers: list[str], seed: int, explanations: Iterable[Opened]) -> Network | None:
+    """Return `randomised` for the control random_weights, None where that is not among the explanations."""
+    return randomised(network, layers, seed) if "random_weights" in list(explanations) else None
+
+
 def _measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, Columns]:
     """Return {explanation: columns} of all units of a layer, measured a few units at a time."""
     units, strongest = study.units[layer], study.peaks[layer].score[:, 0].numpy()

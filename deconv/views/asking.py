@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deconv.analyses.choosing import check_units, firing_units
 from deconv.compare.controls import CONTROLS, DECONVNETS, Opened, rules_behind
-from deconv.compare.judging import first_rule, randomised
+from deconv.compare.judging import first_rule, random_control
 from deconv.errors import BadInput, UnsupportedOperation, bad_value, check_choice, check_count
 from deconv.explanations import Explanations, by_name
 from deconv.explanations.functions import Explanation
@@ -70,7 +70,7 @@ def check_asked(
         for layer in layers
         if layer in asked
     }
-    random = randomised(network, layers, seed) if "random_weights" in opened.values() else None
+    random = random_control(network, layers, seed, opened.values())
     return Asked(source, opened, chosen, random)
 
 
