@@ -47,8 +47,7 @@ def reach(graph: Graph, target: int) -> Intervals | None:
         if index not in reached or isinstance(graph.nodes[index].operation, Input | Detached):
             continue
         for source, read in _read(graph, index, reached[index], carrying).items():
-            known = reached.get(source)
-            reached[source] = read if known is None else (read[0].united(known[0]), read[1].united(known[1]))
+            _unite(reached, source, read)
     return reached.get(0)
 
 
@@ -68,7 +67,10 @@ def _read(graph: Graph, index: int, intervals: Intervals, carrying: set[int]) ->
         if keeps_positions(operation):
             return dict.fromkeys(node.inputs, intervals)
         if node.kind in ELEMENTWISE:
-            return _united((s, _broadcast(intervals, graph.nodes[s].shape, node.shape)) for s in node.inputs)
+            reads: dict[int, Intervals] = {}
+            for source in node.inputs:
+                _unite(reads, source, _broadcast(intervals, graph.nodes[source].shape, node.shape))
+            return reads
     if index not in graph.measured:
         frontier, inner = _region(graph, index, carrying)
         in_vain = len(inner) > 1 and all(_sees_all(graph, source) for source in frontier if source in carrying)
@@ -109,12 +111,10 @@ def _has_places(node: Any) -> bool:
     return node.is_map or len(node.shape) == 2  # one channel taken out of a map
 
 
-def _united(pairs: Any) -> dict[int, Intervals]:
-    reads: dict[int, Intervals] = {}
-    for source, read in pairs:
-        known = reads.get(source)
-        reads[source] = read if known is None else (read[0].united(known[0]), read[1].united(known[1]))
-    return reads
+def _unite(reads: dict[int, Intervals], source: int, read: Intervals) -> None:
+    """Add what is read of a source to what is known to be read of it."""
+    rows, cols = reads.get(source, (None, None))
+    reads[source] = read[0].united(rows), read[1].united(cols)
 
 
 def _broadcast(intervals: Intervals, shape: tuple[int, ...], output: tuple[int, ...]) -> Intervals:

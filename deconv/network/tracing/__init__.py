@@ -46,7 +46,8 @@ def trace(module: nn.Module, precision: torch.dtype, input_shape: tuple[int, int
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         many = record(module, images)
-        if many.stopped is not None and (checked or not many.calls) and not _is_ours(many.stopped):
+        failed = many.stopped is not None and not isinstance(many.stopped, UnsupportedOperation)
+        if failed and (checked or not many.calls):
             raise refusal(module, input_shape, many.stopped)
         pairing = _paired(module, many)
         builder = Builder(pairing, module)
@@ -91,10 +92,6 @@ def _without_fast_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _is_ours(error: BaseException) -> bool:
-    return isinstance(error, UnsupportedOperation)
 
 
 def refusal(module: nn.Module, input_shape: tuple[int, int, int], reason: Any) -> UnsupportedOperation:

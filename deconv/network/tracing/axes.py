@@ -10,7 +10,7 @@ import torch
 
 from deconv.network import operations as ops
 from deconv.network.operations import PerImage, Slot
-from deconv.network.tracing.requests import Lowered, Request
+from deconv.network.tracing.requests import Lowered, Request, reshape_of
 
 aten = torch.ops.aten
 
@@ -18,9 +18,7 @@ aten = torch.ops.aten
 def reshape(request: Request) -> Lowered:
     if "dtype" in request.arguments:  # the same bytes as other numbers
         return request.as_call(linear=False, pointwise=False)
-    before, after = request.input_shape(), request.shape
-    spatial = len(before) >= 3 and len(after) >= 3 and before[-2:] == after[-2:]
-    return ops.Reshape(after, spatial), request.inputs[:1]
+    return reshape_of(request.input_shape(), request.shape), request.inputs[:1]
 
 
 def concatenate(request: Request) -> Lowered:
@@ -42,24 +40,28 @@ def along(*names: str) -> Callable[[Request], Lowered]:
             return request.as_call(linear=False, pointwise=False)  # it chooses by what the image says
         rank = len(request.input_shape()) + 1 + (request.name == "unsqueeze")
         touched = [axis % rank for name in names for axis in _as_list(request.arguments.get(name))]
-        kept = request.input_shape()[-2:] == request.shape[-2:] and len(request.shape) >= 2
-        return request.as_call(linear=True, pointwise=kept and all(axis < rank - 2 for axis in touched))
+        return request.as_call(linear=True, pointwise=_leaves_last_two(request, touched, rank))
 
     return handle
+
+
+def _leaves_last_two(request: Request, touched: list[int], rank: int) -> bool:
+    """Whether the last two of `rank` axes are none of those that a call touches, and as long as before."""
+    alike = request.input_shape()[-2:] == request.shape[-2:] and len(request.shape) >= 2
+    return alike and all(axis < rank - 2 for axis in touched)
 
 
 def squeeze(request: Request) -> Lowered:
     """All axes of size one but that of the images, which a batch of one has too."""
     if "dim" in request.arguments:
         return along("dim")(request)
-    spatial = len(request.shape) >= 3 and request.input_shape()[-2:] == request.shape[-2:]
-    return ops.Reshape(request.shape, spatial), request.inputs
+    return reshape_of(request.input_shape(), request.shape), request.inputs
 
 
 def moved(request: Request) -> Lowered:
-    axis = [*_as_list(request.arguments["source"]), *_as_list(request.arguments["destination"])]
+    touched = [*_as_list(request.arguments["source"]), *_as_list(request.arguments["destination"])]
     rank = len(request.shape) + 1
-    return request.as_call(linear=True, pointwise=all(a % rank < rank - 2 for a in axis))
+    return request.as_call(linear=True, pointwise=all(axis % rank < rank - 2 for axis in touched))
 
 
 def index(request: Request) -> Lowered:
@@ -72,8 +74,7 @@ def index(request: Request) -> Lowered:
         raise request.refused("picks images of a batch; expected them to stay apart")
     rank = len(request.input_shape()) + 1
     touched = [axis for axis, chosen in enumerate(indices) if chosen is not None]
-    kept = request.input_shape()[-2:] == request.shape[-2:] and len(request.shape) >= 2
-    return request.as_call(linear=True, pointwise=kept and all(axis < rank - 2 for axis in touched))
+    return request.as_call(linear=True, pointwise=_leaves_last_two(request, touched, rank))
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -117,12 +118,10 @@ def _piece(request: Request, axis: int, start: int, end: int) -> Request:
     shape = list(request.input_shape())
     if request.name == "unbind":
         del shape[axis - 1]
+        name, function = "select", aten.select.int
         arguments = {"self": Slot(0), "dim": axis, "index": start}
-        return replace(
-            request, function=aten.select.int, name="select", arguments=arguments, shape=tuple(shape), pick=None
-        )
-    shape[axis - 1] = end - start
-    arguments = {"self": Slot(0), "dim": axis, "start": start, "end": end, "step": 1}
-    return replace(
-        request, function=aten.slice.Tensor, name="slice", arguments=arguments, shape=tuple(shape), pick=None
-    )
+    else:
+        shape[axis - 1] = end - start
+        name, function = "slice", aten.slice.Tensor
+        arguments = {"self": Slot(0), "dim": axis, "start": start, "end": end, "step": 1}
+    return replace(request, function=function, name=name, arguments=arguments, shape=tuple(shape), pick=None)

@@ -114,8 +114,8 @@ class Builder:
                 if norm is not None:
                     self._norm(call, *norm)
                 return
-            refused = [self.states[ref.number] for ref in refs_in([call.arguments, call.keywords])]
-            for state in refused:
+            for ref in refs_in([call.arguments, call.keywords]):
+                state = self.states[ref.number]
                 if isinstance(state, UnsupportedOperation):
                     raise state
             arguments, keywords = self.pairing.arguments(call, other, where)
@@ -171,13 +171,10 @@ class Builder:
 
         named = named_arguments(call.function, arguments, keywords)
         resolved = {name: map_values(value, resolve) for name, value in named.items()}
-        shape, dtype = self._shape(number), self.recording.dtypes[number]
-        known = self.nodes, self.dtypes
         return Request(
-            *(call.function, call.name, call.path, resolved, tuple(inputs), *known, shape, dtype, pick),
-            tuple(lays),
-            self.layouts[number],
-        )
+            call.function, call.name, call.path, resolved, tuple(inputs), self.nodes, self.dtypes,
+            self._shape(number), self.recording.dtypes[number], pick, tuple(lays), self.layouts[number],
+        )  # fmt: skip
 
     def _shape(self, number: int) -> tuple[int, ...]:
         """The shape of a value without the batch."""
@@ -194,10 +191,9 @@ class Builder:
         if dtype is None or source == dtype or not source.is_floating_point:
             return position
         node = self.nodes[position]
-        path = call.path
-        name = self._unique(f"{path}.to" if path else "to")
+        name = self._unique(f"{call.path}.to" if call.path else "to")
         cast = self._detached(call, ops.Cast(dtype, source))
-        return self._append(name, path, "to", cast, (position,), node.shape, dtype)
+        return self._append(name, call.path, "to", cast, (position,), node.shape, dtype)
 
     def _placed(self, call: Called, number: int, request: Request) -> int:
         """The node of a lowered call."""

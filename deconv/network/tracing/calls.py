@@ -121,6 +121,11 @@ def refs_in(value: Any) -> list[Ref]:
     return [ref for item in value for ref in refs_in(item)] if isinstance(value, list | tuple) else []
 
 
+def makers_of(calls: Sequence[Called]) -> dict[int, Called]:
+    """The call that gave each value, by the value's number."""
+    return {number: call for call in calls for number in call.outputs if number is not None}
+
+
 def overlap(first: Geometry, second: Geometry) -> bool:
     """Whether two tensors in one memory may share elements, judged by the ranges that they span."""
     (low, high), (other_low, other_high) = _range(first), _range(second)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deconv.network.call import Layout
 from deconv.network.graph import cast_operation
-from deconv.network.tracing.requests import Request, constants_in
+from deconv.network.tracing.requests import Request
 
 IMAGES = 3
 """Of the batch on which it is tried which numbers of a result are an image's."""
@@ -77,5 +77,4 @@ def laid_alike(request: Request) -> bool:
     """Return whether an elementwise call may run on images first as well: all it reads is laid out as its result."""
     ranks = {len(request.input_shape(number)) for number in range(len(request.inputs))}
     alike = all(layout == request.gives for layout in request.lays) and ranks == {len(request.shape)}
-    constants = [getattr(c, "value", c) for value in request.arguments.values() for c in constants_in(value)]
-    return alike and all(isinstance(c, Tensor) and c.dim() == 0 for c in constants)
+    return alike and all(isinstance(c, Tensor) and c.dim() == 0 for c in request.constants)

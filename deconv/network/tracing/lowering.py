@@ -14,7 +14,7 @@ from deconv.network.operations import Operation, Slot
 from deconv.network.tracing import axes, sliding
 from deconv.network.tracing.affine import is_affine
 from deconv.network.tracing.layouts import is_linear, laid_alike
-from deconv.network.tracing.requests import Lowered, Request, constants_in
+from deconv.network.tracing.requests import Lowered, Request
 
 aten = torch.ops.aten
 
@@ -111,8 +111,7 @@ def _same_positions(request: Request) -> bool:
     if len(request.shape) < 2 or any(len(request.nodes[i].shape) < 2 for i in request.inputs):
         return False
     same = all(request.nodes[i].shape[-2:] == request.shape[-2:] for i in request.inputs)
-    constants = [getattr(c, "value", c) for value in request.arguments.values() for c in constants_in(value)]
-    return same and all(isinstance(c, Tensor) and (c.numel() == 1 or c.shape[-2:] == (1, 1)) for c in constants)
+    return same and all(isinstance(c, Tensor) and (c.numel() == 1 or c.shape[-2:] == (1, 1)) for c in request.constants)
 
 
 def is_elementwise(request: Request) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deconv.network.operations import Operation, Overwrite, Reshape
+from deconv.network.operations import Operation, Overwrite
 from deconv.network.tracing.calls import Geometry, Overwriting
-from deconv.network.tracing.requests import Request
+from deconv.network.tracing.requests import Request, reshape_of
 
 
 def lay_over(written: Overwriting, request: Request) -> tuple[Operation, tuple[int, ...]]:
@@ -26,10 +26,8 @@ def lay_over(written: Overwriting, request: Request) -> tuple[Operation, tuple[i
     shape = request.shape
     if not bool(covered.all()):
         return Overwrite(targets, sources, shape), request.inputs
-    source_shape = request.input_shape(1)
     if len(sources) == len(upper) and torch.equal(sources, torch.arange(len(sources))):
-        spatial = len(shape) >= 3 and len(source_shape) >= 3 and shape[-2:] == source_shape[-2:]
-        return Reshape(shape, spatial), request.inputs[1:]
+        return reshape_of(request.input_shape(1), shape), request.inputs[1:]
     return Overwrite(targets, sources, shape), request.inputs[1:]
 
 

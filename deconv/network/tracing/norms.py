@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from deconv.network.operations import LocalResponseNorm
-from deconv.network.tracing.calls import Called, Ref, refs_in
+from deconv.network.tracing.calls import Called, Ref, makers_of, refs_in
 
 CHAIN = ("pow", "add", "mul", "view", "squeeze", "avg_pool3d", "pad", "view", "mul")
 
 
 def local_response_norms(calls: list[Called]) -> dict[Called, tuple[LocalResponseNorm, int] | None]:
     """Of each call that is part of F.local_response_norm: of the last its norm and the value it reads, else None."""
-    makers = {number: call for call in calls for number in call.outputs if number is not None}
+    makers = makers_of(calls)
     readers: dict[int, int] = {}
     for call in calls:
         for ref in refs_in([call.arguments, call.keywords]):

@@ -27,12 +27,8 @@ class Pairing:
     def same_calls(self) -> int:
         """How many calls the two recordings have in common before they part."""
         pairs = zip(self.many.calls, self.few.calls, strict=False)
-        differing = (n for n, (call, other) in enumerate(pairs) if not self._same(call, other))
+        differing = (n for n, (call, other) in enumerate(pairs) if not _is_same_call(call, other))
         return next(differing, min(len(self.many.calls), len(self.few.calls)))
-
-    @staticmethod
-    def _same(call: Called, other: Called) -> bool:
-        return call.name == other.name and call.outputs == other.outputs and call.carries == other.carries
 
     def arguments(self, call: Called, other: Called, where: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments with BatchSize and PerImage for what counts images. Raises UnsupportedOperation."""
@@ -47,7 +43,7 @@ class Pairing:
             return {name: self._joined(item, other[name], where) for name, item in value.items()}
         if isinstance(value, Tensor) and isinstance(other, Tensor):
             return self._constant(value, other, where)
-        if isinstance(value, Ref) or _same(value, other):
+        if isinstance(value, Ref) or _is_same_value(value, other):
             return value
         many, few = self.sizes
         whole = isinstance(value, int) and isinstance(other, int)
@@ -110,7 +106,11 @@ def _counted(size: int, other: int, many: int) -> str:
     return "N" if size == many else f"{size // many}N"
 
 
-def _same(value: Any, other: Any) -> bool:
+def _is_same_call(call: Called, other: Called) -> bool:
+    return call.name == other.name and call.outputs == other.outputs and call.carries == other.carries
+
+
+def _is_same_value(value: Any, other: Any) -> bool:
     if value is other or not isinstance(value, bool | int | float | complex | str):
         return True  # types, devices and objects of C++, which count no images
     return bool(value == other or value != value)

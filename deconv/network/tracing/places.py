@@ -24,8 +24,7 @@ def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], 
         return False
     if isinstance(operation, Call) and operation.arguments[1:] == ([0, 3, 1, 2],):  # permute: channels first again
         return True
-    moves_axes = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
-    return not moves_axes and all(node.is_map or _is_plane(node, nodes) for node in inputs)
+    return not _moves_axes(operation) and all(node.is_map or _is_plane(node, nodes) for node in inputs)
 
 
 def _turned_since_maps(node: Node, nodes: list[Node]) -> bool:
@@ -36,12 +35,14 @@ def _turned_since_maps(node: Node, nodes: list[Node]) -> bool:
         if met.is_map or id(met) in seen:
             continue
         seen.add(id(met))
-        operation = met.operation
-        moves = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
-        if moves or (isinstance(operation, Call) and operation.is_laid):
+        if _moves_axes(met.operation) or (isinstance(met.operation, Call) and met.operation.is_laid):
             return True
         pending.extend(nodes[source] for source in met.inputs)
     return False
+
+
+def _moves_axes(operation: Operation) -> bool:
+    return isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
 
 
 def gives_channels_last(operation: Operation, inputs: list[Node], shape: tuple[int, ...], kind: str) -> bool:

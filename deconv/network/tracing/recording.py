@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from deconv.errors import UnsupportedOperation
 from deconv.network.operations import copied, renumbered
-from deconv.network.tracing.calls import Called, Frame, Geometry, Recording, Ref, refs_in, tensors_in
+from deconv.network.tracing.calls import Called, Frame, Geometry, Recording, Ref, makers_of, refs_in, tensors_in
 from deconv.network.tracing.functions import watched_functions, without_tensor_hooks
 from deconv.network.tracing.values import Values, whole_memory
 
@@ -132,7 +132,7 @@ class _Recorder(ProxyTorchDispatchMode):
 
     def _asks_whether_finite(self, name: str, arguments: Any) -> bool:
         """Whether a bool comes of nothing but `isnan` and its like: true of every image that is one."""
-        makers = {number: call for call in self.recording.calls for number in call.outputs if number is not None}
+        makers = makers_of(self.recording.calls)
         pending, asked = [ref.number for ref in refs_in(arguments)], False
         while pending:
             call = makers.get(pending.pop())
@@ -264,7 +264,7 @@ class _Recorder(ProxyTorchDispatchMode):
         function = getattr(context, "_forward_cls", kind).apply
         if written:
             number = self.recording.new_value(output.shape, output.dtype)
-            self._append(function, kind.__name__, arguments, kwargs, (number,), False, carries)
+            self._append(function, kind.__name__, arguments, kwargs, (number,), carries=carries)
             self.values.write(output, number)
         else:
             self._give(function, kind.__name__, arguments, kwargs, (), output, carries)

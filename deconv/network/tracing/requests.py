@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from deconv.errors import UnsupportedOperation
 from deconv.network.call import Layout
 from deconv.network.graph import Node
-from deconv.network.operations import BatchSize, Call, ChoosingCall, LinearCall, Operation, PerImage, Selection, copied
+from deconv.network.operations import (
+    BatchSize,
+    Call,
+    ChoosingCall,
+    LinearCall,
+    Operation,
+    PerImage,
+    Reshape,
+    Selection,
+    copied,
+)
 from deconv.network.tracing.calls import Frame
 
 Lowered = tuple[Operation, tuple[int, ...]] | int | list[Any]
@@ -65,6 +75,12 @@ class Request:
         schema = getattr(self.function, "_schema", None)
         return self.function is copied or (schema is not None and schema.name.startswith("aten::"))
 
+    @property
+    def constants(self) -> list[Tensor | BatchSize]:
+        """All that its arguments hold of constants: tensors, one of each `PerImage`, and what counts images."""
+        constants = [constant for value in self.arguments.values() for constant in _constants_in(value)]
+        return [constant.value if isinstance(constant, PerImage) else constant for constant in constants]
+
     def as_selection(self) -> tuple[Operation, tuple[int, ...]]:
         """The call as one that chooses among what it reads."""
         call, inputs = self.as_call(linear=False, pointwise=False)
@@ -97,6 +113,11 @@ def _keyword_only(function: Any) -> set[str]:
     return {a.name for a in schema.arguments if a.kwarg_only} if schema is not None else set()
 
 
+def reshape_of(before: tuple[int, ...], after: tuple[int, ...]) -> Reshape:
+    """The view of one shape as another; it keeps the last two axes where both shapes have them, and alike."""
+    return Reshape(after, spatial=len(before) >= 3 and len(after) >= 3 and before[-2:] == after[-2:])
+
+
 def map_values(value: Any, change: Any) -> Any:
     """`change` applied to all that is no list, tuple or dict."""
     if isinstance(value, list | tuple):
@@ -106,10 +127,10 @@ def map_values(value: Any, change: Any) -> Any:
     return change(value)
 
 
-def constants_in(value: Any) -> list[Tensor | PerImage | BatchSize]:
+def _constants_in(value: Any) -> list[Tensor | PerImage | BatchSize]:
     """All tensors of an argument that do not depend on the images' values."""
     if isinstance(value, list | tuple):
-        return [constant for item in value for constant in constants_in(item)]
+        return [constant for item in value for constant in _constants_in(item)]
     return [value] if isinstance(value, Tensor | PerImage | BatchSize) else []
 
 
