@@ -15,7 +15,7 @@ from deconv.compare.measuring import METRICS, mean_interval
 from deconv.compare.peak_set import PeakSet, gather_peaks
 from deconv.compare.randomising import blocks, renewed, shuffled
 from deconv.compare.sufficiency import CURVES, SHARES
-from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units, units_title
+from deconv.compare.tasks import PATCHES, LayerComparison, join, keep_or_measure, measure_units, unit_tasks, units_title
 from deconv.engines import Engine
 from deconv.images import Source
 from deconv.network import Network
@@ -24,8 +24,6 @@ from deconv.projection.rules import Rule
 from deconv.records import Peaks
 from deconv.records.formats import Columns
 
-UNITS_AT_ONCE = 5
-"""Units in a task."""
 Measurements = dict[str, dict[str, Columns]]
 """{layer: {explanation, or PATCHES: {metric: one number a unit}}}."""
 
@@ -59,6 +57,10 @@ class Study:
         is_control = isinstance(explanation, str)
         carried = {"carried_like": self.tested.options()} if is_control and self.tested.goes_beyond else {}
         return carried | {"rule": options_of(explanation)}
+
+    def options(self) -> dict[str, Any]:
+        """Return what a record says of each explanation, by its name."""
+        return {name: options_of(explanation) for name, explanation in self.explanations.items()}
 
     def provenance(self, layer: str, name: str) -> dict[str, Any]:
         """Return all that decides the record of a layer by an explanation or PATCHES."""
@@ -116,8 +118,7 @@ def _measure_layer(study: Study, layer: str, names: list[str]) -> dict[str, Colu
     """Return {explanation: columns} of all units of a layer, measured a few units at a time."""
     units, strongest = study.units[layer], study.peaks[layer].score[:, 0].numpy()
     comparison = LayerComparison(study.gather(layer, units), strongest, study.explanations, names)
-    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.engine.work(measure_units, comparison, tasks, partial(units_title, "comparing", layer))
+    done = study.engine.work(measure_units, comparison, unit_tasks(units), partial(units_title, "comparing", layer))
     return join(list(track(done, f"comparing {layer}", len(units), unit="units", size=lambda t: len(t.units))), names)
 
 
@@ -128,7 +129,7 @@ def summarise(study: Study, measured: Measurements) -> dict[str, Any]:
     differences, which are paired.
     """
     return side_by_side(measured, list(study.explanations), study.seed, list(METRICS)) | {
-        "rules": {name: options_of(explanation) for name, explanation in study.explanations.items()},
+        "rules": study.options(),
         "units": study.units,
         "shares": SHARES,
         "provenance": study.peaks.provenance,

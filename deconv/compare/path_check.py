@@ -19,10 +19,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from deconv.compare.controls import Opened
-from deconv.compare.judging import Measurements, Study, differences, intervals, options_of
+from deconv.compare.judging import Measurements, Study, differences, intervals
 from deconv.compare.peak_set import PeakSet
 from deconv.compare.predicting import by_unit
 from deconv.compare.reactivation import as_input
+from deconv.compare.tasks import unit_after
 from deconv.compare.which_image import OTHER_PATCHES
 from deconv.projection.by_layer import answers_alike, layers_on_the_way, signals_alike
 from deconv.projection.rules import Rule
@@ -114,7 +115,7 @@ def _pictures(shared: LayerPaths, peaks: PeakSet) -> list[Float[np.ndarray, "N 3
 def _patch_beside(shared: LayerPaths, unit: int, name: str) -> Float64[np.ndarray, "3 h w"]:
     """Another patch than the unit's strongest, less its mean colour; all zero where there is none."""
     rank = 1 if name == SECOND_PATCH else 0
-    shown = unit if name == SECOND_PATCH else shared.units[(shared.units.index(unit) + 1) % len(shared.units)]
+    shown = unit if name == SECOND_PATCH else unit_after(shared.units, unit)
     of_unit = shared.peaks.subset(shared.peaks.channel == shown)
     if len(of_unit.peaks) <= rank or (name == OTHER_PATCHES and shown == unit):
         return np.zeros(shared.peaks.windows.shape[1:])
@@ -166,7 +167,7 @@ def summarise(study: PathStudy, measured: Measurements) -> dict[str, Any]:
             layer: differences(of, names, study.seed, [n for n in of[names[0]] if n.startswith(FORWARD)])
             for layer, of in measured.items()
         },
-        "rules": {name: options_of(explanation) for name, explanation in study.explanations.items()},
+        "rules": study.options(),
         "units": study.units,
         "provenance": study.peaks.provenance,
     }

@@ -16,9 +16,9 @@ import torch
 
 from deconv.compare.controls import Opened
 from deconv.compare.guesses import BASELINES, VIEW, UnitTrials, named_right, shares
-from deconv.compare.judging import UNITS_AT_ONCE, Study, options_of, side_by_side
+from deconv.compare.judging import Study, side_by_side
 from deconv.compare.peak_set import PeakSet
-from deconv.compare.tasks import PATCHES, record_path, units_title
+from deconv.compare.tasks import PATCHES, record_path, unit_tasks, units_title
 from deconv.compare.trials import ACTIVATIONS, Covering, Squares, keep_or_cover, split_peaks
 from deconv.errors import BadInput
 from deconv.progress import track
@@ -95,8 +95,7 @@ def _predict_layer(study: PredictionStudy, trials: Columns, layer: str, names: l
         for name in names:
             columns = _join([unit.columns(name) for unit in answers])
             save_columns(answers_path(study.records, layer, name), columns, study.provenance(layer, name))
-    rows = [{name: unit.shares(name, study.squares) for name in names} for unit in answers]
-    return {name: _columns([row[name] for row in rows]) for name in names}
+    return _by_name([{name: unit.shares(name, study.squares) for name in names} for unit in answers])
 
 
 def answers_path(records: Path, layer: str, name: str) -> Path:
@@ -114,8 +113,7 @@ def in_order(
 ) -> list[Row]:
     """Return what `do` gives of all units of a layer, a few at a time, in the order of the units."""
     units = study.units[layer]
-    tasks = [units[n : n + UNITS_AT_ONCE] for n in range(0, len(units), UNITS_AT_ONCE)]
-    done = study.engine.work(do, shared, tasks, partial(units_title, about, layer))
+    done = study.engine.work(do, shared, unit_tasks(units), partial(units_title, about, layer))
     rows = [row for task in track(done, f"{about} {layer}", len(units), unit="units", size=len) for row in task]
     return sorted(rows, key=lambda row: units.index(unit_of(row)))
 
@@ -130,7 +128,12 @@ def by_unit(
 ) -> dict[str, Columns]:
     """Return {name: columns} of all units of a layer: what `do` gives of a few at a time, in the order of the units."""
     rows = in_order(study, do, shared, layer, about, lambda row: int(row[names[0]]["unit"]))
-    return {name: _columns([row[name] for row in rows]) for name in names}
+    return _by_name(rows)
+
+
+def _by_name(rows: list[dict[str, dict[str, float]]]) -> dict[str, Columns]:
+    """{name: columns} of a row {name: numbers} for each unit."""
+    return {name: _columns([row[name] for row in rows]) for name in rows[0]}
 
 
 def _columns(rows: list[dict[str, float]]) -> Columns:
@@ -179,7 +182,7 @@ def summarise(study: PredictionStudy, measured: Predictions) -> dict[str, Any]:
         "trials": {
             layer: {a: int(of[PATCHES][f"trials_{a}"].sum()) for a in ACTIVATIONS} for layer, of in measured.items()
         },
-        "rules": {name: options_of(explanation) for name, explanation in study.explanations.items()},
+        "rules": study.options(),
         "settings": {name: value for name, value in study.made_of().items() if name not in ("peaks", "units")},
         "units": study.units,
         "provenance": study.peaks.provenance,

@@ -20,6 +20,8 @@ from deconv.files import claimed, remove_leftovers, safe_name
 from deconv.progress import track
 from deconv.records.formats import Columns, load_columns, save_columns
 
+UNITS_AT_ONCE = 5
+"""Units in a task."""
 PATCHES = "patches"
 """Stands among the rules where the patches themselves are grouped."""
 
@@ -69,6 +71,24 @@ def measure_units(comparison: LayerComparison, units: list[int]) -> Iterator[Mea
         pixels[PATCHES] = peaks.patches
     small = {name: thumbnails(pictures) for name, pictures in pixels.items()}
     yield Measured(units, peaks.channel.numpy(), columns, small)
+
+
+def unit_tasks(units: Sequence[int]) -> list[list[int]]:
+    """Return units in tasks of UNITS_AT_ONCE.
+
+    >>> unit_tasks([0, 1, 2, 3, 4, 9])
+    [[0, 1, 2, 3, 4], [9]]
+    """
+    return [list(units[n : n + UNITS_AT_ONCE]) for n in range(0, len(units), UNITS_AT_ONCE)]
+
+
+def unit_after(units: Sequence[int], unit: int) -> int:
+    """Return the unit that follows one among some, the first after the last: its control where another unit is one.
+
+    >>> unit_after([3, 7, 12], 7), unit_after([3, 7, 12], 12)
+    (12, 3)
+    """
+    return units[(units.index(unit) + 1) % len(units)]
 
 
 def units_title(about: str, layer: str, units: Sequence[int]) -> str:

@@ -23,7 +23,7 @@ from deconv.compare.judging import Study, options_of, side_by_side
 from deconv.compare.observers import VIEW, OtherNetwork, view_likeness
 from deconv.compare.peak_set import PeakSet
 from deconv.compare.predicting import Predictions, answered, by_unit
-from deconv.compare.tasks import PATCHES
+from deconv.compare.tasks import PATCHES, unit_after
 from deconv.errors import BadInput
 from deconv.images.batches import whole_batches
 from deconv.projection.masks import SHARE, SMOOTHING, masks_of
@@ -167,7 +167,7 @@ def _scores(
     if name == CONTRAST:
         contrast = strong.numpy().std(axis=(1, 2, 3)), weak.numpy().std(axis=(1, 2, 3))
         return {column: contrast if column == "views" else (unanswered, unanswered) for column in columns}
-    shown = shared.units[(shared.units.index(unit) + 1) % len(shared.units)] if name == OTHER_PATCHES else unit
+    shown = unit_after(shared.units, unit) if name == OTHER_PATCHES else unit
     if not len(weak) or (name == OTHER_PATCHES and shown == unit):
         return dict.fromkeys(columns, (unanswered, unanswered))
     references = references_of(shared, shown)
@@ -239,7 +239,7 @@ def summarise(study: ImageStudy, measured: Predictions) -> dict[str, Any]:
     return side_by_side(measured, names, study.seed, answered(next(iter(measured.values()))[names[0]])) | {
         "trials": trials,
         "columns": list(ways(study.observer)),
-        "rules": {name: options_of(explanation) for name, explanation in study.explanations.items()},
+        "rules": study.options(),
         "settings": study.settings(),
         "units": study.units,
         "provenance": study.peaks.provenance,
