@@ -6,12 +6,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from deconv.files import safe_name, write_whole
 from deconv.projection.masks import SHARE, mask_of
-from deconv.records import Reconstructions, recut
+from deconv.records import Reconstructions, recut, whole_boxes
 
 
 def save_masks(
@@ -29,7 +28,7 @@ def save_masks(
     >>> [path.name for path in deconv.save_masks(recon, mkdtemp())]
     ['1.unit-0002.1.png']
     """
-    whole = torch.tensor([[0, 0, *recon.input_size]]).expand(len(recon), 4)
+    whole = whole_boxes(len(recon), recon.input_size)
     pictures = recut(mask_of(recon, share, sigma), recon.box, whole)
     ranks: dict[int, int] = {}
     paths = []

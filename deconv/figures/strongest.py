@@ -24,7 +24,7 @@ from deconv.figures.pictures import (
     tiles,
 )
 from deconv.projection.patches import cut_patches
-from deconv.records import Reconstructions, recut
+from deconv.records import Reconstructions, recut, whole_boxes
 
 SIDE = 224
 """Pixels of a photograph's long side, and of what is enlarged beside it."""
@@ -72,7 +72,7 @@ def over_photograph(recon: Reconstructions, photograph: UInt8[Tensor, "C H W"]) 
 
     The larger a pixel's energy the less of the photograph is seen; where it is zero the photograph stays as it is.
     """
-    whole = torch.tensor([[0, 0, *recon.input_size]]).expand(len(recon), 4)
+    whole = whole_boxes(len(recon), recon.input_size)
     cover = recut(energy(recon.pixels), recon.box, whole)
     colours = has_colours(recon.pixels.shape[1])
     drawn = recut(display(recon.pixels), recon.box, whole) if colours else 1 - cover

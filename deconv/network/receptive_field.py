@@ -113,6 +113,10 @@ class Span:
         stride, start = (torch.tensor(pair, device=positions.device) for pair in (self.stride, self.start))
         return positions * stride + start
 
+    def within(self, whole: Span) -> Pair:
+        """Return the row and column at which this span begins in another that holds it."""
+        return self.start[0] - whole.start[0], self.start[1] - whole.start[1]
+
     def read_by(self, operation: Spatial) -> Span:
         """Return the span of the operation's input, self being that of its output."""
         window = operation.window

@@ -15,7 +15,7 @@ from deconv.projection.seed import SeedConvolution, seed_convolution
 from deconv.projection.strategies import chunk_size
 from deconv.projection.tapered import places
 from deconv.projection.windows import WholeMaps, Windows
-from deconv.records import recut
+from deconv.records import recut, whole_boxes
 
 PLAIN = Rule()
 
@@ -84,8 +84,7 @@ def window_boxes(
     network: Network, layer: str, positions: Int[Tensor, "N 2"], size: tuple[int, int] | None
 ) -> tuple[Int[Tensor, "N 4"], Int[Tensor, "N 4"]]:
     """Return where windows lie, and the images that they are cut out of: what a unit does not see may be zero there."""
-    height, width = size or network.input_shape[1:]
-    images = torch.tensor([0, 0, height, width]).expand(len(positions), 4)
+    images = whole_boxes(len(positions), size or network.input_shape[1:])
     return network.receptive_field(layer, size).boxes(positions.cpu()), images
 
 

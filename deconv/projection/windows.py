@@ -134,7 +134,7 @@ class Windows:
         The value itself is written to where no other node reads it.
         """
         needed, whole = self.needed(index), self.span(source)
-        y, x = needed.start[0] - whole.start[0], needed.start[1] - whole.start[1]
+        y, x = needed.within(whole)
         window = value[..., y : y + needed.size[0], x : x + needed.size[1]] if needed != whole else value
         return self._padded(index, source, window, is_own=len(self.graph.consumers[source]) == 1)
 
@@ -151,7 +151,7 @@ class Windows:
         if outside is not None:
             signal = self._fill(signal, outside, 0.0)
         if needed != whole:
-            y, x = needed.start[0] - whole.start[0], needed.start[1] - whole.start[1]
+            y, x = needed.within(whole)
             below, right = whole.size[0] - needed.size[0] - y, whole.size[1] - needed.size[1] - x
             signal = F.pad(signal, (x, right, y, below))
         return signal if total is None else total.add_(signal)

@@ -8,7 +8,7 @@ Boxes are y0, x0, y1, x1 in the pixels of the input image, y1 and x1 excluded; t
 
 from __future__ import annotations
 
-from deconv.records.boxes import about_centres, clip, recut, shown_side
+from deconv.records.boxes import about_centres, clip, recut, shown_side, whole_boxes
 from deconv.records.by_class import ByClass
 from deconv.records.firing import Firing
 from deconv.records.parts import Parts
@@ -30,4 +30,5 @@ __all__ = [
     "dtype_of",
     "recut",
     "shown_side",
+    "whole_boxes",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
@@ -33,6 +34,15 @@ def recut(
         (rows, cut_rows), (cols, cut_cols) = clip(y0, y1, picture.shape[-2]), clip(x0, x1, picture.shape[-1])
         cut[..., cut_rows, cut_cols] = picture[..., rows, cols]
     return result
+
+
+def whole_boxes(count: int, input_size: tuple[int, int]) -> Int64[Tensor, "n 4"]:
+    """Return the box of a whole image, `count` times.
+
+    >>> whole_boxes(2, (16, 24)).tolist()
+    [[0, 0, 16, 24], [0, 0, 16, 24]]
+    """
+    return torch.tensor([[0, 0, *input_size]]).expand(count, 4)
 
 
 def shown_side(effective: int, field: Sequence[int]) -> int:

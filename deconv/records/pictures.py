@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deconv.errors import check_choice, check_count
 from deconv.notebooks import ShownInNotebooks
-from deconv.records.boxes import about_centres, recut, shown_side
+from deconv.records.boxes import about_centres, recut, shown_side, whole_boxes
 from deconv.records.effective import effective_side
 from deconv.records.formats import IN_HALVES, Axes, load_tensors, reading, save_tensors
 from deconv.records.halves import from_halves, to_halves
@@ -140,8 +140,7 @@ class Reconstructions(ShownInNotebooks):
 
     def paste(self) -> Float[Tensor, "n C H W"]:
         """Return the same pixels where they lie in the whole image, zero elsewhere."""
-        whole = torch.tensor([[0, 0, *self.input_size]])
-        return recut(self.pixels, self.box, whole.expand(len(self), 4))
+        return recut(self.pixels, self.box, whole_boxes(len(self), self.input_size))
 
     @cached_property
     def effective_field(self) -> int:
