@@ -17,7 +17,7 @@ from deconv.network import Network
 from deconv.projection import check_through, dominators_below, layers_below, project, project_peaks
 from deconv.projection.patches import patches_of
 from deconv.projection.rules import Rule
-from deconv.records import Patches, Peaks, Reconstructions, shown_side
+from deconv.records import Patches, Peaks, Reconstructions
 
 Place = tuple[float, float]
 """(y, x) in pixels of the input image."""
@@ -145,7 +145,8 @@ def grow_trees(
     for depth, layer in enumerate(layers):
         lower = layers[depth + 1] if depth + 1 < len(layers) else None
         recon = project_peaks(network, images, layer, peaks[layer], wanted, rule, through=[lower] if lower else ())
-        made[layer], side = recon, _side(recon)
+        made[layer] = recon
+        side = recon.zoomed_side if len(recon) else 1
         seen.append(_in_photographs_above(network, images, levels[-1], layer, rule, side) if levels else {})
         shown = recon.zoomed(side)
         patches, level = patches_of(network, images, shown), {}
@@ -171,11 +172,20 @@ def grow_trees(
             share = float(parent.shares[unit])
             of_peaks = (parent.recon.parts[layer][:, unit] / parent.recon.score).tolist()
             places = places_in(network, parent.recon, layer, unit)
-        rest = None if last else float(1 - grown.shares.sum())
-        around = None if last else grown.recon.parts.around_of_whole(layers[depth + 1])
-        half = None if last else units_for_half(grown.shares)
-        known = (grown.pictures, classes[depth].get(unit, ""), share, tuple(of_peaks), tuple(places), above)
-        return TreeUnit(layer, unit, *known, rest, around, half, tuple(children))
+        return TreeUnit(
+            layer=layer,
+            unit=unit,
+            pictures=grown.pictures,
+            classes=classes[depth].get(unit, ""),
+            share=share,
+            shares_of_peaks=tuple(of_peaks),
+            places=tuple(places),
+            above=above,
+            rest=None if last else float(1 - grown.shares.sum()),
+            around=None if last else grown.recon.parts.around_of_whole(layers[depth + 1]),
+            for_half=None if last else units_for_half(grown.shares),
+            children=tuple(children),
+        )
 
     return [assemble(0, unit, None, None) for unit in units], made
 
@@ -209,8 +219,3 @@ def _in_photographs_above(
     patches = patches_of(network, images, shown)
     numbers = torch.arange(len(pairs)).split(1)
     return {pair: (shown.of(n), patches.of(n)) for pair, n in zip(pairs, numbers, strict=True)}
-
-
-def _side(recon: Reconstructions) -> int:
-    """Pixels a side of what is shown of a layer."""
-    return shown_side(recon.effective_field, (recon.field[0, 2:] - recon.field[0, :2]).tolist()) if len(recon) else 1

@@ -69,7 +69,7 @@ def _command(given: list[str]) -> int:
     flags = {word for word in given if word.startswith("-")}
     for flag in sorted(flags.difference(FLAGS)):
         raise unknown("flag", flag, FLAGS)
-    words = [word for word in given if word not in flags]
+    words, sweep = [word for word in given if word not in flags], bool(flags & {"-m", "--multirun"})
     if flags & set(completion.FLAGS):
         completion.complete(words)
     elif flags & {"-h", "--help"} or given in ([], ["help"]):
@@ -78,17 +78,22 @@ def _command(given: list[str]) -> int:
     elif "--version" in flags:
         _say(f"deconv {_versions()['deconv']}")
     elif "--dry-run" in flags:
-        _rehearse_all(words, sweep=bool(flags & {"-m", "--multirun"}))
+        _rehearse_all(words, sweep)
     else:
-        return _run_all(words, sweep=bool(flags & {"-m", "--multirun"}))
+        return _run_all(words, sweep)
     return 0
+
+
+def _jobs(words: list[str], sweep: bool) -> list[Job]:
+    jobs = compose_jobs(words, sweep)
+    if len(jobs) == 1:  # of several, those that can be done are
+        check_paths(jobs[0].options)
+    return jobs
 
 
 def _rehearse_all(words: list[str], sweep: bool) -> None:
     """Say of each run what it would do; raises what the run would be refused with. No folder is made."""
-    jobs = compose_jobs(words, sweep)
-    if len(jobs) == 1:
-        check_paths(jobs[0].options)
+    jobs = _jobs(words, sweep)
     from deconv.command import planning  # brings torch
 
     for number, job in enumerate(jobs):
@@ -104,9 +109,7 @@ def _rehearse_all(words: list[str], sweep: bool) -> None:
 
 
 def _run_all(words: list[str], sweep: bool) -> int:
-    jobs = compose_jobs(words, sweep)
-    if len(jobs) == 1:  # of several, those that can be done are
-        check_paths(jobs[0].options)
+    jobs = _jobs(words, sweep)
     scripts = [_script(job.experiment) for job in jobs]
     if jobs[0].launcher:
         return _launch_all(jobs, scripts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -49,7 +50,7 @@ def beyond_panels(
             blank = tuple(np.full_like(block, 255) for block in row[0].blocks)
             panels += row + [UnitPanel("", blank)] * (1 + len(QUANTILES) - len(row))
     layer = LayerPanels(f"{top[0].layer}   beyond the top", tuple(panels))
-    return LayerPanels(layer.title, layer.units, widest=MARGIN + (1 + len(QUANTILES)) * layer.pitch[1])
+    return replace(layer, widest=MARGIN + (1 + len(QUANTILES)) * layer.pitch[1])
 
 
 def _blocks(recon: Reconstructions, patches: Patches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.projection import check_rules
 from deconv.projection.rules import RULES
-from deconv.records import LayerPeaks, Parts, Patches, Peaks, Reconstructions, shown_side
+from deconv.records import LayerPeaks, Parts, Patches, Peaks, Reconstructions
 
 MOST_ROWS = 40
 """Layers that a table lists; of more it lists the first and says how many there are."""
@@ -92,8 +92,8 @@ def _(network: Network) -> str:
             )
         )
     quoted = [
-        f"{layers[0] if len(layers) == 1 else f'{layers[0]} and {len(layers) - 1} more'}: {reason}"
-        for reason, layers in list(refusals.items())[:MOST_REFUSALS]
+        f"{refused[0] if len(refused) == 1 else f'{refused[0]} and {len(refused) - 1} more'}: {reason}"
+        for reason, refused in list(refusals.items())[:MOST_REFUSALS]
     ]
     return page(
         repr(network),
@@ -154,9 +154,7 @@ def _(recon: Reconstructions) -> str:
     pictures = []
     for unit in units[:MOST_UNITS]:
         of_unit = recon.of((recon.channel == unit).nonzero().flatten()[:PER_UNIT])
-        shown = of_unit.zoomed(
-            shown_side(recon.effective_field, (of_unit.field[0, 2:] - of_unit.field[0, :2]).tolist())
-        )
+        shown = of_unit.zoomed(recon.zoomed_side)
         caption = f"unit {unit}, activation {float(of_unit.score.max()):.3g}"
         alt = f"unit {unit}: {len(of_unit)} reconstructions by {recon.rule}"
         pictures.append(picture(recon_tiles(shown.pixels, SIDE), shown.pixels, ACROSS_UNIT, caption, alt))

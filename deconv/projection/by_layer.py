@@ -67,7 +67,7 @@ def answers_alike(
     >>> {name: round(float(value), 4) for name, value in (twice | {"negative": negative[layer]}).items()}
     {'the image': 1.0, ...: 1.0, 'negative': -1.0}
     """
-    alike = [{name: torch.full((len(windows),), torch.nan) for name in (IMAGE, *layers)} for _ in others]
+    alike = [_unknown(layers, len(windows)) for _ in others]
     for chunk in _chunks(network, layer, len(windows)):
         base, whole, *changed = (
             _answers(network, layer, layers, positions[chunk], inputs[chunk]) for inputs in (plain, windows, *others)
@@ -114,7 +114,7 @@ def signals_alike(
     """
     if rule.switches == "other":
         raise bad_value("rule", rule.name, "a rule with switches of its own image", "switches=recorded")
-    alike = [{name: torch.full((len(windows),), torch.nan) for name in (IMAGE, *layers)} for _ in pairs]
+    alike = [_unknown(layers, len(windows)) for _ in pairs]
     for chunk in _chunks(network, layer, len(windows)):
         signals = Signals(network, layer, layers, positions[chunk], windows[chunk], rule)
         for of_pair, vectors in zip(alike, pairs, strict=True):
@@ -160,6 +160,10 @@ def _derivatives(
     lower = [name for name in layers if network.node(name) != network.node(layer)]
     signals = Signals(network, layer, lower, positions, windows, as_rule("gradient"))
     return signals.sent(torch.nn.functional.one_hot(channel, network.channels(layer)).float())
+
+
+def _unknown(layers: Sequence[str], count: int) -> dict[str, Float[Tensor, " N"]]:
+    return {name: torch.full((count,), torch.nan) for name in (IMAGE, *layers)}
 
 
 def _chunks(network: Network, layer: str, count: int) -> tuple[Tensor, ...]:

@@ -151,6 +151,11 @@ class Reconstructions(ShownInNotebooks):
         """
         return effective_side(self.pixels, self.box, self.field)
 
+    @cached_property
+    def zoomed_side(self) -> int:
+        """The side, in pixels, of what `zoomed` shows if none is asked for."""
+        return shown_side(self.effective_field, (self.field[0, 2:] - self.field[0, :2]).tolist())
+
     def zoomed(self, side: int | None = None) -> Reconstructions:
         """Return the same cut to a square of `side` pixels about the centre of each receptive field.
 
@@ -159,9 +164,8 @@ class Reconstructions(ShownInNotebooks):
         """
         if not len(self):
             return self
-        if side is None:
-            side = shown_side(self.effective_field, (self.field[0, 2:] - self.field[0, :2]).tolist())
-        box = about_centres(self.field, check_count("side", side), self.input_size)
+        side = self.zoomed_side if side is None else check_count("side", side)
+        box = about_centres(self.field, side, self.input_size)
         if torch.equal(box, self.box):
             return self
         return dataclasses.replace(self, pixels=recut(self.pixels, self.box, box), box=box)
