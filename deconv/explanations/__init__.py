@@ -35,7 +35,7 @@ from deconv.network import Network
 from deconv.network.receptive_field import whole_image
 from deconv.projection import AnyRule, Images, Indices, check_peaks, check_rules, check_scores, project, project_peaks
 from deconv.projection.rules import NAMED, Rule, as_rule
-from deconv.records import LayerPeaks, Reconstructions
+from deconv.records import LayerPeaks, Reconstructions, whole_boxes
 from deconv.records.provenance import build
 
 BUILT_IN: dict[str, Explain] = {
@@ -132,7 +132,7 @@ def try_functions(network: Network, images: Source, layers: Iterable[str], expla
     for layer in layers:
         maps = network.forward(inputs, [layer])[layer]
         place = torch.stack(torch.unravel_index(maps.flatten().argmax().cpu(), maps.shape))
-        box = torch.tensor([[0, 0, *inputs.shape[2:]]])
+        box = whole_boxes(1, (inputs.shape[2], inputs.shape[3]))
         for explanation in asked:
             explanation.explain(network, layer, inputs, place[:1], place[1:2], place[None, 2:], box)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from deconv.network import Network
 from deconv.network.receptive_field import cone
 from deconv.projection.responses import unit_gradients, unit_responses
-from deconv.records import recut
+from deconv.records import recut, whole_boxes
 
 
 class Fields:
@@ -40,7 +40,7 @@ class Fields:
         self.network, self.layer, self.channel = network, layer, channel
         self.positions = torch.stack([row, col], dim=1)
         self.size = (inputs.shape[2], inputs.shape[3])
-        self._whole = torch.tensor([[0, 0, *self.size]]).expand(len(inputs), 4)
+        self._whole = whole_boxes(len(inputs), self.size)
         field = network.receptive_field(layer, self.size)
         windowable = cone(network.graph_at(self.size), network.node(layer, self.size)).windowable
         self._is_whole = not windowable or prod(field.size) >= prod(self.size)

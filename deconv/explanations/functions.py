@@ -20,7 +20,7 @@ from deconv.errors import BadInput, DeconvError, bad_value, counted, first_line
 from deconv.files.importing import import_function
 from deconv.network import Network
 from deconv.progress import track
-from deconv.records import recut
+from deconv.records import recut, whole_boxes
 
 Explain = Callable[..., Tensor]
 """explain(network, inputs (N, C, H, W), layer, channel (N,), row (N,), col (N,)) -> (N, C, H, W)."""
@@ -106,7 +106,7 @@ class Explanation:
         for chunk in track(chunks, f"explaining by {self.name}", len(index), unit="peaks", size=len):
             inputs = network.check_images(images[index[chunk]]).clone(memory_format=torch.contiguous_format)
             unit, row, col = (tensor[chunk].to(inputs.device) for tensor in (channel, *positions.unbind(1)))
-            whole = torch.tensor([[0, 0, height, width]]).expand(len(chunk), 4)
+            whole = whole_boxes(len(chunk), (height, width))
             pixels[chunk] = recut(self._ask(network, inputs, layer, unit, row, col).float().cpu(), whole, box[chunk])
         if len(pixels) and not pixels.any():
             log.warning("%s is zero everywhere for all peaks of %s: nothing can be measured of it", self.name, layer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +17,7 @@ from deconv.figures.compare_rules import by_layer, rule_table
 from deconv.images import MapDataset, Source
 from deconv.network import Network
 from deconv.records import Peaks
-from deconv.views.asking import check_asked
+from deconv.views.asking import Units, check_asked
 from deconv.views.side_by_side import SideBySide
 
 QUESTIONS = {
@@ -98,7 +97,7 @@ def judge(
     images: Source | MapDataset,
     peaks: Peaks,
     explanations: Explanations,
-    units: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    units: Units = None,
     seed: int = 0,
     engine: Engine | None = None,
     keep: str | PathLike[str] | None = None,

@@ -46,9 +46,8 @@ class SideBySide:
         return self.table()
 
     def _repr_html_(self) -> str:
-        layers = [None, *self.measured] if len(self.measured) > 1 else [None]
         pages = []
-        for layer in layers:
+        for layer in self._tabled:
             head, rows = self._rows(layer)
             pages.append(page(self._title(layer), head=head, rows=rows, notes=[] if layer else [self.note]))
         more = "".join(pages[1:])
@@ -78,6 +77,11 @@ class SideBySide:
     def figure(self) -> Figure:
         """Return a picture of all."""
         raise NotImplementedError
+
+    @property
+    def _tabled(self) -> list[str | None]:
+        """What has a table: None, which is all layers together, and each layer where there are several."""
+        return [None, *self.measured] if len(self.measured) > 1 else [None]
 
     def table(self, layer: str | None = None) -> str:
         """Return a table, explanation x question, in text: of one layer, or of the units of all layers together.
@@ -113,12 +117,9 @@ class SideBySide:
             for column in self.columns
             for unit, value in zip(of_names[name]["unit"], of_names[name][column], strict=True)
         ]
-        keys, kinds = (
-            ("layer", "unit", "explanation", self.column_is, "value"),
-            (object, np.int64, object, object, float),
-        )
-        columns = zip(*entries, strict=True) if entries else [()] * len(keys)
-        return {key: np.array(column, dtype=kind) for key, kind, column in zip(keys, kinds, columns, strict=True)}
+        kinds = {"layer": object, "unit": np.int64, "explanation": object, self.column_is: object, "value": float}
+        columns = zip(*entries, strict=True) if entries else [()] * len(kinds)
+        return {key: np.array(column, dtype=kinds[key]) for key, column in zip(kinds, columns, strict=True)}
 
     def to_pandas(self) -> Any:
         """Return `rows` as a pandas.DataFrame. Raises BadInput where pandas is not installed."""
@@ -143,8 +144,7 @@ class SideBySide:
         if suffix == ".html":
             return write_whole(path, f"<!doctype html><meta charset='utf-8'>{self._repr_html_()}\n".encode())
         if suffix == ".txt":
-            layers = [None, *self.measured] if len(self.measured) > 1 else [None]
-            return write_whole(path, "".join(f"{self.table(layer)}\n" for layer in layers).encode())
+            return write_whole(path, "".join(f"{self.table(layer)}\n" for layer in self._tabled).encode())
         if suffix not in FORMATS:
             forms = ", ".join((".json", ".parquet", ".html", ".txt", *FORMATS))
             raise bad_value("path", path, f"a file whose name ends in one of {forms}", "add the suffix")
