@@ -42,6 +42,12 @@ class Matching:
         first, second = (list(dict.fromkeys(pair[n] for pair in self.pairs)) for n in range(2))
         return first, second
 
+    def nothing(self) -> tuple[dict[LayerPair, Moments], list[dict[str, list[np.ndarray]]]]:
+        """Return where counting begins: moments by pair, and by layer of each network the maxima, batch by batch."""
+        first, second = self.networks
+        moments = {(a, b): Moments(first.channels(a), second.channels(b)) for a, b in self.pairs}
+        return moments, [{layer: [] for layer in layers} for layers in self.layers]
+
 
 @dataclass(frozen=True, eq=False)
 class Counted:
@@ -66,8 +72,7 @@ def correlate(
     """
     image_ids = list(images[0].ids)
     matching = Matching(networks, pairs, frozenset(image_ids[:: -(-len(image_ids) // sample)]), batch_size)
-    total = {(a, b): Moments(networks[0].channels(a), networks[1].channels(b)) for a, b in pairs}
-    sampled: list[dict[str, list[np.ndarray]]] = [{layer: [] for layer in layers} for layers in matching.layers]
+    total, sampled = matching.nothing()
     for counted in in_order(pass_over(engine, count_shard, matching, images, batch_size, "matching")):
         for pair, moments in total.items():
             moments.merge(copy.deepcopy(counted.moments[pair]))  # which may be written to, as an engine's may not
@@ -81,8 +86,7 @@ def correlate(
 def count_shard(matching: Matching, shard: Shard) -> Iterator[Step[Counted]]:
     """Count the images of a shard; yield after each batch, and once more with what they gave."""
     networks = matching.networks
-    moments = {(a, b): Moments(networks[0].channels(a), networks[1].channels(b)) for a, b in matching.pairs}
-    sampled: list[dict[str, list[np.ndarray]]] = [{layer: [] for layer in layers} for layers in matching.layers]
+    moments, sampled = matching.nothing()
     skipped: list[Unreadable] = []
     seen = 0
     for ids, inputs in _inputs(networks, shard, matching.batch_size, skipped):

@@ -122,15 +122,15 @@ class Partial:
             raise BadInput(f"{path} holds no shard; expected a record of one: choose another folder, or delete it")
         with reading(path):
             partial = Partial(
-                {layer: _table(layer_of_file) for layer, layer_of_file in peaks.items()},
-                None if rest["input_size"] is None else (rest["input_size"][0], rest["input_size"][1]),
-                [(image_id, key, reason) for image_id, key, reason in rest["unreadable"]],
-                {layer: np.array(values) for layer, values in rest["errors"].items()},
-                None if rest["extremes"] is None else _extremes(*rest["extremes"]),
-                load_tallies(tallies_path(path), peaks) if rest["counted"] else {},
-                peaks.image_keys,
-                rest.get("images", 0),
-                rest.get("left_out", []),
+                tables={layer: _table(layer_of_file) for layer, layer_of_file in peaks.items()},
+                input_size=None if rest["input_size"] is None else (rest["input_size"][0], rest["input_size"][1]),
+                unreadable=[(image_id, key, reason) for image_id, key, reason in rest["unreadable"]],
+                errors={layer: np.array(values) for layer, values in rest["errors"].items()},
+                extremes=None if rest["extremes"] is None else _extremes(*rest["extremes"]),
+                tallies=load_tallies(tallies_path(path), peaks) if rest["counted"] else {},
+                keys=peaks.image_keys,
+                images=rest.get("images", 0),
+                left_out=rest.get("left_out", []),
             )
         return partial, provenance
 

@@ -48,9 +48,8 @@ def arrow_table(columns: Columns) -> pa.Table:
 
 
 def save_peaks(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
-    """Write a Parquet file in which a damaged page is noticed."""
-    whole = arrow_table(columns).replace_schema_metadata(metadata_of("peaks", provenance))
-    return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
+    """Write a Parquet file of peaks."""
+    return _save(path, "peaks", arrow_table(columns), provenance)
 
 
 def parts_table(columns: Columns) -> pa.Table:
@@ -59,9 +58,8 @@ def parts_table(columns: Columns) -> pa.Table:
 
 
 def save_parts(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
-    """Write a Parquet file of parts in which a damaged page is noticed."""
-    whole = parts_table(columns).replace_schema_metadata(metadata_of("parts", provenance))
-    return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
+    """Write a Parquet file of parts."""
+    return _save(path, "parts", parts_table(columns), provenance)
 
 
 def load_peaks(path: str | Path) -> tuple[Columns, Provenance]:
@@ -75,16 +73,21 @@ def load_peaks(path: str | Path) -> tuple[Columns, Provenance]:
 
 
 def save_measures(path: str | Path, columns: Columns, provenance: Mapping[str, Any]) -> Path:
-    """Write columns of measures as a Parquet file in which a damaged page is noticed; texts are of type object."""
+    """Write columns of measures as a Parquet file; texts are of type object."""
     table = pa.table({name: pa.array(values.tolist()) for name, values in columns.items()})
-    whole = table.replace_schema_metadata(metadata_of(MEASURES, provenance))
-    return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
+    return _save(path, MEASURES, table, provenance)
 
 
 def load_measures(path: str | Path) -> tuple[Columns, Provenance]:
     """Return (columns, provenance) of measures. To be called within `reading`."""
     table, provenance = _load(path, MEASURES)
     return {name: table[name].to_numpy() for name in table.column_names}, provenance
+
+
+def _save(path: str | Path, kind: str, table: pa.Table, provenance: Mapping[str, Any]) -> Path:
+    """Write a table in which a damaged page is noticed."""
+    whole = table.replace_schema_metadata(metadata_of(kind, provenance))
+    return write_whole(path, lambda file: pq.write_table(whole, file, write_page_checksum=True))
 
 
 def _load(path: str | Path, kind: str, schema: pa.Schema | None = None) -> tuple[pa.Table, Provenance]:

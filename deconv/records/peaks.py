@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from deconv.records.formats import (
     reading,
     save_tensors,
 )
-from deconv.records.provenance import Provenance
 
 if TYPE_CHECKING:
     import pandas
@@ -153,7 +152,7 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         Raises BadInput for another suffix, and for a .parquet where there is no pyarrow (the extra `parquet`).
         """
         check_path(path)
-        columns = self._all_columns()
+        columns = self._all_rows()
         if Path(path).suffix == PARQUET:
             table: Path = needed_parquet(path).save_peaks(path, columns, self.provenance)
             return table
@@ -178,27 +177,14 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         A table needs pyarrow, as in `save`.
         """
         with reading(path):
-            counted: dict[str, Tensor] = {}
-            said: Provenance = {}
-            if is_parquet(path):
-                columns, provenance = needed_parquet(path).load_peaks(path)
-                names = list(dict.fromkeys(columns["layer"].tolist()))
-                keys = dict(zip(columns["image"].tolist(), columns.pop("key").tolist(), strict=True))
-                image_keys = {image_id: keys[image_id] for image_id in sorted(keys) if image_id >= 0}
-                columns["layer"] = np.array([names.index(name) for name in columns["layer"]], dtype=np.int64)
-            else:
-                columns, names, image_keys, provenance, counted, said = _load_tensors(path)
-            number = columns.pop("layer")
-            layers = {name: _layer_from(columns, number == n) for n, name in enumerate(names)}
-            units = {name: len(peaks.score) for name, peaks in layers.items()}
-            return Peaks(layers, image_keys, provenance, split_firing(counted, said, units))
+            return _from_table(path) if is_parquet(path) else _from_tensors(path)
 
     def to_arrow(self) -> pyarrow.Table:
         """Return an Arrow table of the peaks, one a row: the columns that `to_pandas` names.
 
         Raises BadInput where there is no pyarrow (the extra `parquet`).
         """
-        return needed_parquet("of peaks").arrow_table(self._columns())
+        return needed_parquet("of peaks").arrow_table(self._rows())
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a data frame of the peaks, one a row: layer by layer, unit by unit, strongest first.
@@ -209,14 +195,14 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         """
         with needed("a data frame of peaks", "pandas", extra="pandas"):
             import pandas
-        return pandas.DataFrame(self._columns())
+        return pandas.DataFrame(self._rows())
 
-    def _columns(self) -> Columns:
+    def _rows(self) -> Columns:
         """The columns of the table, without rows for missing peaks."""
-        columns = self._all_columns()
+        columns = self._all_rows()
         return {name: values[columns["image"] >= 0] for name, values in columns.items()}
 
-    def _all_columns(self) -> Columns:
+    def _all_rows(self) -> Columns:
         parts = [_columns(layer, peaks, self.image_keys) for layer, peaks in self.layers.items()]
         return {name: np.concatenate([part[name] for part in parts or [_no_rows()]]) for name in COLUMNS}
 
@@ -251,13 +237,18 @@ def _no_rows() -> Columns:
     return _columns("", LayerPeaks(empty.float(), empty, empty, empty, box), {})
 
 
-def _load_tensors(
-    path: str | Path,
-) -> tuple[Columns, list[str], dict[int, str], Provenance, dict[str, Tensor], Provenance]:
-    """Return (columns, names of layers, keys of images, provenance, counts, what is said) of a safetensors file.
+def _from_table(path: str | Path) -> Peaks:
+    """The peaks of a Parquet file."""
+    columns, provenance = needed_parquet(path).load_peaks(path)
+    names = list(dict.fromkeys(columns["layer"].tolist()))
+    keys = dict(zip(columns["image"].tolist(), columns.pop("key").tolist(), strict=True))
+    image_keys = {image_id: keys[image_id] for image_id in sorted(keys) if image_id >= 0}
+    columns["layer"] = np.array([names.index(name) for name in columns["layer"]], dtype=np.int64)
+    return Peaks(_layers_from(columns, names), image_keys, provenance)
 
-    `layer` is a number among the columns; the counts are the tensors of how units fire, none without them.
-    """
+
+def _from_tensors(path: str | Path) -> Peaks:
+    """The peaks of a safetensors file, with how units fire where it says so."""
     tensors, saved = load_tensors(path, "peaks", _axes_of)
     counted = {name: tensors.pop(name) for name in firing_axes(tensors)}
     names, provenance = saved["layers"], saved["provenance"]
@@ -269,11 +260,19 @@ def _load_tensors(
     columns = {name: tensor.numpy() for name, tensor in tensors.items()}
     if not set(columns["layer"].tolist()) == set(range(len(names))):
         raise ValueError(f"its rows are not of its {len(names)} layers")
-    return columns, names, image_keys, provenance, counted, saved
+    layers = _layers_from(columns, names)
+    units = {name: len(peaks.score) for name, peaks in layers.items()}
+    return Peaks(layers, image_keys, provenance, split_firing(counted, saved, units))
 
 
 def _axes_of(tensors: Mapping[str, Tensor]) -> Axes:
     return {**PEAK_AXES, **firing_axes(tensors)}
+
+
+def _layers_from(columns: Columns, names: Sequence[str]) -> dict[str, LayerPeaks]:
+    """The peaks by layer, of columns in which `layer` is a number among the names."""
+    number = columns.pop("layer")
+    return {name: _layer_from(columns, number == n) for n, name in enumerate(names)}
 
 
 def _layer_from(columns: dict[str, np.ndarray], rows: np.ndarray) -> LayerPeaks:
