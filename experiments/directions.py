@@ -56,11 +56,13 @@ def run(options: Directions, folder: Path) -> Path:
         wide = open_directions(
             network, read | {method: {"file": str(path), "layer": layer} for method, path in files.items()}
         )
-        prepared, seed = replace(prepared, network=wide, layers=sorted(layers.values(), key=wide.node)), options.seed
+        prepared = replace(prepared, network=wide, layers=sorted(layers.values(), key=wide.node))
         peaks = prepared.mine(folder / "peaks.safetensors", options.k)
-        units = {name: firing_units(name, peaks[name], None, options.n_units, seed) for name in layers.values()}
-        compared, records = {rule.name: rule}, folder / "records"
-        study = Study(wide, prepared.images, peaks, units, compared, None, seed, prepared.engine, records)
+        units = {name: firing_units(name, peaks[name], None, options.n_units, options.seed) for name in layers.values()}
+        study = Study(
+            wide, prepared.images, peaks, units, {rule.name: rule}, None, options.seed, prepared.engine,
+            folder / "records",
+        )  # fmt: skip
         measurements = study.measure()
     shown = draw_sets(study, layers, options, folder)
     summary = summary_of(study, layers, measurements, shown)

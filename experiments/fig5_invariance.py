@@ -20,8 +20,7 @@ from deconv.figures import save_figure
 from deconv.figures.invariance import Chart, ChartRow, invariance_figure
 from deconv.files import write_json
 from deconv.images import Source, open_source
-from deconv.models import class_names
-from deconv.models.presets import called, open_network
+from deconv.models.presets import called, class_names_of, open_network
 from deconv.network import Network
 from deconv.network.classes import alias_of, class_layer, name_classes, probabilities, top_layer
 from deconv.progress import track
@@ -47,7 +46,7 @@ def run(options: Fig5Invariance, folder: Path) -> Path:
     """Move, run, compare and draw; returns the picture."""
     network, images = open_network(options.model, options.seed, options.device), open_source(**options.source)
     layers = two_layers(network, options.layers)
-    names = name_classes(network, class_names(options.model["name"], options.model.get("arch")))
+    names = name_classes(network, class_names_of(options.model))
     spans = {"translation": options.translation, "scale": options.scale, "rotation": options.rotation}
     amounts = {kind: invariance.amounts(kind, span) for kind, span in spans.items()}
     moves = [move for kind, values in amounts.items() for move in invariance.moves(kind, values)]

@@ -22,8 +22,7 @@ from deconv.figures import save_figure
 from deconv.figures.occlusion import OcclusionRow, occlusion_figure
 from deconv.files import safe_name, write_json, write_whole
 from deconv.images import Source
-from deconv.models import class_names
-from deconv.models.presets import called, open_network
+from deconv.models.presets import called, class_names_of, open_network
 from deconv.network import Network
 from deconv.network.classes import name_classes, top_layer
 from deconv.network.squares import places
@@ -99,7 +98,7 @@ def after(scene: Scene, name: str) -> str:
 def set_scene(options: Fig7Occlusion) -> tuple[Scene, Prepared]:
     """The network, the photographs, the layer and the square's colour; raises for what cannot be used."""
     network = open_network(options.model, options.seed, options.device)
-    names = name_classes(network, class_names(options.model["name"], options.model.get("arch")))
+    names = name_classes(network, class_names_of(options.model))
     layers = options.layers or [top_layer(network, maps_only=True)]
     if len(layers) != 1 or network.map_size(layers[0]) == (1, 1):
         raise BadInput(f"layers={layers}: expected one layer of maps that have more than one place, as layers=[fire9]")

@@ -18,7 +18,7 @@ from deconv.figures.photograph import Seen, photograph_figure, photograph_page
 from deconv.files import safe_name, write_json, write_whole
 from deconv.images.decoding import decode
 from deconv.images.members import Member
-from deconv.models import class_names
+from deconv.models.presets import class_names_of
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection import project_peaks
@@ -93,7 +93,7 @@ def as_seen(
     """All that the page tells."""
     model = options.model
     title = model.get("arch") or Path(model.get("target") or model["name"]).name
-    names = class_names(model["name"], model.get("arch"))
+    names = class_names_of(model)
     scored, class_scores = analysis.outputs(network, names), {}
     if scored is not None:
         layer, classes = scored

@@ -64,20 +64,20 @@ def run(options: VirtualUnits, folder: Path) -> Path:
     peaks = prepared.mine(folder / "peaks.safetensors", options.k)
     units = firing_units(layer, peaks[layer], options.units, options.n_units, options.seed)
     study = Study(network, prepared.images, peaks, layer, through, rule)
-    about = f"{options.model['name']}, {layer}", f"{len(prepared.images)} photographs, {rule.name}"
+    of_layer, over_images = f"{options.model['name']}, {layer}", f"{len(prepared.images)} photographs, {rule.name}"
     numbers, gains = [], {}
     for unit in track(units, "splitting and drawing", len(units), unit="units"):
         pictures = study.pictures(layer, peaks[layer], unit, [through])
         cluster = split_peaks(recipes_of(pictures[0], through), options.clusters, options.seed)
         gains[unit] = gains_of(study, pictures, cluster, options.seed)
         split = virtual_units(study.images, pictures[0], through, cluster, options.lower)
-        heading = f"{about[0]}: unit {unit} as {counted(len(split))}, by units of {through}, {about[1]}"
+        heading = f"{of_layer}: unit {unit} as {counted(len(split))}, by units of {through}, {over_images}"
         draw(study, pictures, split, heading, in_words(gains[unit]), folder / f"unit{unit}.png")
         numbers.append({"unit": unit, "virtual_units": [each.numbers() for each in split], "gain": gains[unit]})
     summary = {"layer": layer, "through": through, "units": numbers, "all": over_units(gains, options.seed)}
     made_of = {"rule": rule.options(), "provenance": peaks.provenance}
     write_json(folder / "summary.json", summary | made_of)
-    heading = f"{about[0]}: peaks split by units of {through}, {about[1]}"
+    heading = f"{of_layer}: peaks split by units of {through}, {over_images}"
     return figures.save_figure(drawing.splits_figure(gains, heading), folder / "splits.png")
 
 

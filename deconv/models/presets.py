@@ -11,7 +11,7 @@ from torch import nn
 from deconv.errors import UnknownName, bad_value, check_count, nearest
 from deconv.files.shipped import choices, read_config
 from deconv.images.preprocessing import Preprocessing
-from deconv.models import build, preprocessing_of_weights
+from deconv.models import build, class_names, preprocessing_of_weights
 from deconv.models.torchvision import architectures
 from deconv.network import Network
 
@@ -101,6 +101,15 @@ def called(model: Mapping[str, Any], network: Network) -> str:
         made_of = type(network.module)
         return str(model["target"]).rpartition(":")[2] if made_of.__module__.startswith("torch.") else made_of.__name__
     return str(model.get("arch") or model["name"])
+
+
+def class_names_of(model: Mapping[str, Any]) -> list[str]:
+    """Return the `deconv.models.class_names` of the network that a file of configs/model/ describes.
+
+    >>> len(class_names_of({"name": "torchvision", "arch": "resnet18"})), class_names_of({"name": "python"})
+    (1000, [])
+    """
+    return class_names(model["name"], model.get("arch"))
 
 
 def checked_device(device: str | torch.device) -> torch.device:
