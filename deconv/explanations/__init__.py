@@ -25,15 +25,24 @@ from torch import Tensor
 from deconv.errors import UnreadableImage, bad_value, check_list, unknown
 from deconv.explanations.activation import activation_map, grad_cam
 from deconv.explanations.captum import from_captum as from_captum
-from deconv.explanations.functions import AT_ONCE, Explain, Explanation
+from deconv.explanations.functions import Explain, Explanation
 from deconv.explanations.gradients import gradient_times_input, integrated_gradients, smoothgrad
 from deconv.explanations.occlusion import occlusion
 from deconv.explanations.zennit import from_zennit as from_zennit
 from deconv.images import Source
-from deconv.images.batches import whole_batches
 from deconv.network import Network
-from deconv.network.receptive_field import whole_image
-from deconv.projection import AnyRule, Images, Indices, check_peaks, check_rules, check_scores, project, project_peaks
+from deconv.network.receptive_field import field_at
+from deconv.projection import (
+    AnyRule,
+    Images,
+    Indices,
+    check_peaks,
+    check_rules,
+    check_scores,
+    load_inputs,
+    project,
+    project_peaks,
+)
 from deconv.projection.rules import NAMED, Rule, as_rule
 from deconv.records import LayerPeaks, Reconstructions, whole_boxes
 from deconv.records.provenance import build
@@ -164,15 +173,14 @@ def explain(
         return project(network, images, layer, image, channel, row, col, opened)
     images, image_ids, rows, cols, (channels,), size = check_peaks(network, images, layer, image, row, col, [channel])
     positions = torch.stack([rows, cols], dim=1)
-    field = network.receptive_field(layer, size)
-    field = field if field.holds(positions) else whole_image(network.graph_at(size))
+    field = field_at(network.graph_at(size), network.node(layer, size), positions)
     shown = field.cut_to(size)
     box = shown.boxes(positions)
     pixels, score = torch.zeros(len(rows), network.input_shape[0], *shown.size), torch.zeros(len(rows))
     used = image_ids.unique()
-    for image_id, inputs in _loaded(network, images, used):
-        peaks = torch.isin(image_ids, image_id).nonzero().flatten()
-        index = torch.searchsorted(image_id.contiguous(), image_ids[peaks].contiguous())
+    for batch, inputs in load_inputs(network, images, used):
+        peaks = torch.isin(image_ids, used[batch]).nonzero().flatten()
+        index = torch.searchsorted(used[batch].contiguous(), image_ids[peaks].contiguous())
         maps = network.forward(inputs, [layer])[layer].float().cpu()
         score[peaks] = maps[index, channels[peaks], rows[peaks], cols[peaks]]
         pixels[peaks] = opened.explain(network, layer, inputs, index, channels[peaks], positions[peaks], box[peaks])
@@ -210,14 +218,3 @@ def explain_peaks(
     recon = explain(network, images, layer, *peaks.of(list(units)), explanation=opened)
     check_scores(recon.score, peaks.scores_of(list(units)), layer, peaks.score, network.rounding)
     return recon
-
-
-def _loaded(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (image ids, preprocessed images), a few at a time; `used` are image ids, rising."""
-    if isinstance(images, Tensor):
-        for image_id in used.split(AT_ONCE):
-            yield image_id, network.check_images(images[image_id.to(images.device)])
-        return
-    preprocessing = network.needed_preprocessing()
-    for image_id, input_images in whole_batches(images, preprocessing, AT_ONCE, used.tolist()):
-        yield image_id, network.check_images(preprocessing.normalize(input_images))

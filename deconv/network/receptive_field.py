@@ -193,6 +193,12 @@ def receptive_field(graph: Graph, target: int) -> ReceptiveField:
     return ReceptiveField(size, stride, start, starts, beyond)
 
 
+def field_at(graph: Graph, target: int, positions: Int[Tensor, "N 2"]) -> ReceptiveField:
+    """Return the field of node `target`, or the whole image where one of the positions sees pixels outside its box."""
+    field = receptive_field(graph, target)
+    return field if field.holds(positions) else whole_image(graph)
+
+
 def whole_image(graph: Graph) -> ReceptiveField:
     """Return the field of a unit that sees all of the image."""
     return ReceptiveField(graph.nodes[0].map_size, (0, 0), (0, 0))

@@ -15,6 +15,7 @@ from deconv.network import Network
 from deconv.projection.belonging import check_belonging, of_peaks
 from deconv.projection.belonging import check_scores as check_scores
 from deconv.projection.loading import input_size, lent_images, peak_chunks
+from deconv.projection.loading import load_inputs as load_inputs
 from deconv.projection.parts import check_through as check_through
 from deconv.projection.parts import dominators_below as dominators_below
 from deconv.projection.parts import empty_parts, fill_parts

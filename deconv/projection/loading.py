@@ -52,7 +52,7 @@ def peak_chunks(
     used, counts = image_ids[order].unique_consecutive(return_counts=True)
     done = 0
     for batch, pixels in track(
-        _load(network, images, used),  # by no name, so that an interrupt ends it
+        load_inputs(network, images, used),  # by no name, so that an interrupt ends it
         "projecting",
         len(order),
         unit="peaks",
@@ -68,12 +68,12 @@ def peak_chunks(
 def lent_images(network: Network, images: Source | Tensor, lenders: Tensor) -> PeakImages:
     """Return the images (N,) that lend their switches, all at once."""
     used, index = lenders.unique(return_inverse=True)
-    pixels = torch.cat([pixels for _, pixels in _load(network, images, used)])
+    pixels = torch.cat([pixels for _, pixels in load_inputs(network, images, used)])
     return PeakImages(pixels, index).to(network.device)
 
 
-def _load(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(indices into `used`, preprocessed images), a few at a time, in order; `used` are image ids, rising."""
+def load_inputs(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (indices into `used`, preprocessed images), a few at a time, in order; `used` are image ids, rising."""
     if isinstance(images, Tensor):
         for batch in torch.arange(len(used)).split(IMAGES_AT_ONCE):
             yield batch, network.check_images(images[used[batch].to(images.device)])

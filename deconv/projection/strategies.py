@@ -20,7 +20,7 @@ from deconv.errors import bad_value, check_choice
 from deconv.network import as_map
 from deconv.network.graph import Graph
 from deconv.network.operations import Operation
-from deconv.network.receptive_field import Cone, ReceptiveField, Span, cone, receptive_field, whole_image
+from deconv.network.receptive_field import Cone, ReceptiveField, Span, cone, field_at
 from deconv.network.spatial import Convolution, MaxPool
 from deconv.projection.dominators import dominator_below
 from deconv.projection.parts import Part, part_of
@@ -68,8 +68,7 @@ def plan(graph: Graph, target: int, strategy: str, image: Tensor, positions: Ten
     """
     cone_of_layer = cone(graph, target)
     chosen = choose(strategy, graph, cone_of_layer, image)
-    field = receptive_field(graph, target)
-    field = field if field.holds(positions) else whole_image(graph)
+    field = field_at(graph, target, positions)
     shown = field.cut_to(graph.nodes[0].map_size) if cut_to_image else field
     return Plan(graph, cone_of_layer, field, shown, chosen)
 
