@@ -10,9 +10,7 @@ from typing import Any
 
 from deconv.command.shared import Options
 from deconv.errors import BadInput, bad_value, nearest
-
-WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
-"""What the names of files of weights end in."""
+from deconv.files import WEIGHT_SUFFIXES
 
 
 def check_paths(options: Options) -> None:
@@ -24,7 +22,7 @@ def check_paths(options: Options) -> None:
     if source.get("name") == "folder" and not os.path.isdir(os.path.expanduser(root := str(source.get("root")))):
         raise BadInput(f"source.root: there is no folder {root}; expected a folder of images: check the path")
     weights = str(model.get("weights"))
-    is_path = weights.endswith(WEIGHTS) or "/" in weights
+    is_path = weights.endswith(WEIGHT_SUFFIXES) or "/" in weights
     if is_path and not os.path.isfile(os.path.expanduser(weights)):
         raise BadInput(f"there is no weights file {weights}; expected a .safetensors or .pth file: check the path")
     targets: Mapping[str, Any] = {f"explanations.{name}": t for name, t in getattr(options, "explanations", {}).items()}

@@ -16,11 +16,10 @@ with less work than on the image.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
-from torch import Tensor
 
 from deconv.errors import UnreadableImage, bad_value, check_list, unknown
 from deconv.explanations.activation import activation_map, grad_cam

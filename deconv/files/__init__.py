@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 from deconv.errors import BadInput
 
 LOCK = ".lock"
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
+"""What the names of files of weights end in."""
 MOST_LETTERS = 60
 """Letters of a name that is part of a file's name."""
 DISK_ERRORS = {

@@ -11,13 +11,11 @@ import torch
 from torch import nn
 
 from deconv.errors import BadInput, UnknownName, bad_value, nearest, shown
+from deconv.files import WEIGHT_SUFFIXES
 from deconv.models.checkpoints import read_content
 from deconv.models.readings import Reading, lacking, readings
 
 log = logging.getLogger("deconv")
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
-"""What the names of files of weights end in."""
 OFFLINE_CHOICES = (
     'weights="random", the path of a .safetensors or .pth file, or the model squeezenet, whose weights need none'
 )
@@ -29,13 +27,13 @@ MOST_NAMES = 3
 def is_file_name(weights: str | PathLike[str]) -> bool:
     """Return whether this names a file rather than a set of weights.
 
-    It does if it is a Path, has one of SUFFIXES or a slash, or if there is such a file.
+    It does if it is a Path, has one of WEIGHT_SUFFIXES or a slash, or if there is such a file.
 
     >>> is_file_name("shipped"), is_file_name("trained.safetensors")
     (False, True)
     """
     text = str(weights)
-    return not isinstance(weights, str) or text.endswith(SUFFIXES) or "/" in text or os.path.isfile(text)
+    return not isinstance(weights, str) or text.endswith(WEIGHT_SUFFIXES) or "/" in text or os.path.isfile(text)
 
 
 def check_outputs(arch: str, origin: str, classes: int | None, outputs: int) -> None:
