@@ -30,10 +30,11 @@ def run(options: Circuit, folder: Path) -> Path:
         remedy = f"they are {', '.join(steps)}"
         raise bad_value("branches", options.branches, "a number for each layer that the tree goes through", remedy)
     check_units(network, [layer], options.units)
-    prepared = prepare(options, network, [layer, *steps], [rule])
+    chain = [layer, *steps]
+    prepared = prepare(options, network, chain, [rule])
     if left_out:
         log.info("%s", left_out)
-    images, chain = prepared.images, [layer, *steps]
+    images = prepared.images
     peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image)
     units = firing_units(layer, peaks[layer], options.units, options.n_units, options.seed)
     trees, made = grow_trees(network, images, peaks, units, chain, options.branches, rule)

@@ -22,7 +22,7 @@ from deconv.images import Source
 from deconv.mining.beyond import peaks_beyond
 from deconv.models.presets import called
 from deconv.network import Network
-from deconv.network.receptive_field import first_convolution
+from deconv.network.receptive_field import first_filters
 from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.masks import mask_of
@@ -143,13 +143,12 @@ def draw_layer(
     patches.save(folder / f"{safe_name(layer)}.patches.safetensors")
     if options.masks:
         save_masks(recon, folder / "masks")
-    filters = first_convolution(network.graph, network.node(layer))
     drawn = features.layer_panels(
         shown,
         patches,
         options.k,
         numbers,
-        filters=None if filters is None else filters.weight.float().cpu(),
+        filters=first_filters(network.graph, network.node(layer)),
         notes=notes,
         masks=mask_of(shown) if options.masks else None,
     )

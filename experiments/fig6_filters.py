@@ -20,7 +20,7 @@ from deconv.figures import filters as charts
 from deconv.files import safe_name, write_json
 from deconv.models.presets import open_network, replaced_settings
 from deconv.network import Network
-from deconv.network.receptive_field import first_convolution
+from deconv.network.receptive_field import first_filters
 from deconv.projection import project_peaks
 from deconv.records import Peaks, Reconstructions
 
@@ -71,11 +71,11 @@ def load_subject(name: str, settings: Mapping[str, Any], options: Fig6Filters) -
         raise BadInput(f"layers={options.layers}: expected two, the first for its filters, the second to project")
     described, first = replaced_settings(f"networks.{name}", settings), options.layers[0]
     network = open_network(described, options.seed, options.device)
-    convolution = first_convolution(network.graph, network.node(first))
-    if convolution is None:
+    of_first = first_filters(network.graph, network.node(first))
+    if of_first is None:
         raise BadInput(f"networks.{name}: {first} is not the rectified output of a convolution of the image")
     stride = network.receptive_field(first).stride[0]
-    return Subject(name, network, convolution.weight.float().cpu(), stride)
+    return Subject(name, network, of_first, stride)
 
 
 def check_projected(subjects: Sequence[Subject], options: Fig6Filters) -> None:

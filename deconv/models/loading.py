@@ -16,6 +16,7 @@ from deconv.models.checkpoints import read_content
 from deconv.models.readings import Reading, lacking, readings
 
 log = logging.getLogger("deconv")
+
 OFFLINE_CHOICES = (
     'weights="random", the path of a .safetensors or .pth file, or the model squeezenet, whose weights need none'
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deconv.network.graph import Graph
@@ -269,3 +269,9 @@ def first_convolution(graph: Graph, target: int) -> Convolution | None:
     operations = [graph.nodes[index].operation for index in graph.ancestors([target])]
     spatial = [operation for operation in operations if isinstance(operation, Spatial)]
     return spatial[0] if len(spatial) == 1 and isinstance(spatial[0], Convolution) else None
+
+
+def first_filters(graph: Graph, target: int) -> Float[Tensor, "units channels kh kw"] | None:
+    """Return the filters of the layer's `first_convolution` as they are drawn, float32 on the CPU; else None."""
+    convolution = first_convolution(graph, target)
+    return None if convolution is None else convolution.weight.float().cpu()

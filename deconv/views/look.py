@@ -21,7 +21,7 @@ from deconv.images import MapDataset, Source, check_source, folder
 from deconv.images.preprocessing import Preprocessing
 from deconv.mining import mine, mine_into
 from deconv.network import Network
-from deconv.network.receptive_field import first_convolution
+from deconv.network.receptive_field import first_filters
 from deconv.progress import print_line, track
 from deconv.projection import AnyRule, check_rules, project_peaks
 from deconv.projection.patches import patches_of
@@ -174,8 +174,8 @@ def look(
         reconstructions[name] = recon
         patches[name] = patches_of(network, source, recon, source.content_hash)
         numbers[name] = summarise(network, source, name, peaks[name], shown, recon, recon.zoomed())
-        if first := first_convolution(network.graph, network.node(name)):
-            filters[name] = first.weight.float().cpu()
+        if (first := first_filters(network.graph, network.node(name))) is not None:
+            filters[name] = first
     of_images = f"{described_images(peaks)}, {as_rule(rule).name}"
     heading = f"{type(network.module).__name__}: the {k} strongest peaks of each unit, {of_images}"
     return Look(peaks, reconstructions, patches, numbers, filters, heading, tuple(chosen))
