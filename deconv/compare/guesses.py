@@ -12,7 +12,7 @@ Of equals half counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -27,7 +27,7 @@ from deconv.compare.likeness import standardised
 from deconv.compare.peak_set import PeakSet
 from deconv.compare.tasks import PATCHES
 from deconv.compare.trials import ACTIVATIONS, Squares
-from deconv.records import recut
+from deconv.records import recut, whole_boxes
 from deconv.records.formats import Columns
 
 QUESTIONS = {
@@ -84,20 +84,23 @@ class UnitTrials:
         """Small grey views of what each square covers."""
         views = {}
         for end in ENDS:
-            rows, cols = self.trials[f"{end}_row"], self.trials[f"{end}_col"]
-            where = zip(self.trials["image"].tolist(), rows.tolist(), cols.tolist(), self.sides.tolist(), strict=True)
-            cut = [grey_view(self.photographs[image][:, r : r + s, c : c + s]) for image, r, c, s in where]
+            cut = [
+                grey_view(self.photographs[image][:, r : r + s, c : c + s]) for image, r, c, s in self._squares_of(end)
+            ]
             views[end] = np.array(cut).reshape(-1, VIEW, VIEW)
         return views
 
     def score(self, under: Mapping[int, Under]) -> Scores:
         """Return what speaks for each square, by what each query image has under it."""
-        scores = {}
-        for end in ENDS:
-            rows, cols = self.trials[f"{end}_row"].tolist(), self.trials[f"{end}_col"].tolist()
-            where = zip(self.trials["image"].tolist(), rows, cols, self.sides.tolist(), strict=True)
-            scores[end] = np.array([under[image](row, col, side) for image, row, col, side in where])
-        return scores
+        return {
+            end: np.array([under[image](row, col, side) for image, row, col, side in self._squares_of(end)])
+            for end in ENDS
+        }
+
+    def _squares_of(self, end: str) -> Iterator[tuple[int, int, int, int]]:
+        """(image id, first row, first column, side) of one of the two squares of each trial."""
+        columns = (self.trials["image"], self.trials[f"{end}_row"], self.trials[f"{end}_col"], self.sides)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
     def everywhere(self, under: Under) -> dict[int, Under]:
         """Return the same for every query image."""
@@ -133,7 +136,7 @@ def _by_references(unit: UnitTrials, pictures: np.ndarray, placed: np.ndarray) -
 def laid(peaks: PeakSet, pictures: np.ndarray) -> Float[np.ndarray, "N 3 H W"]:
     """Return pictures of the receptive fields where they lie in their images, zero elsewhere."""
     size = (peaks.input_images.shape[2], peaks.input_images.shape[3])
-    whole = torch.tensor([[0, 0, *size]]).expand(len(pictures), 4)
+    whole = whole_boxes(len(pictures), size)
     placed: np.ndarray = recut(torch.from_numpy(np.ascontiguousarray(pictures)), peaks.boxes, whole).double().numpy()
     return placed
 

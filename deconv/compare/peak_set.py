@@ -70,9 +70,7 @@ class PeakSet:
     @cached_property
     def boxes(self) -> Int64[Tensor, "N 4"]:
         """Where each receptive field lies in the input image."""
-        field = self.network.receptive_field(self.layer)
-        box = torch.tensor([field.box(int(row), int(col)) for row, col in self.positions], dtype=torch.int64)
-        return box.view(-1, 4)
+        return self.network.receptive_field(self.layer).boxes(self.positions)
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
