@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from logging.handlers import QueueHandler
+from math import ceil
 from pickle import PicklingError
 from queue import SimpleQueue
 from typing import Any
@@ -35,12 +36,16 @@ from deconv.network import Network
 
 TASKS_AHEAD = 2
 """Tasks sent for each place there is, so that no worker waits for the next and a cluster that can grow does."""
+NAMED_ALONE = 1000
+"""Tasks that have names of their own in Ray, which keeps 2 KiB of every name for good."""
+NAMED_TOGETHER = 100
+"""Later ones that have one name."""
 LOOK_EVERY = 2.0
 """Seconds after which it is looked anew which machines there are."""
 LEAST_GPU = 1e-4
 """The least part of a GPU that Ray counts."""
 ADDED_AT_ONCE = 8
-"""Parts that one merging task adds up."""
+"""Parts that one merging task adds up; more, if there would be more than three levels of such tasks."""
 MERGING = "merging"
 """The name of such a task."""
 
@@ -131,17 +136,17 @@ class OnRay:
         references = [_in_store(network) for network in networks]  # in a list, so that only who needs them fetches them
         job = ray.put((do, content, arrays))
         work, needs = ray.remote(_work), self._needs() | {"num_gpus": self.num_gpus}
-        remaining = iter(tasks)
+        remaining = _named(tasks, name)
         waiting: dict[Any, str] = {}
         places, looked = self._places(), time.monotonic()
         try:
             while True:
                 if time.monotonic() - looked > LOOK_EVERY:
                     places, looked = self._places(), time.monotonic()
-                for task in islice(remaining, max(0, places - len(waiting))):
-                    named = work.options(**needs, name=name(task))
+                for task, own_name, rays_name in islice(remaining, max(0, places - len(waiting))):
+                    named = work.options(**needs, name=rays_name)
                     sent = _sent_task(named, job, references, task, self._device, self.num_cpus_per_worker)
-                    waiting[sent] = name(task)
+                    waiting[sent] = own_name
                 if not waiting:
                     return
                 for ready in ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY)[0]:
@@ -154,14 +159,26 @@ class OnRay:
                 ray.cancel(task, force=True)
 
     def merge(self, add: Callable[..., Part], parts: Sequence[Any]) -> Part:
-        """Let workers add up the parts in groups, and groups of groups; only the sum comes back."""
+        """Let workers add up the parts in groups, and groups of groups; only the sum comes back.
+
+        A sum is a part of the next as soon as it is sent, so that few are there at a time, however many parts.
+        """
         merge = ray.remote(_merge).options(**self._needs(), name=MERGING)
-        level = list(parts)
-        while True:
-            groups = [level[at : at + ADDED_AT_ONCE] for at in range(0, len(level), ADDED_AT_ONCE)]
-            level = [merge.remote(add, *group) for group in groups]
-            if len(level) == 1:
-                return copy.deepcopy(_result(level[0], MERGING))  # which may be written to, as Ray's own arrays may not
+        at_once, places = max(ADDED_AT_ONCE, ceil(len(parts) ** (1 / 3))), self._places()  # three levels at most
+        waiting: list[Any] = []
+
+        def sums(level: Iterator[Any], sent: Callable[[list[Any]], Any]) -> Iterator[Any]:
+            while group := list(islice(level, at_once)):
+                while len(waiting) >= places:
+                    waiting.remove(ray.wait(waiting)[0][0])
+                waiting.append(sent(group))
+                yield waiting[-1]
+
+        # In one argument, since Ray keeps those of all tasks on whose results another one depends.
+        level, count = sums(iter(parts), lambda group: merge.remote(add, group)), ceil(len(parts) / at_once)
+        while count > 1:
+            level, count = sums(level, lambda group: merge.remote(add, [], *group)), ceil(count / at_once)
+        return copy.deepcopy(_result(next(level), MERGING))  # which may be written to, as Ray's own arrays may not
 
     def _needs(self) -> dict[str, Any]:
         return {"num_cpus": self.num_cpus_per_worker, "max_retries": self.retries}
@@ -202,6 +219,18 @@ def _machines() -> list[tuple[float, float]]:
     """The cores and GPUs of each machine that is there now."""
     living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in living]
+
+
+def _named(tasks: Iterable[Task], name: Callable[[Task], str]) -> Iterator[tuple[Task, str, str]]:
+    """Yield each task, its name, and what Ray calls it."""
+    rays_name = ""
+    for number, task in enumerate(tasks):
+        own_name = name(task)
+        if number < NAMED_ALONE:
+            rays_name = own_name
+        elif number % NAMED_TOGETHER == 0:
+            rays_name = f"{own_name}, or one of the {NAMED_TOGETHER - 1} after it"
+        yield task, own_name, rays_name
 
 
 def _sent_task(work: Any, *arguments: Any) -> Any:
@@ -266,8 +295,8 @@ def _from_store(networks: Sequence[Any], device: str) -> list[Network]:
     return [_loaded[key] for key in keys]
 
 
-def _merge(add: Callable[..., Part], *parts: Any) -> Part:
-    return add(*copy.deepcopy(parts))  # Ray's own arrays may not be written to
+def _merge(add: Callable[..., Part], parts: list[Any], *sums: Any) -> Part:
+    return add(*copy.deepcopy([*parts, *sums]))  # Ray's own arrays may not be written to
 
 
 def _result(ready: Any, name: str) -> Any:
