@@ -29,6 +29,7 @@ import deconv
 from deconv.command.cli import main
 from deconv.engines import Engine, open_engine
 from deconv.engines.local import Local
+from deconv.engines.naming import named
 from deconv.engines.sending import packed, unpacked
 from deconv.errors import BadInput, UnknownName, counted
 from deconv.images import Source, webdataset
@@ -261,8 +262,7 @@ def test_ray_gives_the_same_bytes(tmp_path: Path, source: Source, in_float32: by
 
 def test_ray_is_given_few_names_however_many_tasks() -> None:
     """For it keeps every name."""
-    on_ray = pytest.importorskip("deconv.engines.on_ray", reason="Ray is not installed (the extra `ray`)")
-    tasks, own_names, rays_names = zip(*on_ray._named(iter(range(100_000)), "shard {}".format), strict=True)
+    tasks, own_names, rays_names = zip(*named(range(100_000), "shard {}".format), strict=True)
     assert tasks == tuple(range(100_000)) and own_names == tuple(map("shard {}".format, tasks))
     assert rays_names[:1000] == own_names[:1000] and len(set(rays_names)) == 1000 + 990
     assert rays_names[1000] == rays_names[1099] == "shard 1000, or one of the 99 after it" != rays_names[1100]

@@ -30,16 +30,13 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from deconv.engines.engine import SHARD_SIZE, Part, Shared, Step, Task
+from deconv.engines.naming import named
 from deconv.engines.sending import network_from_bytes, network_to_bytes, packed, unpacked
 from deconv.errors import BadInput, DeconvError, bad_value, check_count, counted, first_line
 from deconv.network import Network
 
 TASKS_AHEAD = 2
 """Tasks sent for each place there is, so that no worker waits for the next and a cluster that can grow does."""
-NAMED_ALONE = 1000
-"""Tasks that have names of their own in Ray, which keeps 2 KiB of every name for good."""
-NAMED_TOGETHER = 100
-"""Later ones that have one name."""
 LOOK_EVERY = 2.0
 """Seconds after which it is looked anew which machines there are."""
 LEAST_GPU = 1e-4
@@ -136,16 +133,16 @@ class OnRay:
         references = [_in_store(network) for network in networks]  # in a list, so that only who needs them fetches them
         job = ray.put((do, content, arrays))
         work, needs = ray.remote(_work), self._needs() | {"num_gpus": self.num_gpus}
-        remaining = _named(tasks, name)
+        remaining = named(tasks, name)
         waiting: dict[Any, str] = {}
         places, looked = self._places(), time.monotonic()
         try:
             while True:
                 if time.monotonic() - looked > LOOK_EVERY:
                     places, looked = self._places(), time.monotonic()
-                for task, own_name, rays_name in islice(remaining, max(0, places - len(waiting))):
-                    named = work.options(**needs, name=rays_name)
-                    sent = _sent_task(named, job, references, task, self._device, self.num_cpus_per_worker)
+                for task, own_name, called in islice(remaining, max(0, places - len(waiting))):
+                    work_named = work.options(**needs, name=called)
+                    sent = _sent_task(work_named, job, references, task, self._device, self.num_cpus_per_worker)
                     waiting[sent] = own_name
                 if not waiting:
                     return
@@ -219,18 +216,6 @@ def _machines() -> list[tuple[float, float]]:
     """The cores and GPUs of each machine that is there now."""
     living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in living]
-
-
-def _named(tasks: Iterable[Task], name: Callable[[Task], str]) -> Iterator[tuple[Task, str, str]]:
-    """Yield each task, its name, and what Ray calls it."""
-    rays_name = ""
-    for number, task in enumerate(tasks):
-        own_name = name(task)
-        if number < NAMED_ALONE:
-            rays_name = own_name
-        elif number % NAMED_TOGETHER == 0:
-            rays_name = f"{own_name}, or one of the {NAMED_TOGETHER - 1} after it"
-        yield task, own_name, rays_name
 
 
 def _sent_task(work: Any, *arguments: Any) -> Any:
