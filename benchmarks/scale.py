@@ -1,7 +1,8 @@
 """Memory of mining images that are made up as they are asked for, as many as one likes, in shards that are streamed.
 
 As a program: mines SHARDS shards of EACH images into FOLDER, is killed after KILLED_AFTER records if that is not 0, and
-prints its largest resident size in KiB. With "listed" as fifth argument the same images are listed one by one.
+prints its largest resident size in KiB. With "listed" as fifth argument the same images are listed one by one, with
+"ray" two workers of Ray mine the shards.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.engine import two_workers
 from benchmarks.memory import high_water
 from benchmarks.rows import Row
 from benchmarks.scene import Scene
+from deconv.engines import open_engine
 from deconv.engines.engine import Shared, Step, Task
 from deconv.engines.local import Local
 from deconv.images import Opened, Shards, Source, StreamedSource
@@ -149,14 +152,21 @@ def mebibytes(
     return float(done.stdout or 0) / 1024
 
 
-def main(home: str, shards: str, each: str, killed_after: str = "0", listed: str = "") -> None:
+def main(home: str, shards: str, each: str, killed_after: str = "0", how: str = "") -> None:
     """Mine and print."""
     torch.set_num_threads(1)
-    if listed:
+    path = Path(home) / "peaks.safetensors"
+    if how == "listed":
         mine(tiny(), made(int(shards) * int(each), 0, "listed"), ["1"], batch_size=BATCH)
+    elif how == "ray":
+        import ray
+
+        with two_workers(ray):
+            images, workers = streamed(int(shards), int(each)), open_engine("ray", shard_size=int(each))
+            mine_into(path, tiny(), images, ["1"], 9, BATCH, engine=workers)
     else:  # one shard a record, as a run over a billion images has
         images, engine = streamed(int(shards), int(each)), Killed(int(each), int(killed_after))
-        mine_into(Path(home) / "peaks.safetensors", tiny(), images, ["1"], 9, BATCH, engine=engine)
+        mine_into(path, tiny(), images, ["1"], 9, BATCH, engine=engine)
     print(high_water())
 
 

@@ -30,3 +30,8 @@ def where(shared: float, task: int) -> Iterator[tuple[int, str]]:
 def called(shared: None, task: int) -> Iterator[str]:
     """Yield what the process calls itself meanwhile."""
     yield Path("/proc/self/cmdline").read_text().strip("\0 ")
+
+
+def nested(*parts: tuple[str, int]) -> tuple[str, int]:
+    """All texts in order, and how many sums deep that is."""
+    return " ".join(text for text, _ in parts), 1 + max(depth for _, depth in parts)

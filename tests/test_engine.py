@@ -29,6 +29,7 @@ import deconv
 from deconv.command.cli import main
 from deconv.engines import Engine, open_engine
 from deconv.engines.local import Local
+from deconv.engines.naming import named
 from deconv.engines.sending import packed, unpacked
 from deconv.errors import BadInput, UnknownName, counted
 from deconv.images import Source, webdataset
@@ -37,7 +38,7 @@ from deconv.mining import bfloat16, mine_into
 from deconv.mining.partials import Partial
 from deconv.mining.shards import shards_of
 from deconv.network.spatial import Convolution
-from tests.engine_work import called, compare_networks, where
+from tests.engine_work import called, compare_networks, nested, where
 from tests.killing import below, workers_killed
 from tests.promises import GOES_ON, SAME_BYTES, fault
 from tests.samples import photographs, with_preprocessing
@@ -257,6 +258,22 @@ def test_ray_gives_the_same_bytes(tmp_path: Path, source: Source, in_float32: by
         assert mined(tmp_path / str(workers), source, engine) == in_float32, workers
     streamed = webdataset(tars_of(source, tmp_path), streaming=True)
     assert mined(tmp_path / "streamed", streamed, engine) == mined(tmp_path / "whole", streamed)
+
+
+def test_ray_is_given_few_names_however_many_tasks() -> None:
+    """For it keeps every name."""
+    tasks, own_names, rays_names = zip(*named(range(100_000), "shard {}".format), strict=True)
+    assert tasks == tuple(range(100_000)) and own_names == tuple(map("shard {}".format, tasks))
+    assert rays_names[:1000] == own_names[:1000] and len(set(rays_names)) == 1000 + 990
+    assert rays_names[1000] == rays_names[1099] == "shard 1000, or one of the 99 after it" != rays_names[1100]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_adds_up_in_order_in_three_levels_at_most(cluster: None) -> None:
+    engine = open_engine("ray", num_workers=2)
+    for count, levels in {1: 1, 8: 1, 9: 2, 65: 3, 730: 3}.items():
+        names = list(map(str, range(count)))
+        assert engine.merge(nested, [(name, 0) for name in names]) == (" ".join(names), levels)
 
 
 @SAME_BYTES

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from logging.handlers import QueueHandler
+from math import ceil
 from pickle import PicklingError
 from queue import SimpleQueue
 from typing import Any
@@ -29,6 +30,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from deconv.engines.engine import SHARD_SIZE, Part, Shared, Step, Task
+from deconv.engines.naming import named
 from deconv.engines.sending import network_from_bytes, network_to_bytes, packed, unpacked
 from deconv.errors import BadInput, DeconvError, bad_value, check_count, counted, first_line
 from deconv.network import Network
@@ -40,7 +42,7 @@ LOOK_EVERY = 2.0
 LEAST_GPU = 1e-4
 """The least part of a GPU that Ray counts."""
 ADDED_AT_ONCE = 8
-"""Parts that one merging task adds up."""
+"""Parts that one merging task adds up; more, if there would be more than three levels of such tasks."""
 MERGING = "merging"
 """The name of such a task."""
 
@@ -131,17 +133,17 @@ class OnRay:
         references = [_in_store(network) for network in networks]  # in a list, so that only who needs them fetches them
         job = ray.put((do, content, arrays))
         work, needs = ray.remote(_work), self._needs() | {"num_gpus": self.num_gpus}
-        remaining = iter(tasks)
+        remaining = named(tasks, name)
         waiting: dict[Any, str] = {}
         places, looked = self._places(), time.monotonic()
         try:
             while True:
                 if time.monotonic() - looked > LOOK_EVERY:
                     places, looked = self._places(), time.monotonic()
-                for task in islice(remaining, max(0, places - len(waiting))):
-                    named = work.options(**needs, name=name(task))
-                    sent = _sent_task(named, job, references, task, self._device, self.num_cpus_per_worker)
-                    waiting[sent] = name(task)
+                for task, own_name, called in islice(remaining, max(0, places - len(waiting))):
+                    work_named = work.options(**needs, name=called)
+                    sent = _sent_task(work_named, job, references, task, self._device, self.num_cpus_per_worker)
+                    waiting[sent] = own_name
                 if not waiting:
                     return
                 for ready in ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY)[0]:
@@ -154,14 +156,26 @@ class OnRay:
                 ray.cancel(task, force=True)
 
     def merge(self, add: Callable[..., Part], parts: Sequence[Any]) -> Part:
-        """Let workers add up the parts in groups, and groups of groups; only the sum comes back."""
+        """Let workers add up the parts in groups, and groups of groups; only the sum comes back.
+
+        A sum is a part of the next as soon as it is sent, so that few are there at a time, however many parts.
+        """
         merge = ray.remote(_merge).options(**self._needs(), name=MERGING)
-        level = list(parts)
-        while True:
-            groups = [level[at : at + ADDED_AT_ONCE] for at in range(0, len(level), ADDED_AT_ONCE)]
-            level = [merge.remote(add, *group) for group in groups]
-            if len(level) == 1:
-                return copy.deepcopy(_result(level[0], MERGING))  # which may be written to, as Ray's own arrays may not
+        at_once, places = max(ADDED_AT_ONCE, ceil(len(parts) ** (1 / 3))), self._places()  # three levels at most
+        waiting: list[Any] = []
+
+        def sums(level: Iterator[Any], sent: Callable[[list[Any]], Any]) -> Iterator[Any]:
+            while group := list(islice(level, at_once)):
+                while len(waiting) >= places:
+                    waiting.remove(ray.wait(waiting)[0][0])
+                waiting.append(sent(group))
+                yield waiting[-1]
+
+        # In one argument, since Ray keeps those of all tasks on whose results another one depends.
+        level, count = sums(iter(parts), lambda group: merge.remote(add, group)), ceil(len(parts) / at_once)
+        while count > 1:
+            level, count = sums(level, lambda group: merge.remote(add, [], *group)), ceil(count / at_once)
+        return copy.deepcopy(_result(next(level), MERGING))  # which may be written to, as Ray's own arrays may not
 
     def _needs(self) -> dict[str, Any]:
         return {"num_cpus": self.num_cpus_per_worker, "max_retries": self.retries}
@@ -266,8 +280,8 @@ def _from_store(networks: Sequence[Any], device: str) -> list[Network]:
     return [_loaded[key] for key in keys]
 
 
-def _merge(add: Callable[..., Part], *parts: Any) -> Part:
-    return add(*copy.deepcopy(parts))  # Ray's own arrays may not be written to
+def _merge(add: Callable[..., Part], parts: list[Any], *sums: Any) -> Part:
+    return add(*copy.deepcopy([*parts, *sums]))  # Ray's own arrays may not be written to
 
 
 def _result(ready: Any, name: str) -> Any:

@@ -95,7 +95,8 @@ class Progress:
     - seen: images looked at by now.
     - done: whether its record is on disk; only then there are
     - unreadable: (image id, key, reason) of each image that could not be read, and
-    - digests: the SHA-256 of each image, or of each tar of a streamed source; none if the content is known already;
+    - digests: the SHA-256 of each image, or of each tar of a streamed source, 32 bytes each, one after another, since
+      all shards' are held; none if the content is known already;
     - images: how many it has.
     """
 
@@ -103,7 +104,7 @@ class Progress:
     seen: int
     done: bool = False
     unreadable: tuple[Unreadable, ...] = ()
-    digests: tuple[bytes, ...] = ()
+    digests: bytes = b""
     images: int = 0
 
 
@@ -155,7 +156,7 @@ def look(scan: Scan, shard: Shard | StreamedShard) -> Iterator[Progress]:
         contents = {"listing": digest(shard.names()), "digests": [each.hex() for each in digests]}
         partial.save(shard.path, scan.network, shard.provenance | contents)
         seen = partial.images
-    yield Progress(shard.number, seen, True, tuple(partial.unreadable), tuple(digests), partial.images)
+    yield Progress(shard.number, seen, True, tuple(partial.unreadable), b"".join(digests), partial.images)
 
 
 def _checked(shard: Shard | StreamedShard, digests: Sequence[bytes]) -> Partial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,20 +28,22 @@ log = logging.getLogger("deconv")
 
 RECORD = re.compile(r"(float32|bfloat16|witnesses|candidates|rest)-\d{5,}(\.firing)?\.safetensors")
 
+DIGEST = hashlib.sha256().digest_size
+
 
 @dataclass(eq=False)
 class InShards:
     """Scans of one source in shards, whose records lie in `folder`.
 
     - provenance: what decides the records besides the contents of the images and what follows from the scan.
-    - digests: of the images of each shard, by its number, once all images have been looked at.
+    - digests: of the images of each shard, 32 bytes each, by its number, once all images have been looked at.
     """
 
     folder: Path
     engine: Engine
     images: Source
     provenance: Provenance
-    digests: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict)
 
     def search(self, stage: str, scan: Scan, image_ids: np.ndarray | None) -> Partial:
         """Return what a scan finds among some images, or None for all of a streamed source; `stage` says what for.
@@ -71,7 +74,8 @@ class InShards:
 
     def content_hash(self) -> str:
         """Return `Source.content_hash` as the images were when they were looked at, after a scan of all of them."""
-        digests = (each for number in sorted(self.digests) for each in self.digests[number])
+        joined = (self.digests[number] for number in sorted(self.digests))
+        digests = (several[start : start + DIGEST] for several in joined for start in range(0, len(several), DIGEST))
         if isinstance(self.images, StreamedSource):
             return content_of(digests)
         return self.images.known_content or content_hash(self.images.keys, digests)
