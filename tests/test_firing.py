@@ -21,7 +21,8 @@ from deconv.figures.pictures import on_grid, recon_tiles
 from deconv.mining import firing as tallies
 from deconv.mining import mine_into
 from deconv.mining.beyond import peaks_beyond
-from deconv.mining.firing import Tally, lots_of
+from deconv.mining.firing import Tally
+from deconv.mining.lots import lots_of
 from deconv.records import Firing, Patches, Peaks, Reconstructions
 from deconv.records.firing import BINS, DRAWN, OCTAVES, PARTS, STEPS, bin_edges
 from tests.promises import GOES_ON, SAME_BYTES, fault
@@ -37,9 +38,9 @@ def identity(units: int) -> deconv.Network:
     return deconv.Network(nn.Sequential(convolution, nn.ReLU()), (units, 1, 1))
 
 
-def fires(values: np.ndarray, share: float = 1.0) -> Firing:
+def fires(values: np.ndarray) -> Firing:
     """How units fire whose strongest activations on images are `values` (images, units)."""
-    tally = Tally(values.shape[1], share)
+    tally = Tally(values.shape[1])
     tally.see(values.astype(np.float32), np.arange(len(values)), lots(len(values)))
     return tally.firing()
 
@@ -121,12 +122,11 @@ def test_units_that_fire_alike_are_those_with_the_largest_correlation() -> None:
 def test_over_many_images_units_are_correlated_over_those_with_the_largest_lots(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("deconv.mining.scan.CORRELATED", 100)
+    monkeypatch.setattr("deconv.mining.CORRELATED", 100)
     images = torch.from_numpy(maxima(400, 4)).abs().view(-1, 4, 1, 1)
     firing = deconv.mine(identity(4), images, ["1"], batch_size=32, firing=True).firing
     assert firing is not None
-    chosen = lots(400) >= 0.75
-    assert 60 < chosen.sum() < 140
+    chosen = np.argsort(-lots(400))[:100]
     values = images[torch.from_numpy(chosen)].flatten(1).numpy()
     assert firing["1"].images == 400 and firing["1"].fires_on(0) == int((images[:, 0] > 0).sum())
     for other, value in firing["1"].most_alike(0):
@@ -176,12 +176,12 @@ def test_lots_hang_on_keys_and_are_spread_evenly() -> None:
 def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
     """Weak images first, strong first, or mixed: bins rise while images are counted, or not."""
     values, image_lots, chance = maxima(300, 4, spread=3.0), lots(300), np.random.default_rng(seed)
-    whole = Tally(4, 0.5)
+    whole = Tally(4, 150)
     whole.see(values, np.arange(300), image_lots)
     order = {0: np.argsort(values[:, 0]), 1: np.argsort(-values[:, 0])}.get(seed, chance.permutation(300))
     parts = []
     for shard in np.array_split(order, np.sort(chance.integers(0, 300, 12))):
-        parts.append(Tally(4, 0.5))
+        parts.append(Tally(4, 150))
         for batch in np.array_split(shard, chance.integers(1, 5)):
             if len(batch):
                 parts[-1].see(values[batch], batch, image_lots[batch])
@@ -196,7 +196,7 @@ def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
 
 def test_tallies_survive_the_disk(tmp_path: Path) -> None:
     values, image_lots = maxima(60, 5), lots(60)
-    halves = [{"b": Tally(3, 0.5), "a": Tally(2, 0.5)} for _ in range(2)]  # not in the order of the alphabet
+    halves = [{"b": Tally(3, 30), "a": Tally(2, 30)} for _ in range(2)]  # not in the order of the alphabet
     for half, seen in zip(halves, (np.arange(30), np.arange(30, 60)), strict=True):
         half["a"].see(values[seen, :2], seen, image_lots[seen])
         half["b"].see(values[seen, 2:], seen, image_lots[seen])
@@ -209,7 +209,7 @@ def test_tallies_survive_the_disk(tmp_path: Path) -> None:
 
 
 def _seen(values: np.ndarray, image_lots: np.ndarray) -> Firing:
-    tally = Tally(values.shape[1], 0.5)
+    tally = Tally(values.shape[1], 30)
     tally.see(values, np.arange(len(values)), image_lots)
     return tally.firing()
 

@@ -236,7 +236,7 @@ def test_the_next_shard_is_read_ahead_and_no_more(urls: list[str], read: list[st
 
 def test_a_task_carries_the_addresses_of_its_own_shards_only(tmp_path: Path, urls: list[str]) -> None:
     shards = streamed(urls * 1 + [put(tmp_path / f"more/{number}.tar", b"") for number in range(500)]).shards
-    task = StreamedShard(1, shards, range(1, 3), tmp_path / "record", {}, 3)
+    task = StreamedShard(1, shards, range(1, 3), tmp_path / "record", {}, following=3)
     sent = pickle.loads(pickle.dumps(task))
     assert len(pickle.dumps(task)) < 2000 and sent.names() == urls[1:3] and sent.digests() == task.digests()
     assert sent.shards.open(2).images.ids == range(3 * FIRST, 3 * FIRST + 5)

@@ -84,6 +84,17 @@ class StreamedSource(Source):
         number, image_id = self._shard_of(image_id)
         return self.shards.open(number).images.key(image_id)
 
+    def labels_of(self, image_ids: Sequence[int] | np.ndarray) -> list[int] | None:
+        """Return the class of each of some images, for which their shards are read; None unless all have one."""
+        labels: dict[int, int] = {}
+        for asked in sorted(set(map(int, image_ids))):  # shard by shard
+            number, image_id = self._shard_of(asked)
+            label = self.shards.open(number).images.labels_of([image_id])
+            if label is None:
+                return None
+            (labels[asked],) = label
+        return [labels[int(image_id)] for image_id in image_ids]
+
     def image(self, image_id: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return an image as upright RGB. Raises as `Source.image` and `Shards.open` do."""
         number, image_id = self._shard_of(image_id)
