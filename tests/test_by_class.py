@@ -19,6 +19,7 @@ from deconv.command.setup import open_images
 from deconv.engines.local import Local
 from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.images import Source
+from deconv.images.members import Member
 from deconv.mining import by_class as sums
 from deconv.mining import mine_into
 from deconv.mining.by_class import ClassSums, selectivity_by_chance
@@ -204,6 +205,13 @@ def test_other_labels_are_refused_and_other_names_are_not(colours: Source, tmp_p
     assert mine_into(path, network(), relabelled, ["colour"], 9)["colour"].found.any()
     with pytest.raises(RecordMismatch, match="record of these peaks was made with labels .* Mine these images again"):
         deconv.write_atlas(network(), Peaks.load(path), relabelled, tmp_path / "site")
+
+
+def test_a_class_of_which_no_image_can_be_read_is_none(colours: Source) -> None:
+    absent = Member(Path("absent.png"))
+    damaged = replace(colours, members=(absent, absent, *colours.members[2:]))
+    by_class = of(deconv.mine(network(), damaged, ["colour"], firing=True))
+    assert by_class.classes.names == ("n03028079", "red") and by_class.images.tolist() == [2, 4]
 
 
 def test_too_many_classes_are_refused(colours: Source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from deconv.mining import firing as tallies
 from deconv.mining import mine_into
 from deconv.mining.beyond import peaks_beyond
 from deconv.mining.firing import Tally
-from deconv.mining.lots import lots_of
+from deconv.mining.lots import Sample, lots_of
 from deconv.records import Firing, Patches, Peaks, Reconstructions
 from deconv.records.firing import BINS, DRAWN, OCTAVES, PARTS, STEPS, bin_edges
-from tests.promises import GOES_ON, SAME_BYTES, fault
+from deconv.records.formats import save_tensors
+from tests.promises import GOES_ON, NEVER_MIXED, SAME_BYTES, fault
 from tests.samples import images, network, photographs, with_preprocessing
 
 SEED = 0
@@ -192,6 +194,57 @@ def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
         assert same(second.firing(), before)
         parts.append(first)
     assert same(parts[0].firing(), whole.firing())
+
+
+@SAME_BYTES
+def test_ties_of_lots_are_broken_by_image_whatever_the_cut() -> None:
+    tied, values = np.repeat(np.float32([0.5, 0.25]), [6, 3]), np.arange(9, dtype=np.float32)[:, None]
+    for order in (np.arange(9), np.arange(9)[::-1], np.array([8, 3, 0, 7, 5, 1, 6, 2, 4])):
+        halves = Sample(1, 4), Sample(1, 4)
+        for half, image_ids in zip(halves, (order[:5], order[5:]), strict=True):
+            half.offer(tied[image_ids], image_ids, values[image_ids])
+        halves[1].merge(pickle.loads(pickle.dumps(halves[0])))
+        kept = [column.ravel().tolist() for column in halves[1].by_image()]
+        assert kept == [[0.5] * 4, [0, 1, 2, 3], [0.0, 1.0, 2.0, 3.0]]
+
+
+def test_what_a_later_shard_keeps_for_the_sample_is_little_and_the_answer_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten shards of four images; of those with the ten largest lots each shard after the third keeps what may enter."""
+    monkeypatch.setattr("deconv.mining.CORRELATED", 10)
+    photographs(tmp_path / "photos", 40)
+    source, net, kept = deconv.folder(tmp_path / "photos"), with_preprocessing(), []
+    save = tallies.save_tallies
+
+    def saving(path: Path, of_layers: Any) -> None:
+        of_layers["two"].count()
+        kept.append(of_layers["two"].sample.by_image()[1])
+        save(path, of_layers)
+
+    monkeypatch.setattr("deconv.mining.partials.save_tallies", saving)
+    path = tmp_path / "peaks.safetensors"
+    in_shards = mine_into(path, net, source, ["two"], 3, 4, engine=Local(4), firing=True).firing
+    whole = deconv.mine(net, source, ["two"], 3, 4, firing=True).firing
+    assert in_shards is not None and whole is not None and same(in_shards["two"], whole["two"])
+    largest = np.sort(np.argsort(-lots_of(source.keys))[:10]).tolist()
+    assert [len(image_ids) for image_ids in kept[:3]] == [4, 4, 4] and sum(map(len, kept)) < 30
+    assert set(largest) <= set(np.concatenate(kept).tolist())
+
+
+@NEVER_MIXED
+def test_half_done_counts_of_other_images_and_of_an_earlier_deconv_are_refused(tmp_path: Path) -> None:
+    """A sample that left images out for the sake of others is whole only together with those."""
+    sample = Sample(1, 2, least=0.5)
+    sample.offer(np.float32([0.4, 0.6]), np.arange(2), np.zeros((2, 1), np.float32))
+    assert sample.lots.tolist() == [np.float32(0.6)] and not sample.is_whole
+    sample.offer(np.float32([0.5]), np.array([2]), np.zeros((1, 1), np.float32))
+    assert sample.is_whole
+    path = tmp_path / "shards" / "float32-00000.firing.safetensors"
+    older = {name: torch.zeros(0, dtype=torch.int64) for name in ("counts", "octave", "lot", "drawn", "image_ids")}
+    save_tensors(path, "tallies", older, dict.fromkeys(older, (torch.int64, "n")), {"units": [], "share": 1.0})
+    with pytest.raises(BadInput, match=r"float32-00000\.firing.* as an earlier deconv did.*: delete .*shards to mine"):
+        tallies.load_tallies(path, [])
 
 
 def test_tallies_survive_the_disk(tmp_path: Path) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from deconv.errors import BadInput
 from deconv.files import whole_files
 from deconv.images import Source, StreamedSource
-from deconv.images.addresses import local_path
 from deconv.images.members import Member
-from deconv.images.streams import IMAGES_IN_A_SHARD
 from deconv.mining.beyond import drawn_images
 from deconv.progress import track
 from deconv.records import Peaks
@@ -40,10 +37,7 @@ def photographs_of(images: Source, peaks: Peaks, beyond: bool, folder: Path | No
     image_ids = sorted({*peaks.image_keys, *drawn})
     if folder is None:
         return images.part(image_ids)
-    places = [
-        address if (path := local_path(address)) is None else path.absolute() for address in images.shards.addresses
-    ]
-    made_of = digest([peaks.provenance["source"]["content"], list(map(str, places)), image_ids])
+    made_of = digest([peaks.provenance["source"]["content"], images.places, image_ids])
     kept = _kept(folder, made_of) or _fetched(images, image_ids, folder, made_of)
     return replace(kept, class_names=images.class_names, left_out=images.left_out)
 
@@ -51,7 +45,7 @@ def photographs_of(images: Source, peaks: Peaks, beyond: bool, folder: Path | No
 def _fetched(images: StreamedSource, image_ids: list[int], folder: Path, made_of: str) -> Source:
     """Read the shards of these images one after another, and keep what lies in no file."""
     paths = [folder / name for name in FILES]
-    by_shard = [list(ids) for _, ids in groupby(image_ids, key=lambda image_id: image_id // IMAGES_IN_A_SHARD)]
+    by_shard = images.by_shard(image_ids)
     rows: list[list[Any]] = []
     with whole_files(paths) as (content, listing):
         for ids in track(by_shard, "fetching the images of peaks", len(by_shard), "shards"):

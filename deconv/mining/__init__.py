@@ -62,8 +62,8 @@ def mine(
       no other image scores more is checked by measured errors, not proven (`deconv.mining.bfloat16`). Where most
       images would be candidates it would cost more than it saves: float32 is taken then, and said. The provenance
       has in "mined_again", by layer, for how many units the check failed; if for any, all images were seen in float32.
-    - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks; where the
-      source knows labels also by class.
+    - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks; where all
+      images have labels also by class, those of a streamed source being known when its shards are read.
 
     Raises UnknownName for a layer or a precision that does not exist. Raises BadInput for k, batch_size or per_image
     below 1, for no images, for NaN or infinite activations, naming the image, if more than half of a source's images
