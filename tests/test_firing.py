@@ -198,7 +198,7 @@ def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
 
 @SAME_BYTES
 def test_ties_of_lots_are_broken_by_image_whatever_the_cut() -> None:
-    tied, values = np.repeat(np.float32([0.5, 0.25]), [6, 3]), np.arange(9, dtype=np.float32)[:, None]
+    tied, values = np.repeat(np.array([0.5, 0.25], np.float32), [6, 3]), np.arange(9, dtype=np.float32)[:, None]
     for order in (np.arange(9), np.arange(9)[::-1], np.array([8, 3, 0, 7, 5, 1, 6, 2, 4])):
         halves = Sample(1, 4), Sample(1, 4)
         for half, image_ids in zip(halves, (order[:5], order[5:]), strict=True):
@@ -236,9 +236,9 @@ def test_what_a_later_shard_keeps_for_the_sample_is_little_and_the_answer_the_sa
 def test_half_done_counts_of_other_images_and_of_an_earlier_deconv_are_refused(tmp_path: Path) -> None:
     """A sample that left images out for the sake of others is whole only together with those."""
     sample = Sample(1, 2, least=0.5)
-    sample.offer(np.float32([0.4, 0.6]), np.arange(2), np.zeros((2, 1), np.float32))
+    sample.offer(np.array([0.4, 0.6], np.float32), np.arange(2), np.zeros((2, 1), np.float32))
     assert sample.lots.tolist() == [np.float32(0.6)] and not sample.is_whole
-    sample.offer(np.float32([0.5]), np.array([2]), np.zeros((1, 1), np.float32))
+    sample.offer(np.array([0.5], np.float32), np.array([2]), np.zeros((1, 1), np.float32))
     assert sample.is_whole
     path = tmp_path / "shards" / "float32-00000.firing.safetensors"
     older = {name: torch.zeros(0, dtype=torch.int64) for name in ("counts", "octave", "lot", "drawn", "image_ids")}

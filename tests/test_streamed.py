@@ -392,7 +392,10 @@ def test_an_atlas_reads_each_shard_once_to_mine_and_once_for_what_it_shows(
         shown = answers.asked[5:]
         assert 2 <= len(shown) == len(set(shown))
         before = {path: path.read_bytes() for path in (tmp_path / "streamed" / "site").rglob("*.html")}
-        assert main([*asked, "source.streaming=true", "folder=streamed"]) == 0
+        photograph = next((tmp_path / "streamed" / "site" / "images").iterdir())
+        photograph.unlink()
+        assert main([*asked, "source.streaming=true", "folder=streamed", "keep=none"]) == 0
+        assert photograph.is_file() and not list((tmp_path / "streamed" / "records").glob("photographs.*"))
         assert len(answers.asked) == 5 + len(shown) and all(
             path.read_bytes() == content for path, content in before.items()
         )

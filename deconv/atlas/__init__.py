@@ -132,9 +132,9 @@ def write_atlas(
         missing = [part for layer in atlas.layers for part in plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         draw(site, unit_records, missing, engine, keep != "none")
+        _write_photographs(site, unit_records, atlas)
         if keep == "none":
             unit_records.discard()
-        _write_photographs(site, unit_records, atlas)
         _write_pages(site, atlas)
         site.finish()
     return Path(folder) / "index.html"

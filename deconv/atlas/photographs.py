@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from deconv.errors import BadInput
 from deconv.files import whole_files
@@ -50,26 +50,25 @@ def _fetched(images: StreamedSource, image_ids: list[int], folder: Path, made_of
     with whole_files(paths) as (content, listing):
         for ids in track(by_shard, "fetching the images of peaks", len(by_shard), "shards"):
             part = images.part(ids)
-            members = [_written(member, content, paths[0]) for member in part.members]
-            places = [[str(member.path), member.offset, member.size, member.name] for member in members]
+            places = [_place(member, content) for member in part.members]
             labels = part.labels or [None] * len(part)
             rows += [list(row) for row in zip(part.ids, part.keys, labels, places, strict=True)]
         listing.write(json.dumps({"made_of": made_of, "images": rows}).encode())
-    return _source(rows)
+    return _source(rows, paths[0])
 
 
-def _written(member: Member, content: Any, path: Path) -> Member:
-    """Return where an image lies when its bytes have been written, unless they were in a file already."""
+def _place(member: Member, content: BinaryIO) -> list[Any]:
+    """Return the fields of a member that is in a file; without a path for one that is written to `content` for that."""
     if member.is_in_file:
-        return member
+        return [str(member.path), member.offset, member.size, member.name]
     offset = content.tell()
     content.write(member.read().tobytes())
-    return Member(path.absolute(), offset, member.size, str(member))
+    return ["", offset, member.size, str(member)]
 
 
-def _source(rows: list[list[Any]]) -> Source:
+def _source(rows: list[list[Any]], content: Path) -> Source:
     ids, keys, labels, places = zip(*rows, strict=True) if rows else ((), (), (), ())
-    members = tuple(Member(Path(path), offset, size, name) for path, offset, size, name in places)
+    members = tuple(Member(Path(path or content.absolute()), offset, size, name) for path, offset, size, name in places)
     known = None if None in labels or not labels else tuple(labels)
     return Source("webdataset", tuple(keys), members, known, ids=tuple(ids))
 
@@ -80,5 +79,5 @@ def _kept(folder: Path, made_of: str) -> Source | None:
     with suppress(BadInput), reading(listing):
         saved = json.loads(listing.read_text(encoding="utf-8"))
         if saved["made_of"] == made_of and content.is_file():
-            return _source(saved["images"])
+            return _source(saved["images"], content)
     return None
