@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import deconv
 from deconv import files
 from deconv.engines.local import Local
-from deconv.errors import BadInput
+from deconv.errors import BadInput, RecordMismatch
 from deconv.figures.beyond import beyond_panels
 from deconv.figures.page import TILE
 from deconv.figures.pictures import on_grid, recon_tiles
@@ -233,7 +233,9 @@ def test_what_a_later_shard_keeps_for_the_sample_is_little_and_the_answer_the_sa
 
 
 @NEVER_MIXED
-def test_half_done_counts_of_other_images_and_of_an_earlier_deconv_are_refused(tmp_path: Path) -> None:
+def test_half_done_counts_of_other_images_and_of_an_earlier_deconv_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sample that left images out for the sake of others is whole only together with those."""
     sample = Sample(1, 2, least=0.5)
     sample.offer(np.array([0.4, 0.6], np.float32), np.arange(2), np.zeros((2, 1), np.float32))
@@ -245,6 +247,13 @@ def test_half_done_counts_of_other_images_and_of_an_earlier_deconv_are_refused(t
     save_tensors(path, "tallies", older, dict.fromkeys(older, (torch.int64, "n")), {"units": [], "share": 1.0})
     with pytest.raises(BadInput, match=r"float32-00000\.firing.* as an earlier deconv did.*: delete .*shards to mine"):
         tallies.load_tallies(path, [])
+    source, record = photographs(tmp_path / "photos", 8), tmp_path / "run" / "peaks.safetensors"
+    monkeypatch.setattr(Sample, "is_whole", False)
+    with pytest.raises(
+        RecordMismatch, match=r"shards in .* left out images for the sake of others .*: delete .*/peaks"
+    ):
+        mine_into(record, with_preprocessing(), source, ["two"], 3, 4, engine=Local(4), firing=True)
+    assert not record.exists()
 
 
 def test_tallies_survive_the_disk(tmp_path: Path) -> None:
