@@ -2,7 +2,7 @@
 
 As a program: mines SHARDS shards of EACH images into FOLDER, is killed after KILLED_AFTER records if that is not 0, and
 prints its largest resident size in KiB. With "listed" as fifth argument the same images are listed one by one, with
-"ray" two workers of Ray mine the shards.
+"firing" it is counted how units fire, with "ray" two workers of Ray mine the shards.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ BATCH = 512
 BILLION = 10**9
 EACH = 10_000
 """Images in a shard, of which a billion images have 10^5."""
+EACH_COUNTED = 1_000
+"""Images in a shard where it is counted how units fire."""
 MOST = 1024
+MOST_COUNTED = 32
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = torch.randint(
     0, 256, (DIFFERENT, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -117,7 +120,7 @@ def rows(scene: Scene) -> Iterator[Row]:
     tasks = [mebibytes(scene.scratch / "tasks", count, 10) for count in (shards, 10 * shards)]
     an_image, a_shard = (images[1] - images[0]) / (9 * few * EACH), (tasks[1] - tasks[0]) / (9 * shards)
     billion = images[1] + max(0.0, a_shard) * BILLION / EACH
-    listed = [mebibytes(scene.scratch / "listed", count, EACH, listed=True) for count in (few, 10 * few)]
+    listed = [mebibytes(scene.scratch / "listed", count, EACH, how="listed") for count in (few, 10 * few)]
     before = (listed[1] - listed[0]) / (9 * few * EACH)
     home = scene.scratch / "killed"
     mebibytes(home, 10 * shards, 10, killed_after=5 * shards)
@@ -137,17 +140,30 @@ def rows(scene: Scene) -> Iterator[Row]:
         f"({shards} and {10 * shards} shards); killed with {kept} of {10 * shards} done, and the same bytes",
         details={"images": images, "tasks": tasks, "listed": listed, "resumed": resumed},
     )
+    counts = (few, 10 * few)
+    plain, counted = (
+        [mebibytes(scene.scratch / f"firing {how}", count, EACH_COUNTED, how=how) for count in counts]
+        for how in ("", "firing")
+    )
+    yield Row(
+        "memory of counting how 64 units fire, beside mining alone",
+        counted[1] - plain[1],
+        "MiB",
+        at_most=MOST_COUNTED,
+        ours=f"{counted[0]:.0f}, {counted[1]:.0f} MiB",
+        peer=f"not counted {plain[0]:.0f}, {plain[1]:.0f} MiB",
+        note=f"{few * EACH_COUNTED} and {10 * few * EACH_COUNTED} images in shards of {EACH_COUNTED}",
+        details={"counted": counted, "plain": plain},
+    )
 
 
-def mebibytes(
-    home: Path, shards: int, each: int, killed_after: int = 0, listed: bool = False, remove: bool = True
-) -> float:
+def mebibytes(home: Path, shards: int, each: int, killed_after: int = 0, how: str = "", remove: bool = True) -> float:
     """The largest resident size of a process that mines."""
     if remove:
         for path in home.rglob("peaks.safetensors"):
             path.unlink()
     command = [sys.executable, "-m", "benchmarks.scale", *map(str, (home, shards, each, killed_after))]
-    done = subprocess.run([*command, *["listed"] * listed], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, how], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == (-signal.SIGKILL if killed_after else 0), done.stderr
     return float(done.stdout or 0) / 1024
 
@@ -155,7 +171,7 @@ def mebibytes(
 def main(home: str, shards: str, each: str, killed_after: str = "0", how: str = "") -> None:
     """Mine and print."""
     torch.set_num_threads(1)
-    path = Path(home) / "peaks.safetensors"
+    path, firing = Path(home) / "peaks.safetensors", how == "firing"
     if how == "listed":
         mine(tiny(), made(int(shards) * int(each), 0, "listed"), ["1"], batch_size=BATCH)
     elif how == "ray":
@@ -166,7 +182,7 @@ def main(home: str, shards: str, each: str, killed_after: str = "0", how: str = 
             mine_into(path, tiny(), images, ["1"], 9, BATCH, engine=workers)
     else:  # one shard a record, as a run over a billion images has
         images, engine = streamed(int(shards), int(each)), Killed(int(each), int(killed_after))
-        mine_into(path, tiny(), images, ["1"], 9, BATCH, engine=engine)
+        mine_into(path, tiny(), images, ["1"], 9, BATCH, engine=engine, firing=firing)
     print(high_water())
 
 

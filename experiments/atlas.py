@@ -12,6 +12,7 @@ from typing import Any
 from deconv.analyses.choosing import listed_shares
 from deconv.analyses.cues import measure_cues
 from deconv.atlas import KEEPING, write_atlas
+from deconv.atlas.photographs import photographs_of
 from deconv.atlas.trust import Trust, as_trust
 from deconv.command.options import Atlas
 from deconv.command.setup import Prepared, asked_explanations, open_model, open_reference, open_rule, prepare
@@ -44,8 +45,9 @@ def run(options: Atlas, folder: Path) -> Path:
     peaks = prepared.mine(record, options.k, options.per_image, firing=counted)
     metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
     if options.cues:
+        photographs = photographs_of(prepared.images, peaks, options.beyond, folder / "records")
         for layer in track(prepared.layers, "asking for colour and shape", len(prepared.layers), unit="layers"):
-            shares = measure_cues(network, prepared.images, layer, peaks[layer])
+            shares = measure_cues(network, photographs, layer, peaks[layer])
             metrics[layer] = metrics.get(layer, {}) | {
                 name: [number(value) for value in share.tolist()] for name, share in shares.items()
             }

@@ -12,7 +12,7 @@ import numpy as np
 from deconv import figures
 from deconv.analyses.choosing import check_units, firing_units, last_maps
 from deconv.analyses.circuit import steps_of
-from deconv.analyses.virtual_units import VirtualUnit, labels_of, recipes_of, split_peaks, virtual_units
+from deconv.analyses.virtual_units import VirtualUnit, recipes_of, split_peaks, virtual_units
 from deconv.command.options import VirtualUnits
 from deconv.command.setup import open_model, open_rule, prepare
 from deconv.compare.grouping import thumbnails
@@ -88,7 +88,7 @@ def gains_of(study: Study, pictures: Pictures, cluster: np.ndarray, seed: int) -
         "patches": correlations(thumbnails(with_mean_outside(patches.pixels.numpy() / 255, patches.inside.numpy()))),
         "pictures": correlations(thumbnails(shown.pixels.numpy())),
     }
-    labels = labels_of(study.images, recon.image.tolist())
+    labels = study.images.labels_of(recon.image.tolist())
     if labels is not None:
         alike["classes"] = same_class(np.array(labels))
     return {name: gain_of_split(pairs, cluster, seed) for name, pairs in alike.items()}

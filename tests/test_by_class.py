@@ -19,10 +19,12 @@ from deconv.command.setup import open_images
 from deconv.engines.local import Local
 from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.images import Source
+from deconv.images.members import Member
 from deconv.mining import by_class as sums
 from deconv.mining import mine_into
 from deconv.mining.by_class import ClassSums, selectivity_by_chance
-from deconv.mining.firing import Tally, load_tallies, lots_of, save_tallies
+from deconv.mining.firing import Tally, load_tallies, save_tallies
+from deconv.mining.lots import lots_of
 from deconv.records import ByClass, Peaks
 from deconv.records.by_class import selectivity_of
 from tests.promises import SAME_BYTES
@@ -129,9 +131,9 @@ def activations(images: int, units: int) -> np.ndarray:
 
 def test_means_are_those_of_whole_numbers_as_large_as_it_takes() -> None:
     values, classes = activations(400, 4), np.random.default_rng(1).integers(0, 5, 400)
-    total = ClassSums(4, 6)
+    total = ClassSums(4)
     total.see(values, classes)
-    assert total.images.tolist() == [*np.bincount(classes).tolist(), 0] and total.means()[:, 5].tolist() == [0] * 4
+    assert total.images.tolist() == np.bincount(classes).tolist() and total.number.tolist() == [0, 1, 2, 3, 4]
     for unit in range(4):
         least = 2.0 ** (16 * (int(np.log2(values[:, unit].max())) // 16) - 16)
         for number in range(5):
@@ -145,17 +147,17 @@ def test_means_are_those_of_whole_numbers_as_large_as_it_takes() -> None:
 def test_any_cut_any_order_and_any_merging_sum_the_same(seed: int) -> None:
     """Weak images first, strong first, or mixed: windows rise while images are summed, or not."""
     values, chance = activations(300, 3), np.random.default_rng(seed)
-    classes, whole = np.random.default_rng(9).integers(0, 7, 300), ClassSums(3, 7)
+    classes, whole = np.random.default_rng(9).integers(0, 7, 300), ClassSums(3)
     whole.see(values, classes)
     order = {0: np.argsort(values[:, 0]), 1: np.argsort(-values[:, 0])}.get(seed, chance.permutation(300))
     parts = []
     for shard in np.array_split(order, np.sort(chance.integers(0, 300, 9))):
-        parts.append(ClassSums(3, 7))
+        parts.append(ClassSums(3))
         for batch in np.array_split(shard, chance.integers(1, 5)):
             if len(batch):
                 parts[-1].see(values[batch], classes[batch])
         kept = parts[-1].tensors()
-        parts[-1] = ClassSums.of_tensors(kept, 7)
+        parts[-1] = ClassSums.of_tensors(kept)
     while len(parts) > 1:
         first, second = (parts.pop(chance.integers(len(parts))) for _ in range(2))
         before = second.sums.copy()
@@ -168,15 +170,16 @@ def test_any_cut_any_order_and_any_merging_sum_the_same(seed: int) -> None:
 
 def test_tallies_keep_sums_by_class_on_disk(tmp_path: Path) -> None:
     values, classes = activations(40, 5), np.arange(40) % 3
-    tallies = {"a": Tally(2, 0.5, 4), "b": Tally(3, 0.5, 4)}
+    tallies = {"a": Tally(2), "b": Tally(3)}
+    for tally in tallies.values():
+        tally.sums.expect(np.arange(4))  # of which the last has no image
     for layer, columns in (("a", values[:, :2]), ("b", values[:, 2:])):
         tallies[layer].see(columns, np.arange(40), lots_of(map(str, range(40))), classes)
     save_tallies(tmp_path / "tallies.safetensors", tallies)
     loaded = load_tallies(tmp_path / "tallies.safetensors", ["a", "b"])
     for layer, tally in tallies.items():
-        before, after = tally.sums, loaded[layer].sums
-        assert before is not None and after is not None and np.array_equal(before.means(), after.means())
-        assert after.images.tolist() == [14, 13, 13, 0]
+        assert np.array_equal(tally.sums.means()[:, :3], loaded[layer].sums.means())
+        assert loaded[layer].sums.images.tolist() == [14, 13, 13] and loaded[layer].sums.seen() == (0, 1, 2)
 
 
 def test_shards_and_one_pass_say_the_same_and_it_is_kept(colours: Source, tmp_path: Path) -> None:
@@ -204,8 +207,15 @@ def test_other_labels_are_refused_and_other_names_are_not(colours: Source, tmp_p
         deconv.write_atlas(network(), Peaks.load(path), relabelled, tmp_path / "site")
 
 
+def test_a_class_of_which_no_image_can_be_read_is_none(colours: Source) -> None:
+    absent = Member(Path("absent.png"))
+    damaged = replace(colours, members=(absent, absent, *colours.members[2:]))
+    by_class = of(deconv.mine(network(), damaged, ["colour"], firing=True))
+    assert by_class.classes.names == ("n03028079", "red") and by_class.images.tolist() == [2, 4]
+
+
 def test_too_many_classes_are_refused(colours: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deconv.mining.MOST_SUMS", 8)
+    monkeypatch.setattr("deconv.mining.by_class.MOST_SUMS", 8)
     with pytest.raises(BadInput, match="firing: given True; expected at most 2 classes for 4 units, .* not 3: take fe"):
         deconv.mine(network(), colours, ["colour"], firing=True)
 

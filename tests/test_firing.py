@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ from torch import Tensor, nn
 import deconv
 from deconv import files
 from deconv.engines.local import Local
-from deconv.errors import BadInput
+from deconv.errors import BadInput, RecordMismatch
 from deconv.figures.beyond import beyond_panels
 from deconv.figures.page import TILE
 from deconv.figures.pictures import on_grid, recon_tiles
 from deconv.mining import firing as tallies
 from deconv.mining import mine_into
 from deconv.mining.beyond import peaks_beyond
-from deconv.mining.firing import Tally, lots_of
+from deconv.mining.firing import Tally
+from deconv.mining.lots import Sample, lots_of
 from deconv.records import Firing, Patches, Peaks, Reconstructions
 from deconv.records.firing import BINS, DRAWN, OCTAVES, PARTS, STEPS, bin_edges
-from tests.promises import GOES_ON, SAME_BYTES, fault
+from deconv.records.formats import save_tensors
+from tests.promises import GOES_ON, NEVER_MIXED, SAME_BYTES, fault
 from tests.samples import images, network, photographs, with_preprocessing
 
 SEED = 0
@@ -37,9 +40,9 @@ def identity(units: int) -> deconv.Network:
     return deconv.Network(nn.Sequential(convolution, nn.ReLU()), (units, 1, 1))
 
 
-def fires(values: np.ndarray, share: float = 1.0) -> Firing:
+def fires(values: np.ndarray) -> Firing:
     """How units fire whose strongest activations on images are `values` (images, units)."""
-    tally = Tally(values.shape[1], share)
+    tally = Tally(values.shape[1])
     tally.see(values.astype(np.float32), np.arange(len(values)), lots(len(values)))
     return tally.firing()
 
@@ -121,12 +124,11 @@ def test_units_that_fire_alike_are_those_with_the_largest_correlation() -> None:
 def test_over_many_images_units_are_correlated_over_those_with_the_largest_lots(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("deconv.mining.scan.CORRELATED", 100)
+    monkeypatch.setattr("deconv.mining.CORRELATED", 100)
     images = torch.from_numpy(maxima(400, 4)).abs().view(-1, 4, 1, 1)
     firing = deconv.mine(identity(4), images, ["1"], batch_size=32, firing=True).firing
     assert firing is not None
-    chosen = lots(400) >= 0.75
-    assert 60 < chosen.sum() < 140
+    chosen = np.argsort(-lots(400))[:100]
     values = images[torch.from_numpy(chosen)].flatten(1).numpy()
     assert firing["1"].images == 400 and firing["1"].fires_on(0) == int((images[:, 0] > 0).sum())
     for other, value in firing["1"].most_alike(0):
@@ -176,12 +178,12 @@ def test_lots_hang_on_keys_and_are_spread_evenly() -> None:
 def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
     """Weak images first, strong first, or mixed: bins rise while images are counted, or not."""
     values, image_lots, chance = maxima(300, 4, spread=3.0), lots(300), np.random.default_rng(seed)
-    whole = Tally(4, 0.5)
+    whole = Tally(4, 150)
     whole.see(values, np.arange(300), image_lots)
     order = {0: np.argsort(values[:, 0]), 1: np.argsort(-values[:, 0])}.get(seed, chance.permutation(300))
     parts = []
     for shard in np.array_split(order, np.sort(chance.integers(0, 300, 12))):
-        parts.append(Tally(4, 0.5))
+        parts.append(Tally(4, 150))
         for batch in np.array_split(shard, chance.integers(1, 5)):
             if len(batch):
                 parts[-1].see(values[batch], batch, image_lots[batch])
@@ -194,9 +196,69 @@ def test_any_cut_any_order_and_any_merging_count_the_same(seed: int) -> None:
     assert same(parts[0].firing(), whole.firing())
 
 
+@SAME_BYTES
+def test_ties_of_lots_are_broken_by_image_whatever_the_cut() -> None:
+    tied, values = np.repeat(np.array([0.5, 0.25], np.float32), [6, 3]), np.arange(9, dtype=np.float32)[:, None]
+    for order in (np.arange(9), np.arange(9)[::-1], np.array([8, 3, 0, 7, 5, 1, 6, 2, 4])):
+        halves = Sample(1, 4), Sample(1, 4)
+        for half, image_ids in zip(halves, (order[:5], order[5:]), strict=True):
+            half.offer(tied[image_ids], image_ids, values[image_ids])
+        halves[1].merge(pickle.loads(pickle.dumps(halves[0])))
+        kept = [column.ravel().tolist() for column in halves[1].by_image()]
+        assert kept == [[0.5] * 4, [0, 1, 2, 3], [0.0, 1.0, 2.0, 3.0]]
+
+
+def test_what_a_later_shard_keeps_for_the_sample_is_little_and_the_answer_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten shards of four images; of those with the ten largest lots each shard after the third keeps what may enter."""
+    monkeypatch.setattr("deconv.mining.CORRELATED", 10)
+    photographs(tmp_path / "photos", 40)
+    source, net, kept = deconv.folder(tmp_path / "photos"), with_preprocessing(), []
+    save = tallies.save_tallies
+
+    def saving(path: Path, of_layers: Any) -> None:
+        of_layers["two"].count()
+        kept.append(of_layers["two"].sample.by_image()[1])
+        save(path, of_layers)
+
+    monkeypatch.setattr("deconv.mining.partials.save_tallies", saving)
+    path = tmp_path / "peaks.safetensors"
+    in_shards = mine_into(path, net, source, ["two"], 3, 4, engine=Local(4), firing=True).firing
+    whole = deconv.mine(net, source, ["two"], 3, 4, firing=True).firing
+    assert in_shards is not None and whole is not None and same(in_shards["two"], whole["two"])
+    largest = np.sort(np.argsort(-lots_of(source.keys))[:10]).tolist()
+    assert [len(image_ids) for image_ids in kept[:3]] == [4, 4, 4] and sum(map(len, kept)) < 30
+    assert set(largest) <= set(np.concatenate(kept).tolist())
+
+
+@NEVER_MIXED
+def test_half_done_counts_of_other_images_and_of_an_earlier_deconv_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample that left images out for the sake of others is whole only together with those."""
+    sample = Sample(1, 2, least=0.5)
+    sample.offer(np.array([0.4, 0.6], np.float32), np.arange(2), np.zeros((2, 1), np.float32))
+    assert sample.lots.tolist() == [np.float32(0.6)] and not sample.is_whole
+    sample.offer(np.array([0.5], np.float32), np.array([2]), np.zeros((1, 1), np.float32))
+    assert sample.is_whole
+    path = tmp_path / "shards" / "float32-00000.firing.safetensors"
+    older = {name: torch.zeros(0, dtype=torch.int64) for name in ("counts", "octave", "lot", "drawn", "image_ids")}
+    save_tensors(path, "tallies", older, dict.fromkeys(older, (torch.int64, "n")), {"units": [], "share": 1.0})
+    with pytest.raises(BadInput, match=r"float32-00000\.firing.* as an earlier deconv did.*: delete .*shards to mine"):
+        tallies.load_tallies(path, [])
+    source, record = photographs(tmp_path / "photos", 8), tmp_path / "run" / "peaks.safetensors"
+    monkeypatch.setattr(Sample, "is_whole", False)
+    with pytest.raises(
+        RecordMismatch, match=r"shards in .* left out images for the sake of others .*: delete .*/peaks"
+    ):
+        mine_into(record, with_preprocessing(), source, ["two"], 3, 4, engine=Local(4), firing=True)
+    assert not record.exists()
+
+
 def test_tallies_survive_the_disk(tmp_path: Path) -> None:
     values, image_lots = maxima(60, 5), lots(60)
-    halves = [{"b": Tally(3, 0.5), "a": Tally(2, 0.5)} for _ in range(2)]  # not in the order of the alphabet
+    halves = [{"b": Tally(3, 30), "a": Tally(2, 30)} for _ in range(2)]  # not in the order of the alphabet
     for half, seen in zip(halves, (np.arange(30), np.arange(30, 60)), strict=True):
         half["a"].see(values[seen, :2], seen, image_lots[seen])
         half["b"].see(values[seen, 2:], seen, image_lots[seen])
@@ -209,7 +271,7 @@ def test_tallies_survive_the_disk(tmp_path: Path) -> None:
 
 
 def _seen(values: np.ndarray, image_lots: np.ndarray) -> Firing:
-    tally = Tally(values.shape[1], 0.5)
+    tally = Tally(values.shape[1], 30)
     tally.see(values, np.arange(len(values)), image_lots)
     return tally.firing()
 

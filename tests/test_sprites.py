@@ -36,7 +36,7 @@ def layer_of(units: int, field: int) -> Layer:
     place = torch.arange(9).repeat(units, 1)
     box = torch.tensor([0, 0, field, field]).expand(units, 9, 4)
     peaks = LayerPeaks(torch.rand(units, 9, generator=torch.Generator().manual_seed(0)), place, place, place, box)
-    firing = Tally(units, 1.0).firing()
+    firing = Tally(units).firing()
     return Layer("features.10.cat", 1, (12, 12), (field, field), field, (8, 8), (224, 224), peaks, firing, {})
 
 

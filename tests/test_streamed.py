@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +65,27 @@ def streamed(urls: Any, **options: Any) -> StreamedSource:
 
 
 def mined(folder: Path, source: Source, engine: Engine | None = None) -> Peaks:
-    return mine_into(folder / "peaks.safetensors", with_preprocessing(), source, ["two", "one"], 4, 2, engine=engine)
+    """Peaks with counts of how units fire: what is said here of reading shards is said of both."""
+    path, net = folder / "peaks.safetensors", with_preprocessing()
+    return mine_into(path, net, source, ["two", "one"], 4, 2, engine=engine, firing=True)
+
+
+def check_firing(peaks: Peaks, of_listed: Peaks, place: dict[int, int]) -> None:
+    """Check that units fire as over the listed images.  place: of each image id among these."""
+    assert peaks.firing is not None and of_listed.firing is not None
+    for layer, listed in of_listed.firing.items():
+        firing = peaks.firing[layer]
+        assert firing.images == listed.images == TOTAL and int(listed.counts.sum())
+        for name in ("counts", "octave", "alike"):
+            assert torch.equal(getattr(firing, name), getattr(listed, name))
+        assert [place[image] for image in firing.drawn.flatten().tolist()] == listed.drawn.flatten().tolist()
+        torch.testing.assert_close(firing.correlation, listed.correlation, equal_nan=True, rtol=0, atol=2e-4)
+        by_class, expected = firing.by_class, listed.by_class
+        assert by_class is not None and expected is not None
+        assert by_class.classes.number == expected.classes.number == tuple(range(10, 10 + TOTAL))
+        assert by_class.classes.names == expected.classes.names and torch.equal(by_class.images, expected.images)
+        torch.testing.assert_close(by_class.mean, expected.mean, rtol=1e-6, atol=0)
+        torch.testing.assert_close(by_class.chance, expected.chance, equal_nan=True, rtol=0, atol=2e-4)
 
 
 @pytest.fixture
@@ -130,8 +152,10 @@ def test_peaks_of_shards_that_are_not_there_are_refused(urls: list[str]) -> None
 @SAME_BYTES
 @pytest.mark.parametrize("engine", [Local(1), Local(6), Local(100)], ids=str)
 def test_the_peaks_are_those_of_the_listed_source_however_they_are_cut(
-    tmp_path: Path, urls: list[str], engine: Local
+    tmp_path: Path, urls: list[str], engine: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """So is how units fire, though nobody knows beforehand how many images there are, and of which classes."""
+    monkeypatch.setattr("deconv.mining.CORRELATED", 6)  # of fifteen images
     images = streamed(urls)
     peaks, listed = mined(tmp_path, images, engine), mined(tmp_path / "listed", webdataset(urls))
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
@@ -142,7 +166,8 @@ def test_the_peaks_are_those_of_the_listed_source_however_they_are_cut(
         torch.testing.assert_close(peaks[layer].score, listed[layer].score, equal_nan=True, rtol=1e-6, atol=0)
     assert {place[image_id]: key for image_id, key in peaks.image_keys.items()} == listed.image_keys
     assert peaks.provenance["source"]["images"] == TOTAL and "left_out" not in peaks.provenance["source"]
-    in_one_go = mine(with_preprocessing(), streamed(urls), ["two", "one"], 4, 2)
+    check_firing(peaks, listed, place)
+    in_one_go = mine(with_preprocessing(), streamed(urls), ["two", "one"], 4, 2, firing=True)
     in_one_go.save(tmp_path / "one.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "peaks.safetensors").read_bytes()
 
@@ -236,7 +261,7 @@ def test_the_next_shard_is_read_ahead_and_no_more(urls: list[str], read: list[st
 
 def test_a_task_carries_the_addresses_of_its_own_shards_only(tmp_path: Path, urls: list[str]) -> None:
     shards = streamed(urls * 1 + [put(tmp_path / f"more/{number}.tar", b"") for number in range(500)]).shards
-    task = StreamedShard(1, shards, range(1, 3), tmp_path / "record", {}, 3)
+    task = StreamedShard(1, shards, range(1, 3), tmp_path / "record", {}, following=3)
     sent = pickle.loads(pickle.dumps(task))
     assert len(pickle.dumps(task)) < 2000 and sent.names() == urls[1:3] and sent.digests() == task.digests()
     assert sent.shards.open(2).images.ids == range(3 * FIRST, 3 * FIRST + 5)
@@ -257,7 +282,8 @@ def test_shards_of_a_server_are_read_without_a_copy(urls: list[str], monkeypatch
         answers.files |= {f"/{number}.tar": content for number, content in enumerate(contents)}
         answers.asked.clear()
         before = streamed(host + "/{0..4}.tar")
-        assert mine(with_preprocessing(), before, ["two"], k=3).provenance["source"]["images"] == TOTAL
+        counted = mine(with_preprocessing(), before, ["two"], k=3, firing=True)
+        assert counted.provenance["source"]["images"] == TOTAL and counted.firing is not None
         assert sorted(answers.asked) == [f"/{number}.tar" for number in range(5)]  # each once
         answers.files["/3.tar"] = shard(9, 3)
         assert before.content_hash != streamed(host + "/{0..3}.tar").content_hash
@@ -330,14 +356,57 @@ def test_what_cannot_be_streamed_is_refused(tmp_path: Path, urls: list[str]) -> 
         mixed.labels  # noqa: B018
 
 
-def test_how_units_fire_is_counted_over_streamed_shards(urls: list[str]) -> None:
-    both = [
-        mine(with_preprocessing(), source, ["two"], 3, firing=True) for source in (streamed(urls), webdataset(urls))
-    ]
-    of_streamed, of_listed = ((peaks.firing or {})["two"] for peaks in both)
-    assert torch.equal(of_streamed.counts, of_listed.counts) and int(of_listed.counts.sum())
-    assert of_streamed.by_class and of_listed.by_class  # fifteen classes, one an image
-    torch.testing.assert_close(of_streamed.by_class.mean, of_listed.by_class.mean, rtol=1e-6, atol=0)
+def test_classes_that_only_some_images_have_are_said_and_left_out(
+    tmp_path: Path, urls: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed, net = streamed([urls[0], put(tmp_path / "mixed.tar", tar_of({"a.png": png()}))]), with_preprocessing()
+    firing = mine(net, mixed, ["two"], 3, firing=True).firing
+    assert firing is not None and firing["two"].by_class is None and firing["two"].images == 4
+    assert "not told by class: 1 of 4 images have no class; expected a .cls member beside each image" in caplog.text
+    units = net.channels("one") + net.channels("two")
+    monkeypatch.setattr("deconv.mining.by_class.MOST_SUMS", 3 * units)
+    for number, engine in ((5, Local()), (4, Local(1))):  # five of one shard; three of one and another of the next
+        with pytest.raises(
+            BadInput, match=f"firing: .* at most 3 classes for {units} units, .* not {number}: take few"
+        ):
+            mined(tmp_path / str(number), streamed(urls[2] if number == 5 else urls[:2]), engine)
+
+
+def test_an_atlas_reads_each_shard_once_to_mine_and_once_for_what_it_shows(
+    tmp_path: Path, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none when it is written again; pages and records of units are those of the listed source."""
+    monkeypatch.chdir(tmp_path)
+    names = put(tmp_path / "classes.txt", "\n".join(f"class no {n}" for n in range(10 + TOTAL)).encode())
+    network = ["model=zfnet64", "model.weights=random", "model.classes=2", "model.maps=[6,4,4,4,4]", "layers=[conv1]"]
+    model = [*network, "k=2", "cues=true", "beyond=true", "engine.shard_size=4"]
+    travels = Peaks({}, {}, {"source": {"images": TOTAL, "content": ""}})  # with the weights, of other images
+    monkeypatch.setattr("deconv.command.setup.reference_peaks", lambda *_: travels)
+    with serving() as (host, answers):
+        answers.files |= {f"/{number}.tar": Path(url).read_bytes() for number, url in enumerate(urls)}
+        source = ["source=webdataset", f"source.urls='{host}/{{0..4}}.tar'", f"source.classes={names}"]
+        asked = ["experiment=atlas", *source, *model]
+        assert main([*asked, "source.streaming=true", "folder=streamed"]) == 0
+        every = [f"/{number}.tar" for number in range(5)]
+        assert sorted(answers.asked[:5]) == every
+        shown = answers.asked[5:]
+        assert 2 <= len(shown) == len(set(shown))
+        before = {path: path.read_bytes() for path in (tmp_path / "streamed" / "site").rglob("*.html")}
+        photograph = next((tmp_path / "streamed" / "site" / "images").iterdir())
+        photograph.unlink()
+        assert main([*asked, "source.streaming=true", "folder=streamed", "keep=none"]) == 0
+        assert photograph.is_file() and not list((tmp_path / "streamed" / "records").glob("photographs.*"))
+        assert len(answers.asked) == 5 + len(shown) and all(
+            path.read_bytes() == content for path, content in before.items()
+        )
+        assert main([*asked, "folder=listed"]) == 0
+    sites = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("streamed", "listed")]
+    of_streamed, of_listed = (site["layers"]["conv1"] for site in sites)
+    assert of_streamed["preferred_class"] == of_listed["preferred_class"] and "class no 1" in str(of_listed)
+    units = [sorted((tmp_path / name / "site").glob("*/unit-*.html")) for name in ("streamed", "listed")]
+    assert [path.name for path in units[0]] == [path.name for path in units[1]] and len(units[0]) > 3
+    pages = [[re.findall(r"class no \d+", path.read_text()) for path in of_site] for of_site in units]
+    assert pages[0] == pages[1] and all(pages[0])
 
 
 def test_it_is_planned_and_shown_without_being_listed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deconv.images import Source, require_labels
@@ -29,10 +30,11 @@ class ClassShare:
         return f"{self.images} of {self.of} are {self.name} ({percent(self.of_all)} of all images)"
 
 
-def class_shares(peaks: LayerPeaks, images: Source) -> list[list[ClassShare]]:
+def class_shares(peaks: LayerPeaks, images: Source, of_all: Mapping[int, int] | None = None) -> list[list[ClassShare]]:
     """Return for each unit the classes of its peaks, those with the most images first; none for a dead unit.
 
-    images: those that the peaks were mined from, or a part that holds them all, whose shares are then that part's.
+    images: those that the peaks were mined from, or a part that holds them all.
+    of_all: how many images each class has in all; by default those of `images` are counted.
     Raises BadInput for a source without labels, and for one without an image of a peak.
 
     >>> import deconv, torch
@@ -46,11 +48,14 @@ def class_shares(peaks: LayerPeaks, images: Source) -> list[list[ClassShare]]:
     >>> [[str(share) for share in unit] for unit in class_shares(peaks, deconv.folder("pets2"))]
     [['2 of 3 are cat (75 % of all images)', '1 of 3 are dog (25 % of all images)'], []]
     """
-    labels = require_labels(images)
-    of_all, names = Counter(labels), images.class_names
-    shares = []
+    of_peaks = peaks.image[peaks.image >= 0].unique().tolist()
+    if of_all is None:
+        of_all = Counter(require_labels(images))
+    labels = images.labels_of(of_peaks)
+    label_of = dict(zip(of_peaks, require_labels(images) if labels is None else labels, strict=True))
+    total, names, shares = sum(of_all.values()), images.class_names, []
     for image_ids in map(dict.fromkeys, peaks.image.tolist()):
-        classes = Counter(labels[images.index_of(image_id)] for image_id in image_ids if image_id >= 0)
+        classes = Counter(label_of[image_id] for image_id in image_ids if image_id >= 0)
         shares.append(
             [
                 ClassShare(
@@ -58,7 +63,7 @@ def class_shares(peaks: LayerPeaks, images: Source) -> list[list[ClassShare]]:
                     spoken(names[number]) if names else str(number),
                     count,
                     classes.total(),
-                    of_all[number] / len(labels),
+                    of_all[number] / total,
                 )
                 for number, count in sorted(classes.items(), key=lambda entry: (-entry[1], entry[0]))
             ]

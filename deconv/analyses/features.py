@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from deconv.images import Source
+from deconv.images import Source, StreamedSource
 from deconv.images.class_names import spoken
 from deconv.network import Network
 from deconv.records import LayerPeaks, Reconstructions
@@ -56,14 +56,22 @@ def classes_of_units(images: Source, peaks: LayerPeaks, units: Sequence[int]) ->
     >>> classes_of_units(photographs, peaks, [0, 1])
     {0: 'dog 2 of 2'}
     """
-    if images.labels is None or len(set(images.labels)) == 1:
+    of_units = {unit: list(dict.fromkeys(peaks.image[unit][peaks.found[unit]].tolist())) for unit in units}
+    image_ids = sorted({image_id for of_unit in of_units.values() for image_id in of_unit})
+    labels = images.labels_of(image_ids)
+    if labels is None or _is_one_class(images, labels):
         return {}
-    classes = {}
-    for unit in units:
-        image_ids = dict.fromkeys(peaks.image[unit][peaks.found[unit]].tolist())
-        labels = [images.labels[images.index_of(image_id)] for image_id in image_ids]
-        classes[unit] = shared_classes(labels, images.class_names)
+    label_of = dict(zip(image_ids, labels, strict=True))
+    classes = {
+        unit: shared_classes([label_of[image_id] for image_id in of_unit], images.class_names)
+        for unit, of_unit in of_units.items()
+    }
     return {unit: shared for unit, shared in classes.items() if shared}
+
+
+def _is_one_class(images: Source, labels: Sequence[int]) -> bool:
+    """Whether all images are of one class; of a streamed source, which is not read for it, whether these are."""
+    return len(set(labels)) == 1 and (isinstance(images, StreamedSource) or len(set(images.labels or ())) == 1)
 
 
 def summarise(

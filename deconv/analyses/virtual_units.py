@@ -125,17 +125,6 @@ def virtual_units(
     return units
 
 
-def labels_of(images: Source, image_ids: Sequence[int]) -> list[int] | None:
-    """Return the class of each of some images, or None where the source has no labels.
-
-    >>> from dataclasses import replace
-    >>> from deconv.images import bundled
-    >>> labels_of(replace(bundled().part([0, 1, 2]), labels=(1, 0, 1)), [2, 1])
-    [1, 0]
-    """
-    return None if images.labels is None else [images.labels[images.index_of(image_id)] for image_id in image_ids]
-
-
 def _classes(images: Source, image_ids: Sequence[int]) -> str:
-    labels = labels_of(images, image_ids)
+    labels = images.labels_of(image_ids)
     return "" if labels is None else shared_classes(labels, images.class_names)

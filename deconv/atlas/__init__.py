@@ -15,6 +15,7 @@ from pathlib import Path
 from deconv.analyses.choosing import as_reference
 from deconv.atlas import by_class, contents, pages, sprites
 from deconv.atlas.contents import Atlas, Layer
+from deconv.atlas.photographs import photographs_of
 from deconv.atlas.pictures import DRAWING_VERSION, draw, picture_files, plan_pictures
 from deconv.atlas.records import UnitRecords
 from deconv.atlas.site import ASSETS, Site, asset, open_site
@@ -124,6 +125,9 @@ def write_atlas(
     dtype = "float32" if keep == "none" else keep
     unit_records = UnitRecords(network, images, peaks, None if records is None else Path(records), dtype)
     with open_site(Path(folder)) as site:
+        firing = unit_records.firing(batch_size, engine)
+        photographs = photographs_of(images, replace(peaks, firing=firing), beyond, unit_records.folder)
+        unit_records = replace(unit_records, photographs=photographs)
         atlas = _plan_pages(
             unit_records,
             chosen,
@@ -131,7 +135,7 @@ def write_atlas(
             metrics=metrics,
             trust=trust,
             mined=mined,
-            firing=unit_records.firing(batch_size, engine),
+            firing=firing,
             effective=field == "effective",
             reference=reference,
             beyond=beyond,
@@ -140,9 +144,9 @@ def write_atlas(
         missing = [part for layer in atlas.layers for part in plan_pictures(site, unit_records, layer, chosen)]
         site.expect(_files(atlas))
         draw(site, unit_records, missing, engine, keep != "none")
+        _write_photographs(site, unit_records, atlas)
         if keep == "none":
             unit_records.discard()
-        _write_photographs(site, unit_records, atlas)
         _write_pages(site, atlas)
         site.finish()
     return Path(folder) / "index.html"
@@ -197,9 +201,10 @@ def _plan_pages(
     sends_back = next((rule for rule in rules.values() if isinstance(rule, Rule)), None) if circuits else None
     network, peaks = records.network, records.peaks
     input_size = (int(peaks.provenance["input_size"][0]), int(peaks.provenance["input_size"][1]))
-    weaker = peaks_beyond(network, records.images, replace(peaks, firing=firing)) if beyond else {}
+    weaker = peaks_beyond(network, records.shown, replace(peaks, firing=firing)) if beyond else {}
     layers, numbers = [], {name: number for number, name in enumerate(peaks, start=1)}
-    class_names = records.class_names()
+    counts = records.class_counts(firing)
+    class_names = records.class_names(counts)
     for name, number in numbers.items():
         field = network.receptive_field(name, input_size)
         layer = Layer(
@@ -216,7 +221,7 @@ def _plan_pages(
             reference=None if reference is None else reference[name],
             beyond=weaker.get(name),
             made_of=None if sends_back is None else records.made_of(name, sends_back),
-            class_shares=records.class_shares(name),
+            class_shares=records.class_shares(name, counts),
             class_names=class_names,
             trust=trust.get(name),
         )
@@ -225,7 +230,7 @@ def _plan_pages(
         title,
         tuple(layers),
         keys=peaks.image_keys,
-        classes=records.classes(),
+        classes=records.classes(counts),
         rules=list(rules),
         provenance=peaks.provenance,
         mined=mined,
@@ -249,11 +254,11 @@ def _files(atlas: Atlas) -> Iterator[str]:
 def _write_photographs(site: Site, records: UnitRecords, atlas: Atlas) -> None:
     """Write every image that a peak lies in, whole, as the network sees it."""
     preprocessing, image_ids = records.network.needed_preprocessing(), sorted(atlas.keys)
-    content, options = records.images.content_hash, preprocessing.as_dict()
+    content, options = records.source["source"]["content"], preprocessing.as_dict()
     provenance = digest([DRAWING_VERSION, content, options, image_ids])
     if not image_ids or site.has("images", provenance, [contents.image_file(image) for image in image_ids]):
         return
-    batches = whole_batches(records.images, preprocessing, IMAGES_AT_ONCE, image_ids)
+    batches = whole_batches(records.shown, preprocessing, IMAGES_AT_ONCE, image_ids)
     tracked = track(batches, "writing photographs", len(image_ids), size=lambda batch: len(batch[0]))
     for batch_ids, input_images in tracked:
         for image, input_image in zip(batch_ids.tolist(), input_images, strict=True):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import torch
 from deconv.analyses.by_class import ClassShare, class_shares
 from deconv.atlas.blocks import KINDS, REMEDY, Block, keep
 from deconv.atlas.contents import MadeOf, safe_name
+from deconv.atlas.photographs import FILES
 from deconv.engines import Engine
 from deconv.errors import BadInput
 from deconv.explanations import explain_peaks
 from deconv.explanations.functions import Explanation
 from deconv.files import claimed, remove_leftovers, remove_parts, write_json
-from deconv.images import Source
+from deconv.images import Source, StreamedSource
 from deconv.images.class_names import spoken
 from deconv.mining import mine, mine_into
 from deconv.network import Network
@@ -31,7 +34,6 @@ from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 from deconv.records.provenance import Provenance, build, check_same, digest, plain
 
 log = logging.getLogger("deconv")
-
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
 SHARE_AXES: Axes = {"shares": (torch.float32, "U L"), "around": (torch.float32, "U")}
@@ -44,6 +46,7 @@ class UnitRecords:
     """Makes the records of a network's units and keeps them in `folder`; None keeps none.
 
     dtype: how reconstructions are kept, see `Reconstructions.save`.
+    photographs: the images that are looked at, where these are a part of `images`, from which all others were mined.
     """
 
     network: Network
@@ -51,13 +54,24 @@ class UnitRecords:
     peaks: Peaks
     folder: Path | None
     dtype: str = "float32"
+    photographs: Source | None = None
+
+    @property
+    def shown(self) -> Source:
+        """The source that images are read from."""
+        return self.images if self.photographs is None else self.photographs
+
+    @cached_property
+    def source(self) -> Provenance:
+        """What a record says of the images; all shards of a streamed source are asked for their states for it."""
+        return self.images.provenance()
 
     def _provenance(
         self, layer: str, rule: Rule | Explanation, units: Sequence[int], peaks: LayerPeaks | None = None
     ) -> Provenance:
         return build(
             self.network.provenance(),
-            self.images.provenance(),
+            self.source,
             layer=layer,
             rule=rule.name,
             rule_options=rule.options(),
@@ -85,7 +99,7 @@ class UnitRecords:
         path = None if self.folder is None else self.folder / name
         provenance = self._provenance(layer, rule, units, beyond)
         peaks = beyond or self.peaks[layer]
-        return Block(layer, rule, tuple(units), peaks, self.images, path, provenance, self.dtype)
+        return Block(layer, rule, tuple(units), peaks, self.shown, path, provenance, self.dtype)
 
     def pictures(
         self, blocks: Sequence[Block], engine: Engine
@@ -117,14 +131,15 @@ class UnitRecords:
             remove_leftovers(self.folder)  # of a run that was killed when it had made everything
 
     def discard(self) -> None:
-        """Remove reconstructions and patches from the folder, and leave what is small."""
+        """Remove reconstructions, patches and images from the folder, and leave what is small."""
         if self.folder is None:
             return
-        files = [path for kind in KINDS for path in self.folder.glob(f"*.{kind}.safetensors")]
+        patterns = [*(f"*.{kind}.safetensors" for kind in KINDS), *FILES]
+        files = [path for pattern in patterns for path in self.folder.glob(pattern)]
         for file in files:
             file.unlink()
         if files:
-            log.info("removed %d files of reconstructions and patches from %s", len(files), self.folder)
+            log.info("removed %d files of reconstructions, patches and images from %s", len(files), self.folder)
 
     def effective_field(self, layer: str, rule: Rule | Explanation) -> int:
         """Return the side of the layer's effective field, of at most SAMPLED units evenly spread over those that fire.
@@ -142,7 +157,7 @@ class UnitRecords:
                 saved = json.loads(path.read_text(encoding="utf-8"))
                 check_same(path, saved["provenance"], provenance, REMEDY)
                 return int(saved["effective_field"])
-        recon = explain_peaks(self.network, self.images, layer, self.peaks[layer], units, rule)
+        recon = explain_peaks(self.network, self.shown, layer, self.peaks[layer], units, rule)
         if path is not None:
             write_json(path, {"provenance": provenance, "effective_field": recon.effective_field})
         return recon.effective_field
@@ -173,7 +188,7 @@ class UnitRecords:
         shares, around = torch.zeros((count, self.network.channels(lower))), torch.zeros(count)
         for block in track(units.split(UNITS_AT_ONCE), f"finding what {layer} is made of", len(units), size=len):
             recon = project_peaks(
-                self.network, self.images, layer, self.peaks[layer], block.tolist(), rule, through=[lower]
+                self.network, self.shown, layer, self.peaks[layer], block.tolist(), rule, through=[lower]
             )
             for unit in block.tolist():
                 parts = recon.of(recon.channel == unit).parts
@@ -183,23 +198,28 @@ class UnitRecords:
             save_tensors(path, "shares", tensors, SHARE_AXES, provenance, checked=True)
         return MadeOf(lower, shares, around)
 
-    def class_names(self) -> dict[int, str]:
-        """Return what the classes of the images are called, in words, by their numbers; none of a source without."""
+    def class_counts(self, firing: Mapping[str, Firing]) -> Mapping[int, int]:
+        """Return how many images each class has, of those that could be read; none where images have no classes."""
+        by_class = next((each.by_class for each in firing.values()), None)
+        if by_class is not None:
+            return dict(zip(by_class.classes.number, by_class.images.tolist(), strict=True))
+        return {} if isinstance(self.images, StreamedSource) else Counter(self.images.labels or ())
+
+    def class_names(self, counts: Mapping[int, int]) -> dict[int, str]:
+        """Return what the classes of the images are called, in words, by their numbers."""
         names = self.images.class_names
-        numbers = sorted(set(self.images.labels or ()))
-        return {number: spoken(names[number]) if names else f"class {number}" for number in numbers}
+        return {number: spoken(names[number]) if names else f"class {number}" for number in sorted(counts)}
 
-    def classes(self) -> dict[int, str]:
+    def classes(self, counts: Mapping[int, int]) -> dict[int, str]:
         """Return what each image of a peak shows, in words, where the source says so."""
-        images, names = self.images, self.class_names()
-        if images.labels is None:
-            return {}
-        return {image_id: names[images.labels[images.index_of(image_id)]] for image_id in self.peaks.image_keys}
+        image_ids, names = list(self.peaks.image_keys), self.class_names(counts)
+        labels = self.shown.labels_of(image_ids) if counts else None
+        return {} if labels is None else {image_ids[n]: names[label] for n, label in enumerate(labels)}
 
-    def class_shares(self, layer: str) -> list[list[ClassShare]]:
+    def class_shares(self, layer: str, counts: Mapping[int, int]) -> list[list[ClassShare]]:
         """Return the classes of each unit's peaks; nothing where the source knows none, or one for all."""
-        several = len(set(self.images.labels or ())) > 1
-        return class_shares(self.peaks[layer], self.images) if several else []
+        several = len(counts) > 1 and self.shown.labels is not None
+        return class_shares(self.peaks[layer], self.shown, counts) if several else []
 
     def firing(self, batch_size: int, engine: Engine) -> Mapping[str, Firing]:
         """Return how every unit fires over all images, as the peaks say, or else counted in one more pass over them.
@@ -209,7 +229,8 @@ class UnitRecords:
         process works in the folder.
         """
         if self.peaks.firing is not None:
-            if self.images.labels is not None and any(each.by_class is None for each in self.peaks.firing.values()):
+            listed = not isinstance(self.images, StreamedSource)  # whose classes are told wherever all images have one
+            if listed and self.images.labels and any(each.by_class is None for each in self.peaks.firing.values()):
                 log.info("the peaks were mined before units were told by class: mine them again to sort by selectivity")
             return self.peaks.firing
         layers = list(self.peaks)

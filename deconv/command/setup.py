@@ -21,7 +21,7 @@ from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line
 from deconv.explanations import as_explanation, check_explanations, try_functions
 from deconv.explanations.functions import Explanation, load
-from deconv.images import Source, open_source
+from deconv.images import Source, StreamedSource, open_source
 from deconv.images.cached import cached
 from deconv.mining import mine_into
 from deconv.models import reference_peaks
@@ -178,7 +178,8 @@ def open_reference(
     if shipped_peaks is None:
         return None
     source = shipped_peaks.provenance["source"]
-    if source["images"] == len(images) and source["content"] == images.content_hash:  # which reads all of them
+    listed = not isinstance(images, StreamedSource)  # the content of streamed ones is never that of a record of listed
+    if listed and source["images"] == len(images) and source["content"] == images.content_hash:  # which reads all
         log.info("these are the images that the units' strongest activations were taken from: nothing to compare")
         return None
     try:

@@ -28,7 +28,7 @@ from deconv.explanations.functions import Explain, Explanation
 from deconv.explanations.gradients import gradient_times_input, integrated_gradients, smoothgrad
 from deconv.explanations.occlusion import occlusion
 from deconv.explanations.zennit import from_zennit as from_zennit
-from deconv.images import Source
+from deconv.images import Source, StreamedSource
 from deconv.network import Network
 from deconv.network.receptive_field import field_at
 from deconv.projection import (
@@ -132,8 +132,9 @@ def try_functions(network: Network, images: Source, layers: Iterable[str], expla
     if not asked:
         return
     preprocessing = network.needed_preprocessing()
+    listed = images.shards.sample() if isinstance(images, StreamedSource) else images
     try:
-        input_image = images.input_image(images.ids[0], preprocessing)
+        input_image = listed.input_image(listed.ids[0], preprocessing)
     except UnreadableImage:
         return  # whoever mines the source says so
     inputs = network.check_images(preprocessing.normalize(input_image[None]))

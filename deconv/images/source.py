@@ -111,6 +111,16 @@ class Source(ShownInNotebooks):
         """Return the key of an image. Raises BadInput for an id that is not there."""
         return self.keys[self.index_of(image_id)]
 
+    def labels_of(self, image_ids: Sequence[int] | np.ndarray) -> list[int] | None:
+        """Return the class of each of some images; None if they have none. Raises BadInput for an id that is not there.
+
+        >>> from dataclasses import replace
+        >>> import deconv
+        >>> replace(deconv.bundled().part([0, 1, 2]), labels=(1, 0, 1)).labels_of([2, 1])
+        [1, 0]
+        """
+        return None if self.labels is None else [self.labels[self.index_of(image_id)] for image_id in image_ids]
+
     def image(self, image_id: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return an image as upright RGB.
 

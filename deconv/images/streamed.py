@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ class StreamedSource(Source):
     The id of image m of shard n, both from 0, is (n + 1) * 2**32 + m. Smaller numbers are taken for ids of the listed
     source of the same shards, in which images are numbered from 0 on.
     Shards that cannot be read in place are kept in memory, two at most. What needs a list of all images, or their
-    number, as `keys`, `labels` and `len` do, reads every shard once.
+    number before they were mined, as `keys`, `labels` and `len` do, reads every shard once.
 
     >>> import deconv, tarfile
     >>> from PIL import Image
@@ -84,6 +85,17 @@ class StreamedSource(Source):
         number, image_id = self._shard_of(image_id)
         return self.shards.open(number).images.key(image_id)
 
+    def labels_of(self, image_ids: Sequence[int] | np.ndarray) -> list[int] | None:
+        """Return the class of each of some images, for which their shards are read; None unless all have one."""
+        label_of: dict[int, int] = {}
+        for ids in self.by_shard(set(map(int, image_ids))):
+            number = self._shard_of(ids[0])[0]
+            labels = self.shards.open(number).images.labels_of([self._shard_of(image_id)[1] for image_id in ids])
+            if labels is None:
+                return None
+            label_of |= zip(ids, labels, strict=True)
+        return [label_of[int(image_id)] for image_id in image_ids]
+
     def image(self, image_id: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return an image as upright RGB. Raises as `Source.image` and `Shards.open` do."""
         number, image_id = self._shard_of(image_id)
@@ -131,6 +143,17 @@ class StreamedSource(Source):
             f"image {image_id} was asked for; the source {self.name} has images "
             f"{first_id(numbers.start)} to {first_id(numbers.stop) - 1}, 2**32 numbers a shard"
         )
+
+    def by_shard(self, image_ids: Iterable[int]) -> list[list[int]]:
+        """Return some ids, shard by shard in the order of the shards, so that each need be read once only."""
+        ascending = sorted(image_ids, key=self._shard_of)
+        return [list(ids) for _, ids in groupby(ascending, key=lambda image_id: self._shard_of(image_id)[0])]
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where each shard lies, whatever the current folder is."""
+        local = ((address, local_path(address)) for address in self.shards.addresses)
+        return tuple(address if path is None else str(path.absolute()) for address, path in local)
 
     @property
     def is_numbered(self) -> bool:

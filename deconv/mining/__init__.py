@@ -17,7 +17,7 @@ from deconv.errors import bad_value, check_choice, check_count, check_list
 from deconv.files import claimed, remove_dead_claim, remove_parts
 from deconv.images import MapDataset, Source, StreamedSource, check_images, check_source
 from deconv.mining.bfloat16 import mine_by_bfloat16, pays
-from deconv.mining.by_class import MOST_SUMS, classes_of
+from deconv.mining.by_class import check_sums
 from deconv.mining.looking import REMEDY
 from deconv.mining.partials import Partial
 from deconv.mining.scan import Scan, Search, in_memory
@@ -25,6 +25,8 @@ from deconv.mining.shards import InShards, remove_shards, shards_of
 from deconv.mining.watching import watched
 from deconv.network import Network
 from deconv.records import Peaks, check_path
+from deconv.records.by_class import Classes
+from deconv.records.firing import CORRELATED
 from deconv.records.formats import PARQUET
 from deconv.records.provenance import Provenance, build, check_same
 
@@ -60,8 +62,8 @@ def mine(
       no other image scores more is checked by measured errors, not proven (`deconv.mining.bfloat16`). Where most
       images would be candidates it would cost more than it saves: float32 is taken then, and said. The provenance
       has in "mined_again", by layer, for how many units the check failed; if for any, all images were seen in float32.
-    - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks; where the
-      source knows labels also by class.
+    - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks; where all
+      images have labels also by class, those of a streamed source being known when its shards are read.
 
     Raises UnknownName for a layer or a precision that does not exist. Raises BadInput for k, batch_size or per_image
     below 1, for no images, for NaN or infinite activations, naming the image, if more than half of a source's images
@@ -79,7 +81,7 @@ def mine(
     scan, images = _scan(network, images, layers, k, batch_size, per_image, precision, firing)
     with watched(images):
         partial, details = _search(in_memory(images), scan, images, precision)
-    return _peaks(scan, partial, _provenance(scan, images), details)
+    return _peaks(scan, images, partial, _provenance(scan, images), details)
 
 
 def mine_into(
@@ -134,8 +136,8 @@ def _mine_in_shards(folder: Path, scan: Scan, images: Source, precision: str, en
     else:
         one_shard = len(shards_of(images, engine.shard_size, scan.batch_size)) == 1
     if one_shard and isinstance(engine, Local) and not folder.exists():
-        firing = scan.counted is not None
-        return mine(scan.network, images, scan.layers, scan.k, scan.batch_size, scan.per_image, precision, firing)
+        settings = (scan.layers, scan.k, scan.batch_size, scan.per_image, precision, scan.correlated > 0)
+        return mine(scan.network, images, *settings)
     content = images.known_content or HASHED_BY_SHARD
     provenance = _provenance(scan, images, content) | {"precision": precision}
     if isinstance(images, StreamedSource):  # what is known of the images by now does not decide a record
@@ -143,7 +145,7 @@ def _mine_in_shards(folder: Path, scan: Scan, images: Source, precision: str, en
     work = InShards(folder, engine, images, provenance)
     with watched(images), engine.connected():
         partial, details = _search(work.search, scan, images, precision)
-    return _peaks(scan, partial, _provenance(scan, images, work.content_hash()), details)
+    return _peaks(scan, images, partial, _provenance(scan, images, work.content_hash()), details)
 
 
 def _load(path: Path, scan: Scan, images: Source) -> Peaks:
@@ -153,7 +155,7 @@ def _load(path: Path, scan: Scan, images: Source) -> Peaks:
     expected = _provenance(scan, images, content)
     settings = {name: peaks.provenance.get(name) for name in expected}
     check_same(path, settings, expected, REMEDY.format("that file"))
-    if scan.classes is not None:
+    if scan.correlated:
         check_labels(path, peaks, images, REMEDY.format("that file"))
     return peaks
 
@@ -166,8 +168,11 @@ def check_mined_from(peaks: Peaks, network: Network, images: Source) -> None:
 
 
 def check_labels(path: Path | str, peaks: Peaks, images: Source, remedy: str) -> None:
-    """Raise RecordMismatch if what peaks say by class is of other labels than those of the images."""
-    for firing in (peaks.firing or {}).values():
+    """Raise RecordMismatch if what peaks say by class is of other labels than those of the images.
+
+    Those of a streamed source lie in its shards, whose content was compared.
+    """
+    for firing in (peaks.firing or {}).values() if not isinstance(images, StreamedSource) else ():
         if firing.by_class is not None and images.labels is not None:
             check_same(path, {"labels": firing.by_class.classes.labels}, {"labels": images.labels_hash}, remedy)
 
@@ -202,13 +207,9 @@ def _scan(
     if firing and precision != "float32":
         raise bad_value("firing", firing, f"False with precision={precision}", "how units fire is counted in float32")
     per_image, batch_size = check_count("per_image", per_image), check_count("batch_size", batch_size)
-    counted, classes = (len(images), classes_of(images)) if firing else (None, None)
-    if classes is not None and units * len(classes.number) > MOST_SUMS:
-        raise bad_value(
-            "firing", firing, f"at most {MOST_SUMS // units} classes for {units} units, for which there is memory, not "
-            f"{len(classes.number)}", "take fewer layers, or images without labels",
-        )  # fmt: skip
-    return Scan(network, names, k, per_image, batch_size, counted=counted, classes=classes), images
+    if firing and isinstance(images, Source) and not isinstance(images, StreamedSource):  # whose labels are known
+        check_sums(units, len(set(images.labels or ())))
+    return Scan(network, names, k, per_image, batch_size, correlated=CORRELATED if firing else 0), images
 
 
 def check_precision(images: Source | Tensor, precision: str) -> None:
@@ -239,10 +240,31 @@ def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str)
     return partial, details
 
 
-def _peaks(scan: Scan, partial: Partial, provenance: Provenance, details: dict[str, Any]) -> Peaks:
+def _peaks(
+    scan: Scan, images: Source | Tensor, partial: Partial, provenance: Provenance, details: dict[str, Any]
+) -> Peaks:
     outcome = {"input_size": partial.input_size, "unreadable": [list(item) for item in partial.unreadable]}
-    firing = {layer: tally.firing(scan.classes) for layer, tally in partial.tallies.items()}
+    classes = _classes(images, partial, provenance) if scan.correlated else None
+    firing = {layer: tally.firing(classes) for layer, tally in partial.tallies.items()}
     return Peaks(partial.peaks(scan.network), partial.keys, provenance | outcome | details, firing or None)
+
+
+def _classes(images: Source | Tensor, partial: Partial, provenance: Provenance) -> Classes | None:
+    """Return the classes that the images are of; None if they have none, and if only some have, which is logged."""
+    tally = next(iter(partial.tallies.values()))
+    if isinstance(images, Tensor) or not tally.labelled:
+        return None
+    if tally.labelled < tally.images:
+        without = tally.images - tally.labelled
+        log.warning(
+            "how units fire is not told by class: %d of %d images have no class; expected a .cls member beside each "
+            "image, or beside none", without, tally.images,
+        )  # fmt: skip
+        return None
+    number, names = tally.sums.seen(), images.class_names
+    # the labels of a streamed source lie in its shards, so that their content says which they are
+    labels = provenance["source"]["content"] if isinstance(images, StreamedSource) else images.labels_hash
+    return Classes(number, tuple(names[n] if names else str(n) for n in number), labels)
 
 
 def _provenance(scan: Scan, images: Source | Tensor, content: str | None = None) -> Provenance:

@@ -69,6 +69,20 @@ def peaks_beyond(
     return {layer: layer_peaks(_in_order(tables[layer], firing[layer]), fields[layer]) for layer in drawn}
 
 
+def drawn_images(firing: Mapping[str, Firing]) -> list[int]:
+    """Return the ids of the images that were drawn at the quantiles of how units fire, ascending.
+
+    >>> import deconv
+    >>> images = torch.tensor([3.0, 1.0, 0.0]).view(3, 1, 1, 1)
+    >>> network = deconv.Network(torch.nn.Sequential(torch.nn.ReLU()), (1, 1, 1))
+    >>> drawn_images(deconv.mine(network, images, ["0"], firing=True).firing)
+    [0, 1]
+    """
+    drawn = [_drawn(of_layer, range(len(of_layer.counts))) for of_layer in firing.values()]
+    image_ids: list[int] = np.unique(np.concatenate([image[image >= 0] for image in drawn])).tolist()
+    return image_ids
+
+
 def _drawn(firing: Firing, units: Iterable[int]) -> Int64[np.ndarray, "units n"]:
     """Return the images that were drawn of each of these units, step by step; -1 for what is left over."""
     image = np.full((len(firing.counts), len(QUANTILES) * DRAWN), -1)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from deconv.images import Source
+from deconv.errors import bad_value
 from deconv.records.by_class import DIGITS, ByClass, Classes, selectivity_of
 from deconv.records.formats import Axes
 
@@ -31,7 +31,7 @@ CLASSES_AT_ONCE = 256
 MOST_SUMS = 2**26
 """Sums of all units and classes together: 16 bytes each."""
 SUM_AXES: Axes = {
-    "class_index": (torch.int64, "P"),
+    "class_number": (torch.int64, "P"),
     "class_images": (torch.int64, "P"),
     "class_window": (torch.int64, "U"),
     "class_sums": (torch.int64, "2 P U"),
@@ -39,61 +39,70 @@ SUM_AXES: Axes = {
 """Of the P classes that images were of."""
 
 
-def classes_of(images: Source | Tensor) -> Classes | None:
-    """Return the classes that the images are of; None if they have no labels."""
-    if isinstance(images, Tensor) or images.labels is None:
-        return None
-    number = sorted(set(images.labels))
-    names = [images.class_names[n] if images.class_names else str(n) for n in number]
-    return Classes(tuple(number), tuple(names), images.labels_hash)
-
-
-def places_of(images: Source, classes: Classes, image_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Return the class of each image, by its place among the classes."""
-    assert images.labels is not None, "a source with classes"
-    labels = [images.labels[images.index_of(image_id)] for image_id in image_ids.tolist()]
-    return np.searchsorted(classes.number, labels)
+def check_sums(units: int, classes: int) -> None:
+    """Raise BadInput for more sums than there is memory for."""
+    if units * classes > MOST_SUMS:
+        raise bad_value(
+            "firing", True, f"at most {MOST_SUMS // units} classes for {units} units, for which there is memory, not "
+            f"{classes}", "take fewer layers, or images without labels",
+        )  # fmt: skip
 
 
 class ClassSums:
     """Sums the strongest activations of units by class; `see` and `merge` are commutative and associative.
 
-    >>> sums = ClassSums(1, 2)
-    >>> sums.see(np.array([[1.0], [3.0], [0.5]], dtype=np.float32), np.array([0, 0, 1]))
-    >>> sums.means().tolist()
-    [[2.0, 0.5]]
+    Classes are taken up as they come, so that nobody need know them beforehand.
+
+    >>> sums = ClassSums(1)
+    >>> sums.see(np.array([[1.0], [3.0], [0.5]], dtype=np.float32), np.array([4, 4, 7]))
+    >>> sums.number.tolist(), sums.means().tolist()
+    ([4, 7], [[2.0, 0.5]])
     """
 
-    def __init__(self, units: int, classes: int):
-        self.images = np.zeros(classes, dtype=np.int64)
+    def __init__(self, units: int):
+        self.number = np.zeros(0, dtype=np.int64)
+        """The number of each class, ascending."""
+        self.images = np.zeros(0, dtype=np.int64)
         self.window = np.full(units, LOWEST)
-        self.sums = np.zeros((2, classes, units), dtype=np.int64)
-        """Of the unit's window, and of the one below."""
+        self.sums = np.zeros((2, 0, units), dtype=np.int64)
+        """By class, of the unit's window and of the one below."""
+
+    def expect(self, classes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Make room for images of these classes, and return their places; for many at once it is cheaper."""
+        joined = np.union1d(self.number, classes)
+        if len(joined) > len(self.number):
+            before, images, sums = np.searchsorted(joined, self.number), self.images, self.sums
+            self.images, self.sums = (
+                np.zeros(len(joined), np.int64),
+                np.zeros((2, len(joined), sums.shape[2]), np.int64),
+            )
+            self.number, self.images[before], self.sums[:, before] = joined, images, sums
+        return np.searchsorted(self.number, classes)
 
     def see(self, maxima: Float[np.ndarray, "n units"], classes: Int64[np.ndarray, " n"]) -> None:
         """Add the strongest activations, float32, on n images of these classes."""
         order = np.argsort(classes, kind="stable")
         present, first, count = np.unique(classes[order], return_index=True, return_counts=True)
-        values = maxima[order].astype(np.float64)
+        values, places = maxima[order].astype(np.float64), self.expect(present)
         self._raise(_window(values.max(axis=0)))
-        self.images[present] += count
+        self.images[places] += count
         for n, window in enumerate((self.window, self.window - 1)):
             least, end = np.ldexp(1.0, OCTAVES * window), np.ldexp(1.0, OCTAVES * (window + 1))
             chosen = np.where((values >= least) & (values < end), values, 0)
             whole = (chosen * np.ldexp(1.0, MANTISSA - OCTAVES * window)).astype(np.int64)
-            self.sums[n, present] += np.add.reduceat(whole, first, axis=0)
+            self.sums[n, places] += np.add.reduceat(whole, first, axis=0)
 
     def merge(self, other: ClassSums) -> None:
         """Add what was summed over other images."""
         self._raise(other.window)
-        raised = ClassSums(len(other.window), len(other.images))
+        raised, places = ClassSums(len(other.window)), self.expect(other.number)
         raised.window, raised.sums = other.window, other.sums.copy()
         raised._raise(self.window)
-        self.images += other.images
-        self.sums += raised.sums
+        self.images[places] += other.images
+        self.sums[:, places] += raised.sums
 
     def means(self) -> Float[np.ndarray, "units classes"]:
-        """Return the means, float64; 0 for a class of which no image could be read."""
+        """Return the means over the images of each class, float64."""
         scale = [np.ldexp(1.0, OCTAVES * window - MANTISSA) for window in (self.window, self.window - 1)]
         total = self.sums[0] * scale[0] + self.sums[1] * scale[1]
         mean: np.ndarray = total.T / np.maximum(self.images, 1)
@@ -101,22 +110,28 @@ class ClassSums:
 
     def by_class(self, classes: Classes, strongest: Float[np.ndarray, "n units"]) -> ByClass:
         """Return what was summed; strongest: the activations on a sample of the images, by which chance is told."""
-        means, chance = self.means(), selectivity_by_chance(strongest, self.images).astype(np.float32)
+        seen = self.images > 0
+        means, images = self.means()[:, seen], self.images[seen]
+        chance = selectivity_by_chance(strongest, images).astype(np.float32)
         chance[np.isnan(selectivity_of(means))] = np.nan
-        return ByClass(classes, *map(torch.from_numpy, (self.images, means.astype(np.float32), chance)))
+        return ByClass(classes, *map(torch.from_numpy, (images, means.astype(np.float32), chance)))
+
+    def seen(self) -> tuple[int, ...]:
+        """Return the numbers of the classes of which there was an image, ascending."""
+        return tuple(self.number[self.images > 0].tolist())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of SUM_AXES, which leave out classes that no image was of."""
         present = np.flatnonzero(self.images)
-        columns = (present, self.images[present], self.window, np.ascontiguousarray(self.sums[:, present]))
+        columns = (self.number[present], self.images[present], self.window, np.ascontiguousarray(self.sums[:, present]))
         return dict(zip(SUM_AXES, map(torch.from_numpy, columns), strict=True))
 
     @staticmethod
-    def of_tensors(tensors: Mapping[str, Tensor], classes: int) -> ClassSums:
-        """Return what `tensors` gave, of so many classes in all."""
-        index, images, window, sums = (tensors[name].numpy() for name in SUM_AXES)
-        total = ClassSums(len(window), classes)
-        total.images[index], total.window, total.sums[:, index] = images, window, sums
+    def of_tensors(tensors: Mapping[str, Tensor]) -> ClassSums:
+        """Return what `tensors` gave."""
+        number, images, window, sums = (tensors[name].numpy() for name in SUM_AXES)
+        total = ClassSums(len(window))
+        total.number, total.images, total.window, total.sums = number, images, window, sums
         return total
 
     def _raise(self, window: np.ndarray) -> None:
@@ -170,10 +185,17 @@ def joined_sums(layers: Sequence[ClassSums]) -> dict[str, Tensor]:
     return tensors[0] | joined
 
 
-def split_sums(tensors: Mapping[str, Tensor], classes: int, units: Sequence[int]) -> list[ClassSums]:
+def split_sums(tensors: Mapping[str, Tensor], units: Sequence[int]) -> list[ClassSums]:
     """Return what `joined_sums` joined, layer by layer."""
     windows, sums = tensors["class_window"].split(units), tensors["class_sums"].split(units, 2)
     return [
-        ClassSums.of_tensors({**tensors, "class_window": window, "class_sums": total.contiguous()}, classes)
+        ClassSums.of_tensors(
+            {
+                **tensors,
+                "class_images": tensors["class_images"].clone(),
+                "class_window": window.clone(),
+                "class_sums": total.clone(memory_format=torch.contiguous_format),
+            }
+        )
         for window, total in zip(windows, sums, strict=True)
     ]

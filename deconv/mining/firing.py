@@ -6,7 +6,6 @@ are drawn, and over which units are correlated, is decided by lots, and an image
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from deconv.errors import BadInput
 from deconv.mining.by_class import SUM_AXES, ClassSums, joined_sums, split_sums
+from deconv.mining.lots import Sample
 from deconv.mining.topk import TopK
 from deconv.records.by_class import Classes
-from deconv.records.firing import ALIKE, BINS, DRAWN, OCTAVES, PARTS, STEPS, Firing
+from deconv.records.firing import ALIKE, BINS, CORRELATED, DRAWN, OCTAVES, PARTS, STEPS, Firing
 from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 
 MANTISSA = 23 - 4
@@ -30,52 +30,43 @@ LOWEST = np.int64(-BIAS)
 """The octave of a unit that has not fired: no number is smaller."""
 AT_ONCE = 128
 """Images that are counted together: what that costs beside the images goes with units times bins."""
-LOTS = 2**24
-"""Different lots: as many as a float32 tells apart."""
 TALLY_AXES: Axes = {
     "counts": (torch.int64, f"U {BINS}"),
     "octave": (torch.int64, "U"),
     "lot": (torch.float32, f"U {STEPS} {DRAWN}"),
     "drawn": (torch.int64, f"U {STEPS} {DRAWN}"),
+    "image_lots": (torch.float32, "n"),
     "image_ids": (torch.int64, "n"),
     "strongest": (torch.float32, "n U"),
+    **SUM_AXES,
 }
-
-
-def lots_of(keys: Iterable[str]) -> Float[np.ndarray, " n"]:
-    """Return the lot of each image: a number from 0 to below 1 that hangs on its key alone, as if drawn at random.
-
-    >>> lots_of(["a.jpg", "b.jpg"]).tolist() == lots_of(["b.jpg", "a.jpg"])[::-1].tolist()
-    True
-    """
-    digests = [hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=3).digest() for key in keys]
-    numbers = [int.from_bytes(digest, "big") for digest in digests]
-    return (np.array(numbers, dtype=np.float64) / LOTS).astype(np.float32)
+OF_IMAGES = ("image_lots", "image_ids")
+"""Those that are the same for all layers, beside those of classes."""
 
 
 class Tally:
     """Counts how `units` units fire; `see` and `merge` are commutative and associative.
 
-    share: the share of images, those with the largest lots, over which units are correlated.
-    classes: how many the images are of; 0 where they have none.
+    correlated: how many images, those with the largest lots, units are correlated over.
+    least: a lot that is known to be smaller than all of theirs; what has a smaller one is not kept for it.
 
-    >>> tally = Tally(1, 1.0)
+    >>> from deconv.mining.lots import lots_of
+    >>> tally = Tally(1)
     >>> tally.see(np.array([[1.0], [3.0]], dtype=np.float32), np.array([0, 1]), lots_of(["a", "b"]))
     >>> tally.firing().fires_on(0)
     2
     """
 
-    def __init__(self, units: int, share: float, classes: int = 0):
-        self.share = share
+    def __init__(self, units: int, correlated: int = CORRELATED, least: float = 0.0):
         self.images = 0
         self.octave = np.full(units, LOWEST)
         self.counts = np.zeros((units, BINS), dtype=np.int64)
         self.drawn = TopK(units * STEPS, DRAWN)
         """By unit and step the images with the largest lots, as if these were scores; positions are not kept."""
-        self.image_ids: list[Int64[np.ndarray, " n"]] = []
-        self.strongest: list[Float[np.ndarray, "n units"]] = []
+        self.sample = Sample(units, correlated, least)
         """Of the images over which units are correlated."""
-        self.sums = ClassSums(units, classes) if classes else None
+        self.sums = ClassSums(units)
+        """Over those images that have a class."""
         self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         """What was seen and is not counted yet, of fewer than AT_ONCE images."""
 
@@ -87,7 +78,7 @@ class Tally:
         classes: Int64[np.ndarray, " n"] | None = None,
     ) -> None:
         """Count the strongest activations, float32, of n images of these classes, now or with the next ones."""
-        self.waiting.append((maxima, image_ids, lots, np.zeros_like(image_ids) if classes is None else classes))
+        self.waiting.append((maxima, image_ids, lots, np.full_like(image_ids, -1) if classes is None else classes))
         if sum(len(image_ids) for _, image_ids, _, _ in self.waiting) >= AT_ONCE:
             self.count()
 
@@ -98,11 +89,9 @@ class Tally:
         maxima, image_ids, lots, classes = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
         self.waiting = []
         self.images += len(maxima)
-        if self.sums is not None:
-            self.sums.see(maxima, classes)
-        if (chosen := lots >= 1 - self.share).any():
-            self.image_ids.append(image_ids[chosen])
-            self.strongest.append(maxima[chosen])
+        if (labelled := classes >= 0).any():
+            self.sums.see(maxima[labelled], classes[labelled])
+        self.sample.offer(lots, image_ids, maxima)
         self._raise(_octaves(maxima.max(axis=0)))
         image, unit = np.nonzero(maxima > 0)
         absolute = maxima[image, unit].view(np.int32).astype(np.int64) >> MANTISSA
@@ -117,26 +106,29 @@ class Tally:
         """Add what was counted over other images."""
         self.count()
         other.count()
+        self.sample.merge(other.sample)
+        self.sums.merge(other.sums)
         self._raise(other.octave)
         other = other._copy()
         other._raise(self.octave)
         self.images += other.images
         self.counts += other.counts
         self.drawn.merge(other.drawn)
-        self.image_ids += other.image_ids
-        self.strongest += other.strongest
-        if self.sums is not None and other.sums is not None:
-            self.sums.merge(other.sums)
+
+    @property
+    def labelled(self) -> int:
+        """How many of the images have a class."""
+        self.count()
+        return int(self.sums.images.sum())
 
     def firing(self, classes: Classes | None = None) -> Firing:
-        """Return what was counted; classes: those that it was told the images are of."""
+        """Return what was counted; classes: those that its images are of, if it is also to be told by class."""
         self.count()
         alike, correlation = self._alike()
         octave = np.where(self.counts.any(axis=1), self.octave, 0)
         drawn = self.drawn.image.reshape(len(octave), STEPS, DRAWN)
         tensors = map(torch.from_numpy, (self.counts, octave, drawn, alike, correlation))
-        sums = self.sums
-        by_class = None if classes is None or sums is None else sums.by_class(classes, self._gathered()[1])
+        by_class = None if classes is None else self.sums.by_class(classes, self.sample.by_image()[2])
         return Firing(self.images, *tensors, by_class=by_class)
 
     def _draw(self, row: np.ndarray, lots: np.ndarray, image_ids: np.ndarray) -> None:
@@ -163,24 +155,16 @@ class Tally:
         self._draw(row, lots[step, place], image_ids[step, place])
 
     def _copy(self) -> Tally:
-        copy = Tally(len(self.octave), self.share)
+        """A copy of what moves with the octaves."""
+        copy = Tally(len(self.octave))
         copy.images, copy.octave, copy.counts = self.images, self.octave, self.counts.copy()
         copy.drawn.merge(self.drawn)
-        copy.image_ids, copy.strongest, copy.sums = list(self.image_ids), list(self.strongest), self.sums
         return copy
-
-    def _gathered(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (image ids (n,), strongest activations (n, units)) to be correlated, by image id."""
-        if not self.image_ids:
-            return np.zeros(0, dtype=np.int64), np.zeros((0, len(self.octave)), dtype=np.float32)
-        image_ids, strongest = np.concatenate(self.image_ids), np.concatenate(self.strongest)
-        order = np.argsort(image_ids)
-        return image_ids[order], strongest[order]
 
     def _alike(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (units (units, ALIKE) int64, their correlations float32)."""
         units = len(self.octave)
-        values = self._gathered()[1].astype(np.float64)
+        values = self.sample.by_image()[2].astype(np.float64)
         n = max(len(values), 1)
         covariance = values.T @ values / n - np.outer(values.sum(axis=0), values.sum(axis=0)) / n**2
         spread = np.sqrt(np.diag(covariance).clip(min=0))
@@ -207,40 +191,41 @@ def _octaves(values: np.ndarray) -> np.ndarray:
 def save_tallies(path: Path, tallies: Mapping[str, Tally]) -> None:
     """Write the tallies of all layers, which have seen the same images."""
     parts, any_layer = [_tensors(tally) for tally in tallies.values()], next(iter(tallies.values()))
-    of_units = [name for name in TALLY_AXES if name != "image_ids"]
+    of_units = [name for name in parts[0] if name not in OF_IMAGES]
     tensors = {name: torch.cat([part[name] for part in parts], _axis(name)) for name in of_units}
     units = [[layer, len(tally.octave)] for layer, tally in tallies.items()]  # a list: what is saved sorts mappings
-    sums = [tally.sums for tally in tallies.values() if tally.sums is not None]
-    classes = len(sums[0].images) if sums else 0
-    tensors |= {"image_ids": parts[0]["image_ids"], **(joined_sums(sums) if sums else {})}
-    about = {"units": units, "images": any_layer.images, "share": any_layer.share, "classes": classes}
-    save_tensors(path, "tallies", tensors, _axes_of(tensors), about, checked=True)
+    tensors |= {name: parts[0][name] for name in OF_IMAGES} | joined_sums([tally.sums for tally in tallies.values()])
+    about = {"units": units, "images": any_layer.images, "correlated": any_layer.sample.most}
+    about["least_lot"] = float(any_layer.sample.least)
+    save_tensors(path, "tallies", tensors, TALLY_AXES, about, checked=True)
 
 
 def load_tallies(path: Path, layers: Iterable[str]) -> dict[str, Tally]:
     """Return what was saved of these layers, in their order. Raises BadInput for a file that is missing or damaged."""
-    with reading(path):
-        tensors, about = load_tensors(path, "tallies", _axes_of)
-        summed, classes = {name: tensors.pop(name) for name in SUM_AXES if name in tensors}, about["classes"]
-        if not isinstance(about["units"], list):
+
+    def axes(tensors: Mapping[str, Tensor]) -> Axes:
+        if "image_lots" not in tensors:
             raise BadInput(
-                f"{path} may have mixed up its layers, as deconv once did: delete {path.parent} to mine again"
+                f"{path} counts how units fire as an earlier deconv did, which drew another sample of the images; "
+                f"expected the images with the largest lots: delete {path.parent} to mine again"
             )
-        image_ids, units = tensors.pop("image_ids").numpy(), dict(about["units"])
+        return TALLY_AXES
+
+    with reading(path):
+        tensors, about = load_tensors(path, "tallies", axes)
+        units = dict(about["units"])
+        lots, image_ids = (tensors.pop(name).numpy() for name in OF_IMAGES)
+        sums = split_sums({name: tensors.pop(name) for name in SUM_AXES}, list(units.values()))
         columns = {name: values.split(list(units.values()), _axis(name)) for name, values in tensors.items()}
-        tallies = {layer: Tally(units[layer], about["share"], classes) for layer in units}
-        sums = split_sums(summed, classes, list(units.values())) if classes else [None] * len(units)
+        tallies = {layer: Tally(units[layer], about["correlated"], about["least_lot"]) for layer in units}
         for number, tally in enumerate(tallies.values()):
             column = {name: values[number].contiguous().numpy() for name, values in columns.items()}
             tally.images, tally.octave, tally.counts = about["images"], column["octave"], column["counts"]
             tally.drawn.score, tally.drawn.image = (column[name].reshape(-1, DRAWN) for name in ("lot", "drawn"))
             tally.drawn.row = tally.drawn.col = np.minimum(tally.drawn.image, 0)
-            tally.image_ids, tally.strongest, tally.sums = [image_ids], [column["strongest"]], sums[number]
+            tally.sums = sums[number]
+            tally.sample.offer(lots, image_ids, column["strongest"])
         return {layer: tallies[layer] for layer in layers}
-
-
-def _axes_of(tensors: Mapping[str, Tensor]) -> Axes:
-    return {**TALLY_AXES, **SUM_AXES} if "class_sums" in tensors else TALLY_AXES
 
 
 def _axis(name: str) -> int:
@@ -249,14 +234,16 @@ def _axis(name: str) -> int:
 
 
 def _tensors(tally: Tally) -> dict[str, Tensor]:
+    """Return the tensors of TALLY_AXES, but those of classes."""
     tally.count()
-    image_ids, strongest = tally._gathered()
+    lots, image_ids, strongest = tally.sample.by_image()
     shape = (len(tally.octave), STEPS, DRAWN)
     columns = {
         "counts": tally.counts,
         "octave": tally.octave,
         "lot": tally.drawn.score.reshape(shape),
         "drawn": tally.drawn.image.reshape(shape),
+        "image_lots": lots,
         "image_ids": image_ids,
         "strongest": strongest,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +28,7 @@ class Shard:
     - number: its position among the shards of the scan.
     - image_ids: (n,) int64, ascending.
     - provenance: all that decides the record but the contents of the images.
+    - least_lot: see `Scan.empty`.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Shard:
     image_ids: np.ndarray
     path: Path
     provenance: Provenance
+    least_lot: float = 0.0
 
     def names(self) -> list[str]:
         """Return what is named if it changed: the keys of its images."""
@@ -59,7 +61,7 @@ class Shard:
 class StreamedShard:
     """Some tar shards of a streamed source, and where their record is, or goes.
 
-    - number, provenance: as in `Shard`.
+    - number, provenance, least_lot: as in `Shard`.
     - tars: the numbers of its tar shards.
     - following: the tar shard that this process reads after those.
     """
@@ -69,6 +71,7 @@ class StreamedShard:
     tars: range
     path: Path
     provenance: Provenance
+    least_lot: float = 0.0
     following: int | None = None
 
     def names(self) -> list[str]:
@@ -97,7 +100,8 @@ class Progress:
     - unreadable: (image id, key, reason) of each image that could not be read, and
     - digests: the SHA-256 of each image, or of each tar of a streamed source, 32 bytes each, one after another, since
       all shards' are held; none if the content is known already;
-    - images: how many it has.
+    - images: how many it has;
+    - lots: of those of its images that units may be correlated over, if it is counted how they fire.
     """
 
     number: int
@@ -106,6 +110,7 @@ class Progress:
     unreadable: tuple[Unreadable, ...] = ()
     digests: bytes = b""
     images: int = 0
+    lots: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
 
 
 @runtime_checkable
@@ -149,14 +154,15 @@ def look(scan: Scan, shard: Shard | StreamedShard) -> Iterator[Progress]:
         digests = list(shard.digests())
         partial = _checked(shard, digests)
     else:
-        partial, digests = scan.empty(), []
+        partial, digests = scan.empty(shard.least_lot), []
         for count in shard.run(scan, partial, digests):
             seen += count
             yield Progress(shard.number, seen)
         contents = {"listing": digest(shard.names()), "digests": [each.hex() for each in digests]}
         partial.save(shard.path, scan.network, shard.provenance | contents)
         seen = partial.images
-    yield Progress(shard.number, seen, True, tuple(partial.unreadable), b"".join(digests), partial.images)
+    lots = next((tally.sample.lots.copy() for tally in partial.tallies.values()), np.empty(0, dtype=np.float32))
+    yield Progress(shard.number, seen, True, tuple(partial.unreadable), b"".join(digests), partial.images, lots)
 
 
 def _checked(shard: Shard | StreamedShard, digests: Sequence[bytes]) -> Partial:

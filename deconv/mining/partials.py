@@ -13,6 +13,7 @@ from torch import Tensor
 from deconv.errors import BadInput
 from deconv.images import Source
 from deconv.images.batches import Unreadable
+from deconv.mining.by_class import check_sums
 from deconv.mining.firing import Tally, load_tallies, save_tallies
 from deconv.mining.topk import TopK
 from deconv.network import Network
@@ -65,8 +66,22 @@ class Partial:
             )
         self.input_size = input_size
 
+    def expect_classes(self, labels: np.ndarray) -> None:
+        """Make room to count by class over images of these labels (n,). Raises BadInput for more than memory holds."""
+        for tally in self.tallies.values():
+            tally.sums.expect(labels)
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        sums = [tally.sums for tally in self.tallies.values()]
+        if sums:
+            check_sums(sum(len(each.window) for each in sums), len(sums[0].number))
+
     def merge(self, other: Partial) -> None:
-        """Add what was found among other images. Raises BadInput if those were of another size."""
+        """Add what was found among other images.
+
+        Raises BadInput if those were of another size, and if all are of more classes than there is memory for.
+        """
         if other.input_size is not None:
             self.check_size(other.input_size)
         for layer, table in self.tables.items():
@@ -76,6 +91,7 @@ class Partial:
             self.extremes.merge(other.extremes)
         for layer, tally in self.tallies.items():
             tally.merge(other.tallies[layer])
+        self._check_classes()
         keys = self.keys | other.keys
         self.keys = {image_id: keys[image_id] for image_id in self.image_ids}
         self.images += other.images

@@ -12,15 +12,13 @@ from torch import Tensor
 from deconv.errors import BadInput
 from deconv.images import Shards, Source, StreamedSource
 from deconv.images.batches import batches, check_readable
-from deconv.mining.by_class import places_of
-from deconv.mining.firing import Tally, lots_of
+from deconv.mining.firing import Tally
+from deconv.mining.lots import lots_of
 from deconv.mining.partials import Partial, key_of
 from deconv.mining.topk import TopK
 from deconv.network import Network
 from deconv.network.receptive_field import ReceptiveField
 from deconv.progress import track
-from deconv.records.by_class import Classes
-from deconv.records.firing import CORRELATED
 
 MOST_UNREADABLE = 2**20
 """Images of a streamed source, whose half is not known before its end; what is said of one takes some 400 bytes."""
@@ -35,8 +33,7 @@ class Scan:
     - layers, k, per_image, batch_size: as in `deconv.mine`.
     - precision: the type that activations are computed in.
     - candidates: by layer, scores that a scan in bfloat16 found; how far they are off is measured on the way.
-    - counted: how many images there are in all, if how units fire is to be counted over them; None if it is not.
-    - classes: those that the images are of, if it is also to be told by class.
+    - correlated: how many images units are correlated over, if it is counted how they fire; 0 if it is not.
     """
 
     network: Network
@@ -46,22 +43,21 @@ class Scan:
     batch_size: int
     precision: torch.dtype = torch.float32
     candidates: dict[str, TopK] | None = None
-    counted: int | None = None
-    classes: Classes | None = None
+    correlated: int = 0
 
-    def empty(self) -> Partial:
-        """Return what is found in no image at all: where `run` starts."""
+    def empty(self, least_lot: float = 0.0) -> Partial:
+        """Return what is found in no image at all: where `run` starts.
+
+        least_lot: images of smaller lots are known not to be among those over which units are correlated.
+        """
         tables = {layer: TopK(self.network.channels(layer), self.k) for layer in self.layers}
         errors = {layer: np.zeros(len(table.score)) for layer, table in (self.candidates or {}).items()}
         extremes = TopK(1 + len(tables), EXTREMES) if self.precision != torch.float32 else None
-        return Partial(tables, errors=errors, extremes=extremes, tallies=self._empty_tallies())
+        return Partial(tables, errors=errors, extremes=extremes, tallies=self._empty_tallies(least_lot))
 
-    def _empty_tallies(self) -> dict[str, Tally]:
-        if self.counted is None:
-            return {}
-        share = min(CORRELATED / max(self.counted, 1), 1.0)
-        classes = 0 if self.classes is None else len(self.classes.number)
-        return {layer: Tally(self.network.channels(layer), share, classes) for layer in self.layers}
+    def _empty_tallies(self, least_lot: float) -> dict[str, Tally]:
+        layers = self.layers if self.correlated else []
+        return {layer: Tally(self.network.channels(layer), self.correlated, least_lot) for layer in layers}
 
     def run(
         self, images: Source | Tensor, image_ids: np.ndarray, partial: Partial, most_skipped: int | None = None
@@ -76,10 +72,13 @@ class Scan:
         - image_ids: (n,) int64, ascending.
         - most_skipped: how many images may be unreadable, by default half of them.
 
-        Raises BadInput for images of several sizes and for NaN or infinite activations.
+        Raises BadInput for images of several sizes, for NaN or infinite activations, and where it is counted how units
+        fire for images of more classes than there is memory for.
         """
         rectified = {layer: self.network.rectified(layer) for layer in self.layers}
         fields: dict[str, ReceptiveField] = {}
+        if partial.tallies and (labels := _labels_of(images, image_ids)) is not None:
+            partial.expect_classes(labels)
         for batch_ids, batch in self._batches(images, image_ids, partial, most_skipped):
             partial.check_size((batch.shape[2], batch.shape[3]))
             if not fields:
@@ -89,7 +88,7 @@ class Scan:
                 largest.append(batch.abs().amax(dim=(1, 2, 3)).float().cpu().numpy())
             if partial.tallies:
                 lots = lots_of(key_of(images, image_id) for image_id in batch_ids.tolist())
-                classes = self._classes_of(images, batch_ids)
+                labels = _labels_of(images, batch_ids)
             for layer, maps, maxima in self.network.forward_with_maxima(batch, self.layers, self.precision):
                 scores = maxima.float().cpu().numpy()
                 _check_finite(images, batch_ids, scores, layer)
@@ -99,19 +98,13 @@ class Scan:
                     errors = score_errors(self.candidates[layer], batch_ids, scores)
                     partial.errors[layer] = np.maximum(partial.errors[layer], errors)
                 if partial.tallies:
-                    partial.tallies[layer].see(scores, batch_ids, lots, classes)
+                    partial.tallies[layer].see(scores, batch_ids, lots, labels)
                 least = 0.0 if rectified[layer] else -np.inf
                 _offer(partial.tables[layer], maps, scores, batch_ids, self.per_image, fields[layer], least)
                 del maps  # its memory is free before the next layer is computed
             if partial.extremes is not None:
                 offer_images(partial.extremes, batch_ids, np.stack(largest))
             yield len(batch_ids)
-
-    def _classes_of(self, images: Source | Tensor, image_ids: np.ndarray) -> np.ndarray | None:
-        """Return the classes of images (n,), by their places in `classes`; None if these are not told."""
-        if self.classes is None or isinstance(images, Tensor):
-            return None
-        return places_of(images, self.classes, image_ids)
 
     def _batches(
         self, images: Source | Tensor, image_ids: np.ndarray, partial: Partial, most_skipped: int | None
@@ -197,6 +190,12 @@ def score_errors(candidates: TopK, image_ids: np.ndarray, scores: np.ndarray) ->
     difference = np.abs(exact - np.where(image_ids[row] == candidates.image, candidates.score, exact))
     largest: np.ndarray = difference.max(axis=1)
     return largest
+
+
+def _labels_of(images: Source | Tensor, image_ids: np.ndarray) -> np.ndarray | None:
+    """The class of each image (n,) int64; None if they have none."""
+    labels = None if isinstance(images, Tensor) else images.labels_of(image_ids.tolist())
+    return None if labels is None else np.array(labels, dtype=np.int64)
 
 
 def _check_finite(images: Source | Tensor, image_ids: np.ndarray, scores: np.ndarray, layer: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from deconv.engines import Engine
 from deconv.engines.local import Local
+from deconv.errors import RecordMismatch
 from deconv.files import remove_parts
 from deconv.images import Source, StreamedSource, content_hash, content_of
 from deconv.images.batches import Unreadable, check_readable
@@ -37,6 +38,8 @@ class InShards:
 
     - provenance: what decides the records besides the contents of the images and what follows from the scan.
     - digests: of the images of each shard, 32 bytes each, by its number, once all images have been looked at.
+    - lots: the largest of the images that were looked at, as many as units are correlated over. So what a later shard
+      keeps for that is little: of all shards together not much more than a few shards could hold.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class InShards:
     images: Source
     provenance: Provenance
     digests: dict[int, bytes] = field(default_factory=dict)
+    lots: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
 
     def search(self, stage: str, scan: Scan, image_ids: np.ndarray | None) -> Partial:
         """Return what a scan finds among some images, or None for all of a streamed source; `stage` says what for.
@@ -62,7 +66,7 @@ class InShards:
             log.info("%s: %d of %d shards are there, and checked first", stage, len(kept), len(cuts))
         provenance = self._provenance(stage, scan, len(cuts))
         shards = (  # made one by one, since there may be very many
-            self._shard(number, cuts, paths[number], provenance | {"shard": number}, after)
+            self._shard(number, cuts, paths[number], provenance | {"shard": number}, after, self._least_lot(scan))
             for number, after in zip([*kept, *missing], [*[None] * len(kept), *missing[1:], None], strict=False)
         )
         if image_ids is None:
@@ -70,7 +74,13 @@ class InShards:
         else:
             images = sum(len(cuts[number]) for number in missing)
             self._work(scan, shards, len(cuts), images, len(image_ids) == len(self.images))
-        return self.engine.merge(merged, paths)
+        total = self.engine.merge(merged, paths)
+        if not all(tally.sample.is_whole for tally in total.tallies.values()):
+            raise RecordMismatch(
+                f"shards in {self.folder} left out images for the sake of others that are not there any more; expected "
+                f"the same images in all runs: delete {self.folder} to mine again"
+            )
+        return total
 
     def content_hash(self) -> str:
         """Return `Source.content_hash` as the images were when they were looked at, after a scan of all of them."""
@@ -96,12 +106,17 @@ class InShards:
         ):
             if step.done:
                 finished.append(step.number)
+                self.lots = np.sort(np.concatenate([self.lots, step.lots]))[-scan.correlated :]
                 unreadable.extend(step.unreadable)
                 total += step.images if images is None else 0
                 check_readable(self.images, unreadable, total, most)
                 if all_images:
                     self.digests[step.number] = step.digests
         check_readable(self.images, unreadable, total, total // 2)
+
+    def _least_lot(self, scan: Scan) -> float:
+        """A lot that those of the images that units will be correlated over do not fall below."""
+        return float(self.lots[0]) if scan.correlated and len(self.lots) == scan.correlated else 0.0
 
     def _provenance(self, stage: str, scan: Scan, shards: int) -> Provenance:
         """What decides the records of all shards."""
@@ -114,10 +129,10 @@ class InShards:
             "computed": self.engine.computes_on(scan.network),
             "shards": shards,
         }
-        if scan.counted is not None:
-            provenance["counted"] = scan.counted
-        if scan.classes is not None:
-            provenance["labels"] = scan.classes.labels
+        if scan.correlated:
+            provenance["correlated"] = scan.correlated
+            if not isinstance(self.images, StreamedSource) and self.images.labels is not None:
+                provenance["labels"] = self.images.labels_hash  # those of a streamed source lie in its shards
         return provenance
 
     def _cuts(self, scan: Scan, image_ids: np.ndarray | None) -> Sequence[np.ndarray] | Sequence[range]:
@@ -128,13 +143,16 @@ class InShards:
         return list(_chunks(self.images, image_ids, self.engine.shard_size, scan.batch_size))
 
     def _shard(
-        self, number: int, cuts: Sequence[Any], path: Path, provenance: Provenance, after: int | None
+        self, number: int, cuts: Sequence[Any], path: Path, provenance: Provenance, after: int | None, least: float
     ) -> Shard | StreamedShard:
-        """after: the number of the shard that is looked at next, if none but this process does the work."""
+        """after: the number of the shard that is looked at next, if none but this process does the work.
+
+        least: the least lot that counts.
+        """
         if not isinstance(self.images, StreamedSource):
-            return Shard(number, self.images, cuts[number], path, provenance)
+            return Shard(number, self.images, cuts[number], path, provenance, least)
         following = None if after is None or not isinstance(self.engine, Local) else cuts[after].start
-        return StreamedShard(number, self.images.shards, cuts[number], path, provenance, following)
+        return StreamedShard(number, self.images.shards, cuts[number], path, provenance, least, following)
 
 
 def _titles(scan: Scan) -> Callable[[Shard | StreamedShard], str]:

@@ -27,10 +27,10 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that the images of a source are of.
+    """The classes that the images of a source are of, as far as these could be read.
 
     - number: of each class, ascending.  names: theirs, the numbers where they have none.
-    - labels: the SHA-256, in hex, of which image is of which class.
+    - labels: the SHA-256, in hex, of which image is of which class; of a streamed source that of its shards' states.
     """
 
     number: tuple[int, ...]

@@ -32,7 +32,7 @@ STEPS = BINS // 4
 DRAWN = 4
 """Images that are drawn of each step."""
 CORRELATED = 4096
-"""Images over which units are correlated, about: all of them where there are no more, 16 KB a unit."""
+"""Images over which units are correlated, those with the largest lots: all where there are no more, 16 KB a unit."""
 ALIKE = 6
 """Units that are named as the most alike, at most."""
 QUANTILES = {"99 %": 0.99, "90 %": 0.9, "median": 0.5, "weakest": 0.0}
