@@ -279,6 +279,7 @@ def test_the_chart_has_a_line_for_each_name_in_forward_order(summary: dict[str, 
     assert np.allclose(heights(solid), expected)
     assert dotted.get_linestyle() == ":" and heights(dotted)[-1] == 0
     assert [label.get_text() for label in backward.get_xticklabels()] == [IMAGE, "one", "two"]
+    assert "Not shown: one, as none of the layers lies before it" in figure.get_supxlabel().replace("\n", " ")
 
 
 def heights(line: Line2D) -> np.ndarray:

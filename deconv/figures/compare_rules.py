@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from deconv.compare.controls import CONTROLS
 from deconv.compare.measuring import METRICS, curve_column
 from deconv.compare.sufficiency import CURVES, FILLS, SHARES
+from deconv.figures import DPI
+from deconv.figures.page import CAPTION, MARGIN, wrapped
 from deconv.figures.pictures import as_bytes, on_grid, recon_tiles, tiles
 
 RULE_COLOURS = {
@@ -85,6 +87,12 @@ def legend_above(figure: Figure, lines: Sequence[Line2D]) -> None:
     """Put a legend above the charts, in as many columns as fit; the longest label is 2.5 inches wide."""
     columns = min(max(int(figure.get_figwidth() / 2.5), 1), 6)
     figure.legend(handles=list(lines), loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
+
+
+def note_below(figure: Figure, label: str, notes: Sequence[str]) -> None:
+    """Put the label of all charts' axes below them, and under it notes, their lines broken to the figure's width."""
+    width = round(figure.get_figwidth() * DPI) - 2 * MARGIN
+    figure.supxlabel("\n".join([label, *(wrapped(note, width, CAPTION) for note in notes)]), fontsize=9.5)
 
 
 def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
