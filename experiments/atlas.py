@@ -13,6 +13,7 @@ from deconv.analyses.choosing import listed_shares
 from deconv.analyses.cues import measure_cues
 from deconv.atlas import KEEPING, write_atlas
 from deconv.atlas.trust import Trust, as_trust
+from deconv.command.ahead import Ahead, projections
 from deconv.command.options import Atlas
 from deconv.command.setup import Prepared, asked_explanations, open_model, open_reference, open_rule, prepare
 from deconv.errors import BadInput, bad_value, check_choice
@@ -24,6 +25,7 @@ from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
+from deconv.records.firing import DRAWN, QUANTILES
 from deconv.records.formats import read_columns, reading
 from deconv.records.provenance import check_same
 
@@ -41,7 +43,8 @@ def run(options: Atlas, folder: Path) -> Path:
     trust = {} if options.predicted is None else read_trust(options, prepared, rules)
     reference = open_reference(options, network, prepared.images, prepared.layers)
     counted = options.precision == "float32"  # else `write_atlas` counts how units fire, in a pass of its own
-    peaks = prepared.mine(record, options.k, options.per_image, firing=counted)
+    ahead = work_ahead(options, prepared, rules)
+    peaks = prepared.mine(record, options.k, options.per_image, firing=counted, ahead=ahead)
     metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
     if options.cues:
         for layer in track(prepared.layers, "asking for colour and shape", len(prepared.layers), unit="layers"):
@@ -70,6 +73,16 @@ def run(options: Atlas, folder: Path) -> Path:
     against = {} if reference is None else {"reference": reference.provenance}
     write_json(folder / "summary.json", {"layers": numbers, **provenance, **against})
     return page
+
+
+def work_ahead(options: Atlas, prepared: Prepared, rules: Sequence[Rule | Explanation]) -> Ahead:
+    """Count what comes after mining: pictures of all peaks of all units by each rule, by the first of weaker images."""
+    units = {layer: prepared.network.channels(layer) for layer in prepared.layers}
+    pictures = projections({layer: number * options.k for layer, number in units.items()}, rules)
+    if options.beyond:
+        weaker = {layer: number * len(QUANTILES) * DRAWN for layer, number in units.items()}
+        pictures += projections(weaker, rules[:1])
+    return Ahead(pictures)
 
 
 def opened_rules(options: Atlas) -> list[Rule | Explanation]:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from deconv.analyses.choosing import firing_units
+from deconv.command.ahead import Ahead, projections, units_shown
 from deconv.command.options import CompareRules
-from deconv.command.setup import asked_explanations, open_model, prepare
-from deconv.compare.controls import Opened, rules_behind
+from deconv.command.setup import Prepared, asked_explanations, open_model, prepare
+from deconv.compare.controls import Opened, as_projected, rules_behind
 from deconv.compare.judging import Measurements, Study, randomised, summarise
+from deconv.compare.sufficiency import CURVES, FILLS, SHARES
 from deconv.compare.tasks import PATCHES
 from deconv.explanations.functions import Explanation
 from deconv.figures import compare_rules as charts
@@ -34,13 +36,26 @@ def run(options: CompareRules, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, [*behind, *functions_of(rules)], options.units)
     random = randomised(network, prepared.layers, options.seed)
     with prepared.engine.connected():  # once, for mining and measuring
-        peaks, seed = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image), options.seed
+        ahead, seed = work_ahead(options, prepared, rules), options.seed
+        peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image, ahead=ahead)
         units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
         study = Study(network, prepared.images, peaks, units, rules, random, seed, prepared.engine, folder / "records")
         measurements = study.measure()
     summary = summarise(study, measurements)
     write_json(folder / "summary.json", summary)
     return draw(study, measurements, summary, folder)
+
+
+def work_ahead(options: CompareRules, prepared: Prepared, rules: Mapping[str, Opened]) -> Ahead:
+    """Count what comes after mining: by each explanation, pictures of all peaks and of another unit, and curves."""
+    units = {layer: units_shown(options, prepared.network, layer) for layer in prepared.layers}
+    counts = {layer: number * (options.k + 1) for layer, number in units.items()}
+    tested = as_rule(asdict(options.rule))
+    of_curves = len(CURVES) * len(FILLS) * len(SHARES)
+    return Ahead(
+        projections(counts, (as_projected(each, tested) for each in rules.values())),
+        passes=sum(units.values()) * len(rules) * of_curves,
+    )
 
 
 def functions_of(explanations: Mapping[str, Opened]) -> list[Explanation]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from deconv.analyses.choosing import firing_units
+from deconv.command.ahead import Ahead, projections, units_shown
 from deconv.command.options import PathCheck
-from deconv.command.setup import asked_explanations, open_model, open_rule, prepare
-from deconv.compare.controls import rules_behind
+from deconv.command.setup import Prepared, asked_explanations, open_model, open_rule, prepare
+from deconv.compare.controls import Opened, as_projected, rules_behind
 from deconv.compare.judging import randomised
 from deconv.compare.path_check import BASELINES, PathStudy, summarise
 from deconv.explanations.functions import Explanation
 from deconv.figures import path_check, save_figure
 from deconv.files import write_json
-from deconv.projection.rules import as_rule
+from deconv.projection.rules import Rule, as_rule
 from deconv.views.asking import beside_rule
 
 
@@ -26,7 +28,8 @@ def run(options: PathCheck, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, [*behind, *functions], options.units)
     random = randomised(network, prepared.layers, seed) if "random_weights" in explanations.values() else None
     with prepared.engine.connected():  # once, for mining and measuring
-        peaks = prepared.mine(folder / "peaks.safetensors", k=2)
+        ahead = work_ahead(options, prepared, explanations)
+        peaks = prepared.mine(folder / "peaks.safetensors", k=2, ahead=ahead)
         units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
         study = PathStudy(
             network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records"
@@ -34,3 +37,20 @@ def run(options: PathCheck, folder: Path) -> Path:
         summary = summarise(study, study.measure())
     write_json(folder / "summary.json", summary)
     return save_figure(path_check.paths(summary["layers"], list(explanations)), folder / "path_check.png")
+
+
+def work_ahead(options: PathCheck, prepared: Prepared, explanations: Mapping[str, Opened]) -> Ahead:
+    """Count what comes after mining: a picture of each unit by each explanation, answers to it, and signals of rules.
+
+    The network answers to the plain colour, the patch, every picture and the two baselines, twice: the second time for
+    the derivatives. Two pairs of signals are sent back of each unit and rule.
+    """
+    counts = {layer: units_shown(options, prepared.network, layer) for layer in prepared.layers}
+    units, tested = sum(counts.values()), open_rule(options.rule)
+    rules = sum(isinstance(each, Rule) for each in explanations.values())
+    shown = 2 + len(explanations) + len(BASELINES)
+    return Ahead(
+        projections(counts, (as_projected(each, tested) for each in explanations.values())),
+        passes=2 * shown * units,
+        notes=[("following", f"{4 * rules * units:,} signals sent back, or fewer")],
+    )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from deconv.analyses.choosing import firing_units
+from deconv.command.ahead import Ahead, count_images, projections, units_shown
 from deconv.command.options import WhichImage
-from deconv.command.setup import asked_explanations, open_model, prepare
-from deconv.compare.controls import rules_behind
+from deconv.command.setup import Prepared, asked_explanations, open_model, prepare
+from deconv.compare.controls import Opened, as_projected, rules_behind
 from deconv.compare.judging import randomised
 from deconv.compare.observers import OtherNetwork
-from deconv.compare.which_image import BASELINES, ImageStudy
+from deconv.compare.which_image import BASELINES, CANDIDATES, ImageStudy
 from deconv.figures import save_figure
 from deconv.models.presets import open_network, replaced_settings
 from deconv.network import Network
@@ -32,7 +34,8 @@ def run(options: WhichImage, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, behind, options.units)
     random = randomised(network, prepared.layers, seed) if "random_weights" in explanations.values() else None
     with prepared.engine.connected():  # once, for mining and measuring
-        peaks = prepared.mine(folder / "peaks.safetensors", k=2 * options.references)
+        ahead = work_ahead(options, prepared, explanations)
+        peaks = prepared.mine(folder / "peaks.safetensors", k=2 * options.references, ahead=ahead)
         units = {name: firing_units(name, peaks[name], options.units, options.n_units, seed) for name in peaks}
         study = ImageStudy(
             network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records",
@@ -43,6 +46,16 @@ def run(options: WhichImage, folder: Path) -> Path:
     choice.save(folder / "table.txt")
     log.info("%s", choice)
     return save_figure(choice.figure(), folder / "which_image.png")
+
+
+def work_ahead(options: WhichImage, prepared: Prepared, explanations: Mapping[str, Opened]) -> Ahead:
+    """Count what comes after mining: pictures of all references, of the first explanation for its masks too."""
+    tested = as_rule(asdict(options.rule))
+    counts = {layer: units_shown(options, prepared.network, layer) * options.references for layer in prepared.layers}
+    by = [as_projected(each, tested) for each in explanations.values()]
+    notes = [("observing", "what observers see of pictures and images is not told")]
+    passes = min(CANDIDATES, count_images(prepared.images))
+    return Ahead(projections(counts, [by[0], *by]), passes=passes, notes=notes)
 
 
 def other_network(options: WhichImage, network: Network) -> OtherNetwork | None:

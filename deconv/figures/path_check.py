@@ -32,8 +32,8 @@ Summary = Mapping[str, Any]
 def paths(layers: Summary, names: Sequence[str]) -> Figure:
     """Columns are the layers of units; rows: forward, forward as weighted by the unit, and two signals backward.
 
-    layers: {layer: {name: {"forward/conv1": {"mean", "low", "high"}, ...}}}, names and baselines; of several
-    layers, one that none is before has no column, and is named. Bands are 95 % intervals over units, left out for controls, to be read.
+    layers: {layer: {name: {"forward/conv1": {"mean", "low", "high"}, ...}}}, names and baselines; of several layers,
+    one that none is before has no column, and is named. Bands are 95 % intervals over units, left out for controls.
     """
     shown = [layer for layer in layers if len(_steps(layers[layer][names[0]], FORWARD)) > 2] or list(layers)
     figure = Figure(figsize=(1.3 + 3.1 * len(shown), 11.6), layout="constrained")
