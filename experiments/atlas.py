@@ -98,9 +98,7 @@ def day_of(record: Path) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(record.stat().st_mtime))
 
 
-def summarise(
-    network: Network, layer: str, peaks: Peaks, firing: Firing, reference: Peaks | None
-) -> dict[str, Any]:
+def summarise(network: Network, layer: str, peaks: Peaks, firing: Firing, reference: Peaks | None) -> dict[str, Any]:
     """Return what the front page says of a layer, and the strongest peak of each unit."""
     shares: dict[str, Any] = (
         {} if reference is None else {"share_of_strongest": listed_shares(peaks[layer], reference[layer])}

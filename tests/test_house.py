@@ -52,8 +52,8 @@ HOUSE = {
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls guesses judging measuring observers path_check predicting sanity_checks similarity sufficiency tasks trials "
-        "trust which_image",
+        doors="controls guesses judging measuring observers path_check predicting sanity_checks similarity sufficiency "
+        "tasks trials trust which_image",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(

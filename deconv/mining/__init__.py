@@ -204,9 +204,7 @@ def _scan(
     return Scan(network, names, k, per_image, batch_size, counted=counted, classes=classes), images
 
 
-def precision_taken(
-    network: Network, images: Source | Tensor, layers: Iterable[str], k: int, precision: str
-) -> str:
+def precision_taken(network: Network, images: Source | Tensor, layers: Iterable[str], k: int, precision: str) -> str:
     """Return in which precision images are seen first: bfloat16 where that is asked for and pays, else float32."""
     if precision == "float32" or not pays(sum(map(network.channels, layers)), k, len(images)):
         return "float32"
