@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from deconv.command.options import PathCheck
 from deconv.command.setup import Prepared, asked_explanations, open_model, open_rule, prepare
 from deconv.compare.controls import Opened, as_projected, rules_behind
 from deconv.compare.judging import randomised
-from deconv.compare.path_check import BASELINES, PathStudy, summarise
+from deconv.compare.path_check import BASELINES, PathStudy
 from deconv.explanations.functions import Explanation
-from deconv.figures import path_check, save_figure
-from deconv.files import write_json
+from deconv.figures import save_figure
 from deconv.projection.rules import Rule, as_rule
 from deconv.views.asking import beside_rule
+from deconv.views.path_check import followed
+
+log = logging.getLogger("deconv")
 
 
 def run(options: PathCheck, folder: Path) -> Path:
@@ -34,9 +37,11 @@ def run(options: PathCheck, folder: Path) -> Path:
         study = PathStudy(
             network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records"
         )
-        summary = summarise(study, study.measure())
-    write_json(folder / "summary.json", summary)
-    return save_figure(path_check.paths(summary["layers"], list(explanations)), folder / "path_check.png")
+        paths = followed(study)
+    paths.save(folder / "summary.json")
+    paths.save(folder / "table.txt")
+    log.info("%s", paths)
+    return save_figure(paths.figure(), folder / "path_check.png")
 
 
 def work_ahead(options: PathCheck, prepared: Prepared, explanations: Mapping[str, Opened]) -> Ahead:

@@ -63,7 +63,7 @@ HOUSE = {
     ),
     "figures": Room(
         "errors files records images network projection compare training analyses",
-        doors="compare_rules features html pictures predict strongest which_image",
+        doors="compare_rules features html path_check pictures predict strongest which_image",
     ),
     "views": Room(
         "errors progress files records images network engines mining projection explanations compare analyses figures"
