@@ -62,6 +62,10 @@ from .views.look import (
     Look as Look,
     look as look,
 )
+from .views.path_check import (
+    Paths as Paths,
+    path_check as path_check,
+)
 from .views.predict import (
     Prediction as Prediction,
     predict as predict,

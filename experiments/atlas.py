@@ -11,20 +11,23 @@ from typing import Any
 
 from deconv.analyses.choosing import listed_shares
 from deconv.analyses.cues import measure_cues
-from deconv.atlas import KEEPING, write_atlas
+from deconv.atlas import COUNTS, KEEPING, write_atlas
 from deconv.atlas.photographs import photographs_of
 from deconv.atlas.trust import Trust, as_trust
+from deconv.command.ahead import Ahead, projections
 from deconv.command.options import Atlas
 from deconv.command.setup import Prepared, asked_explanations, open_model, open_reference, open_rule, prepare
 from deconv.errors import BadInput, bad_value, check_choice
 from deconv.explanations import by_name
 from deconv.explanations.functions import Explanation
 from deconv.files import write_json
+from deconv.mining import precision_taken
 from deconv.models.presets import called
 from deconv.network import Network
 from deconv.progress import track
 from deconv.projection.rules import Rule
-from deconv.records import Peaks
+from deconv.records import Firing, Peaks
+from deconv.records.firing import DRAWN, QUANTILES
 from deconv.records.formats import read_columns, reading
 from deconv.records.provenance import check_same
 
@@ -41,8 +44,10 @@ def run(options: Atlas, folder: Path) -> Path:
     measured = {} if options.compared is None else measured_layers(Path(options.compared), prepared.layers, rules[0])
     trust = {} if options.predicted is None else read_trust(options, prepared, rules)
     reference = open_reference(options, network, prepared.images, prepared.layers)
-    counted = options.precision == "float32"  # else `write_atlas` counts how units fire, in a pass of its own
-    peaks = prepared.mine(record, options.k, options.per_image, firing=counted)
+    taken = precision_taken(network, prepared.images, prepared.layers, options.k, options.precision)
+    counted = taken == "float32"  # else `write_atlas` counts how units fire, in a pass of its own
+    ahead = work_ahead(options, prepared, rules)
+    peaks = prepared.mine(record, options.k, options.per_image, firing=counted, ahead=ahead)
     metrics = {layer: read_metrics(path, peaks.provenance, len(peaks[layer].score)) for layer, path in measured.items()}
     if options.cues:
         photographs = photographs_of(prepared.images, peaks, options.beyond, folder / "records")
@@ -65,13 +70,24 @@ def run(options: Atlas, folder: Path) -> Path:
         "keep": options.keep,
     }
     page = write_atlas(network, peaks, prepared.images, folder / "site", **shown, **site, engine=prepared.engine)
-    numbers = {layer: summarise(network, layer, peaks, reference) for layer in prepared.layers}
+    firing = peaks.firing or Peaks.load(folder / "records" / COUNTS).firing or {}
+    numbers = {layer: summarise(network, layer, peaks, firing[layer], reference) for layer in prepared.layers}
     for layer, of_layer in trust.items():
         numbers[layer]["trust"] = {"control": of_layer.control, **asdict(of_layer.counts)}
     provenance = {"provenance": peaks.provenance, "rules": {rule.name: rule.options() for rule in rules}}
     against = {} if reference is None else {"reference": reference.provenance}
     write_json(folder / "summary.json", {"layers": numbers, **provenance, **against})
     return page
+
+
+def work_ahead(options: Atlas, prepared: Prepared, rules: Sequence[Rule | Explanation]) -> Ahead:
+    """Count what comes after mining: pictures of all peaks of all units by each rule, by the first of weaker images."""
+    units = {layer: prepared.network.channels(layer) for layer in prepared.layers}
+    pictures = projections({layer: number * options.k for layer, number in units.items()}, rules)
+    if options.beyond:
+        weaker = {layer: number * len(QUANTILES) * DRAWN for layer, number in units.items()}
+        pictures += projections(weaker, rules[:1])
+    return Ahead(pictures)
 
 
 def opened_rules(options: Atlas) -> list[Rule | Explanation]:
@@ -84,12 +100,12 @@ def day_of(record: Path) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(record.stat().st_mtime))
 
 
-def summarise(network: Network, layer: str, peaks: Peaks, reference: Peaks | None) -> dict[str, Any]:
+def summarise(network: Network, layer: str, peaks: Peaks, firing: Firing, reference: Peaks | None) -> dict[str, Any]:
     """Return what the front page says of a layer, and the strongest peak of each unit."""
     shares: dict[str, Any] = (
         {} if reference is None else {"share_of_strongest": listed_shares(peaks[layer], reference[layer])}
     )
-    by_class = None if peaks.firing is None else peaks.firing[layer].by_class
+    by_class = firing.by_class
     if by_class is not None:
         shares["class_selectivity"] = by_class.selectivity
         shares["selectivity_by_chance"] = [number(chance) for chance in by_class.chance.tolist()]

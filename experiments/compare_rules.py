@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deconv.command.ahead import Ahead, projections, units_shown
 from deconv.command.options import CompareRules
-from deconv.command.setup import asked_explanations, open_model, prepare, units_by_layer
-from deconv.compare.controls import Opened, functions_among, rules_behind
+from deconv.command.setup import Prepared, asked_explanations, open_model, prepare, units_by_layer
+from deconv.compare.controls import Opened, as_projected, functions_among, rules_behind
 from deconv.compare.judging import Measurements, Study, randomised, summarise
+from deconv.compare.sufficiency import CURVES, FILLS, SHARES
 from deconv.compare.tasks import PATCHES
 from deconv.figures import compare_rules as charts
 from deconv.figures import save_figure
@@ -31,7 +34,8 @@ def run(options: CompareRules, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, [*behind, *functions_among(rules.values())], options.units)
     random = randomised(network, prepared.layers, options.seed)
     with prepared.engine.connected():  # once, for mining and measuring
-        peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image)
+        ahead = work_ahead(options, prepared, rules)
+        peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image, ahead=ahead)
         units = units_by_layer(options, peaks)
         study = Study(
             network, prepared.images, peaks, units, rules, random, options.seed, prepared.engine, folder / "records"
@@ -40,6 +44,18 @@ def run(options: CompareRules, folder: Path) -> Path:
     summary = summarise(study, measurements)
     write_json(folder / "summary.json", summary)
     return draw(study, measurements, summary, folder)
+
+
+def work_ahead(options: CompareRules, prepared: Prepared, rules: Mapping[str, Opened]) -> Ahead:
+    """Count what comes after mining: by each explanation, pictures of all peaks and of another unit, and curves."""
+    units = {layer: units_shown(options, prepared.network, layer) for layer in prepared.layers}
+    counts = {layer: number * (options.k + 1) for layer, number in units.items()}
+    tested = as_rule(asdict(options.rule))
+    of_curves = len(CURVES) * len(FILLS) * len(SHARES)
+    return Ahead(
+        projections(counts, (as_projected(each, tested) for each in rules.values())),
+        passes=sum(units.values()) * len(rules) * of_curves,
+    )
 
 
 def compared_rules(options: CompareRules) -> dict[str, Opened]:

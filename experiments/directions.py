@@ -12,6 +12,7 @@ from deconv import figures
 from deconv.analyses.choosing import chosen_maps, described_images, firing_units
 from deconv.analyses.directions import check_method, fit_directions, sample_activations
 from deconv.analyses.features import summarise
+from deconv.command.ahead import Ahead, projections
 from deconv.command.options import Directions
 from deconv.command.setup import Prepared, open_rule, prepare
 from deconv.compare.judging import Measurements, Study
@@ -51,6 +52,7 @@ def run(options: Directions, folder: Path) -> Path:
     files = {method: folder / f"{method}.safetensors" for method in options.methods}
     read = {name: settings for name, settings in options.directions.items() if settings is not None}
     layers = {CHANNELS: layer} | {method: asked_name(layer, method) for method in files} | others
+    prepared.begin(folder / "peaks.safetensors", options.k, ahead=work_ahead(options, prepared, layer, rule))
     with prepared.engine.connected():  # once, for sampling, mining and measuring
         fit(options, network, prepared, layer, files)
         wide = open_directions(
@@ -71,6 +73,19 @@ def run(options: Directions, folder: Path) -> Path:
         f"{called(options.model, network)}, {layer}: directions beside channels, {described_images(peaks)}, {rule.name}"
     )
     return save_figure(charts.directions_figure(summary["sets"], heading), folder / "directions.png")
+
+
+def work_ahead(options: Directions, prepared: Prepared, layer: str, rule: Rule) -> Ahead:
+    """Count what comes before and after mining: fits, and pictures of each set's units, made twice: measured, drawn."""
+    units = dict.fromkeys(prepared.layers, 0)
+    for of_set, number in [
+        *((name, prepared.network.channels(name)) for name in prepared.layers),
+        *((layer, options.n) for _ in options.methods),
+    ]:
+        units[of_set] += min(options.n_units, number)
+    counts = {name: 2 * number * options.k for name, number in units.items()}
+    fits = f"{', '.join(options.methods)}: {options.n} directions each on {options.samples:,} positions"
+    return Ahead(projections(counts, [rule]), notes=[("fitting", f"{fits}, mined with the rest; its time is not told")])
 
 
 def check_sets(options: Directions, network: Network, layer: str) -> dict[str, str]:

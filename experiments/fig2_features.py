@@ -11,8 +11,9 @@ from typing import Any
 from deconv import figures
 from deconv.analyses.choosing import choose_units, describe_share, described_images, listed_shares, strongest_units
 from deconv.analyses.features import summarise
+from deconv.command.ahead import Ahead, projections, units_shown
 from deconv.command.options import Fig2Features
-from deconv.command.setup import open_model, open_reference, open_rule, prepare
+from deconv.command.setup import Prepared, open_model, open_reference, open_rule, prepare
 from deconv.errors import BadInput, check_choice
 from deconv.figures import features
 from deconv.figures.beyond import BEYOND, beyond_panels
@@ -27,7 +28,9 @@ from deconv.progress import track
 from deconv.projection import project_peaks
 from deconv.projection.masks import mask_of
 from deconv.projection.patches import patches_of
+from deconv.projection.rules import Rule
 from deconv.records import FIELDS, Firing, Patches, Peaks, Reconstructions
+from deconv.records.firing import DRAWN, QUANTILES
 
 log = logging.getLogger("deconv")
 
@@ -44,7 +47,8 @@ def run(options: Fig2Features, folder: Path) -> Path:
     images, layers = prepared.images, prepared.layers
     reference = open_reference(options, network, images, layers)
     check_choosing(options, reference)
-    peaks = prepared.mine(folder / "peaks.safetensors", options.k, options.per_image, firing=options.beyond)
+    record, ahead = folder / "peaks.safetensors", work_ahead(options, prepared, rule)
+    peaks = prepared.mine(record, options.k, options.per_image, firing=options.beyond, ahead=ahead)
     chosen = {layer: pick_units(options, layer, peaks, reference) for layer in layers}
     beyond = peaks_beyond(network, images, checked_firing(peaks, folder), chosen) if options.beyond else {}
     panels, panels_beyond, summary = [], [], {}
@@ -80,6 +84,13 @@ def run(options: Fig2Features, folder: Path) -> Path:
         said = "few of %d photographs are what a unit looks for: source=folder source.root=PATH looks at yours"
         log.info(said, len(images))
     return picture
+
+
+def work_ahead(options: Fig2Features, prepared: Prepared, rule: Rule) -> Ahead:
+    """Count what comes after mining: pictures of all peaks of the units, and of images beyond them."""
+    of_unit = options.k + (len(QUANTILES) * DRAWN if options.beyond else 0)
+    counts = {layer: units_shown(options, prepared.network, layer) * of_unit for layer in prepared.layers}
+    return Ahead(projections(counts, [rule]), kept=True)
 
 
 def check_choosing(options: Fig2Features, reference: Peaks | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from deconv import figures
 from deconv.analyses.match_networks import LayerPair, Matches, match_networks, spread_pairs
+from deconv.command.ahead import Ahead, Projections
 from deconv.command.options import MatchNetworks
 from deconv.command.setup import Prepared, open_rule, prepare
 from deconv.errors import BadInput, UnknownName, bad_value, nearest
@@ -42,7 +43,7 @@ def run(options: MatchNetworks, folder: Path) -> Path:
     images = first.images, prepared[1].images
     with first.engine.connected():  # once, for mining and matching
         peaks = (
-            first.mine(folder / "peaks.safetensors", options.k),
+            first.mine(folder / "peaks.safetensors", options.k, ahead=work_ahead(options, pairs, first, rule)),
             prepared[1].mine(folder / "other.peaks.safetensors", options.k),
         )
         counts = (options.batch_size, options.seed)
@@ -66,6 +67,16 @@ def run(options: MatchNetworks, folder: Path) -> Path:
     )
     chart = correlations_figure({matched.name: lines(matched) for matched in matches.values()}, f"Units of {about}")
     return figures.save_figure(chart, folder / "match_networks.png")
+
+
+def work_ahead(options: MatchNetworks, pairs: list[LayerPair], first: Prepared, rule: Rule) -> Ahead:
+    """Count what comes after the first network's mining; the other's pictures are told as if they took as long."""
+    pictures = [
+        Projections(layer, rule, 2 * min(options.n_pairs, first.network.channels(layer)) * options.k)
+        for layer, _ in pairs
+    ]
+    notes = [("matching", f"{len(pairs):,} pairs of layers, once the other network is mined too; both are not told")]
+    return Ahead(pictures, notes=notes)
 
 
 def other_settings(options: MatchNetworks) -> dict[str, Any]:

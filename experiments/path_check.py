@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
+from deconv.command.ahead import Ahead, projections, units_shown
 from deconv.command.options import PathCheck
-from deconv.command.setup import asked_explanations, open_model, open_rule, prepare, units_by_layer
-from deconv.compare.controls import functions_among, rules_behind
+from deconv.command.setup import Prepared, asked_explanations, open_model, open_rule, prepare, units_by_layer
+from deconv.compare.controls import Opened, as_projected, functions_among, rules_behind
 from deconv.compare.judging import random_control
-from deconv.compare.path_check import BASELINES, PathStudy, summarise
-from deconv.figures import path_check, save_figure
-from deconv.files import write_json
-from deconv.projection.rules import as_rule
+from deconv.compare.path_check import BASELINES, PathStudy
+from deconv.figures import save_figure
+from deconv.projection.rules import Rule, as_rule
 from deconv.views.asking import beside_rule
+from deconv.views.path_check import followed
+
+log = logging.getLogger("deconv")
 
 
 def run(options: PathCheck, folder: Path) -> Path:
@@ -24,11 +29,31 @@ def run(options: PathCheck, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, [*behind, *functions], options.units)
     random = random_control(network, prepared.layers, seed, explanations.values())
     with prepared.engine.connected():  # once, for mining and measuring
-        peaks = prepared.mine(folder / "peaks.safetensors", k=2)
+        ahead = work_ahead(options, prepared, explanations)
+        peaks = prepared.mine(folder / "peaks.safetensors", k=2, ahead=ahead)
         units = units_by_layer(options, peaks)
         study = PathStudy(
             network, prepared.images, peaks, units, explanations, random, seed, prepared.engine, folder / "records"
         )
-        summary = summarise(study, study.measure())
-    write_json(folder / "summary.json", summary)
-    return save_figure(path_check.paths(summary["layers"], list(explanations)), folder / "path_check.png")
+        paths = followed(study)
+    paths.save(folder / "summary.json")
+    paths.save(folder / "table.txt")
+    log.info("%s", paths)
+    return save_figure(paths.figure(), folder / "path_check.png")
+
+
+def work_ahead(options: PathCheck, prepared: Prepared, explanations: Mapping[str, Opened]) -> Ahead:
+    """Count what comes after mining: a picture of each unit by each explanation, answers to it, and signals of rules.
+
+    The network answers to the plain colour, the patch, every picture and the two baselines, twice: the second time for
+    the derivatives. Two pairs of signals are sent back of each unit and rule.
+    """
+    counts = {layer: units_shown(options, prepared.network, layer) for layer in prepared.layers}
+    units, tested = sum(counts.values()), open_rule(options.rule)
+    rules = sum(isinstance(each, Rule) for each in explanations.values())
+    shown = 2 + len(explanations) + len(BASELINES)
+    return Ahead(
+        projections(counts, (as_projected(each, tested) for each in explanations.values())),
+        passes=2 * shown * units,
+        notes=[("following", f"{4 * rules * units:,} signals sent back, or fewer")],
+    )

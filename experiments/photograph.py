@@ -10,6 +10,7 @@ from deconv import figures
 from deconv.analyses import photograph as analysis
 from deconv.analyses.features import summarise
 from deconv.analyses.photograph import SeenLayer
+from deconv.command.ahead import Ahead, projections
 from deconv.command.options import Photograph
 from deconv.command.setup import Prepared, open_model, open_reference, open_rule, prepare
 from deconv.errors import bad_value
@@ -35,7 +36,9 @@ def run(options: Photograph, folder: Path) -> Path:
     prepared = prepare(options, network, options.layers, [rule])
     reference = open_reference(options, network, prepared.images, prepared.layers)
     record = folder / "peaks.safetensors" if options.peaks is None else Path(options.peaks)
-    peaks = prepared.mine(record, options.k, options.per_image)
+    counts = dict.fromkeys(prepared.layers, options.n_units * (1 + options.k))
+    ahead = Ahead(projections(counts, [rule]))  # the units on the photograph, and their peaks
+    peaks = prepared.mine(record, options.k, options.per_image, ahead=ahead)
     beside = peaks if reference is None else reference
     layers = []
     for layer in track(prepared.layers, "projecting", len(prepared.layers), unit="layers"):

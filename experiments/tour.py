@@ -9,6 +9,7 @@ from typing import Any
 
 from deconv.analyses.choosing import firing_units
 from deconv.analyses.tour import Chapter, check_placeholders, fill, numbers_of, read_chapters
+from deconv.command.ahead import Ahead, Projections
 from deconv.command.options import Tour
 from deconv.command.setup import Prepared, open_rule, prepare, yaml_file
 from deconv.errors import BadInput, bad_value, check_indices
@@ -43,7 +44,10 @@ def run(options: Tour, folder: Path) -> Path:
     rule, chapters = open_rule(options.rule), read_chapters(options.chapters, options.networks)
     check_texts(options, chapters)
     visited = visit(options, chapters, rule)
-    peaks = {name: one.prepared.mine(folder / one.record, options.k) for name, one in visited.items()}
+    peaks = {
+        name: one.prepared.mine(folder / one.record, options.k, ahead=work_ahead(options, chapters, name, rule))
+        for name, one in visited.items()
+    }
     units = {chapter.name: pick_units(chapter, peaks[chapter.network], options) for chapter in chapters}
     numbers = {}
     for chapter in track(chapters, "projecting and drawing", len(chapters), unit="chapters"):
@@ -53,6 +57,14 @@ def run(options: Tour, folder: Path) -> Path:
     provenance = {one.title: peaks[name].provenance for name, one in visited.items()}
     write_json(folder / "summary.json", {"chapters": numbers, "provenance": provenance, "rule": rule.options()})
     return write_whole(folder / "tour.md", text.encode())
+
+
+def work_ahead(options: Tour, chapters: Sequence[Chapter], network: str | None, rule: Rule) -> Ahead:
+    """Count what comes after mining a network: pictures of all peaks of the units of its chapters."""
+    of_network = [chapter for chapter in chapters if chapter.network == network]
+    units = [options.n_units if chapter.units is None else len(chapter.units) for chapter in of_network]
+    counts = zip(of_network, units, strict=True)
+    return Ahead([Projections(chapter.layer, rule, number * options.k) for chapter, number in counts])
 
 
 def check_texts(options: Tour, chapters: Sequence[Chapter]) -> None:

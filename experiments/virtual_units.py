@@ -12,9 +12,10 @@ import numpy as np
 from deconv import figures
 from deconv.analyses.choosing import check_units, firing_units, last_maps
 from deconv.analyses.circuit import steps_of
-from deconv.analyses.virtual_units import VirtualUnit, recipes_of, split_peaks, virtual_units
+from deconv.analyses.virtual_units import MOST_CLUSTERS, VirtualUnit, recipes_of, split_peaks, virtual_units
+from deconv.command.ahead import Ahead, Projections, units_shown
 from deconv.command.options import VirtualUnits
-from deconv.command.setup import open_model, open_rule, prepare
+from deconv.command.setup import Prepared, open_model, open_rule, prepare
 from deconv.compare.grouping import thumbnails
 from deconv.compare.measuring import mean_interval
 from deconv.compare.splits import correlations, gain_of_split, same_class, with_mean_outside
@@ -61,7 +62,8 @@ def run(options: VirtualUnits, folder: Path) -> Path:
     check_through(network, layer, [through], [rule])
     check_units(network, [layer], options.units)
     prepared = prepare(options, network, [layer, through], [rule])
-    peaks = prepared.mine(folder / "peaks.safetensors", options.k)
+    ahead = work_ahead(options, prepared, layer, through, rule)
+    peaks = prepared.mine(folder / "peaks.safetensors", options.k, ahead=ahead)
     units = firing_units(layer, peaks[layer], options.units, options.n_units, options.seed)
     study = Study(network, prepared.images, peaks, layer, through, rule)
     of_layer, over_images = f"{options.model['name']}, {layer}", f"{len(prepared.images)} photographs, {rule.name}"
@@ -79,6 +81,14 @@ def run(options: VirtualUnits, folder: Path) -> Path:
     write_json(folder / "summary.json", summary | made_of)
     heading = f"{of_layer}: peaks split by units of {through}, {over_images}"
     return figures.save_figure(drawing.splits_figure(gains, heading), folder / "splits.png")
+
+
+def work_ahead(options: VirtualUnits, prepared: Prepared, layer: str, through: str, rule: Rule) -> Ahead:
+    """Count what comes after mining: pictures of all peaks of the units, and of the lower units of each cluster."""
+    units = units_shown(options, prepared.network, layer)
+    clusters = options.clusters or MOST_CLUSTERS
+    lower = units * clusters * options.lower * min(options.k, drawing.MOST_SHOWN)
+    return Ahead([Projections(layer, rule, units * options.k), Projections(through, rule, lower)])
 
 
 def gains_of(study: Study, pictures: Pictures, cluster: np.ndarray, seed: int) -> dict[str, dict[str, float | None]]:

@@ -331,3 +331,25 @@ def test_nothing_is_wider_than_a_phone(name: str, front: Path, browser: Any) -> 
     page.goto(front.parent.as_uri() + "/" + name)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     context.close()
+
+
+def test_long_names_of_layers_break_between_their_parts(tmp_path: Path, browser: Any) -> None:
+    """On the cards, in headings and above results; and the search says that it knows only what some unit shows."""
+    net, images = atlases.network("features.10.branch_pool.cat", 4), atlases.photographs(tmp_path / "images")
+    peaks = deconv.mine(net, images, list(net.aliases), k=1)
+    site = deconv.write_atlas(net, peaks, images, tmp_path / "site", circuits=False).parent
+    whole = """[...document.querySelectorAll("h1, h3, #results h2")].flatMap((name) => [...name.childNodes])
+    .filter((part) => {
+        const range = document.createRange();
+        range.selectNodeContents(part);
+        return part.nodeType === Node.TEXT_NODE && range.getClientRects().length !== 1;
+    }).map((part) => part.data)"""
+    for width in (PHONE["width"], 1400):
+        page = browser.new_page(viewport=PHONE | {"width": width})
+        for name in ("index.html#find=plain", "01-features.10.branch_pool.cat/index.html"):
+            page.goto(f"{site.as_uri()}/{name}")
+            assert page.locator("h1 wbr, h3 wbr, #results h2 wbr").count() and page.evaluate(whole) == [], (name, width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
+        page.goto(f"{site.as_uri()}/index.html")
+        assert f"Only the {len(peaks.image_keys)} photographs of 12" in page.inner_text("#search")
+        page.close()

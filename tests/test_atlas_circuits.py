@@ -75,7 +75,7 @@ def test_a_unit_of_a_residual_block_is_made_of_the_block_before_and_a_path_aroun
     peaks = deconv.mine(network, images, ["inner_relu", "out"], k=2)
     site = deconv.write_atlas(network, peaks, images, tmp_path / "within").parent
     text = (site / "02-out/unit-0002.html").read_text()
-    assert f"Paths around inner_relu, as a skip connection is, carry {share} %." in text
+    assert f"Paths around inner_<wbr>relu, as a skip connection is, carry {share} %." in text
 
 
 def test_links_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

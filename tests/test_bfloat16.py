@@ -58,7 +58,9 @@ def test_where_most_images_would_be_seen_again_it_is_left_out(
 ) -> None:
     monkeypatch.setattr(bfloat16, "MOST_AGAIN", 0.5)
     with caplog.at_level("INFO", logger="deconv"):
-        peaks = deconv.mine(network(), many_images(), ["one", "two"], k=9, batch_size=16, precision="bfloat16")
+        chosen = {"k": 9, "batch_size": 16, "precision": "bfloat16", "firing": True}
+        peaks = deconv.mine(network(), many_images(), ["one", "two"], **chosen)  # type: ignore[arg-type]
+    assert peaks.firing is not None  # counted as in float32, which it is
     assert peaks.provenance["precision"] == "float32" and "mined_again" not in peaks.provenance
     assert "bfloat16 would see most of 150 images again for 11 units: mining in float32" in caplog.text
 

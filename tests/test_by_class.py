@@ -68,7 +68,8 @@ def same(first: ByClass, second: ByClass) -> bool:
 
 
 def test_selectivity_known_by_hand(colours: Source) -> None:
-    by_class = of(deconv.mine(network(), colours, ["colour"], firing=True))
+    peaks = deconv.mine(network(), colours, ["colour"], firing=True)
+    by_class = of(peaks)
     assert by_class.selectivity == [1.0, 0.0, None, pytest.approx((3 - 0.5) / (3 + 0.5), abs=1e-4)]
     assert [by_class.preferred(unit) for unit in range(4)] == ["red", "green", None, "green"]
     assert by_class.strongest(3) == [("green", 3.0), ("n03028079", 1.0), ("red", 0.0)]
@@ -77,6 +78,16 @@ def test_selectivity_known_by_hand(colours: Source) -> None:
     assert repr(by_class) == "<ByClass: 4 units, 3 classes>"
     with pytest.raises(BadInput, match="unit"):
         by_class.preferred(4)
+    frame = peaks.units_to_pandas()
+    assert frame["unit"].tolist() == [0, 1, 2, 3] and set(frame["layer"]) == {"colour"} and set(frame["images"]) == {8}
+    assert frame["fires_on"].tolist() == [4, 8, 0, 4] and frame["preferred_class"][[0, 1, 3]].tolist() == [
+        "red", "green", "green"
+    ]  # fmt: skip
+    for name in ("strongest", "class_mean"):
+        assert np.allclose(frame[name], [2, 1, np.nan, 3], equal_nan=True), name
+    assert frame["class_selectivity"][0] == 1 and frame.loc[2, ["sparsity", "preferred_class"]].isna().all()
+    with pytest.raises(BadInput, match="these peaks were mined without firing=True"):
+        deconv.mine(network(), colours, ["colour"]).units_to_pandas()
 
 
 def test_without_labels_nothing_is_said_of_classes_and_of_one_class_no_index(colours: Source) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import LineCollection
 
 from deconv.command.cli import load_experiment, main
 from deconv.command.settings import compose_jobs
@@ -172,6 +173,22 @@ def test_each_panel_has_its_metrics_means_by_layer_in_each_rules_colour() -> Non
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*RULES, "the patches themselves"]
     known = ["deconvnet", "guided", "gradient", "mine", *CONTROLS]
     assert len({charts.style(rule)["color"] for rule in known}) == len(known)
+
+
+def test_of_one_layer_each_rule_has_a_row_with_its_interval() -> None:
+    layer = made_up_layers()["conv2"]
+    del layer["edges"]["rank"]
+    figure = charts.by_layer({"conv2": layer}, RULES, "patches")
+    assert len(axes_of(figure)) == len(METRICS)
+    assert [label.get_text() for label in axes_of(figure)[0].get_yticklabels()] == RULES
+    for i, (axes, metric) in enumerate(zip(axes_of(figure), METRICS, strict=True)):
+        measured = [m for m, rule in enumerate(RULES) if metric in layer[rule]]
+        *points, across = [np.asarray(line.get_xydata()) for line in axes.lines]
+        assert [point.tolist() for point in points] == [[[100 + 10 * m + i, m]] for m in measured]
+        assert across[:, 0].tolist() == [130 + i] * 2  # the patches
+        bars = [bar.get_segments()[0] for bar in axes.collections if isinstance(bar, LineCollection)]
+        assert np.allclose(bars, [[[100 + 10 * m + i - 0.1, m], [100 + 10 * m + i + 0.1, m]] for m in measured])
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the rule under test on top
 
 
 def test_the_table_has_each_rules_mean_in_its_row_and_column_and_greens_the_better() -> None:

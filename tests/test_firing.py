@@ -420,7 +420,7 @@ def test_a_row_of_panels_for_each_unit() -> None:
 
 def test_mistakes_are_one_line() -> None:
     with pytest.raises(BadInput, match="firing: given True; expected False with precision=bfloat16: .* in float32"):
-        deconv.mine(identity(1), torch.ones(2, 1, 1, 1), ["1"], precision="bfloat16", firing=True)
+        deconv.mine(identity(1), torch.ones(200, 1, 1, 1), ["1"], precision="bfloat16", firing=True)
     plain = deconv.mine(network(), images(4), ["one"], k=1)
     with pytest.raises(BadInput, match="these peaks were mined without firing=True; .*: mine again"):
         peaks_beyond(network(), images(4), plain)

@@ -52,8 +52,8 @@ HOUSE = {
     "models": Room("errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
-        doors="controls guesses judging measuring observers path_check predicting similarity sufficiency tasks trials "
-        "trust which_image",
+        doors="controls guesses judging measuring observers path_check predicting sanity_checks similarity sufficiency "
+        "tasks trials trust which_image",
     ),
     "training": Room("errors progress files records images models", doors="data metrics recipe"),
     "analyses": Room(
@@ -63,7 +63,7 @@ HOUSE = {
     ),
     "figures": Room(
         "errors files records images network projection compare training analyses",
-        doors="compare_rules features html pictures predict strongest which_image",
+        doors="compare_rules features html path_check pictures predict strongest which_image",
     ),
     "views": Room(
         "errors progress files records images network engines mining projection explanations compare analyses figures"
@@ -73,7 +73,7 @@ HOUSE = {
     ),
     "command": Room(
         "errors progress files records images network engines mining projection explanations models training analyses",
-        doors="cli options settings setup",
+        doors="ahead cli options settings setup",
     ),
     "__main__": Room("command"),
     "__init__": Room(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import deconv
 from deconv.compare.controls import Opened
 from deconv.compare.path_check import BASELINES, FORWARD, RANDOM, UNITS, WEIGHTED, PathStudy, summarise
 from deconv.engines.local import Local
-from deconv.errors import BadInput, RecordMismatch
+from deconv.errors import BadInput, RecordMismatch, UnknownName
 from deconv.explanations.fields import Fields
 from deconv.explanations.functions import Explanation
 from deconv.figures.compare_rules import style
@@ -26,6 +27,7 @@ from deconv.projection.by_layer import IMAGE, answers_alike, layers_on_the_way, 
 from deconv.projection.passes import backward, forward
 from deconv.projection.rules import NAMED, Rule, as_rule
 from deconv.projection.windows import WholeMaps
+from deconv.views.path_check import followed
 from tests import samples
 
 POINT = torch.zeros(1, 2, dtype=torch.int64)
@@ -279,6 +281,29 @@ def test_the_chart_has_a_line_for_each_name_in_forward_order(summary: dict[str, 
     assert np.allclose(heights(solid), expected)
     assert dotted.get_linestyle() == ":" and heights(dotted)[-1] == 0
     assert [label.get_text() for label in backward.get_xticklabels()] == [IMAGE, "one", "two"]
+    assert "Not shown: one, as none of the layers lies before it" in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_tables_have_a_block_for_each_kind_and_rules_alone_have_signals(study: PathStudy, tmp_path: Path) -> None:
+    found = followed(study)
+    mean = found.summary["layers"]["two"]["gradient"][f"{FORWARD}/one"]["mean"]
+    blocks = found.table("two").split("\n\n")
+    assert [block.splitlines()[1].split()[1:] for block in blocks] == [
+        ["the", "image", "one", "two"], ["the", "image", "one"], *[["the", "image", "one", "two"]] * 2
+    ]  # fmt: skip
+    (row,) = (line for line in blocks[0].splitlines() if line.startswith("gradient "))
+    assert f" {mean:.2f} [" in row and [line.split()[0] for line in blocks[3].splitlines()[2:3]] == ["gradient"]
+    assert found.table().count("; forward: ") == 2 and found.save(tmp_path / "table.txt").read_text() == f"{found}\n"
+    ahead = found.difference("gradient", "the_patch", f"{FORWARD}/one", "two")
+    assert ahead == found.summary["layers_tested_minus"]["two"]["the_patch"][f"{FORWARD}/one"]
+    rows = found.rows()
+    signals = rows["explanation"][np.char.startswith(rows["column"].astype(str), "backward")]
+    assert set(signals) == {"gradient"} and len(rows["value"]) == len(rows["unit"])
+    with pytest.raises(UnknownName, match="unknown column 'backward_random/one'"):
+        found.difference("gradient", "the_patch", f"{RANDOM}/one")
+    few = replace(study.peaks, provenance=study.peaks.provenance | {"k": 1})
+    with pytest.raises(BadInput, match="peaks: given 1 peaks a unit, 1 an image; expected one an image and two"):
+        deconv.path_check(study.network, study.images, few, ["gradient"])
 
 
 def heights(line: Line2D) -> np.ndarray:

@@ -19,6 +19,30 @@ from tests.samples import noise
 TINY = ["model=zfnet64", "model.weights=random", "model.classes=2", "model.maps=[6,4,4,4,4]"]
 
 
+COUNTED = {
+    "circuit": 2 * 2 + 2 * (4 * 2 + 4),  # two units; below them four, and four below these, each in the peaks above too
+    "compare_rules": 2 * 2 * (2 + 1),  # deconvnet and the gradient: two peaks of two units, and another unit's
+    "directions": 2 * 3 * 2 * 2,  # measured and drawn: two units of channels and of two methods, two peaks each
+    "fig2_features": 2 * 2 * (2 + 4 * 4),  # two units of two layers: their peaks, and four images at four quantiles
+    "match_networks": 2 * 2 * 2 * 2,
+    "path_check": 2 * 2,  # by deconvnet; the centre asks no network
+    "photograph": 2 * 2 * (1 + 2),
+    "predict": 2 * 3,
+    "sanity_checks": 2 * 3,  # intact, shuffled, and of another unit
+    "virtual_units": 2 * 3 + 2 * 2 * 2 * 3,  # peaks, and as many of two lower units of two clusters
+    "which_image": 2 + 2,  # one reference of each unit, once more for its mask
+}
+"""Reconstructions of the smallest runs, counted by hand."""
+TOLD = {
+    "compare_rules": {"answering": ": 96 images or patches"},  # 2 units, 3 explanations, 2 curves, 2 fills, 4 shares
+    "directions": {"fitting": "nmf, random: 4 directions each on 200 positions"},
+    "path_check": {"answering": ": 48 images or patches", "following": "16 signals"},
+    "predict": {"squares": "on 3 images"},
+    "sanity_checks": {"shuffling": "networks with shuffled weights: 1"},
+}
+"""What else their plans say."""
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cwd").mkdir()
@@ -68,7 +92,7 @@ def test_a_plan_beside_the_run_itself(said: list[str], tmp_path: Path, capsys: p
 
     again = planned(said, capsys)
     assert again["folder"].endswith("run, which is there") and "is there: it is taken up" in again["mining"]
-    assert "projecting" not in again
+    assert again["projecting"] == "18 reconstructions or fewer; at most 101 kB with their patches"
 
 
 def test_seconds_are_those_of_a_batch_times_their_number(
@@ -96,8 +120,12 @@ def test_every_experiment_has_a_plan_and_writes_nothing(
     plan = planned(words(chosen, ["cache=frames"] if has_cache else []), capsys)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert plan["folder"] == f"outputs/{name}/<time>" and " of the source folder" in plan["images"]
-    if issubclass(EXPERIMENTS[name], planning.REHEARSED):
+    if planning.is_rehearsed(EXPERIMENTS[name]):
         assert "receptive field" in plan["layers"] and " images/s " in plan["mining"] and " in frames" in plan["cache"]
+        if name in COUNTED:
+            assert f": {COUNTED[name]} reconstructions or fewer" in plan["projecting"] and "drawing" in plan["then"]
+        for line, text in TOLD.get(name, {}).items():
+            assert text in plan[line]
     else:
         assert "is not told" in plan["checked"]
 

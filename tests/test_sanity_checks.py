@@ -147,12 +147,12 @@ def test_a_function_is_asked_about_every_shuffled_network(finished: Path, tmp_pa
 
 
 def test_curves_start_at_one_and_go_down_the_blocks_with_the_other_unit_as_a_line_across() -> None:
-    def cell(mean: float) -> dict[str, float]:
-        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+    def cell(mean: float, units: int) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "units": units}
 
     columns = {
         rule: {
-            f"{kind}/{column}": cell(value + 0.01 * r + 0.001 * s)
+            f"{kind}/{column}": cell(value + 0.01 * r + 0.001 * s, 5 - r if "alone" in column else 6)
             for s, kind in enumerate(SIMILARITY_TITLES)
             for column, value in (
                 ("cascade/conv2", 0.5), ("cascade/conv1", 0.2), ("alone/conv1", 0.4), ("other_unit", 0.3)
@@ -172,5 +172,9 @@ def test_curves_start_at_one_and_go_down_the_blocks_with_the_other_unit_as_a_lin
             cascade, alone, other = (np.asarray(line.get_ydata(), dtype=float) for line in own)
             assert np.allclose(cascade, [0 if s == 3 else 1, 0.5 + shift, 0.2 + shift])  # the last row is of entropy
             assert np.allclose(alone, [np.nan, 0.4 + shift], equal_nan=True) and np.allclose(other, 0.3 + shift)
-    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["none", "conv2", "conv1"]
+    steps = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert steps == ["none (another unit 6)", "conv2 (6)", "conv1 (6, alone 4-5)"]  # a unit died by one of the rules
     assert figure.axes[0].get_title() == "units of conv2"
+    said = figure.get_supxlabel().replace("\n", " ")
+    assert "Not shown: conv1, below which no block is left to shuffle" in said and "conv2" not in said
+    assert "Not shown" not in cascades({"conv1": single}, ["deconvnet", "gradient"]).get_supxlabel()

@@ -17,6 +17,7 @@ from deconv.atlas import by_class, contents, pages, sprites
 from deconv.atlas.contents import Atlas, Layer
 from deconv.atlas.photographs import photographs_of
 from deconv.atlas.pictures import DRAWING_VERSION, draw, picture_files, plan_pictures
+from deconv.atlas.records import COUNTS as COUNTS
 from deconv.atlas.records import UnitRecords
 from deconv.atlas.site import ASSETS, Site, asset, open_site
 from deconv.atlas.trust import Trust

@@ -296,5 +296,5 @@ def _short(number: float | int | None) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """Return a file name, escaped, whose line may break after a slash, a dash or an underscore."""
-    return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(name))))
+    """Return the name of a file or a layer, escaped, whose line may break after a slash, dash, underscore, dot or @."""
+    return Markup(re.sub(r"([/_.@-])(?=.)", r"\1<wbr>", str(escape(name))))

@@ -34,6 +34,8 @@ from deconv.records.formats import Axes, load_tensors, reading, save_tensors
 from deconv.records.provenance import Provenance, build, check_same, digest, plain
 
 log = logging.getLogger("deconv")
+COUNTS = "firing.safetensors"
+"""What keeps, among the records, how units fire, where peaks do not say it."""
 UNITS_AT_ONCE = 32
 """Units that are sent back together to find what they are made of."""
 SHARE_AXES: Axes = {"shares": (torch.float32, "U L"), "around": (torch.float32, "U")}
@@ -237,7 +239,7 @@ class UnitRecords:
         if self.folder is None:
             counted = mine(self.network, self.images, layers, 1, batch_size, firing=True)
         else:
-            path = self.folder / "firing.safetensors"
+            path = self.folder / COUNTS
             counted = mine_into(path, self.network, self.images, layers, 1, batch_size, engine=engine, firing=True)
             if counted.firing is None:
                 raise BadInput(f"{path} does not say how units fire: delete it to count again")

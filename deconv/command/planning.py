@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from deconv.command.options import (
-    Atlas,
-    Fig2Features,
-    Fig5Invariance,
-    Fig6Filters,
-    Fig7Occlusion,
-    SanityChecks,
-    Table1Correspondence,
-    Tour,
-)
+from deconv.command.ahead import Ahead, count_images
+from deconv.command.options import Fig4Evolution, Fig5Invariance, Table1Correspondence
 from deconv.command.settings import Job
-from deconv.command.setup import Prepared, WorkBegins, asked_explanations, open_rule, rehearsing
-from deconv.command.shared import Mining, Options, Probing
-from deconv.explanations import by_name, explain_peaks
+from deconv.command.setup import Prepared, WorkBegins, rehearsing
+from deconv.command.shared import Options, Probing, Scanning
+from deconv.explanations import explain_peaks
 from deconv.explanations.functions import Explanation
 from deconv.images import Source, StreamedSource, open_source
 from deconv.mining import check_precision, mine
@@ -32,8 +23,6 @@ from deconv.network import Network
 from deconv.projection.rules import Rule
 from deconv.records import Peaks
 
-REHEARSED: tuple[type[Options], ...] = (Mining, SanityChecks, Fig6Filters, Fig7Occlusion, Tour)
-"""Experiments that check all that they can and then mine, before they have written anything."""
 OPENED: tuple[type[Options], ...] = (Fig5Invariance, Table1Correspondence, Probing)
 """Experiments of others that open the network of `model` as it is."""
 BATCHES = 3
@@ -44,12 +33,9 @@ MOST_TIMED = 16
 """Peaks of a layer that are sent back to tell how long all of them take."""
 
 
-@dataclass(frozen=True)
-class Projections:
-    """Which peaks are sent back: all of so many units of each layer, or of all where that is None, by these rules."""
-
-    rules: tuple[Rule | Explanation, ...]
-    units: int | None
+def is_rehearsed(experiment: type[Options]) -> bool:
+    """Whether the experiment checks all that it can and then mines, before it has written anything."""
+    return issubclass(experiment, Scanning) and experiment is not Fig4Evolution  # which mines several networks
 
 
 def plan(job: Job, program: ModuleType, folder: Path) -> str:
@@ -60,7 +46,7 @@ def plan(job: Job, program: ModuleType, folder: Path) -> str:
     without which their images are not known.
     """
     lines = [("experiment", job.experiment), ("folder", f"{folder}{', which is there' if folder.exists() else ''}")]
-    if isinstance(job.options, REHEARSED):
+    if is_rehearsed(type(job.options)):
         with rehearsing():
             try:
                 program.run(job.options, folder)
@@ -96,45 +82,42 @@ def _of_mining(job: Job, begins: WorkBegins) -> list[tuple[str, str]]:
     size = units * begins.k * PEAK_BYTES
     lines += [("peaks", f"{begins.k} of each of {units:,} units: at most {_bytes(size)} in {begins.record.name}")]
     if begins.record.exists():
-        return [*lines, ("mining", f"{begins.record} is there: it is taken up, if it was made of the same")]
+        lines += [("mining", f"{begins.record} is there: it is taken up, if it was made of the same")]
+        return [*lines, *_of_ahead(prepared, begins.ahead, None, None)]
     shards = begins.record.parent / "shards" / begins.record.stem
     if shards.is_dir():
         lines += [("", f"{len(list(shards.glob('[!.]*')))} shards are there already, and taken up")]
     seconds, sample = time_mining(prepared, begins.k, begins.per_image)
     per_image = seconds / sample.provenance["source"]["images"]
     lines += [
-        ("mining", f"about {_duration(per_image * _count(images))}: {1 / per_image:.3g} images/s in float32 here")
+        ("mining", f"about {_duration(per_image * count_images(images))}: {1 / per_image:.3g} images/s in float32 here")
     ]
     if getattr(options, "cache", None) is not None:
         height, width = network.input_shape[1:]
-        size = _count(images) * network.input_shape[0] * height * width
+        size = count_images(images) * network.input_shape[0] * height * width
         lines += [("cache", f"{_bytes(size)} in {options.cache}, unless they are there")]  # type: ignore[attr-defined]
-    return [*lines, *_of_projecting(options, prepared, sample, begins.k)]
+    return [*lines, *_of_ahead(prepared, begins.ahead, sample, per_image)]
 
 
-def _of_projecting(options: Options, prepared: Prepared, sample: Peaks, k: int) -> list[tuple[str, str]]:
-    """How many peaks are sent back, how long that takes, and how large they are where they are kept."""
-    if isinstance(options, Fig2Features):
-        units = options.n_units if options.units is None else len(options.units)
-        projections = Projections((open_rule(options.rule),), units)
-    elif isinstance(options, Atlas):
-        others = by_name(asked_explanations(options, options.other_rules)).values()
-        projections = Projections((open_rule(options.rule), *others), None)
-    else:
+def _of_ahead(
+    prepared: Prepared, ahead: Ahead | None, sample: Peaks | None, per_image: float | None
+) -> list[tuple[str, str]]:
+    """What comes after mining: how much, how long by a sample of peaks and the seconds of an image, and how large."""
+    if ahead is None:
         return [("then", "what comes after mining is not told")]
     network, count, seconds, size = prepared.network, 0, 0.0, 0
-    for layer in prepared.layers:
-        channels = network.channels(layer)
-        peaks = k * (channels if projections.units is None else min(projections.units, channels))
-        count += peaks * len(projections.rules)
-        seconds += peaks * sum(time_projecting(prepared, sample, layer, rule) for rule in projections.rules)
-        pixels = np.prod(np.minimum(network.receptive_field(layer).size, network.input_shape[1:]))
-        size += peaks * int(pixels) * (5 * network.input_shape[0] + 1)  # float32 and uint8, and what lies inside
-    kept = f"; at most {_bytes(size)} with their patches" if isinstance(options, Fig2Features) else ""
-    return [
-        ("projecting", f"at most about {_duration(seconds)}: {count:,} reconstructions or fewer{kept}"),
-        ("then", "drawing is not told"),
-    ]
+    for each in ahead.projections:
+        count += each.count
+        seconds += 0 if sample is None else each.count * time_projecting(prepared, sample, each.layer, each.by)
+        pixels = np.prod(np.minimum(network.receptive_field(each.layer).size, network.input_shape[1:]))
+        size += each.count * int(pixels) * (5 * network.input_shape[0] + 1)  # float32 and uint8, and what lies inside
+    kept = f"; at most {_bytes(size)} with their patches" if ahead.kept else ""
+    lasting = "" if sample is None else f"at most about {_duration(seconds)}: "
+    lines = [("projecting", f"{lasting}{count:,} reconstructions or fewer{kept}")]
+    if ahead.passes:
+        lasting = "" if per_image is None else f"at most about {_duration(ahead.passes * per_image)}: "
+        lines += [("answering", f"{lasting}{ahead.passes:,} images or patches, or fewer, shown to the network")]
+    return [*lines, *ahead.notes, ("then", "drawing is not told")]
 
 
 def time_mining(prepared: Prepared, k: int, per_image: int) -> tuple[float, Peaks]:
@@ -160,13 +143,6 @@ def time_projecting(prepared: Prepared, sample: Peaks, layer: str, rule: Rule | 
     start = time.perf_counter()
     recon = explain_peaks(prepared.network, prepared.images, layer, sample[layer], units, rule)
     return (time.perf_counter() - start) / len(recon)
-
-
-def _count(images: Source) -> int:
-    """How many images there are; of streamed shards, if all have as many as the first."""
-    if isinstance(images, StreamedSource):
-        return len(images.shards.numbers) * len(images.shards.sample())
-    return len(images)
 
 
 def _images(images: Source) -> str:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from deconv.analyses.choosing import as_reference, check_units, firing_units
 from deconv.command import shared
+from deconv.command.ahead import Ahead
 from deconv.engines import Engine, open_engine
 from deconv.errors import BadInput, RecordMismatch, UnknownName, bad_value, check_choice, first_line
 from deconv.explanations import as_explanation, check_explanations, try_functions
@@ -53,12 +54,12 @@ def rehearsing() -> Iterator[None]:
 class WorkBegins(Exception):
     """All that an experiment checks has been checked, and it would mine now.
 
-    record: where the peaks of `prepared` would be kept.
+    record: where the peaks of `prepared` would be kept.  ahead: what comes then; None where that is not counted.
     """
 
-    def __init__(self, prepared: Prepared, record: Path, k: int, per_image: int):
+    def __init__(self, prepared: Prepared, record: Path, k: int, per_image: int, ahead: Ahead | None):
         super().__init__(f"mining into {record}")
-        self.prepared, self.record, self.k, self.per_image = prepared, record, k, per_image
+        self.prepared, self.record, self.k, self.per_image, self.ahead = prepared, record, k, per_image, ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +73,17 @@ class Prepared:
     batch_size: int
     precision: str
 
-    def mine(self, record: Path, k: int, per_image: int = 1, firing: bool = False) -> Peaks:
+    def begin(self, record: Path, k: int, per_image: int = 1, ahead: Ahead | None = None) -> None:
+        """Raise WorkBegins within `rehearsing`. An experiment calls it before work that comes before its mining."""
+        if _rehearsing.get():
+            raise WorkBegins(self, record, k, per_image, ahead)
+
+    def mine(self, record: Path, k: int, per_image: int = 1, firing: bool = False, ahead: Ahead | None = None) -> Peaks:
         """Return the peaks of all layers, which `record` keeps; takes `firing` and raises as `deconv.mining.mine_into`.
 
-        Within `rehearsing` it raises WorkBegins instead.
+        ahead: what the experiment does then. Within `rehearsing` it raises WorkBegins instead.
         """
-        if _rehearsing.get():
-            raise WorkBegins(self, record, k, per_image)
+        self.begin(record, k, per_image, ahead)
         counts: dict[str, Any] = {"k": k, "batch_size": self.batch_size, "per_image": per_image}
         how: dict[str, Any] = {"precision": self.precision, "engine": self.engine, "firing": firing}
         return mine_into(record, self.network, self.images, self.layers, **counts, **how)

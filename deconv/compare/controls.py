@@ -101,6 +101,21 @@ def functions_among(explanations: Iterable[Opened]) -> list[Explanation]:
     return [each for each in explanations if isinstance(each, Explanation)]
 
 
+def as_projected(explanation: Opened, like: Rule) -> Rule | Explanation | None:
+    """Return the rule or function whose pictures take as long as an explanation's; None if it asks no network.
+
+    >>> as_projected("other_unit", Rule()).name, as_projected("edges", Rule())
+    ('deconvnet', None)
+    """
+    if isinstance(explanation, Rule):
+        return replace(explanation, switches="recorded") if explanation.switches == "other" else explanation
+    if not isinstance(explanation, str):
+        return explanation
+    if explanation in DECONVNETS:
+        return Rule().carried_like(like)
+    return as_explanation(explanation) if explanation in BUILT_IN else None
+
+
 def _explained(explanation: Explanation, peaks: PeakSet) -> np.ndarray:
     pixels: np.ndarray = explanation.explain(peaks.network, peaks.layer, *peaks.inputs, peaks.boxes).numpy()
     return pixels

@@ -79,6 +79,15 @@ class Squares:
         """Return the stride in pixels of an image of (H, W)."""
         return max(1, min(size) // STEPS) if self.stride is None else self.stride
 
+    def count(self, size: tuple[int, int]) -> int:
+        """Return at how many positions of an image of (H, W) the squares of all sides lie.
+
+        >>> Squares((0.5,), stride=56).count((224, 224))
+        9
+        """
+        step = self.step(size)
+        return sum(len(places(size[0], side, step)) * len(places(size[1], side, step)) for side in self.pixels(size))
+
     def covers(self, image: Float[Tensor, "1 C H W"], square: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (first row and column (n, 2), pixels (n, C, s, s)) of a square at all its positions, batch by batch."""
         size = (image.shape[2], image.shape[3])

@@ -13,10 +13,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from deconv.compare.controls import CONTROLS
-from deconv.compare.measuring import METRICS, curve_column
+from deconv.compare.measuring import METRICS, Metric, curve_column
 from deconv.compare.sufficiency import CURVES, FILLS, SHARES
+from deconv.figures import DPI
+from deconv.figures.page import CAPTION, MARGIN, wrapped
 from deconv.figures.pictures import as_bytes, on_grid, recon_tiles, tiles
 
 RULE_COLOURS = {
@@ -49,6 +53,9 @@ CURVE_TITLES = {
     ("deletion", "blur"): "strongest pixels\nblurred",
     ("deletion", "mean"): "strongest pixels set to\nthe mean colour",
 }
+ACROSS = 5
+DOWN = -(-len(METRICS) // ACROSS)
+"""Panels of metrics in a row, and rows of them."""
 Summary = Mapping[str, Any]
 TITLE_LENGTH = 88
 """Letters of a bold title of 11 points that the page of a layer's examples has room for."""
@@ -87,26 +94,72 @@ def legend_above(figure: Figure, lines: Sequence[Line2D]) -> None:
     figure.legend(handles=list(lines), loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
 
 
+def note_below(figure: Figure, label: str, notes: Sequence[str]) -> None:
+    """Put the label of all charts' axes below them, and under it notes, their lines broken to the figure's width."""
+    width = round(figure.get_figwidth() * DPI) - 2 * MARGIN
+    figure.supxlabel("\n".join([label, *(wrapped(note, width, CAPTION) for note in notes)]), fontsize=9.5)
+
+
 def by_layer(layers: Summary, rules: Sequence[str], patches: str) -> Figure:
     """One panel a metric: means over units by layer, with 95 % intervals for the rules (controls without, to be read).
 
+    Of one layer each rule and control has a row of its own, and all have intervals.
     layers: {layer: {rule: {metric: {"mean", "low", "high"}}}};  patches: the name under which patches are grouped.
     """
-    across = 5
-    down = -(-len(METRICS) // across)
-    figure = Figure(figsize=(3.1 * across, 2.35 * down + 1.2), layout="constrained")
-    for axes, (name, metric) in zip(figure.subplots(down, across).flat, METRICS.items(), strict=True):
+    if len(layers) == 1:
+        return _of_one_layer(*next(iter(layers.items())), rules, patches)
+    figure = Figure(figsize=(3.1 * ACROSS, 2.35 * DOWN + 1.2), layout="constrained")
+    for axes, (name, metric) in zip(figure.subplots(DOWN, ACROSS).flat, METRICS.items(), strict=True):
         for rule in rules:
             _line(axes, layers, rule, name, **style(rule), band=rule not in CONTROLS)
         _line(axes, layers, patches, name, color="black", linewidth=2, linestyle=":", band=False)
-        label, better = metric.label.replace("\n", " "), BETTER[metric.better]
-        axes.set_title(f"{label}\n" + better, fontsize=9)
+        axes.set_title(_title(metric), fontsize=9)
         axes.set_xticks(range(len(layers)), layers, rotation=60, fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
         axes.grid(alpha=0.25)
-    patches_line = Line2D([], [], color="black", linewidth=2, linestyle=":", label="the patches themselves")
-    legend_above(figure, [*rule_lines(rules), patches_line])
+    legend_above(figure, [*rule_lines(rules), _patches_line()])
     return figure
+
+
+def _of_one_layer(layer: str, cells: Summary, rules: Sequence[str], patches: str) -> Figure:
+    """One panel a metric: in each row the mean over units of a rule or control, and its 95 % interval.
+
+    The band that goes through all rows is the interval of the first rule, which is under test.
+    """
+    figure = Figure(figsize=(2.6 * ACROSS + 1.6, (0.19 * len(rules) + 0.75) * DOWN + 1.2), layout="constrained")
+    figure.suptitle(f"Units of {layer}: means and 95 % intervals", fontsize=11, weight="bold")
+    grid = figure.subplots(DOWN, ACROSS, sharey=True)
+    for axes, (name, metric) in zip(grid.flat, METRICS.items(), strict=True):
+        for row, rule in enumerate(rules):
+            cell = cells[rule].get(name)
+            if cell is not None and cell["mean"] is not None:
+                drawn = style(rule) | {"linestyle": "none"}
+                axes.plot(cell["mean"], row, **drawn)
+                axes.hlines(row, cell["low"], cell["high"], color=drawn["color"], linewidth=1.6)
+        tested, of_patches = cells[rules[0]].get(name), cells[patches].get(name)
+        if tested is not None and tested["mean"] is not None:
+            axes.axvspan(tested["low"], tested["high"], color=style(rules[0])["color"], alpha=0.12, linewidth=0)
+        if of_patches is not None and of_patches["mean"] is not None:
+            axes.axvline(of_patches["mean"], color="black", linewidth=2, linestyle=":")
+        axes.set_title(_title(metric), fontsize=9)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(alpha=0.25)
+    grid[0, 0].set_yticks(range(len(rules)), rules)
+    grid[0, 0].set_ylim(len(rules) - 0.5, -0.5)  # the first on top; the panels share it
+    band = Patch(color=style(rules[0])["color"], alpha=0.12, label=f"interval of {rules[0]}")
+    figure.legend(handles=[band, _patches_line()], loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def _title(metric: Metric) -> str:
+    """What a panel is called: the metric, and below it which way is better."""
+    return metric.label.replace("\n", " ") + "\n" + BETTER[metric.better]
+
+
+def _patches_line() -> Line2D:
+    return Line2D([], [], color="black", linewidth=2, linestyle=":", label="the patches themselves")
 
 
 def _line(axes: Axes, layers: Summary, rule: str, metric: str, band: bool, **style: Any) -> None:

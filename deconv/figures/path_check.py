@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from deconv.compare.controls import CONTROLS
 from deconv.compare.path_check import FORWARD, RANDOM, SECOND_PATCH, UNITS, WEIGHTED
 from deconv.compare.which_image import OTHER_PATCHES
-from deconv.figures.compare_rules import legend_above, rule_lines, style
+from deconv.figures.compare_rules import legend_above, note_below, rule_lines, style
 
 BLACK: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 2.2}
 PATCHES: dict[str, dict[str, Any]] = {
@@ -25,14 +25,15 @@ ROWS = (
     "forward, each change times the\nunit's derivative: how alike",
     "backward: two signals,\nhow alike at each layer",
 )
+NOTHING_BETWEEN = "Not shown: {layer}, as none of the layers lies before it; summary.json has its numbers."
 Summary = Mapping[str, Any]
 
 
 def paths(layers: Summary, names: Sequence[str]) -> Figure:
     """Columns are the layers of units; rows: forward, forward as weighted by the unit, and two signals backward.
 
-    layers: {layer: {name: {"forward/conv1": {"mean", "low", "high"}, ...}}}, names and baselines; of a first layer,
-    which none is before, there is no column. Bands are 95 % intervals over units, left out for controls, to be read.
+    layers: {layer: {name: {"forward/conv1": {"mean", "low", "high"}, ...}}}, names and baselines; of several layers,
+    one that none is before has no column, and is named. Bands are 95 % intervals over units, left out for controls.
     """
     shown = [layer for layer in layers if len(_steps(layers[layer][names[0]], FORWARD)) > 2] or list(layers)
     figure = Figure(figsize=(1.3 + 3.1 * len(shown), 11.6), layout="constrained")
@@ -64,7 +65,8 @@ def paths(layers: Summary, names: Sequence[str]) -> Figure:
         Line2D([], [], color="0.3", linestyle=":", label="last row: from two units at the place"),
     ]
     legend_above(figure, lines)
-    figure.supxlabel("layer; forward from left to right, backward from right to left", fontsize=9.5)
+    notes = [NOTHING_BETWEEN.format(layer=layer) for layer in layers if layer not in shown]
+    note_below(figure, "layer; forward from left to right, backward from right to left", notes)
     return figure
 
 

@@ -63,7 +63,8 @@ def mine(
       images would be candidates it would cost more than it saves: float32 is taken then, and said. The provenance
       has in "mined_again", by layer, for how many units the check failed; if for any, all images were seen in float32.
     - firing: whether to count in the same pass how units fire over all images, as `firing` of the peaks; where all
-      images have labels also by class, those of a streamed source being known when its shards are read.
+      images have labels also by class, those of a streamed source being known when its shards are read. Counts are of
+      float32: where bfloat16 is taken they are refused.
 
     Raises UnknownName for a layer or a precision that does not exist. Raises BadInput for k, batch_size or per_image
     below 1, for no images, for NaN or infinite activations, naming the image, if more than half of a source's images
@@ -204,12 +205,20 @@ def _scan(
             "take a smaller k, or fewer layers",
         )  # fmt: skip
     check_precision(images, precision)
-    if firing and precision != "float32":
+    if firing and precision_taken(network, images, names, k, precision) != "float32":
         raise bad_value("firing", firing, f"False with precision={precision}", "how units fire is counted in float32")
     per_image, batch_size = check_count("per_image", per_image), check_count("batch_size", batch_size)
     if firing and isinstance(images, Source) and not isinstance(images, StreamedSource):  # whose labels are known
         check_sums(units, len(set(images.labels or ())))
     return Scan(network, names, k, per_image, batch_size, correlated=CORRELATED if firing else 0), images
+
+
+def precision_taken(network: Network, images: Source | Tensor, layers: Iterable[str], k: int, precision: str) -> str:
+    """Return in which precision images are seen first: bfloat16 where that is asked for and pays, else float32."""
+    units = sum(map(network.channels, layers))
+    if precision == "float32" or isinstance(images, StreamedSource) or not pays(units, k, len(images)):
+        return "float32"
+    return precision
 
 
 def check_precision(images: Source | Tensor, precision: str) -> None:
@@ -227,11 +236,13 @@ def _search(search: Search, scan: Scan, images: Source | Tensor, precision: str)
         images.shards.learn(partial.images, partial.left_out)
     else:
         image_ids = np.array(range(len(images)) if isinstance(images, Tensor) else images.ids, dtype=np.int64)
-        units, count = sum(scan.network.channels(layer) for layer in scan.layers), len(image_ids)
-        if precision == "bfloat16" and not pays(units, scan.k, count):
-            log.info("bfloat16 would see most of %d images again for %d units: mining in float32", count, units)
-            precision = details["precision"] = "float32"
-        if precision == "bfloat16":
+        taken = precision_taken(scan.network, images, scan.layers, scan.k, precision)
+        if taken != precision:
+            units = sum(map(scan.network.channels, scan.layers))
+            said = "bfloat16 would see most of %d images again for %d units: mining in float32"
+            log.info(said, len(image_ids), units)
+            details["precision"] = taken
+        if taken == "bfloat16":
             partial, details["mined_again"] = mine_by_bfloat16(search, scan, image_ids)
         else:
             partial = search("float32", scan, image_ids)

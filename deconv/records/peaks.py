@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from deconv.errors import check_indices, needed, shown, unknown
+from deconv.errors import check_indices, shown, unknown
 from deconv.notebooks import ShownInNotebooks
 from deconv.records.firing import Firing, firing_axes, joined_firing, split_firing
 from deconv.records.formats import (
@@ -29,6 +29,7 @@ from deconv.records.formats import (
     reading,
     save_tensors,
 )
+from deconv.records.units import as_frame, unit_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -148,7 +149,7 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file; where the name ends in .parquet, a table of COLUMNS, with rows for missing peaks.
 
-        A table has no room for `firing`, and leaves it out.
+        A table has no room for `firing`, and leaves it out: `units_to_pandas` has a table of its own for that.
         Raises BadInput for another suffix, and for a .parquet where there is no pyarrow (the extra `parquet`).
         """
         check_path(path)
@@ -193,9 +194,11 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         the receptive field; they are named as the arguments of `deconv.project` that take them.
         Raises BadInput where there is no pandas (the extra `pandas`).
         """
-        with needed("a data frame of peaks", "pandas", extra="pandas"):
-            import pandas
-        return pandas.DataFrame(self._rows())
+        return as_frame(self._rows(), "peaks")
+
+    def units_to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame of units, one a row: `deconv.records.units.unit_columns` has its columns, and raises."""
+        return as_frame(unit_columns(self), "units")
 
     def _rows(self) -> Columns:
         """The columns of the table, without rows for missing peaks."""

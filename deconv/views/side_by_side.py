@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,12 +89,7 @@ class SideBySide:
         Raises UnknownName for a layer that was not asked about.
         """
         head, rows = self._rows(layer)
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [head, *rows]
-        ]
-        return "\n".join([self._title(layer), *lines, self.note])
+        return "\n".join([aligned(self._title(layer), head, rows), self.note])
 
     def difference(self, one: str, other: str, question: str, layer: str | None = None) -> dict[str, Any]:
         """Return {"mean", "low", "high", "units"} of the units' differences in a column, one explanation less another.
@@ -115,6 +110,7 @@ class SideBySide:
             for layer, of_names in self.measured.items()
             for name in self.names
             for column in self.columns
+            if column in of_names[name]
             for unit, value in zip(of_names[name]["unit"], of_names[name][column], strict=True)
         ]
         kinds = {"layer": object, "unit": np.int64, "explanation": object, self.column_is: object, "value": float}
@@ -144,11 +140,15 @@ class SideBySide:
         if suffix == ".html":
             return write_whole(path, f"<!doctype html><meta charset='utf-8'>{self._repr_html_()}\n".encode())
         if suffix == ".txt":
-            return write_whole(path, "".join(f"{self.table(layer)}\n" for layer in self._tabled).encode())
+            return write_whole(path, "".join(f"{text}\n" for text in self._texts()).encode())
         if suffix not in FORMATS:
             forms = ", ".join((".json", ".parquet", ".html", ".txt", *FORMATS))
             raise bad_value("path", path, f"a file whose name ends in one of {forms}", "add the suffix")
         return save_as(self.figure(), path)
+
+    def _texts(self) -> list[str]:
+        """The tables of all layers together and of each, as a text file has them."""
+        return [self.table(layer) for layer in ([None, *self.measured] if len(self.measured) > 1 else [None])]
 
     def _checked(self, layer: str) -> str:
         return check_choice("layer", layer, self.measured)
@@ -175,3 +175,18 @@ class SideBySide:
             return self.written(cell["mean"], None)
         differs = ahead is not None and ahead["units"] > 1 and ahead["low"] * ahead["high"] > 0
         return self.written(cell["mean"], (cell["low"], cell["high"])) + ("*" if differs else "")
+
+
+def aligned(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in text, its columns below each other.
+
+    >>> print(aligned("of one", ["explanation", "conv1"], [["edges", "0.25"]]))
+    of one
+    explanation  conv1
+    edges        0.25
+    """
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    )
+    return "\n".join([title, *lines])

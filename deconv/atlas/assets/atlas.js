@@ -80,6 +80,11 @@ function make(kind, properties, ...inside) {
   return element;
 }
 
+/* A name in parts, between which its line may break. */
+function breakable(name) {
+  return name.split(/(?<=[/_.@-])/).flatMap((part, n) => (n ? [make("wbr", {}), part] : [part]));
+}
+
 /* The front page: the photographs and the units that a class or an image leads to. */
 function searchPage(form) {
   const box = byId("find");
@@ -88,7 +93,7 @@ function searchPage(form) {
 
   function shot([id, key, ofClass]) {
     const picture = make("img", { src: `images/${String(id).padStart(6, "0")}.jpg`, alt: "", loading: "lazy" });
-    const link = make("a", { href: `#find=${encodeURIComponent(key)}` }, picture, key);
+    const link = make("a", { href: `#find=${encodeURIComponent(key)}` }, picture, ...breakable(key));
     if (ofClass >= 0) link.title = atlasIndex.classes[ofClass];
     return link;
   }
@@ -121,7 +126,7 @@ function searchPage(form) {
       units += matches.length;
       starred ||= matches.some((match) => match.prefers);
       if (!matches.length) continue;
-      const heading = make("h2", {}, `${layer.name}: ${matches.length} unit${matches.length === 1 ? "" : "s"} `);
+      const heading = make("h2", {}, ...breakable(layer.name), `: ${matches.length} unit${matches.length === 1 ? "" : "s"} `);
       if (matches.length > MOST_SHOWN) {
         const all = `${layer.folder}/index.html#find=${encodeURIComponent(box.value)}`;
         heading.append(make("a", { href: all }, "all of them"));
