@@ -55,7 +55,7 @@ def run(options: Table4Transfer, folder: Path) -> Path:
     drawing = (options.splits, options.train_per_class, options.test_per_class, options.seed)
     splits, classes = draw_splits(labels, *drawing), int(labels.max()) + 1
     recipes = recipes_of(options, len(splits[0].train))
-    starts = {regime: first_model(options, regime, classes) for regime in recipes}
+    starts = {regime: first_model(options, regime, classes).to(network.device) for regime in recipes}
     features = extract(
         network, images, [layer], options.features or folder / "features", options.grid, options.batch_size
     )
@@ -131,6 +131,7 @@ def train_on(
         "content": images.content_hash,
         "train": split.train.tolist(),
         "test": split.test.tolist(),
+        "device": network.device.type,
     }
     train(model, data, test, settings, folder, provenance, after_epoch=save_curves)
     return class_accuracy(model, test)

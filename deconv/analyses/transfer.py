@@ -22,7 +22,7 @@ def with_new_head(model: nn.Module, classes: int, seed: int = 0) -> nn.Module:
     """A copy of a classifier whose last linear or convolutional layer gives `classes` outputs and starts at random.
 
     The last is the last that the module registers, which in torchvision's classifiers is the one that gives the
-    scores. `seed` decides the new weights, by torch's default for the layer; torch's own generator is left alone.
+    scores. `seed` decides the new weights, by torch's default for the layer; torch's own generators are left alone.
     Raises BadInput for a module without such a layer, and for fewer than two classes.
     """
     check_count("classes", classes, 2)
@@ -34,17 +34,18 @@ def with_new_head(model: nn.Module, classes: int, seed: int = 0) -> nn.Module:
     if not name:
         raise BadInput("this model is a single layer; expected a classifier with features before its last layer")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of GPUs too
         setattr(copied.get_submodule(parent), name, _resized(copied.get_submodule(weighted[-1]), classes))
     return copied
 
 
 def _resized(layer: nn.Module, outputs: int) -> nn.Module:
     if isinstance(layer, nn.Linear):
-        return nn.Linear(layer.in_features, outputs, layer.bias is not None)
+        return nn.Linear(layer.in_features, outputs, layer.bias is not None).to(layer.weight)
     assert isinstance(layer, nn.Conv2d)
     geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-    return nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, bias=layer.bias is not None, **geometry)  # type: ignore[arg-type]
+    resized = nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, bias=layer.bias is not None, **geometry)  # type: ignore[arg-type]
+    return resized.to(layer.weight)
 
 
 @torch.no_grad()
@@ -54,8 +55,9 @@ def class_accuracy(model: nn.Module, data: Labelled) -> float:
     It leaves the model in eval mode.
     """
     model.eval()
+    device = next(model.parameters()).device
     named = [
-        model(data.preprocessing.normalize(images.permute(0, 3, 1, 2))).argmax(dim=1)
+        model(data.preprocessing.normalize(images.permute(0, 3, 1, 2)).to(device)).argmax(dim=1).cpu()
         for images in data.images.split(IMAGES_AT_ONCE)
     ]
     return float(balanced_accuracy_score(data.labels.numpy(), torch.cat(named).numpy()))

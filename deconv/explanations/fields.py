@@ -49,7 +49,7 @@ class Fields:
 
     def responses(self, windows: Float[Tensor, "N C h w"]) -> Float[Tensor, " N"]:
         """Return the units' activations to windows; what of these lies outside the image is ignored."""
-        return unit_responses(self.network, self.layer, windows, *self._where).to(windows)
+        return unit_responses(self.network, self.layer, windows, *self._where).to(windows.dtype)
 
     def gradients(self, windows: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
         """Return the derivatives of the units' activations by their windows; zero outside the image."""

@@ -56,9 +56,9 @@ def unknown_weights(model: str, weights: object, choices: Iterable[str]) -> Unkn
 
 
 def randomly(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Make a network in eval mode whose random weights depend on the seed alone; torch's generator is left alone."""
+    """Make a network in eval mode whose random weights depend on the seed alone; torch's generators are left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of GPUs too
         return make().eval()
 
 

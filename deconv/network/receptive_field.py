@@ -110,8 +110,8 @@ class Span:
 
     def starts(self, positions: Int[Tensor, "N 2"]) -> Int[Tensor, "N 2"]:
         """Return the first row and column that the target's positions (row, col) need."""
-        stride, start = (torch.tensor(pair, device=positions.device) for pair in (self.stride, self.start))
-        return positions * stride + start
+        axes = zip(positions.unbind(1), self.stride, self.start, strict=True)
+        return torch.stack([position * stride + start for position, stride, start in axes], dim=1)
 
     def within(self, whole: Span) -> Pair:
         """Return the row and column at which this span begins in another that holds it."""

@@ -47,7 +47,7 @@ def peak_chunks(
         # windows are cut from the tensor itself, without a copy of it
         pixels = images.detach().to(network.device, network.precision)
         for chunk in track(order.split(plan.chunk_size), "projecting", len(order), unit="peaks", size=len):
-            yield chunk, PeakImages(pixels, image_ids[chunk]).to(network.device)
+            yield chunk, PeakImages(pixels, image_ids[chunk])
         return
     used, counts = image_ids[order].unique_consecutive(return_counts=True)
     done = 0
@@ -62,14 +62,14 @@ def peak_chunks(
         done += len(peaks)
         index = torch.searchsorted(used[batch].contiguous(), image_ids[peaks].contiguous())
         for chunk, chunk_index in zip(peaks.split(plan.chunk_size), index.split(plan.chunk_size), strict=True):
-            yield chunk, PeakImages(pixels, chunk_index).to(network.device)
+            yield chunk, PeakImages(pixels, chunk_index)
 
 
 def lent_images(network: Network, images: Source | Tensor, lenders: Tensor) -> PeakImages:
     """Return the images (N,) that lend their switches, all at once."""
     used, index = lenders.unique(return_inverse=True)
     pixels = torch.cat([pixels for _, pixels in load_inputs(network, images, used)])
-    return PeakImages(pixels, index).to(network.device)
+    return PeakImages(pixels, index)
 
 
 def load_inputs(network: Network, images: Source | Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -26,7 +26,7 @@ def layer_responses(
     """Return the activations of all units of a layer, each at its position (row, col), seeing only its window.
 
     windows: the receptive field's pixels as the network's input; what lies outside the image is ignored. They are left
-    as they are.
+    as they are, and the activations are on their device.
     """
     return _respond(network, layer, windows, positions, None)
 
@@ -68,7 +68,7 @@ def unit_gradients(
         gradients = unit_gradients(network, layer, recut(windows, boxes, images), positions, channel, size, whole=True)
         return recut(gradients, images, boxes)
     gradients = torch.empty_like(windows)
-    for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, "whole" if whole else "window")):
+    for chunk in _slices(len(windows), chunk_size(graph, cone_of_layer, "whole" if whole else "window")):
         inputs, on_device = network.check_images(windows[chunk]).clone(), positions[chunk].to(network.device)
         maps = WholeMaps(graph, on_device) if whole else Windows(graph, cone_of_layer, on_device)
         with torch.no_grad():
@@ -99,20 +99,23 @@ def _respond(
 ) -> Tensor:
     graph, target = network.graph_at(size), network.node(layer, size)
     if not len(windows):
-        return torch.zeros((0, network.channels(layer)) if channel is None else 0)
+        return torch.zeros((0, network.channels(layer)) if channel is None else 0, device=windows.device)
     cone_of_layer, seed = cone(graph, target), seed_convolution(graph, target)
     if not whole and not cone_of_layer.windowable:
         windows, whole = recut(windows, *window_boxes(network, layer, positions, size)), True
     responses = []
-    for chunk in torch.arange(len(windows)).split(chunk_size(graph, cone_of_layer, "whole" if whole else "window")):
+    for chunk in _slices(len(windows), chunk_size(graph, cone_of_layer, "whole" if whole else "window")):
         inputs = network.check_images(windows[chunk]).clone()  # windows are worked on in place
         units = None if channel is None else channel[chunk].to(inputs.device)
         with torch.no_grad():
-            on_device = positions[chunk].to(inputs.device)
-            responses.append(
-                _respond_to(graph, cone_of_layer, None if whole else seed, inputs, on_device, units, whole)
-            )
-    return torch.cat([response.float().cpu() for response in responses])
+            places = positions[chunk].to(inputs.device)
+            responses.append(_respond_to(graph, cone_of_layer, None if whole else seed, inputs, places, units, whole))
+    return torch.cat([response.float().to(windows.device) for response in responses])
+
+
+def _slices(count: int, most: int) -> list[slice]:
+    """All of `count`, up to `most` at a time."""
+    return [slice(start, start + most) for start in range(0, count, most)]
 
 
 def _respond_to(

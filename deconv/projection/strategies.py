@@ -130,14 +130,13 @@ def nodes_in_windows(graph: Graph, cone: Cone, strategy: str) -> frozenset[int]:
 
 @dataclass(frozen=True, eq=False)
 class PeakImages:
-    """The images that N peaks lie in: pixels (M, C, H, W), preprocessed, and index (N,), which of them each lies in."""
+    """The images that N peaks lie in: pixels (M, C, H, W), preprocessed, and index (N,), which of them each lies in.
+
+    The index is on the CPU, for windows are cut there one by one.
+    """
 
     pixels: Tensor
     index: Tensor
-
-    def to(self, device: torch.device) -> PeakImages:
-        """Return the same with the index on a device."""
-        return PeakImages(self.pixels, self.index.to(device))
 
 
 Request = tuple[Rule, Tensor]
@@ -249,18 +248,22 @@ def _forward(
     top: int,
     images: PeakImages,
     rules: Sequence[Rule],
-    maps: Maps,
+    maps: Tapered,
     through: Collection[int] = (),
 ) -> tuple[Tensor, Tape, dict[int, Tensor]]:
     """For each peak, on `maps`: the value of node `top`, the tape of the pass, and the values of nodes `through`."""
     if strategy == "window":
         seen = maps.span(0)
-        windows = cut(images.pixels, images.index, seen.starts(maps.positions), seen.size)
+        windows = cut(images.pixels, images.index, seen.starts(maps.on_cpu), seen.size)
         return forward(graph, top, windows, rules, maps, through)
     used, index = images.index.unique(return_inverse=True)
-    value, tape, values = forward(graph, top, images.pixels[used], rules, WholeMaps(graph, maps.positions), through)
-    tape = {node: maps.take_memory(node, tape[node], index) for node in tape}
-    return maps.take(top, value, index), tape, {node: maps.take(node, values[node], index) for node in values}
+    device = images.pixels.device
+    seen_images, index_on_device = images.pixels[used.to(device)], index.to(device)
+    value, tape, values = forward(graph, top, seen_images, rules, WholeMaps(graph, maps.positions), through)
+    index_of = {node: index if node in maps.windowed else index_on_device for node in {top, *tape, *values}}
+    tape = {node: maps.take_memory(node, tape[node], index_of[node]) for node in tape}
+    values = {node: maps.take(node, values[node], index_of[node]) for node in values}
+    return maps.take(top, value, index_of[top]), tape, values
 
 
 def _plant(value: Tensor, channel: Tensor, maps: Maps, target: int) -> tuple[Tensor, Tensor]:
@@ -278,9 +281,9 @@ def _plant_below(seed: SeedConvolution, read: Tensor, channel: Tensor, rule: Rul
     return score, maps.returned(seed.index, seed.source, signal, None)
 
 
-def _cut_out(pixels: Tensor, shown: ReceptiveField, maps: Maps) -> Tensor:
+def _cut_out(pixels: Tensor, shown: ReceptiveField, maps: Tapered) -> Tensor:
     """The pixels that each peak's reconstruction has, cut out of what came back to the image."""
     if maps.span(0) == Span(shown.stride, shown.start, shown.size):
         return pixels
-    corner = shown.boxes(maps.positions)[:, :2] - maps.span(0).starts(maps.positions).cpu()
+    corner = shown.boxes(maps.on_cpu)[:, :2] - maps.span(0).starts(maps.on_cpu)
     return cut(pixels, torch.arange(len(pixels)), corner, shown.size)

@@ -65,6 +65,11 @@ class Tapered:
     def _windows(self) -> Windows:
         return Windows(self.graph, self.cone, self.positions)
 
+    @property
+    def on_cpu(self) -> Tensor:
+        """The positions on the CPU."""
+        return self._windows.on_cpu
+
     @cached_property
     def _whole(self) -> WholeMaps:
         return WholeMaps(self.graph, self.positions)
@@ -100,8 +105,7 @@ class Tapered:
         """Return what a node reads of the value of one of its inputs, its outside set to what padding means there."""
         if not self._borders(index, source):
             return self._of(index).read(index, source, value)
-        every = torch.arange(len(value), device=value.device)
-        return self._windows.read_of(index, source, value, every)
+        return self._windows.read_of(index, source, value, torch.arange(len(value)))
 
     def returned(self, index: int, source: int, signal: Tensor, total: Tensor | None) -> Tensor:
         """Return a signal that a node sends to one of its inputs, added to `total`, what others sent, in place."""
@@ -109,7 +113,7 @@ class Tapered:
             return self._of(index).returned(index, source, signal, total)
         needed = self.needed(index)
         whole = signal.new_zeros((*signal.shape[:-2], *self.graph.nodes[source].shape[-2:])) if total is None else total
-        return lay(whole, signal, needed.starts(self.positions))
+        return lay(whole, signal, needed.starts(self.on_cpu))
 
     def zero_outside(self, index: int, value: Tensor) -> Tensor:
         """Return what a node has, zero outside its map."""

@@ -32,7 +32,10 @@ INFINITE = LocalResponseNorm | Call | Detached | SpelledRectifier
 def cut(
     maps: Shaped[Tensor, "M C H W"], image: Int[Tensor, " N"], start: Int[Tensor, "N 2"], size: tuple[int, int]
 ) -> Shaped[Tensor, "N C h w"]:
-    """Return windows of `size`, channels last, from maps[image[n]] at start[n] = (row, col); zero outside the map."""
+    """Return windows of `size`, channels last, from maps[image[n]] at start[n] = (row, col); zero outside the map.
+
+    image, start: best on the CPU, from which they are read.
+    """
     height, width = maps.shape[-2:]
     channels_last = maps.permute(0, 2, 3, 1)
     windows = channels_last.new_empty((len(image), *size, maps.shape[1]))
@@ -102,6 +105,11 @@ class Windows:
     graph: Graph
     cone: Cone
     positions: Tensor
+
+    @cached_property
+    def on_cpu(self) -> Tensor:
+        """The positions, copied once: asking a GPU where each window lies would make it wait each time."""
+        return self.positions.cpu()
 
     def span(self, index: int) -> Span:
         """Return the part of a node's map that is worked on, as it moves with the position."""
@@ -187,7 +195,7 @@ class Windows:
 
     def _cut(self, value: Tensor, image: Tensor, span: Span) -> Tensor:
         maps = value.reshape(len(value), -1, *value.shape[-2:])  # channels may lie along any number of axes
-        windows = cut(maps, image, span.starts(self.positions), span.size)
+        windows = cut(maps, image, span.starts(self.on_cpu), span.size)
         return windows.reshape(len(image), *value.shape[1:-2], *span.size)
 
     def _fill(self, value: Tensor, outside: Tensor, fill: float) -> Tensor:
@@ -216,10 +224,11 @@ class Windows:
 
     def _find_outside(self, source: int, span: Span) -> Tensor | None:
         height, width = self.graph.nodes[source].shape[-2:]
-        start = span.starts(self.positions)
+        start = span.starts(self.on_cpu)
         low, high = start.amin(0).tolist(), start.amax(0).tolist()
         if min(low) >= 0 and high[0] + span.size[0] <= height and high[1] + span.size[1] <= width:
             return None
+        start = span.starts(self.positions)
         row = start[:, 0, None] + torch.arange(span.size[0], device=start.device)
         col = start[:, 1, None] + torch.arange(span.size[1], device=start.device)
         inside = ((row >= 0) & (row < height))[:, :, None] & ((col >= 0) & (col < width))[:, None, :]

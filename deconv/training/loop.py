@@ -6,7 +6,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,7 @@ def train(
         rows = training_state.restore(folder / "state.pt", model, optimizer, settings, provenance)
         model.eval()
         for epoch in range(len(rows) + 1, settings.epochs + 1):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_epoch_seed(settings, epoch))  # restarts need no state of the generator
+            with _drawn_by(_epoch_seed(settings, epoch), _device(model)):  # restarts need no state of a generator
                 rows.append(_epoch(model, optimizer, data, validation, settings, rows))
             if after_epoch is not None:
                 after_epoch(rows, folder)  # before the state is saved: what stands beside it is never older than it
@@ -223,6 +223,15 @@ def _scores(
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         scores: Tensor = model(pixels)
     return scores.float()
+
+
+@contextmanager
+def _drawn_by(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of the CPU, and of GPUs where the device is one, by a seed; afterwards they go on as before."""
+    is_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if is_gpu else []):
+        (torch.manual_seed if is_gpu else torch.default_generator.manual_seed)(seed)
+        yield
 
 
 def _device(model: nn.Module) -> torch.device:
