@@ -52,7 +52,7 @@ def half(kind: str) -> bytes:
     return cut(encoded(kind))
 
 
-REPLACE = r"expected a whole JPEG, PNG, WebP, BMP or TIFF image: replace or remove it"
+REPLACE = r"expected a whole JPEG, PNG, WebP, BMP, TIFF or PPM image: replace or remove it"
 NOT_WHOLE = line(rf"given/a\.\w+ cannot be read \(.+\); {REPLACE}")
 FOREIGN = line(rf"given/a\.\w+ cannot be read \(not an image of a format known here\); {REPLACE}")
 BOMB = line(rf"given/a\.\w+ cannot be read \(.*pixels.*\); {REPLACE}")
