@@ -97,7 +97,7 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
     if blocked is not None and isinstance(graph.nodes[blocked].operation, ops.Detached):
         node = graph.nodes[blocked]
         raise UnsupportedOperation(
-            f"no rule has a way back to the image: '{node.kind}' in {node.path or 'the network itself'} computes without "
+            f"no rule has a way back to the image: '{node.kind}' in {node.path or 'the network'} computes without "
             "gradients, as under no_grad or in whole numbers; expected a forward with gradients on"
         )
     if blocked is not None:

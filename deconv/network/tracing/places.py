@@ -35,7 +35,17 @@ def _is_unfolded(reshape: ops.Reshape, source: Node, shape: tuple[int, ...], nod
         return not _turned_since_maps(source, nodes)
     if len(source.shape) != 2 or source.shape[0] != shape[0]:
         return False
-    return not _turned_since_maps(source, nodes) or shape[1:] in {met.map_size for met in _nearest_maps(source, nodes)}
+    straight = not _turned_since_maps(source, nodes) or _is_turned_back(source, nodes)
+    return straight or shape[1:] in {met.map_size for met in _nearest_maps(source, nodes)}
+
+
+def _is_turned_back(node: Node, nodes: list[Node]) -> bool:
+    """Whether rows of a map's positions, (C, L), were turned to (L, C) and back, as around a linear layer."""
+    turns = 0
+    while len(node.shape) == 2 and node.inputs:
+        turns += _turns(node.operation)
+        node = nodes[node.inputs[0]]
+    return node.is_map and turns % 2 == 0
 
 
 def _nearest_maps(node: Node, nodes: list[Node]) -> list[Node]:
@@ -62,8 +72,7 @@ def _turned_since_maps(node: Node, nodes: list[Node]) -> bool:
             continue
         seen.add(id(met))
         operation = met.operation
-        moves = isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
-        if moves or (isinstance(operation, Call) and operation.is_laid):
+        if _turns(operation) or (isinstance(operation, Call) and operation.is_laid):
             return True
         pending.extend(nodes[source] for source in met.inputs)
     return False
@@ -95,8 +104,10 @@ def _permutes(operation: Operation, axes: list[int]) -> bool:
 
 
 def _moves_axes(operation: Operation) -> bool:
-    if isinstance(operation, ops.Reshape):
-        return not operation.spatial
+    return not operation.spatial if isinstance(operation, ops.Reshape) else _turns(operation)
+
+
+def _turns(operation: Operation) -> bool:
     return isinstance(operation, Call) and not operation.pointwise and str(operation.function) in MOVES_AXES
 
 
