@@ -131,6 +131,9 @@ def tokens(m: Any, x: Tensor) -> Tensor:
 
 
 LAID_OUT: dict[str, Callable[[], nn.Module]] = {
+    "an ensemble": lambda: Forward(
+        lambda m, x: torch.stack([m.one(x), m.two(x)]).mean(0).relu(), one=conv(3), two=conv(3)
+    ),
     "maxout": lambda: Forward(lambda m, x: m.one(x).view(len(x), 2, 2, 10, 10).amax(2), one=conv(3)),
     "a convolution by unfold": lambda: Forward(
         lambda m, x: m.one(F.unfold(x, 3).transpose(1, 2)).relu().transpose(1, 2).view(len(x), 6, 10, 10),
@@ -365,7 +368,6 @@ def test_what_makes_a_source_of_it_is_said(name: str, tmp_path: Path, unchecked:
         (lambda: (picture for picture in PICTURES), r"list\(images\) is one"),
         (lambda: pd.DataFrame({"photo": PICTURES}), r"list\(images\[COLUMN\]\)"),
         (lambda: [PICTURES[0].tolist()], r"images.with_format\('numpy'\)"),
-        (lambda: ["a.png"], r"PIL.Image.open\(path\)"),
     ],
 )
 def test_what_makes_a_dataset_of_it_is_said(make: Callable[[], Any], message: str, unchecked: None) -> None:

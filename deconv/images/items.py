@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from deconv.errors import BadInput, UnreadableImage, bad_value, shown
-from deconv.images.decoding import pillow_pixels, reason_of
+from deconv.images.decoding import SUFFIXES, pillow_pixels, reason_of
 from deconv.images.members import Member
 
 IMAGE_KEYS = ("image", "img", "jpg", "png", "webp")
@@ -167,7 +167,7 @@ def _pixels_of(image: Any, index: int) -> np.ndarray:
         remedy = "dataset(images, image=KEY) says where in an item it is"
         if isinstance(image, list):  # as Hugging Face's datasets give arrays
             remedy = "make it an array, as images.with_format('numpy') does of Hugging Face's"
-        if isinstance(image, str | PathLike):
+        if isinstance(image, PathLike) or (isinstance(image, str) and image.lower().endswith(SUFFIXES)):
             remedy = "open it, as PIL.Image.open(path) does, or read all below a folder with deconv.folder(path)"
         raise BadInput(f"item {index} of the dataset is {shown(image)}; expected {PICTURES}: {remedy}")
     if isinstance(image, Tensor):

@@ -70,7 +70,7 @@ IMAGES: Rows = {
     "an animated GIF": (
         file("a.gif", lambda: animation("GIF")),
         first_image,
-        line("holds no image; expected files en"),
+        line("holds no image, but 1 picture of other kinds, the first being a.gif; expected files en"),
     ),
     "an animated WebP": (file("a.webp", lambda: animation("WEBP")), colour, [255, 0, 0]),
     "a JPEG called PNG": (file("a.png", lambda: encoded("JPEG")), shape, (40, 60, 3)),

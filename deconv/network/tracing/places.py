@@ -21,12 +21,20 @@ def gives_map(operation: Operation, inputs: list[Node], shape: tuple[int, ...], 
     if isinstance(operation, ops.Reshape):
         return shape[1:] == (1, 1) or _is_unfolded(operation, inputs[0], shape, nodes)
     if isinstance(operation, Call) and operation.is_laid:
-        return False
+        return _is_taken_of_planes(operation, inputs, shape, nodes)
     if isinstance(operation, Call) and str(operation.function) in GIVE_MAPS:
         return True
     if _permutes(operation, [0, 3, 1, 2]):  # channels first again
         return True
     return not _moves_axes(operation) and all(node.is_map or _is_plane(node, nodes) for node in inputs)
+
+
+def _is_taken_of_planes(call: Call, inputs: list[Node], shape: tuple[int, ...], nodes: list[Node]) -> bool:
+    """Whether a call makes maps of stacked ones, as the mean over an ensemble does, and none of its axes are moved."""
+    if call.gives is not None or _turns(call):
+        return False
+    before = all(lay is None or lay.axis < len(node.shape) - 1 for lay, node in zip(call.lays, inputs, strict=True))
+    return before and all(_is_plane(node, nodes) and node.shape[-2:] == shape[1:] for node in inputs)
 
 
 def _is_unfolded(reshape: ops.Reshape, source: Node, shape: tuple[int, ...], nodes: list[Node]) -> bool:
