@@ -107,7 +107,7 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
     """
     upper = "or more" if most is None else f"to {most}"
     expected = f"a whole number, {least} {upper}"
-    if isinstance(value, bool):
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):  # of a mask, where numbers are due
         raise bad_value(name, value, expected)
     try:
         number = operator.index(value)

@@ -20,6 +20,8 @@ from tests.tars import png, put, shard, tar_of
         ("a.csv", 'class_index,synset,name\n2,n3,fish\n0,n1,cat\n1,n2,"dog, the"\n'),
         ("b.csv", 'name,index\ncat,0\n"dog, the",1\nfish,2\n'),
         ("c.csv", 'number,name\n7,cat\n7,"dog, the"\n7,fish\n'),
+        ("d.csv", "class;name\n2;fish\n0;cat\n1;dog, the\n"),
+        ("e.tsv", "name\tlabel\ndog, the\t1\ncat\t0\nfish\t2\n"),
     ],
 )
 def test_class_names_come_from_lines_or_a_table(tmp_path: Path, name: str, text: str) -> None:
@@ -36,6 +38,8 @@ def test_class_names_come_from_lines_or_a_table(tmp_path: Path, name: str, text:
         (b"index,name\n0,cat\n1,dog\n1,fish\n", "is not 0 to 2"),
         (b"index,name\n0,cat\n1\n2,fish\n", "no name for class 1"),
         (b"", "0 classes are named"),
+        (b'{"0": "cat", "1": "dog", "2": "fish"}', "cannot be read .it is JSON"),
+        (b"0;cat\n1;dog\n2;fish\n", "its lines begin with numbers, under no header"),
     ],
 )
 def test_class_names_that_do_not_fit_are_refused(tmp_path: Path, text: bytes, message: str) -> None:

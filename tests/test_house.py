@@ -30,26 +30,29 @@ class Room:
 
 # From the bottom up: who may import whom, and through which door.
 HOUSE = {
+    "defaults": Room(),
     "errors": Room(),
     "notebooks": Room(),
     "progress": Room(),
     "files": Room("errors", doors="importing shipped"),
-    "records": Room("errors notebooks files", doors="by_class firing formats provenance"),
+    "records": Room("defaults errors notebooks files", doors="by_class firing formats provenance"),
     "images": Room(
         "errors notebooks progress files records",
         doors="ahead batches cached class_names decoding members preprocessing shards",
     ),
     "network": Room(
-        "errors notebooks images records",
+        "defaults errors notebooks images records",
         doors="classes directions graph incremental operations receptive_field roles spatial squares",
     ),
     "engines": Room("errors network", doors="local"),
     "mining": Room(
-        "errors progress files records images network engines", doors="beyond correlating moments streaming"
+        "defaults errors progress files records images network engines", doors="beyond correlating moments streaming"
     ),
-    "projection": Room("errors progress records images network", doors="by_layer masks patches responses rules"),
+    "projection": Room(
+        "defaults errors progress records images network", doors="by_layer masks patches responses rules"
+    ),
     "explanations": Room("errors progress files records images network projection", doors="functions fields"),
-    "models": Room("errors files records images network", doors="directions loading presets"),
+    "models": Room("defaults errors files records images network", doors="directions loading presets"),
     "compare": Room(
         "errors progress files records images network engines projection explanations",
         doors="controls guesses judging measuring observers path_check predicting sanity_checks similarity sufficiency "
@@ -62,14 +65,15 @@ HOUSE = {
         "transfer",
     ),
     "figures": Room(
-        "errors files records images network projection compare training analyses",
+        "defaults errors files records images network projection compare training analyses",
         doors="compare_rules features html path_check pictures predict strongest which_image",
     ),
     "views": Room(
-        "errors progress files records images network engines mining projection explanations compare analyses figures"
+        "defaults errors progress files records images network engines mining projection explanations compare analyses "
+        "figures"
     ),
     "atlas": Room(
-        "errors progress files records images network engines mining projection explanations analyses figures"
+        "defaults errors progress files records images network engines mining projection explanations analyses figures"
     ),
     "command": Room(
         "errors progress files records images network engines mining projection explanations models training analyses",

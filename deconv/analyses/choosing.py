@@ -74,7 +74,7 @@ def chosen_maps(network: Network, count: int, rule: Rule) -> tuple[list[str], st
 def check_units(network: Network, layers: Iterable[str], units: Sequence[int] | None) -> None:
     """Raise BadInput for a unit that a layer does not have; None stands for no unit in particular."""
     for layer in layers:
-        check_indices("units", units or [], network.channels(layer), f"units of {layer}")
+        check_indices("units", [] if units is None else units, network.channels(layer), f"units of {layer}")
 
 
 def choose_units(peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:
@@ -84,7 +84,7 @@ def choose_units(peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, s
     units that fire on some image: those with most of the k peaks first, and among equals at random.
     """
     if units is not None:
-        return list(units)
+        return [int(unit) for unit in units]
     images_fired_on = peaks.found.sum(dim=1)
     shuffled = torch.randperm(len(images_fired_on), generator=torch.Generator().manual_seed(seed))
     by_count = shuffled[torch.argsort(images_fired_on[shuffled], descending=True, stable=True)]

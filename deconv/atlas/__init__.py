@@ -21,6 +21,7 @@ from deconv.atlas.records import COUNTS as COUNTS
 from deconv.atlas.records import UnitRecords
 from deconv.atlas.site import ASSETS, Site, asset, open_site
 from deconv.atlas.trust import Trust
+from deconv.defaults import plain_defaults
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import BadInput, bad_value, check_choice, check_count, check_list
@@ -44,6 +45,7 @@ Metrics = Mapping[str, Mapping[str, Sequence[float | None]]]
 """{layer: {name: a number for each unit, or None}}"""
 
 
+@plain_defaults()
 def write_atlas(
     network: Network,
     peaks: Peaks,

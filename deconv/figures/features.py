@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from deconv.defaults import plain_defaults
 from deconv.errors import BadInput
 from deconv.figures import check_format, save_as
 from deconv.figures.page import CAPTION, HEADING, MARGIN, NOTE, PART_TITLE, TILE, Page, head, text_height, wrapped
@@ -262,6 +263,7 @@ def _place_unit(page: Page, y: int, x: int, unit: UnitPanel, above: int) -> None
         x += block.shape[1] + 3 * GAP
 
 
+@plain_defaults()
 def draw(recon: Reconstructions, patches: Patches, path: str | Path) -> Path:
     """Draw reconstructions beside their patches, unit by unit, into this file, in the format of its suffix.
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deconv.defaults import plain_defaults
 from deconv.files import safe_name, write_whole
 from deconv.projection.masks import SHARE, mask_of
 from deconv.records import Reconstructions, recut, whole_boxes
 
 
+@plain_defaults()
 def save_masks(
     recon: Reconstructions, folder: str | Path, share: float = SHARE, sigma: float | int | None = None
 ) -> list[Path]:

@@ -62,7 +62,7 @@ def bundled() -> Source:
 
 
 def folder(root: str | PathLike[str]) -> Source:
-    """Return every JPEG, PNG, WebP, BMP and TIFF file below `root`, at any depth, known by its suffix.
+    """Return every JPEG, PNG, WebP, BMP, TIFF and PPM file below `root`, at any depth, known by its suffix.
 
     Keys are POSIX paths relative to `root`, in sorted order. Names that start with a dot are left out. Links are
     followed; a directory reached twice is listed once, where it really is if that is below `root`.

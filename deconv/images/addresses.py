@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -13,13 +14,14 @@ from urllib.request import url2pathname
 from deconv.errors import BadInput, bad_value, check_list
 
 
-def addresses(urls: str | Sequence[str], run_commands: bool = False) -> list[str]:
+def addresses(urls: str | PathLike[str] | Sequence[str | PathLike[str]], run_commands: bool = False) -> list[str]:
     """Return the addresses that `urls` stands for, in order.
 
     Braces are expanded ("train-{000..009}.tar"), and in paths * and ? too. Raises BadInput if nothing matches, a file
     is missing or a shard is there twice, and for an address that runs a command unless `run_commands` says it may.
     """
-    texts = [urls] if isinstance(urls, str) else check_list("urls", urls, "paths or URLs of tar shards")
+    listed = [urls] if isinstance(urls, str | PathLike) else check_list("urls", urls, "paths or URLs of tar shards")
+    texts = [os.fspath(each) if isinstance(each, PathLike) else each for each in listed]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise bad_value("urls", urls, "the path or URL of a tar shard, or a list of them")
     shards = [address for text in texts for expanded in _expand(text) for address in _glob(expanded)]

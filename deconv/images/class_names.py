@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from os import PathLike
@@ -14,6 +15,7 @@ from torchvision.models import SqueezeNet1_1_Weights
 from deconv.errors import BadInput, bad_value, unknown
 
 NUMBER = ("index", "class_index")
+SEPARATORS = ",;\t"
 SYNSETS = Path(__file__).resolve().parent / "synsets.txt"
 """The ids in WordNet of the 1000 ImageNet classes, in their order; Tiny ImageNet's 200 are among them."""
 
@@ -21,16 +23,28 @@ SYNSETS = Path(__file__).resolve().parent / "synsets.txt"
 def read_class_names(path: str | PathLike[str]) -> tuple[str, ...]:
     """Return the name of each class, in order: from a file with a name on each line, or a CSV with a column `name`.
 
-    Such a CSV may have a column `index` or `class_index` with the number of each class; its order is then free.
+    Such a CSV, with commas, semicolons or tabs, may have a column `index` or `class_index`, or another of all numbers
+    from 0 up, with the number of each class; its order is then free.
     Raises BadInput if the file is missing or no text, if a row has no name, and if the numbers are not 0, 1, 2 and so
-    on, each once.
+    on, each once; for JSON, and for lines that begin with numbers.
     """
     lines = _lines(Path(os.path.expanduser(path)))
     try:
-        table = csv.DictReader(lines)
-        return _ordered(list(table), path) if "name" in (table.fieldnames or ()) else tuple(lines)
+        separator = next((mark for mark in SEPARATORS if "name" in _cells(lines[:1], mark)), SEPARATORS[0])
+        table = csv.DictReader(lines, delimiter=separator, skipinitialspace=True)
+        if "name" in (table.fieldnames or ()):
+            return _ordered(list(table), path)
     except csv.Error as error:
         raise _no_names(path, error) from error
+    if lines and lines[0][0] in "[{":
+        raise _no_names(path, ValueError("it is JSON"))
+    if lines and all(re.match(rf'"?\d+"?[{SEPARATORS}]', line) for line in lines):
+        raise _no_names(path, ValueError("its lines begin with numbers, under no header as index,name"))
+    return tuple(lines)
+
+
+def _cells(lines: Sequence[str], separator: str) -> list[str]:
+    return next(iter(csv.reader(lines, delimiter=separator, skipinitialspace=True)), [])
 
 
 def check_class_names(names: Sequence[str], labels: Sequence[int] | None) -> None:
@@ -109,8 +123,10 @@ def _no_names(path: str | PathLike[str], error: Exception) -> BadInput:
 
 
 def _ordered(rows: Sequence[dict[str, str | None]], path: str | PathLike[str]) -> tuple[str, ...]:
-    column = next((column for column in NUMBER if rows and column in rows[0]), None)
     wanted = [str(number) for number in range(len(rows))]
+    columns = [column for column in (rows[0] if rows else ()) if column not in (None, "name")]
+    numbers = [column for column in columns if sorted(str(row[column]).strip() for row in rows) == sorted(wanted)]
+    column = next((column for column in (*NUMBER, *numbers) if column in columns), None)
     found = wanted if column is None else [str(row[column]).strip() for row in rows]
     if sorted(found) != sorted(wanted):
         raise BadInput(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,11 @@ def _check_dataset(images: Any) -> int:
         raise bad_value("images", f"a mapping of {', '.join(map(str, images))}", expected, "give one of them")
     if isinstance(images, IterableDataset) or (hasattr(images, "take") and not hasattr(images, "__getitem__")):
         raise bad_value("images", f"a stream, {type(images).__name__}", expected, "a list of its first items is one")
+    if hasattr(images, "iloc") and hasattr(images, "columns"):
+        raise bad_value("images", f"a {type(images).__name__}", expected, "list(images[COLUMN]) of its pictures is one")
     if not isinstance(images, MapDataset) or isinstance(images, str | bytes | Mapping | Source):
         remedy = "images.dataset is the one that it draws from" if isinstance(images, DataLoader) else ""
+        remedy = "list(images) is one, if memory holds it" if isinstance(images, Iterator) else remedy
         raise bad_value("images", images if isinstance(images, str) else f"a {type(images).__name__}", expected, remedy)
     try:
         count = len(images)

@@ -28,8 +28,10 @@ from deconv.errors import UnreadableImage, first_line
 from deconv.images.members import Member
 from deconv.images.metadata import without_metadata
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM")
+SUFFIXES = tuple(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm".split())
+OTHER_SUFFIXES = tuple(".gif .avif .heic .heif .jxl .jp2 .j2k .tga .svg .psd .exr .hdr .dng .cr2 .nef .arw".split())
+"""What pictures are called that are not read here."""
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 # Importing torchvision.io registers this operation. Its wrapper there, decode_jpeg, warns at every call since
@@ -38,7 +40,7 @@ _HAS_FAST_JPEG = hasattr(torch.ops.image, "decode_jpeg")
 
 
 def decode(member: Member) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the image in the bytes of a JPEG, PNG, WebP, BMP or TIFF file as upright RGB.
+    """Return the image in the bytes of a JPEG, PNG, WebP, BMP, TIFF or PPM file as upright RGB.
 
     Raises UnreadableImage, with the reason, for one that is missing, cut, of another format or too large
     (more pixels than PIL.Image.MAX_IMAGE_PIXELS; found out before anything is decoded).
@@ -47,7 +49,7 @@ def decode(member: Member) -> UInt8[np.ndarray, "H W 3"]:
         return _decode_bytes(member.read())
     except Exception as error:  # on damaged bytes the decoders raise nearly every type there is
         raise UnreadableImage(
-            f"{member} cannot be read ({reason_of(error)}); expected a whole JPEG, PNG, WebP, BMP or TIFF image: "
+            f"{member} cannot be read ({reason_of(error)}); expected a whole JPEG, PNG, WebP, BMP, TIFF or PPM image: "
             "replace or remove it"
         ) from error
 
@@ -95,7 +97,7 @@ def _torchvision_pixels(data: np.ndarray) -> np.ndarray:
 
 def pillow_pixels(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     """Return a picture's pixels as 8-bit RGB, not turned. Raises ValueError for samples that have no agreed range."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _deep_grey_pixels(image)
     if image.mode in ("I", "F"):
         raise ValueError("samples of 32 bits or signed ones, which have no agreed range; save it with 8 or 16 bits")

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
-from deconv.errors import BadInput, bad_value
-from deconv.images.decoding import SUFFIXES
+from deconv.errors import BadInput, bad_value, counted, one_line
+from deconv.images.decoding import OTHER_SUFFIXES, SUFFIXES
 from deconv.images.members import spelled_out
+
+log = logging.getLogger("deconv")
 
 
 def listed(root: str | PathLike[str]) -> list[tuple[str, Path]]:
-    """Return (key, path) of every image below `root`, sorted by key. Raises BadInput as `deconv.images.folder` does."""
+    """Return (key, path) of every image below `root`, sorted by key. Raises BadInput as `deconv.images.folder` does.
+
+    Pictures of kinds that are not read are counted in the log.
+    """
     top = _check_root(root)
-    files = sorted((_key(path, top), path) for path in _image_files(top))
+    pictures = sorted((_key(path, top), path) for path in _pictures(top))
+    files = [(key, path) for key, path in pictures if path.suffix.lower() in SUFFIXES]
+    others = [key for key, path in pictures if path.suffix.lower() in OTHER_SUFFIXES]
+    without = (
+        f"{counted(len(others), 'picture')} of other kinds, the first being {one_line(others[0])}" if others else ""
+    )
     if not files:
         raise BadInput(
-            f"the folder {top} holds no image; expected files ending in {', '.join(SUFFIXES)} at any depth: "
-            "add some, or give another folder"
+            f"the folder {top} holds no image{without and f', but {without}'}; expected files ending in "
+            f"{', '.join(SUFFIXES)} at any depth: add some, or give another folder"
         )
+    if without:
+        log.warning("left out of the folder %s: %s; expected JPEG, PNG, WebP, BMP, TIFF or PPM", top, without)
     return files
 
 
@@ -48,11 +61,12 @@ def _check_root(root: str | PathLike[str]) -> Path:
     if not os.path.exists(top):  # unlike Path.exists, false for names that are too long
         raise BadInput(f"there is no folder {top}; {expected}")
     if not top.is_dir():
-        raise BadInput(f"{top} is a file; {expected}")
+        packed = top.name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"))
+        raise BadInput(f"{top} is a file; {expected}{', and unpacking it makes one' if packed else ''}")
     return top
 
 
-def _image_files(top: Path) -> Iterator[Path]:
+def _pictures(top: Path) -> Iterator[Path]:
     """Real directories come before linked ones, and none is entered twice, so that loops of links end."""
     waiting, entered = deque([top]), set()
     while waiting:
@@ -66,7 +80,7 @@ def _image_files(top: Path) -> Iterator[Path]:
                 continue
             if os.path.isdir(path):
                 (waiting.append if path.is_symlink() else waiting.appendleft)(path)
-            elif path.suffix.lower() in SUFFIXES and _is_file_or_broken_link(path):
+            elif path.suffix.lower() in (*SUFFIXES, *OTHER_SUFFIXES) and _is_file_or_broken_link(path):
                 yield path
 
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from deconv.errors import BadInput, UnreadableImage, bad_value, shown
-from deconv.images.decoding import pillow_pixels, reason_of
+from deconv.images.decoding import SUFFIXES, pillow_pixels, reason_of
 from deconv.images.members import Member
 
 IMAGE_KEYS = ("image", "img", "jpg", "png", "webp")
@@ -164,6 +165,10 @@ def _pixels_of(image: Any, index: int) -> np.ndarray:
     """The pixels of an array or a tensor, copied. Raises BadInput for what is no picture."""
     if not isinstance(image, np.ndarray | Tensor) or 0 in image.shape:
         remedy = "dataset(images, image=KEY) says where in an item it is"
+        if isinstance(image, list):  # as Hugging Face's datasets give arrays
+            remedy = "make it an array, as images.with_format('numpy') does of Hugging Face's"
+        if isinstance(image, PathLike) or (isinstance(image, str) and image.lower().endswith(SUFFIXES)):
+            remedy = "open it, as PIL.Image.open(path) does, or read all below a folder with deconv.folder(path)"
         raise BadInput(f"item {index} of the dataset is {shown(image)}; expected {PICTURES}: {remedy}")
     if isinstance(image, Tensor):
         values = (image.detach().float() if image.dtype == torch.bfloat16 else image.detach()).cpu().numpy()

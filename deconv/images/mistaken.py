@@ -56,9 +56,14 @@ def _as_source(images: Any) -> str:
         path = Path(fspath(images))
         if path.name.endswith(_TARS):
             return f"deconv.webdataset({str(path)!r}) reads it"
+        if path.suffix == ".zip":
+            return "unpack it: deconv.folder(path) reads the images below a folder"
         return f"deconv.folder({str(path.parent if path.is_file() else path)!r}) reads the images below a folder"
     if isinstance(images, Mapping) and images and all(hasattr(part, "column_names") for part in images.values()):
         return f"images[{next(iter(images))!r}] is one of its parts"
+    pictures = next((name for name in images if _are_pictures(images[name])), None) if _has_columns(images) else None
+    if pictures is not None:
+        return f"deconv.dataset(list(images[{pictures!r}])) takes its pictures"
     if hasattr(images, "column_names") and hasattr(images, "take"):  # a stream of Hugging Face's
         return "datasets.Dataset.from_list(list(images.take(500))) has its first 500 images"
     if _are_pictures(images):
@@ -70,8 +75,14 @@ def _as_source(images: Any) -> str:
     return "deconv.folder(path) reads the images below a folder, deconv.bundled() has some"
 
 
+def _has_columns(images: Any) -> bool:
+    """Whether these are lists by their names, in a dict or in a table of pandas."""
+    return isinstance(images, Mapping) or (hasattr(images, "iloc") and hasattr(images, "columns"))
+
+
 def _are_pictures(images: Any) -> bool:
     """Whether these are PIL images, or arrays or tensors of bytes, that `deconv.dataset` takes one by one."""
+    images = images.tolist() if hasattr(images, "iloc") and hasattr(images, "tolist") else images  # a pandas column
     if isinstance(images, Tensor | np.ndarray):
         return str(images.dtype).endswith("uint8") and len(images.shape) in (3, 4)
     return (
@@ -91,7 +102,7 @@ def _as_tensor(images: Any) -> str:
         return "deconv.dataset([images]) makes a source of it"
     if isinstance(images, DataLoader):
         return "torch.cat([batch[0] for batch in images]) where memory holds them; deconv.folder(path) reads files"
-    if isinstance(images, list | tuple) and images:
+    if isinstance(images, list | tuple) and images and not _are_pictures(images):
         if all(isinstance(item, Tensor) for item in images):
             return "torch.stack(images), of one shape each" if images[0].dim() < 4 else "torch.cat(images)"
         if all(isinstance(item, np.ndarray) for item in images):

@@ -83,6 +83,7 @@ class Preprocessing:
             value = getattr(self, name)
             if name == "size" and isinstance(value, int):
                 raise bad_value(name, value, "two whole numbers (height, width)", f"({value}, {value}) for a square")
+            value = value.tolist() if hasattr(value, "tolist") else value  # of an array or a tensor
             of = "whole numbers (height, width)" if name == "size" else "one number, or three"
             object.__setattr__(self, name, value if value is None else tuple(check_list(name, value, of)))
         _check_geometry(self.size, self.resize)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from deconv.defaults import plain_defaults
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import bad_value, check_choice, check_count, check_list
@@ -37,6 +38,7 @@ MOST_PEAKS = 2**25
 HASHED_BY_SHARD = "hashed shard by shard"
 
 
+@plain_defaults()
 def mine(
     network: Network,
     images: Source | MapDataset | Float[Tensor, "M C H W"],
@@ -85,6 +87,7 @@ def mine(
     return _peaks(scan, images, partial, _provenance(scan, images), details)
 
 
+@plain_defaults()
 def mine_into(
     path: Path,
     network: Network,

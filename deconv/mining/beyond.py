@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from deconv.defaults import plain_defaults
 from deconv.errors import BadInput, check_count, check_indices
 from deconv.images import MapDataset, Source, check_images
 from deconv.images.batches import whole_batches
@@ -20,6 +21,7 @@ from deconv.records import Firing, LayerPeaks, Peaks
 from deconv.records.firing import DRAWN, QUANTILES
 
 
+@plain_defaults()
 def peaks_beyond(
     network: Network,
     images: Source | MapDataset | Tensor,

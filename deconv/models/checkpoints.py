@@ -56,6 +56,10 @@ def read_content(path: str | PathLike[str]) -> object:
 
     Raises BadInput for a file that is missing, cut or of another kind, naming the kind where it is a known one.
     """
+    if "://" in os.fspath(path):
+        raise BadInput(
+            f"the weights are at {os.fspath(path)}; expected a file on this machine: download it, and give its path"
+        )
     file = Path(os.path.expanduser(path))
     if not os.path.isfile(file):  # unlike Path.is_file, false for names that are too long
         folder = ", which is a folder" if os.path.isdir(file) else ""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deconv.defaults import plain_defaults
 from deconv.errors import UnknownName, bad_value, check_count, nearest
 from deconv.files.shipped import choices, read_config
 from deconv.images.preprocessing import Preprocessing
@@ -19,6 +20,7 @@ PREPROCESSING = ("size", "resize", "mean", "std", "interpolation", "squash")
 """The keys of a file of configs/model/ that are the preprocessing's; `aliases` is the network's, the rest `build`'s."""
 
 
+@plain_defaults()
 def load(name: str, seed: int = 0, device: str | torch.device = "cpu", **options: Any) -> Network:
     """Return a network by its name: what `model=NAME` is on the command line, with weights, preprocessing and aliases.
 

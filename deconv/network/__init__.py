@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deconv.defaults import plain_defaults
 from deconv.errors import BadInput, bad_value, check_list, counted, unknown
 from deconv.images.preprocessing import Preprocessing
 from deconv.network.checks import (
@@ -17,9 +18,8 @@ from deconv.network.checks import (
     checked_preprocessing,
     checked_shape,
     checked_sizes,
-    no_map,
-    not_carried,
-    other_names,
+    no_layer,
+    no_name,
     warn_of_mistakes,
 )
 from deconv.network.directions import Directions, checked_directions, widened
@@ -132,6 +132,7 @@ class Network(ShownInNotebooks):
         preprocessing = None if self.preprocessing is None else self.preprocessing.as_dict()
         return {"weights": self.weights_hash, "preprocessing": preprocessing}
 
+    @plain_defaults()
     def with_units(
         self,
         layer: str,
@@ -180,19 +181,13 @@ class Network(ShownInNotebooks):
         """
         graph = self.graph_at(size)
         name = self.aliases.get(layer, layer) if isinstance(layer, str) else layer
-        if not isinstance(name, str):
-            raise unknown("layer", layer, [*self.aliases, *self.layers])
         for nodes in (graph.layers, graph.values):
-            if name in nodes:
+            if isinstance(name, str) and name in nodes:
                 return nodes[name]
-        stopped = graph.refusals.get("", "")
-        reason = graph.refusals.get(name, stopped if name in self.graph.layers else "")
-        if reason:
-            raise not_carried(name, reason, graph.nodes[0].shape, list(graph.layers))
-        shapes = {node.name: node.shape for node in graph.nodes[1:]}
-        if name in shapes:
-            raise no_map(name, shapes[name], list(graph.layers))
-        raise unknown("layer", layer, [*self.aliases, *self.layers], other_names(name, graph, self.module))
+        known = [*self.aliases, *self.layers]
+        if not isinstance(name, str):
+            raise no_name(layer, known, self.module)
+        raise no_layer(layer, name, graph, known, self.module)
 
     def channels(self, layer: str) -> int:
         """Return the number of units of a layer."""
@@ -209,10 +204,12 @@ class Network(ShownInNotebooks):
         """Return whether the layer's activations are at least zero, so that a unit at zero does not fire."""
         return is_rectified(self.graph, self.node(layer))
 
+    @plain_defaults()
     def receptive_field(self, layer: str, size: tuple[int, int] | None = None) -> ReceptiveField:
         """Return the layer's receptive field in images of `size` (default: `input_shape`)."""
         return receptive_field(self.graph_at(size), self.node(layer, size))
 
+    @plain_defaults()
     def forward(
         self, images: Float[Tensor, "N C H W"], layers: Iterable[str], precision: torch.dtype = torch.float32
     ) -> dict[str, Float[Tensor, "N units rows cols"]]:

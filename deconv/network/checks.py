@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from deconv.errors import MOST_NAMES, BadInput, UnsupportedOperation, bad_value, check_count
+from deconv.errors import (
+    MOST_NAMES,
+    BadInput,
+    DeconvError,
+    UnknownName,
+    UnsupportedOperation,
+    bad_value,
+    check_count,
+    unknown,
+)
 from deconv.images.preprocessing import Preprocessing
 from deconv.network.graph import Graph
 
@@ -32,6 +41,8 @@ def checked_module(module: Any) -> nn.Module:
         remedy = (
             f"make one, as {module.__name__}()" if issubclass(module, nn.Module) else "give an instance of a module"
         )
+    elif type(module).__name__ == "ExportedProgram":
+        remedy = "module.module() is one, where it was exported for any number of images"
     elif isinstance(module, dict):
         remedy = "make the architecture and load this into it with load_state_dict"
     elif isinstance(module, str) or hasattr(module, "__fspath__"):
@@ -94,6 +105,9 @@ def warn_of_mistakes(graph: Graph, module: nn.Module, preprocessing: Preprocessi
         log.warning("%s is followed up to %s: %s", type(module).__name__, [*graph.layers][-1], graph.cut_short)
     if preprocessing is None:
         return
+    if not isinstance(preprocessing, Preprocessing):
+        remedy = "deconv.Preprocessing.of(it) makes one of the transforms of torchvision, timm and transformers"
+        raise bad_value("preprocessing", f"a {type(preprocessing).__name__}", "a deconv.Preprocessing", remedy)
     channels, *sizes = graph.nodes[0].shape
     size = checked_preprocessing(preprocessing, channels).size
     if size is not None and list(size) != sizes:
@@ -112,6 +126,29 @@ def other_names(name: str, graph: Graph, module: nn.Module) -> str:
         return f"the module {name} has no map of its own: a batch normalisation is folded into its convolution"
     said = f"the module was followed up to where {graph.refusals['']}; " if "" in graph.refusals else ""
     return f"{said}any other map serves too, by its module or function, as {next(iter(graph.values))!r}"
+
+
+def no_name(layer: Any, known: list[str], module: nn.Module) -> UnknownName:
+    """Return the error of a layer that is given as anything but a name, with the name that it may stand for."""
+    name = str(layer) if isinstance(layer, int) else ""
+    if isinstance(layer, nn.Module):
+        name = next((path for path, submodule in module.named_modules() if submodule is layer), "")
+        layer = f"the module {type(layer).__name__}"
+    return unknown("layer", layer, known, f"layers go by their names, as {name!r}" if name in known else "")
+
+
+def no_layer(layer: str, name: str, graph: Graph, known: list[str], module: nn.Module) -> DeconvError:
+    """Return the error of a name that is no layer's in the graph: why it is none, or which there are.
+
+    layer: the name as it was given, an alias of `name` perhaps.  known: the names of the layers of the network.
+    """
+    reason = graph.refusals.get(name, graph.refusals.get("", "") if name in known else "")
+    if reason:
+        return not_carried(name, reason, graph.nodes[0].shape, list(graph.layers))
+    shapes = {node.name: node.shape for node in graph.nodes[1:]}
+    if name in shapes:
+        return no_map(name, shapes[name], list(graph.layers))
+    return unknown("layer", layer, known, other_names(name, graph, module))
 
 
 def no_map(name: str, shape: tuple[int, ...], layers: list[str]) -> UnsupportedOperation:

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deconv.errors import bad_value, check_indices
+from deconv.defaults import plain_defaults
+from deconv.errors import BadInput, bad_value, check_indices
 from deconv.images import MapDataset, Source, check_images
 from deconv.network import Network
 from deconv.projection.belonging import check_belonging, of_peaks
@@ -33,6 +34,7 @@ Images = Source | MapDataset | Float[Tensor, "M C H W"]
 Indices = Int[Tensor, " N"] | Sequence[int]
 
 
+@plain_defaults()
 def project(
     network: Network,
     images: Images,
@@ -86,6 +88,7 @@ def project(
     return recon
 
 
+@plain_defaults()
 def project_together(
     network: Network,
     images: Images,
@@ -126,7 +129,7 @@ def project_together(
             chunk_positions = positions[chunk].to(network.device)
             results = send_back(layer_plan, chunk_positions, peak_images, lender_images, units, set(nodes.values()))
         for n, sent in enumerate(results):
-            scores[n, chunk], pixels[n, chunk] = sent.score.float().cpu(), sent.pixels.float().cpu()
+            scores[n, chunk], pixels[n, chunk] = _finite(sent.score.float().cpu(), layer), sent.pixels.float().cpu()
             fill_parts(parts[n], nodes, chunk, sent.parts, sent.around)
 
     # record
@@ -155,6 +158,7 @@ def project_together(
     return reconstructions
 
 
+@plain_defaults()
 def project_peaks(
     network: Network,
     images: Images,
@@ -233,6 +237,12 @@ def _check_kinds(network: Network, images: Images) -> Source | Tensor:
     if not isinstance(network, Network):
         raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
     return check_images(images, network.input_shape[0], network.preprocessing)
+
+
+def _finite(scores: Tensor, layer: str) -> Tensor:
+    if not bool(torch.isfinite(scores).all()):
+        raise BadInput(f"layer {layer}: an activation is NaN or infinite; expected numbers: check images and weights")
+    return scores
 
 
 def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from deconv.defaults import plain_defaults
 from deconv.errors import bad_value
 from deconv.records import Reconstructions
 
@@ -19,6 +20,7 @@ SMOOTHING = 1 / 16
 """Standard deviation of the smoothing, as a fraction of the effective field's side."""
 
 
+@plain_defaults()
 def mask_of(recon: Reconstructions, share: float = SHARE, sigma: float | int | None = None) -> Bool[Tensor, "n h w"]:
     """Return which pixels of each patch the reconstruction is about: the fewest that hold `share` of its energy.
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from deconv.defaults import plain_defaults
 from deconv.errors import bad_value
 from deconv.images import MapDataset, Source, check_source
 from deconv.images.batches import whole_batches
@@ -18,6 +19,7 @@ from deconv.records.provenance import build
 IMAGES_AT_ONCE = 64
 
 
+@plain_defaults()
 def cut_patches(
     input_images: UInt8[Tensor, "M C H W"],
     image: Int[Tensor, " N"],
@@ -58,6 +60,7 @@ def cut_patches(
     return Patches(pixels, inside, box, image, provenance or {})
 
 
+@plain_defaults()
 def patches_of(
     network: Network, images: Source | MapDataset, recon: Reconstructions, content: str | None = None
 ) -> Patches:

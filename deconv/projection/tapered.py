@@ -12,7 +12,7 @@ from functools import cached_property
 from math import prod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Inexact, Int
 from torch import Tensor
 
 from deconv.network.graph import Graph
@@ -24,8 +24,8 @@ from deconv.records import clip
 
 
 def lay(
-    maps: Float[Tensor, "N ... H W"], windows: Float[Tensor, "N ... h w"], start: Int[Tensor, "N 2"]
-) -> Float[Tensor, "N ... H W"]:
+    maps: Inexact[Tensor, "N ... H W"], windows: Inexact[Tensor, "N ... h w"], start: Int[Tensor, "N 2"]
+) -> Inexact[Tensor, "N ... H W"]:
     """Add windows to maps, in place, at start[n] = (row, col); what lies outside the map is left out."""
     height, width = maps.shape[-2:]
     size = windows.shape[-2:]

@@ -94,6 +94,12 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
     The error names the first operation that it has no way through, and the options and the rules that have one.
     """
     blocked = blocked_at(graph, target, rule)
+    if blocked is not None and isinstance(graph.nodes[blocked].operation, ops.Detached):
+        node = graph.nodes[blocked]
+        raise UnsupportedOperation(
+            f"no rule has a way back to the image: '{node.kind}' in {node.path or 'the network'} computes without "
+            "gradients, as under no_grad or in whole numbers; expected a forward with gradients on"
+        )
     if blocked is not None:
         role = roles(graph).get(blocked)
         untold = role is not None and not role.told and rule.gate == "constant"
@@ -108,10 +114,11 @@ def check_carried(graph: Graph, target: int, rule: Rule) -> None:
 
 def blocked_at(graph: Graph, target: int, rule: Rule) -> int | None:
     """Return the index of the first node on the way back from the target that the rule has no way through, or None."""
-    for index in sorted(carrying(graph, target, rule)):
+    reached = sorted(carrying(graph, target, rule))
+    for index in reached:
         if not isinstance(graph.nodes[index].operation, ops.Input) and _way(graph, index, rule) is None:
             return index
-    return None
+    return reached[0] if isinstance(graph.nodes[reached[0]].operation, ops.Detached) else None  # the image is cut off
 
 
 def _remedy(graph: Graph, target: int, rule: Rule) -> str:

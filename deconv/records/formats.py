@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +70,8 @@ def check_suffix(path: str | Path, *others: str) -> None:
     deconv.errors.BadInput: path: given peaks.csv; expected a file whose name ends in .safetensors or .parquet
     """
     possible = (SAFETENSORS, *others)
+    if not isinstance(path, str | PathLike):
+        raise bad_value("path", path, f"the path of a file whose name ends in {' or '.join(possible)}")
     if Path(path).suffix not in possible:
         raise bad_value("path", Path(path).name, f"a file whose name ends in {' or '.join(possible)}")
 

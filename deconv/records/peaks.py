@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from deconv.defaults import plain_defaults
 from deconv.errors import check_indices, shown, unknown
 from deconv.notebooks import ShownInNotebooks
 from deconv.records.firing import Firing, firing_axes, joined_firing, split_firing
@@ -146,6 +147,7 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
         k = max((peaks.score.shape[1] for peaks in self.layers.values()), default=0)
         return f"<Peaks: {', '.join(listed) or 'no layers'}, {k} peaks each>"
 
+    @plain_defaults()
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file; where the name ends in .parquet, a table of COLUMNS, with rows for missing peaks.
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from safetensors import safe_open
 from torch import Tensor
 
+from deconv.defaults import plain_defaults
 from deconv.errors import check_choice, check_count
 from deconv.notebooks import ShownInNotebooks
 from deconv.records.boxes import about_centres, recut, shown_side, whole_boxes
@@ -72,6 +73,7 @@ class Patches(ShownInNotebooks):
         pixels, inside = (recut(pictures, self.box, box) for pictures in (self.pixels, self.inside))
         return dataclasses.replace(self, pixels=pixels, inside=inside, box=box)
 
+    @plain_defaults()
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file. Raises BadInput for a name that ends in anything else."""
         tensors = {"pixels": self.pixels, "inside": self.inside, "box": self.box, "image": self.image}
@@ -138,6 +140,7 @@ class Reconstructions(ShownInNotebooks):
         columns = {name: getattr(self, name)[chosen] for name in RECONSTRUCTION_AXES}
         return dataclasses.replace(self, **columns, parts=self.parts.of(chosen) if self.parts else self.parts)
 
+    @plain_defaults()
     def paste(self) -> Float[Tensor, "n C H W"]:
         """Return the same pixels where they lie in the whole image, zero elsewhere."""
         return recut(self.pixels, self.box, whole_boxes(len(self), self.input_size))
@@ -156,6 +159,7 @@ class Reconstructions(ShownInNotebooks):
         """The side, in pixels, of what `zoomed` shows if none is asked for."""
         return shown_side(self.effective_field, (self.field[0, 2:] - self.field[0, :2]).tolist())
 
+    @plain_defaults()
     def zoomed(self, side: int | None = None) -> Reconstructions:
         """Return the same cut to a square of `side` pixels about the centre of each receptive field.
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from deconv.compare.judging import Study, summarise
 from deconv.compare.measuring import METRICS
 from deconv.compare.tasks import PATCHES
+from deconv.defaults import plain_defaults
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.explanations import Explanations
@@ -92,6 +93,7 @@ class Judgement(SideBySide):
         return rule_table(self.summary["all_layers"], self.names)
 
 
+@plain_defaults()
 def judge(
     network: Network,
     images: Source | MapDataset,

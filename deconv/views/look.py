@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deconv.analyses.choosing import check_units, chosen_maps, described_images, images_of, spread_units
 from deconv.analyses.features import summarise
+from deconv.defaults import plain_defaults
 from deconv.errors import BadInput, bad_value, check_count, check_list
 from deconv.figures import Figure, in_html, save_as
 from deconv.figures.features import caption_for, features_figure, layer_panels
@@ -93,6 +94,7 @@ class Look:
         channels = next(iter(self.reconstructions.values())).pixels.shape[1]
         return features_figure(layers, self.heading, caption=caption_for(channels))
 
+    @plain_defaults()
     def save(self, path: str | Path) -> Path:
         """Write the picture into this one file, in the format of its suffix: png, pdf, svg, jpg or jpeg; returns it.
 
@@ -101,6 +103,7 @@ class Look:
         return save_as(self.figure(), path)
 
 
+@plain_defaults()
 def look(
     network: Network | nn.Module,
     images: Source | MapDataset | str | PathLike[str],

@@ -9,6 +9,7 @@ from pathlib import Path
 from deconv.compare.guesses import BASELINES, QUESTIONS
 from deconv.compare.predicting import PredictionStudy, answered, summarise
 from deconv.compare.trials import ACTIVATIONS, SIDES, Squares
+from deconv.defaults import plain_defaults
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import bad_value, check_count
@@ -86,6 +87,7 @@ class Prediction(SideBySide):
         return f"{super()._title(layer)}; trials: {', '.join(asked)}"
 
 
+@plain_defaults()
 def predict(
     network: Network,
     images: Source | MapDataset,

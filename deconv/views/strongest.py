@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from deconv.analyses.choosing import as_reference, check_units, pick_images, strongest_units
+from deconv.defaults import plain_defaults
 from deconv.errors import BadInput, bad_value, check_count, check_list
 from deconv.figures import Figure, in_html, save_as
 from deconv.figures.strongest import strongest_figure
@@ -66,6 +67,7 @@ class OnPhotograph(Reconstructions):
         """Return the picture: for each unit the photograph with its field, and the reconstruction in its place."""
         return strongest_figure(self, self.photograph, self.name, self.not_firing)
 
+    @plain_defaults()
     def picture(self, path: str | Path) -> Path:
         """Write the picture into this one file, in the format of its suffix: png, pdf, svg, jpg or jpeg; returns it.
 
@@ -74,6 +76,7 @@ class OnPhotograph(Reconstructions):
         return save_as(self.figure(), path)
 
 
+@plain_defaults()
 def project_strongest(
     network: Network,
     images: Source | MapDataset | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deconv.compare.observers import OtherNetwork
 from deconv.compare.which_image import BASELINES, FEATURES, VIEWS, ImageStudy, summarise
+from deconv.defaults import plain_defaults
 from deconv.engines import Engine
 from deconv.engines.local import Local
 from deconv.errors import bad_value, check_count
@@ -64,6 +65,7 @@ class ImageChoice(Prediction):
         return by_layer(self.summary["layers"], self.names, {column: ways[column] for column in self.questions})
 
 
+@plain_defaults()
 def which_image(
     network: Network,
     images: Source | MapDataset,

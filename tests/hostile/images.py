@@ -52,7 +52,7 @@ def half(kind: str) -> bytes:
     return cut(encoded(kind))
 
 
-REPLACE = r"expected a whole JPEG, PNG, WebP, BMP or TIFF image: replace or remove it"
+REPLACE = r"expected a whole JPEG, PNG, WebP, BMP, TIFF or PPM image: replace or remove it"
 NOT_WHOLE = line(rf"given/a\.\w+ cannot be read \(.+\); {REPLACE}")
 FOREIGN = line(rf"given/a\.\w+ cannot be read \(not an image of a format known here\); {REPLACE}")
 BOMB = line(rf"given/a\.\w+ cannot be read \(.*pixels.*\); {REPLACE}")
@@ -70,7 +70,7 @@ IMAGES: Rows = {
     "an animated GIF": (
         file("a.gif", lambda: animation("GIF")),
         first_image,
-        line("holds no image; expected files en"),
+        line("holds no image, but 1 picture of other kinds, the first being a.gif; expected files en"),
     ),
     "an animated WebP": (file("a.webp", lambda: animation("WEBP")), colour, [255, 0, 0]),
     "a JPEG called PNG": (file("a.png", lambda: encoded("JPEG")), shape, (40, 60, 3)),

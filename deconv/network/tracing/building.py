@@ -65,7 +65,7 @@ class Builder:
         stopped = self.recording.stopped or self.pairing.few.stopped
         if common < len(calls):
             stopped = UnsupportedOperation(
-                "the module does something else for another number of images; expected each image to be seen alone"
+                "the module does something else for another number of images, as a loop over them; expected one pass"
             )
             for number in (n for call in calls[common:] for n in call.outputs if n is not None):
                 self.states[number] = stopped

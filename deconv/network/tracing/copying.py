@@ -1,7 +1,7 @@
 """A copy of the user's module to run and look at: the module itself never runs, and keeps its hooks, modes and state.
 
 The copy has tensors of its own and is in eval mode. It has none of the user's hooks; those of torch.nn.utils (the older
-weight_norm and spectral_norm, pruning), without which the module is not itself, it has.
+weight_norm and spectral_norm, pruning) and of torch.ao (quantisation), without which the module is not itself, it has.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import functools
 import types
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+OF_TORCH = ("torch.nn.utils.", "torch.ao.")
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
 
 
@@ -29,7 +31,9 @@ def private_copy(module: nn.Module) -> nn.Module:
     """The module with tensors of its own, without the user's hooks, in eval mode."""
     with torch.inference_mode(False), torch.no_grad():
         made: nn.Module = _Copier().module(unwrapped(module))
-    return made.eval()
+    with suppress(NotImplementedError):  # of a program of torch.export, which keeps the mode that it was exported in
+        made.eval()
+    return made
 
 
 def states_of(module: nn.Module) -> dict[str, Tensor]:
@@ -85,6 +89,8 @@ class _Copier:
         return made
 
     def module(self, module: nn.Module) -> Any:
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module):  # a compiled part would run the user's own
+            return self.copy(module._orig_mod)
         if id(module) in self.copies:
             return self.copies[id(module)]
         if isinstance(module, torch.jit.ScriptModule):
@@ -98,11 +104,12 @@ class _Copier:
         hooks = _torchs_own_hooks(module)
         for name, value in vars(module).items():
             made.__dict__[name] = hooks[name] if name in hooks else self.copy(value)
+        made.__dict__["_compiled_call_impl"] = None  # of Module.compile(): it would run the user's own
         return made
 
 
 def _torchs_own_hooks(module: nn.Module) -> dict[str, Any]:
-    """A module's tables of hooks by name, with the entries that belong to hooks of torch.nn.utils."""
+    """A module's tables of hooks by name, with the entries that are torch's own."""
     tables = {
         name: table
         for name, table in vars(module).items()
@@ -112,7 +119,7 @@ def _torchs_own_hooks(module: nn.Module) -> dict[str, Any]:
         number
         for name in ("_forward_pre_hooks", "_forward_hooks")
         for number, hook in (tables.get(name) or {}).items()
-        if isinstance(hook, prune.BasePruningMethod) or type(hook).__module__.startswith("torch.nn.utils.")
+        if isinstance(hook, prune.BasePruningMethod) or str(getattr(hook, "__module__", "")).startswith(OF_TORCH)
     }
     return {
         name: type(table)((number, hook) for number, hook in table.items() if number in ours)

@@ -17,6 +17,8 @@ def convolution(request: Request) -> Lowered | None:
     weight, bias = a["weight"], a["bias"]
     if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, Tensor)):
         return None  # weights that depend on the image: not a linear operation of it
+    if weight.is_complex():
+        return request.as_call(linear=True, pointwise=False)
     weight = weight.detach().contiguous(memory_format=torch.channels_last)
     bias = None if bias is None else bias.detach()
     dilation = _pair(a["dilation"])
