@@ -31,7 +31,7 @@ from benchmarks.rows import Row, number, table
 from benchmarks.scene import Scene
 from benchmarks.timing import machine
 from deconv.files import write_json
-from deconv.records.provenance import versions
+from deconv.files.versions import versions
 
 ROWS: dict[str, Callable[[Scene], Iterator[Row]]] = {
     "floor": mining.floor_rows,

@@ -13,9 +13,10 @@ from torch import nn
 from deconv.command.paper import Train
 from deconv.figures.train import save_curves
 from deconv.files import write_json, write_whole
+from deconv.files.versions import versions
 from deconv.models.loading import load_into
 from deconv.models.presets import build_model, checked_device, preprocessing_of
-from deconv.records.provenance import versions, weights_hash
+from deconv.records.provenance import weights_hash
 from deconv.training import evaluate, train
 from deconv.training.data import Labelled
 from deconv.training.images import open_images

@@ -12,8 +12,9 @@ from tests.labelled import folder_of
 from tests.samples import noise
 
 SQUEEZENET = ["model=squeezenet", "model.weights=random", "model.size=[67,67]"]
-ALEXNET = ["model=alexnet", "model.weights=random", "model.size=[64,64]", "model.resize=null"]
-MINED = [*ALEXNET, "layers=[conv1,conv2]", "k=2"]
+ZFNET = ["model=zfnet64", "model.weights=random", "model.maps=[8,8,8,8,8]", "model.widths=[8,8]", "model.classes=4"]
+"""As many maps as need be: torchvision's smallest network with five layers has 61 million weights to make and copy."""
+MINED = [*ZFNET, "layers=[conv1,conv2]", "k=2"]
 BOXES = "file,part,y0,x0,y1,x1\n" + "".join(
     f"{n}.png,eye,20,{30 + n},36,{46 + n}\n{n}.png,mouth,44,40,56,60\n{n}.png,head,8,20,68,80\n" for n in range(2)
 )
@@ -58,23 +59,23 @@ def checkpoints(home: Path) -> list[str]:
 
 SMALL: dict[str, Callable[[Path], list[str]]] = {
     "atlas": lambda home: [*MINED, "layers=[conv1]", "beyond=true"],
-    "circuit": lambda home: [*ALEXNET, "k=2", "n_units=2", "layer=conv3", "branches=[2,1]"],
+    "circuit": lambda home: [*ZFNET, "k=2", "n_units=2", "layer=conv3", "branches=[2,1]"],
     "compare_rules": lambda home: [*MINED, "layers=[conv2]", "n_units=2", "against=[gradient,centre]"],
     "directions": lambda home: [
-        *ALEXNET, "layer=conv2", "methods=[nmf,random]", "n=4", "samples=200", "k=2", "n_units=2"
+        *ZFNET, "layer=conv2", "methods=[nmf,random]", "n=4", "samples=200", "k=2", "n_units=2"
     ],
     "fig2_features": lambda home: [*MINED, "n_units=2", "beyond=true"],
     "fig4_evolution": snapshots,
     "fig5_invariance": lambda home: [*SQUEEZENET, "translation=[-8,8,8]", "scale=[1,1.2,0.2]", "rotation=[0,90,90]"],
     "fig6_filters": networks,
     "fig7_occlusion": lambda home: [*SQUEEZENET, "images=[0]", "square=24", "stride=20", "controls=2"],
-    "path_check": lambda home: [*ALEXNET, "layers=[conv1,conv2]", "n_units=2", "against=[centre]"],
+    "path_check": lambda home: [*ZFNET, "layers=[conv1,conv2]", "n_units=2", "against=[centre]"],
     "photograph": lambda home: [*MINED, f"image={home / 'photos' / '1.png'}", "n_units=2"],
     "predict": lambda home: [
-        *ALEXNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1", "queries=2", "stride=16"
+        *ZFNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1", "queries=2", "stride=16"
     ],
     "match_networks": checkpoints,
-    "sanity_checks": lambda home: [*ALEXNET, "layers=[conv1]", "n_units=2", "rules=[deconvnet]"],
+    "sanity_checks": lambda home: [*ZFNET, "layers=[conv1]", "n_units=2", "rules=[deconvnet]"],
     "table1_correspondence": boxes,
     "table3_ablation": lambda home: [
         *TINY, "only=[zfnet]", "held_out=0.25", "+variants.zfnet.maps=[4,4,4,4,4]", "+variants.zfnet.widths=[8,8]"
@@ -86,9 +87,9 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
         *SQUEEZENET, "layers=[conv1,flatten]", "splits=1", "train_per_class=4", "test_per_class=3", "grid=1"
     ],
     "tour": lambda home: [
-        *ALEXNET, "k=2", "n_units=2", "chapters.conv1.units={3: bars}", *(f"chapters.conv{n}=null" for n in (3, 4, 5))
+        *ZFNET, "k=2", "n_units=2", "chapters.conv1.units={3: bars}", *(f"chapters.conv{n}=null" for n in (3, 4, 5))
     ],
     "train": lambda home: [*TINY, "model=zfnet64", "model.maps=[4,4,4,4,4]", "model.widths=[8]", "held_out=0.25"],
-    "virtual_units": lambda home: [*ALEXNET, "layer=conv2", "k=3", "n_units=2", "lower=2"],
-    "which_image": lambda home: [*ALEXNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1"],
+    "virtual_units": lambda home: [*ZFNET, "layer=conv2", "k=3", "n_units=2", "lower=2"],
+    "which_image": lambda home: [*ZFNET, "layers=[conv2]", "n_units=2", "against=[centre]", "references=1"],
 }  # fmt: skip

@@ -89,10 +89,10 @@ def test_what_hydra_reads_as_it_stands_is_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*READ_AS_SOMETHING_ELSE, *SEVERAL, *UNREADABLE, *INTERPOLATED, *TAKEN])
 def test_a_text_is_said_exactly(name: str) -> None:
-    for key in ("source.root", "++source.root"):
-        (said,) = shlex.split(as_text(key, name))
-        (job,) = compose_jobs(["experiment=fig2_features", "source=folder", said], sweep=False)
-        assert job.options.source["root"] == name
+    """Of two options at once, one of them as Hydra forces it: composing them takes a tenth of a second."""
+    said = [word for key in ("source.root", "++model.weights") for word in shlex.split(as_text(key, name))]
+    (job,) = compose_jobs(["experiment=fig2_features", "source=folder", *said], sweep=False)
+    assert len(said) == 2 and job.options.source["root"] == job.config.model.weights == name
 
 
 @pytest.mark.parametrize("option", ["folder", "cache", "model.weights"])

@@ -39,10 +39,10 @@ def times(site: Path) -> dict[str, int]:
 
 def run(photographs: Path, folder: Path, *arguments: str) -> int:
     small = [
-        "model=alexnet",
+        "model=zfnet64",
         "model.weights=random",
-        "model.size=[64,64]",
-        "model.resize=null",
+        "model.maps=[16,8,8,8,8]",
+        "model.widths=[8,8]",
         "layers=[conv1]",
         "k=4",
     ]
@@ -55,10 +55,10 @@ def test_it_leaves_a_site_that_a_second_run_does_not_touch(photographs: Path, tm
     assert run(photographs, folder, "precision=bfloat16") == 0  # of so few images it is float32, and counts as such
     summary = json.loads((folder / "summary.json").read_text())
     layer, peaks = summary["layers"]["conv1"], Peaks.load(folder / "peaks.safetensors")
-    assert layer["units"] == 64 and list(summary["rules"]) == ["deconvnet"] and peaks.firing is not None
+    assert layer["units"] == 16 and list(summary["rules"]) == ["deconvnet"] and peaks.firing is not None
     assert set(layer["preferred_class"]) <= {"cat", "dog", None} and peaks.firing["conv1"].by_class is not None
     assert layer["class_selectivity"] == peaks.firing["conv1"].by_class.selectivity
-    assert len(layer["selectivity_by_chance"]) == 64
+    assert len(layer["selectivity_by_chance"]) == 16
     before, kept = times(folder / "site"), times(folder / "records")
     assert "index.html" in before and len(kept) == 3
     assert run(photographs, folder) == 0

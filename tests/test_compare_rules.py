@@ -22,8 +22,15 @@ from deconv.records.formats import read_columns, save_columns
 from tests.drawn import assert_drawn, axes_of
 from tests.samples import photographs
 
-SETTINGS = {"experiment": "compare_rules", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}
-SETTINGS |= {"model.resize": "72", "layers": "[conv2,conv1]", "n_units": "2", "k": "3", "source": "folder"}
+SETTINGS = {"experiment": "compare_rules", "model": "zfnet64", "model.weights": "random", "model.maps": "[8,8,8,8,8]"}
+SETTINGS |= {
+    "model.widths": "[8,8]",
+    "model.resize": "72",
+    "layers": "[conv2,conv1]",
+    "n_units": "2",
+    "k": "3",
+    "source": "folder",
+}
 
 
 def command(folder: Path, **changes: str) -> list[str]:
@@ -118,7 +125,7 @@ def test_the_rule_under_test_is_named_or_spelled(tmp_path: Path) -> None:
         ({"rule.relu": "forwards"}, "'forwards'; expected one of backward, forward, both, none"),
         ({"rule": "guidd"}, "unknown rule 'guidd'; expected one of deconvnet, deconvnet_beyond, gradient"),
         ({"layers": "[conv9]"}, "unknown layer 'conv9'"),
-        ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
+        ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 7"),
         ({"rule": "[a]"}, "unknown rule '[a]'"),
     ],
 )

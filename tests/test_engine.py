@@ -235,13 +235,7 @@ def test_without_ray_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    arguments = [
-        "experiment=fig2_features",
-        "model=alexnet",
-        "model.weights=random",
-        "model.size=[64,64]",
-        "engine=ray",
-    ]
+    arguments = ["experiment=fig2_features", "model=zfnet64", "model.weights=random", "engine=ray"]
     assert main([*arguments, "layers=[conv1]", f"folder={tmp_path / 'run'}"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "pip install 'deconvnet[ray]', or use the engine local" in said

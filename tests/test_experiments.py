@@ -28,7 +28,8 @@ from tests.labelled import folder_of
 from tests.samples import noise
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["model=alexnet", "model.weights=random", "model.size=[96,96]", "layers=[conv1,conv3]", "n_units=3", "k=4"]
+NETWORK = ["model=zfnet64", "model.weights=random", "model.maps=[64,8,8,8,8]", "model.trunk=true", "model.size=[96,96]"]
+SMALL = [*NETWORK, "layers=[conv1,conv3]", "n_units=3", "k=4"]
 
 
 def run(*arguments: str) -> None:
@@ -55,7 +56,7 @@ def test_bfloat16_draws_the_same_figure(finished: Path, tmp_path: Path) -> None:
 def test_fig2_leaves_its_records_pictures_and_numbers(finished: Path) -> None:
     peaks = Peaks.load(finished / "peaks.safetensors")
     summary = json.loads((finished / "summary.json").read_text())
-    assert list(peaks) == ["conv1", "conv3"] and peaks["conv3"].score.shape == (384, 4)
+    assert list(peaks) == ["conv1", "conv3"] and peaks["conv3"].score.shape == (8, 4)
     for layer, numbers in summary["layers"].items():
         recon = Reconstructions.load(finished / f"{layer}.reconstructions.safetensors")
         patches = Patches.load(finished / f"{layer}.patches.safetensors")

@@ -12,7 +12,8 @@ import torch
 
 from deconv.errors import BadInput
 from deconv.files import safe_name, write_json, write_whole
-from deconv.records.provenance import versions, weights_hash
+from deconv.files.versions import versions
+from deconv.records.provenance import weights_hash
 
 
 def test_write_whole_takes_bytes_and_writers_and_makes_the_folder(tmp_path: Path) -> None:

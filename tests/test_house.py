@@ -34,7 +34,7 @@ HOUSE = {
     "errors": Room(),
     "notebooks": Room(),
     "progress": Room(),
-    "files": Room("errors", doors="importing shipped"),
+    "files": Room("errors", doors="importing shipped versions"),
     "records": Room("defaults errors notebooks files", doors="by_class firing formats provenance"),
     "images": Room(
         "errors notebooks progress files records",

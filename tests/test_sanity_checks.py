@@ -18,8 +18,14 @@ from tests import samples
 from tests.drawn import assert_drawn
 from tests.samples import photographs
 
-SETTINGS = {"experiment": "sanity_checks", "model": "alexnet", "model.weights": "random", "model.size": "[64,64]"}
-SETTINGS |= {"model.resize": "72", "layers": "[conv1,conv2,conv3]", "n_units": "3", "rules": "[deconvnet,gradient]"}
+SETTINGS = {"experiment": "sanity_checks", "model": "zfnet64", "model.weights": "random", "model.maps": "[8,8,8,8,8]"}
+SETTINGS |= {
+    "model.widths": "[8,8]",
+    "model.resize": "72",
+    "layers": "[conv1,conv2,conv3]",
+    "n_units": "3",
+    "rules": "[deconvnet,gradient]",
+}
 
 
 def command(folder: Path, **changes: str) -> list[str]:
@@ -113,7 +119,7 @@ def test_records_of_something_else_are_refused(finished: Path, capsys: pytest.Ca
     [
         ({"rules": "[guidd]"}, "unknown explanation 'guidd'; expected one of deconvnet, guided, gradient"),
         ({"layers": "[conv1,conv1]"}, "expected each once, in forward order"),
-        ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 63"),
+        ({"units": "[99999]"}, "units: given 99999; expected a whole number, 0 to 7"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

@@ -30,6 +30,7 @@ from deconv.command.run_log import logging_to
 from deconv.command.settings import Job, compose_jobs, in_words_of_the_command
 from deconv.errors import BadInput, DeconvError, UnknownName, unknown
 from deconv.files.shipped import shipped
+from deconv.files.versions import versions
 
 FLAGS = ("-h", "--help", "-m", "--multirun", "--dry-run", "--version", *completion.FLAGS)
 ABOUT_THE_RUN = ("config.yaml", "run.log")
@@ -76,7 +77,7 @@ def _command(given: list[str]) -> int:
         named = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
         _say(help.experiment_text(named[-1]) if named else help.text())
     elif "--version" in flags:
-        _say(f"deconv {_versions()['deconv']}")
+        _say(f"deconv {versions()['deconv']}")
     elif "--dry-run" in flags:
         _rehearse_all(words, sweep)
     else:
@@ -251,7 +252,7 @@ def _run_logged(job: Job, program: ModuleType, folder: Path) -> Path:
 
 def _run_in(job: Job, program: ModuleType, folder: Path) -> Path:
     saved = folder / "config.yaml"
-    written = {"experiment": job.experiment, **job.config, "versions": _versions()}
+    written = {"experiment": job.experiment, **job.config, "versions": versions()}
     config = OmegaConf.to_yaml(OmegaConf.create(written)).encode()
     if not saved.exists():
         files.write_whole(saved, config)
@@ -262,12 +263,6 @@ def _run_in(job: Job, program: ModuleType, folder: Path) -> Path:
     # Only now: options that the experiment refused must not replace those of its records.
     files.write_whole(saved, config)
     return made
-
-
-def _versions() -> dict[str, str]:
-    from deconv.records import provenance  # brings torch, which takes seconds: neither help nor a mistake needs it
-
-    return provenance.versions()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -94,7 +95,7 @@ def _compose_job(said: tuple[str, ...]) -> Job:
         for group in defaults
         if group in of_files and group not in (*shape.__dataclass_fields__, "experiment")
     ]
-    known = _flat(_compose(shape, [*(str(override.input_line) for override in chosen.values()), *unused]))
+    known = _known(shipped("configs"), shape, (*(str(override.input_line) for override in chosen.values()), *unused))
     for override in overrides:
         _check_key(override, shape, known)
         _check_text(override, shape, known)
@@ -121,6 +122,12 @@ def _shape(experiment: str) -> type[Options]:
     if experiment not in EXPERIMENTS:
         raise UnknownName(f"experiment {experiment!r} has no options: add its class to deconv.command.options")
     return EXPERIMENTS[experiment]
+
+
+@cache
+def _known(configs: Path, shape: type[Options], of_choices: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return all that can be set and what it is in the files of the choices, which the runs of a sweep share."""
+    return _flat(_compose(shape, of_choices))
 
 
 def _compose(shape: type[Options], said: Sequence[str]) -> dict[str, Any]:

@@ -40,8 +40,14 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path: of the PNG, "fig2.png"; without a suffix a layer's name with dots in it would lose its end.
     """
     path = Path(path)
-    save_as(figure, path.with_suffix(".pdf"))
-    return save_as(figure, path.with_suffix(".png"))
+    made = save_as(figure, path.with_suffix(".png"))
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine("none")  # it stays as the PNG has it: to lay out charts takes longer than to draw them
+    try:
+        save_as(figure, path.with_suffix(".pdf"))
+    finally:
+        figure.set_layout_engine(engine)
+    return made
 
 
 def save_pages(picture: Figure, pages: Sequence[Figure], path: str | Path) -> Path:

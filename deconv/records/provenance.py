@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
 from collections.abc import Mapping
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deconv.errors import RecordMismatch
+from deconv.files.versions import versions
 
 Provenance = dict[str, Any]
 
-DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib")
-"""What every installation has; a record would not be the same with an extra installed meanwhile."""
 NEWER_SETTINGS = {"activation": "refuse", "gate": "refuse", "norm": "refuse", "linear": "transpose", "epsilon": 1e-6}
 """Settings that older records do not name, as they were then: the options of a rule that came later."""
 WITHIN = "within"
@@ -96,12 +92,6 @@ def first_difference(found: Any, expected: Any, name: str = "") -> tuple[str, An
     return None if found == expected else (name, found, expected)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that decide a run's numbers: deconv, python and the libraries below it."""
-    own = {"deconv": _version("deconvnet"), "python": platform.python_version()}
-    return own | {name: _version(name) for name in DISTRIBUTIONS}
-
-
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256, in hex, of a state_dict: sorted names, dtypes, shapes and bytes, wherever the tensors are."""
     total = hashlib.sha256()
@@ -118,11 +108,3 @@ def _shown(value: Any) -> str:
     if HASH.fullmatch(text):
         return f"{text[:8]}..."
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
-
-
-@cache
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "not installed"
