@@ -91,6 +91,7 @@ def check_firing(peaks: Peaks, of_listed: Peaks, place: dict[int, int]) -> None:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the shards that were read, in order."""
+    wait_for_readers()  # of the test before
     names: list[str] = []
     in_memory = streams.in_memory
 

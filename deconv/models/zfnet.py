@@ -7,6 +7,7 @@ al.'s scale (arXiv 1502.01852), at which the deep ones begin to learn within an 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -94,8 +95,8 @@ def convnet(
     layers 2, 4 and 5 are in two groups, and the contrast normalisation before the pools, as Krizhevsky et al. have it.
     """
     features = _features(first, second, maps, lrn, pools or (1, 2, len(maps)), original)
-    with torch.no_grad():
-        flat = features(torch.zeros(1, 3, image_size, image_size)).numel()
+    without_values = copy.deepcopy(features).to("meta")  # a shape is all that is asked for
+    flat = without_values(torch.zeros(1, 3, image_size, image_size, device="meta")).numel()
     network = ConvNet(features, _classifier(flat, widths, classes))
     network.apply(_start_weights)
     nn.init.normal_(network.features[0].get_parameter("weight"), std=1e-2)
