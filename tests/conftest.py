@@ -14,6 +14,9 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+from tests.annotations import check_quickly
+
+check_quickly()
 jaxtyping.install_import_hook("deconv", "beartype.beartype")
 # A busy machine is no failure, and a failure must come back: the examples are the same each time.
 settings.register_profile("deconv", deadline=None, derandomize=True)

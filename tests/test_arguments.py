@@ -11,6 +11,7 @@ from PIL import Image
 
 from deconv.command.arguments import as_text
 from deconv.command.cli import main
+from deconv.command.options import Fig2Features
 from deconv.command.settings import compose_jobs
 from deconv.errors import BadInput
 from deconv.images import open_source
@@ -92,7 +93,9 @@ def test_a_text_is_said_exactly(name: str) -> None:
     """Of two options at once, one of them as Hydra forces it: composing them takes a tenth of a second."""
     said = [word for key in ("source.root", "++model.weights") for word in shlex.split(as_text(key, name))]
     (job,) = compose_jobs(["experiment=fig2_features", "source=folder", *said], sweep=False)
-    assert len(said) == 2 and job.options.source["root"] == job.config.model.weights == name
+    options = job.options
+    assert isinstance(options, Fig2Features) and len(said) == 2
+    assert options.source["root"] == options.model["weights"] == name
 
 
 @pytest.mark.parametrize("option", ["folder", "cache", "model.weights"])

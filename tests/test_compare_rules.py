@@ -23,14 +23,8 @@ from tests.drawn import assert_drawn, axes_of
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "compare_rules", "model": "zfnet64", "model.weights": "random", "model.maps": "[8,8,8,8,8]"}
-SETTINGS |= {
-    "model.widths": "[8,8]",
-    "model.resize": "72",
-    "layers": "[conv2,conv1]",
-    "n_units": "2",
-    "k": "3",
-    "source": "folder",
-}
+SETTINGS |= {"model.widths": "[8,8]"}
+SETTINGS |= {"model.resize": "72", "layers": "[conv2,conv1]", "n_units": "2", "k": "3", "source": "folder"}
 
 
 def command(folder: Path, **changes: str) -> list[str]:

@@ -252,14 +252,8 @@ def test_each_panel_has_every_accuracy_by_layer_and_the_line_of_chance() -> None
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 SETTINGS = {"experiment": "predict", "model": "zfnet64", "model.weights": "random", "model.maps": "[8,8,8,8,8]"}
-SETTINGS |= {
-    "model.widths": "[8,8]",
-    "model.resize": "null",
-    "layers": "[conv2,conv1]",
-    "n_units": "2",
-    "references": "2",
-    "queries": "2",
-}
+SETTINGS |= {"model.widths": "[8,8]"}
+SETTINGS |= {"model.resize": "null", "layers": "[conv2,conv1]", "n_units": "2", "references": "2", "queries": "2"}
 SETTINGS |= {"against": "[random_weights,centre]", "stride": "16", "source": "folder"}
 
 

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -52,6 +52,12 @@ def made(name: str) -> nn.Module:
     return module.double().eval()
 
 
+@cache
+def traced(name: str) -> Network:
+    """A family's network, made once for all rules: nothing that is asked of it changes it."""
+    return Network(made(name), SIZE)
+
+
 def held(module: nn.Module, rule: Rule) -> nn.Module:
     """The module with what the rule holds constant detached, and its spelled activations passed as the rule says."""
     module = deepcopy(module)
@@ -88,9 +94,9 @@ def mode_of(name: str, rule: Rule) -> oracle.BeyondMode:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_agrees_with_autograd(name: str, options: dict[str, Any]) -> None:
-    module, rule = made(name), Rule(**options)
-    network, replaced = Network(module, SIZE), held(module, rule)
-    paths = {path for path, _ in module.named_modules()}
+    network, rule = traced(name), Rule(**options)
+    replaced = held(network.module, rule)
+    paths = {path for path, _ in network.module.named_modules()}
     layers = [layer for layer in network.layers if layer in paths]
     assert len(layers) >= 2
     for layer in (layers[0], layers[len(layers) // 2], layers[-1]):
@@ -149,7 +155,7 @@ def test_torchvisions_own_agree_with_autograd(name: str, layers: list[str]) -> N
 @pytest.mark.parametrize("name", ["spelled_activations", "mobilenet_v3", "gated_units", "convnext_spelled"])
 def test_rules_that_share_a_forward_pass_give_what_each_gives(name: str) -> None:
     """Those that hold constants beside those that do not, each with its own reach."""
-    network = Network(made(name), SIZE)
+    network = traced(name)
     layer = network.layers[-1]
     image, channel, row, col = random_positions(network.forward(IMAGES, [layer])[layer], 6).unbind(1)
     rules = [RULES["gradient"], *(Rule(**options) for options in OPTIONS.values())]

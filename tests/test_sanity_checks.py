@@ -19,13 +19,8 @@ from tests.drawn import assert_drawn
 from tests.samples import photographs
 
 SETTINGS = {"experiment": "sanity_checks", "model": "zfnet64", "model.weights": "random", "model.maps": "[8,8,8,8,8]"}
-SETTINGS |= {
-    "model.widths": "[8,8]",
-    "model.resize": "72",
-    "layers": "[conv1,conv2,conv3]",
-    "n_units": "3",
-    "rules": "[deconvnet,gradient]",
-}
+SETTINGS |= {"model.widths": "[8,8]"}
+SETTINGS |= {"model.resize": "72", "layers": "[conv1,conv2,conv3]", "n_units": "3", "rules": "[deconvnet,gradient]"}
 
 
 def command(folder: Path, **changes: str) -> list[str]:

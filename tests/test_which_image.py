@@ -204,13 +204,8 @@ def test_what_cannot_be_asked_is_named(images: deconv.Source, peaks: deconv.Peak
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 SETTINGS = {"experiment": "which_image", "model": "zfnet64", "model.weights": "random", "model.maps": "[8,8,8,8,8]"}
-SETTINGS |= {
-    "model.widths": "[8,8]",
-    "model.resize": "null",
-    "layers": "[conv2,conv1]",
-    "n_units": "2",
-    "references": "2",
-}
+SETTINGS |= {"model.widths": "[8,8]"}
+SETTINGS |= {"model.resize": "null", "layers": "[conv2,conv1]", "n_units": "2", "references": "2"}
 SETTINGS |= {"against": "[random_weights,centre]", "source": "folder", "observer.model": "zfnet64"}
 SETTINGS |= {"observer.layer": "conv2"}
 

@@ -90,12 +90,10 @@ def _compose_job(said: tuple[str, ...]) -> Job:
     shape = _shape(experiment)
     for override in overrides:
         _check_used(override.key_or_group, experiment, shape)
-    unused = [
-        f"~{group}"
-        for group in defaults
-        if group in of_files and group not in (*shape.__dataclass_fields__, "experiment")
-    ]
-    known = _known(shipped("configs"), shape, (*(str(override.input_line) for override in chosen.values()), *unused))
+    used = (*shape.__dataclass_fields__, "experiment")
+    unused = [f"~{group}" for group in defaults if group in of_files and group not in used]
+    of_choices = (*(str(override.input_line) for override in chosen.values()), *unused)
+    known = _known(shipped("configs"), experiment, of_choices)
     for override in overrides:
         _check_key(override, shape, known)
         _check_text(override, shape, known)
@@ -125,9 +123,9 @@ def _shape(experiment: str) -> type[Options]:
 
 
 @cache
-def _known(configs: Path, shape: type[Options], of_choices: tuple[str, ...]) -> Mapping[str, Any]:
+def _known(configs: Path, experiment: str, of_choices: tuple[str, ...]) -> Mapping[str, Any]:
     """Return all that can be set and what it is in the files of the choices, which the runs of a sweep share."""
-    return _flat(_compose(shape, of_choices))
+    return _flat(_compose(_shape(experiment), of_choices))
 
 
 def _compose(shape: type[Options], said: Sequence[str]) -> dict[str, Any]:

@@ -97,8 +97,9 @@ class _Pixels(AxesImage):
 
     def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> tuple[Any, ...]:
         """Return what AxesImage.make_image does: RGBA, the lowest row first, where it lies, and a transformation."""
-        (height, width), extents = self.get_size(), self.get_window_extent(renderer).extents * magnification
-        if unsampled or not np.allclose(extents, (0, 0, width, height), rtol=0, atol=0.01):
+        height, width = self.get_size()
+        corners = np.multiply(self.get_window_extent(renderer).extents, magnification)
+        if unsampled or not np.allclose(corners, (0, 0, width, height), rtol=0, atol=0.01):
             return super().make_image(renderer, magnification, unsampled)
         pixels = np.asarray(self.get_array())[::-1]
         return np.dstack([pixels, np.full((height, width), 255, dtype=np.uint8)]), 0, 0, IdentityTransform()
