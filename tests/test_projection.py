@@ -312,3 +312,22 @@ def test_peaks_of_other_images_or_of_another_layer_are_told() -> None:
         project_peaks(network, images, "5", replace(peaks["5"], score=peaks["5"].score * 1.5), [0])
     with pytest.raises(RecordMismatch, match=r"these peaks are not of 5 for these images \((row|col): given \d; e"):
         project_peaks(network, images, "5", peaks["3"], [0, 1, 2, 3, 4])
+
+
+def test_the_peaks_of_a_layer_know_it() -> None:
+    torch.manual_seed(0)
+    network = Network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()), (3, 12, 12))
+    images = torch.randn(4, 3, 12, 12)
+    peaks = mine(network, images, ["1", "3"], k=2)
+    assert [peaks[name].layer for name in peaks] == ["1", "3"] and repr(peaks["3"]).startswith(
+        "<LayerPeaks: 3, 4 units"
+    )
+    named = project_peaks(network, images, "3", peaks["3"], [2, 0])
+    known = project_peaks(network, images, peaks["3"], units=[2, 0])
+    assert torch.equal(named.pixels, known.pixels) and named.provenance == known.provenance
+    with pytest.raises(BadInput, match=r"peaks: given some that know no layer; expected peaks\[layer\]"):
+        project_peaks(network, images, replace(peaks["3"], layer=""), units=[0])
+    with pytest.raises(BadInput, match=r"units: given none; expected the numbers of some units"):
+        project_peaks(network, images, peaks["3"])  # type: ignore[call-overload]
+    with pytest.raises(BadInput, match=r"peaks: given two arguments"):
+        project_peaks(network, images, peaks["3"], peaks["3"], units=[0])  # type: ignore[call-overload]

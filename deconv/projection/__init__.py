@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from deconv.defaults import plain_defaults
-from deconv.errors import BadInput, bad_value, check_indices
-from deconv.images import MapDataset, Source, check_images
+from deconv.errors import BadInput, check_indices
 from deconv.network import Network
+from deconv.projection.arguments import AnyRule as AnyRule
+from deconv.projection.arguments import Images as Images
+from deconv.projection.arguments import Indices as Indices
+from deconv.projection.arguments import check_kinds, lenders_of, peaks_asked
+from deconv.projection.arguments import check_peaks as check_peaks
+from deconv.projection.arguments import check_rules as check_rules
 from deconv.projection.belonging import check_belonging, of_peaks
 from deconv.projection.belonging import check_scores as check_scores
-from deconv.projection.loading import input_size, lent_images, peak_chunks
+from deconv.projection.loading import lent_images, peak_chunks
 from deconv.projection.loading import load_inputs as load_inputs
 from deconv.projection.parts import check_through as check_through
 from deconv.projection.parts import dominators_below as dominators_below
 from deconv.projection.parts import empty_parts, fill_parts
 from deconv.projection.parts import layers_below as layers_below
-from deconv.projection.rules import Rule, as_rule
+from deconv.projection.rules import as_rule
 from deconv.projection.serving import said_of_unserved as said_of_unserved
 from deconv.projection.serving import served_layers as served_layers
 from deconv.projection.strategies import plan, send_back
-from deconv.projection.ways import check_carried
 from deconv.records import LayerPeaks, Parts, Reconstructions
 from deconv.records.provenance import build
-
-AnyRule = str | Rule | Mapping[str, Any]
-Images = Source | MapDataset | Float[Tensor, "M C H W"]
-Indices = Int[Tensor, " N"] | Sequence[int]
 
 
 @plain_defaults()
@@ -112,7 +112,7 @@ def project_together(
     rules = [as_rule(rule) for rule, _ in requests]
     requested = [channel for _, channel in requests]
     images, image_ids, rows, cols, channels, size = check_peaks(network, images, layer, image, row, col, requested)
-    lenders = _lenders(switches_of, rules, image_ids, images)
+    lenders = lenders_of(switches_of, rules, image_ids, images)
     check_rules(network, [layer], rules, size)
     nodes = check_through(network, layer, through, rules, size)
     positions = torch.stack([rows, cols], dim=1)
@@ -158,139 +158,60 @@ def project_together(
     return reconstructions
 
 
-@plain_defaults()
+@overload
+def project_peaks(
+    network: Network,
+    images: Images,
+    layer: LayerPeaks,
+    *,
+    units: Sequence[int],
+    rule: AnyRule = ...,
+    through: Sequence[str] = ...,
+) -> Reconstructions: ...
+@overload
 def project_peaks(
     network: Network,
     images: Images,
     layer: str,
     peaks: LayerPeaks,
     units: Sequence[int],
+    rule: AnyRule = ...,
+    through: Sequence[str] = ...,
+) -> Reconstructions: ...
+@plain_defaults()
+def project_peaks(
+    network: Network,
+    images: Images,
+    layer: str | LayerPeaks,
+    peaks: LayerPeaks | None = None,
+    units: Sequence[int] | None = None,
     rule: AnyRule = "deconvnet",
     through: Sequence[str] = (),
 ) -> Reconstructions:
     """Send all mined peaks of some units of a layer back, unit by unit, strongest first; their scores are checked.
 
-    peaks: those of `layer`, mined from `images`.  units: the numbers of the units, from 0.  through: as for `project`.
+    layer, peaks: the peaks of a layer, mined from `images`, which know its name; or the name and then the peaks.
+    units: the numbers of the units, from 0.  through: as for `project`.
     Returns and raises what `project` does, and BadInput for units that the layer does not have.
 
     >>> import deconv, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
     >>> network, images = deconv.Network(net, (3, 16, 16)), torch.rand(5, 3, 16, 16)
     >>> peaks = deconv.mine(network, images, ["1"], k=2)
-    >>> recon = deconv.project_peaks(network, images, "1", peaks["1"], units=[0, 3])
+    >>> recon = deconv.project_peaks(network, images, peaks["1"], units=[0, 3])
     >>> len(recon) <= 4, torch.allclose(recon.score, peaks["1"].scores_of([0, 3]))
     (True, True)
     """
-    if not isinstance(peaks, LayerPeaks):
-        raise bad_value("peaks", type(peaks).__name__, "the LayerPeaks of one layer", f"peaks[{layer!r}]")
+    layer, peaks, units = peaks_asked(layer, peaks, units)
     chosen = check_indices("units", units, len(peaks.score), f"units of {layer}")
-    check_belonging(_check_kinds(network, images), layer, peaks, chosen, network.channels(layer))
+    check_belonging(check_kinds(network, images), layer, peaks, chosen, network.channels(layer))
     with of_peaks(layer):
         recon = project(network, images, layer, *peaks.of(chosen), rule=rule, through=through)
     check_scores(recon.score, peaks.scores_of(chosen), layer, peaks.score, network.rounding)
     return recon
 
 
-def check_peaks(
-    network: Network,
-    images: Images,
-    layer: str,
-    image: Indices,
-    row: Indices,
-    col: Indices,
-    channels: Sequence[Indices],
-) -> tuple[Source | Tensor, Tensor, Tensor, Tensor, list[Tensor], tuple[int, int]]:
-    """Return (images, image, row, col, channels, input size): peaks as (N,) int64 on the CPU, that are there.
-
-    channels: the units at these positions, each (N,). Raises BadInput for what is no network, images or list of whole
-    numbers, or outside its range, and for images that become inputs of several sizes; UnknownName for the layer.
-    """
-    images = _check_kinds(network, images)
-    named = [("image", image), ("row", row), ("col", col), *(("channel", channel) for channel in channels)]
-    image_ids, rows, cols, *columns = _columns(named)
-    _check_image_ids("image", image_ids, images)
-    size = input_size(network, images, image_ids)
-    height, width = network.map_size(layer, size)
-    _check_range("row", rows, height)
-    _check_range("col", cols, width)
-    for column in columns:
-        _check_range("channel", column, network.channels(layer))
-    return images, image_ids, rows, cols, columns, size
-
-
-def check_rules(
-    network: Network, layers: Iterable[str], rules: Iterable[AnyRule], size: tuple[int, int] | None = None
-) -> None:
-    """Raise unless every rule can send every layer back, for images of `size` (default: the network's input size).
-
-    Raises UnknownName for a layer or a rule that does not exist, UnsupportedOperation, naming the operation, for a rule
-    that cannot pass one of those that the layer depends on.
-    """
-    checked = [as_rule(rule) for rule in rules]
-    for layer in layers:
-        for rule in checked:
-            check_carried(network.graph_at(size), network.node(layer, size), rule)
-
-
-def _check_kinds(network: Network, images: Images) -> Source | Tensor:
-    """Return the images as a source or a tensor. Raises BadInput for anything else, and for what is no network."""
-    if not isinstance(network, Network):
-        raise bad_value("network", type(network).__name__, "a deconv.Network", "deconv.Network(module, input_shape)")
-    return check_images(images, network.input_shape[0], network.preprocessing)
-
-
 def _finite(scores: Tensor, layer: str) -> Tensor:
     if not bool(torch.isfinite(scores).all()):
         raise BadInput(f"layer {layer}: an activation is NaN or infinite; expected numbers: check images and weights")
     return scores
-
-
-def _columns(named: Sequence[tuple[str, Indices]]) -> list[Tensor]:
-    """Each argument as (N,) int64 on the CPU. Raises BadInput unless all are lists of whole numbers, of one length."""
-    columns = [_column(name, values) for name, values in named]
-    if len({len(column) for column in columns}) > 1:
-        names, lengths = ", ".join(name for name, _ in named), [len(column) for column in columns]
-        raise bad_value(names, f"lengths {lengths}", "one entry in each for every peak")
-    return columns
-
-
-def _column(name: str, values: Indices) -> Tensor:
-    try:
-        column = torch.as_tensor(values).cpu()
-    except (TypeError, ValueError, RuntimeError):
-        column = torch.tensor(float("nan"))
-    if column.dim() != 1 or (len(column) and column.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8)):
-        raise bad_value(name, values, "a list of whole numbers, one for each peak")
-    return column.to(torch.int64)
-
-
-def _check_image_ids(name: str, image_ids: Tensor, images: Source | Tensor) -> None:
-    if isinstance(images, Tensor) or images.is_numbered:
-        _check_range(name, image_ids, len(images))
-    else:  # a part of a source, which keeps the ids that its images have in the whole, or a streamed one
-        images.check_ids(image_ids.unique().tolist())
-
-
-def _check_range(name: str, column: Tensor, limit: int) -> None:
-    outside = column[(column < 0) | (column >= limit)]
-    if len(outside):
-        remedy = "-1 marks a missing peak, leave those out" if bool((outside == -1).any()) else ""
-        raise bad_value(name, int(outside[0]), f"0 to {limit - 1}", remedy)
-
-
-def _lenders(
-    switches_of: Indices | None, rules: Sequence[Rule], image_ids: Tensor, images: Source | Tensor
-) -> Tensor | None:
-    """(N,) images that lend their switches, within their range; None where every rule has switches of its own."""
-    switches = [rule.switches for rule in rules]
-    if (switches_of is not None) != ("other" in switches):
-        raise bad_value(
-            "switches_of",
-            f"{'none' if switches_of is None else 'images'} with a rule of switches {', '.join(map(repr, switches))}",
-            "one image for each peak with switches 'other', and none with others",
-        )
-    if switches_of is None:
-        return None
-    lenders, _ = _columns([("switches_of", switches_of), ("image", image_ids.tolist())])
-    _check_image_ids("switches_of", lenders, images)
-    return lenders

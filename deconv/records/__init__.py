@@ -11,8 +11,9 @@ from __future__ import annotations
 from deconv.records.boxes import about_centres, clip, recut, shown_side, whole_boxes
 from deconv.records.by_class import ByClass
 from deconv.records.firing import Firing
+from deconv.records.layer_peaks import LayerPeaks
 from deconv.records.parts import Parts
-from deconv.records.peaks import LayerPeaks, Peaks, check_path
+from deconv.records.peaks import Peaks, check_path
 from deconv.records.pictures import FIELDS, Patches, Reconstructions, dtype_of
 
 __all__ = [

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from deconv.defaults import plain_defaults
-from deconv.errors import check_indices, shown, unknown
+from deconv.errors import shown, unknown
 from deconv.notebooks import ShownInNotebooks
 from deconv.records.firing import Firing, firing_axes, joined_firing, split_firing
 from deconv.records.formats import (
@@ -30,6 +29,7 @@ from deconv.records.formats import (
     reading,
     save_tensors,
 )
+from deconv.records.layer_peaks import LayerPeaks
 from deconv.records.units import as_frame, unit_columns
 
 if TYPE_CHECKING:
@@ -48,61 +48,6 @@ PEAK_AXES: Axes = {
     "keys": (torch.uint8, "b"),
 }
 """Of the same in safetensors: `layer` is a number, and the keys of the images stand apart, as JSON."""
-
-
-@dataclass(frozen=True, eq=False)
-class LayerPeaks(ShownInNotebooks):
-    """The k strongest peaks of every unit of one layer, strongest first by (-score, image, row, col).
-
-    - score: the activation; nan where there are fewer than k peaks.
-    - image, row, col: the image id and the position on the layer's map; -1 where there are fewer than k peaks.
-    - box: the receptive field.
-
-    >>> import deconv, torch
-    >>> image = torch.tensor([[4, 0], [2, -1]])
-    >>> score, zeros, box = torch.tensor([[3.0, 1.5], [2.0, torch.nan]]), torch.zeros_like(image), torch.zeros(2, 2, 4)
-    >>> peaks = deconv.records.LayerPeaks(score, image, zeros, zeros, box.long())
-    >>> peaks
-    <LayerPeaks: 2 units, 2 peaks each, 0 dead units>
-    >>> [column.tolist() for column in peaks.of([1, 0])]
-    [[2, 4, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
-    """
-
-    score: Float[Tensor, "units k"]
-    image: Int64[Tensor, "units k"]
-    row: Int64[Tensor, "units k"]
-    col: Int64[Tensor, "units k"]
-    box: Int64[Tensor, "units k 4"]
-
-    def __repr__(self) -> str:
-        units, k = self.score.shape
-        dead = int((~self.found.any(dim=1)).sum())
-        return f"<LayerPeaks: {units} units, {k} peaks each, {dead} dead units>"
-
-    @property
-    def found(self) -> Bool[Tensor, "units k"]:
-        """Which entries hold a peak."""
-        return self.image >= 0
-
-    def of(
-        self, units: Iterable[int]
-    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-        """Return (image, channel, row, col) of all peaks of some units: unit by unit, strongest first.
-
-        Raises BadInput for a unit that the layer does not have.
-        """
-        chosen = self._chosen(units)
-        exists = self.found[chosen]
-        channel = chosen[:, None].expand_as(exists)
-        return self.image[chosen][exists], channel[exists], self.row[chosen][exists], self.col[chosen][exists]
-
-    def scores_of(self, units: Iterable[int]) -> Float[Tensor, " n"]:
-        """Return the scores of all peaks of some units, in the order of `of`."""
-        chosen = self._chosen(units)
-        return self.score[chosen][self.found[chosen]]
-
-    def _chosen(self, units: Iterable[int]) -> Tensor:
-        return torch.tensor(check_indices("units", units, len(self.score), "units"), dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +73,10 @@ class Peaks(ShownInNotebooks, Mapping[str, LayerPeaks]):
     image_keys: dict[int, str]
     provenance: dict[str, Any] = field(default_factory=dict)
     firing: Mapping[str, Firing] | None = None
+
+    def __post_init__(self) -> None:
+        named = {name: replace(peaks, layer=name) for name, peaks in self.layers.items()}
+        object.__setattr__(self, "layers", named)  # as frozen dataclasses set what follows from the rest
 
     def __getitem__(self, layer: str) -> LayerPeaks:
         if layer not in self.layers:
