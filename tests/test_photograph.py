@@ -156,7 +156,7 @@ def test_what_was_mined_serves_the_next_photograph(said: list[str], finished: Pa
 
 
 def test_a_network_with_classes_says_what_it_takes_the_photograph_for(tmp_path: Path) -> None:
-    model = ["model=zfnet64", "model.maps=[4,4,4,4,4]", "model.widths=[8,8]", "layers=[conv1,output]"]
+    model = ["model=zfnet64", "model.classes=null", "model.maps=[4,4,4,4,4]", "layers=[conv1,output]"]
     said = words(small.said("photograph", tmp_path), model, [f"folder={tmp_path / 'run'}"])
     assert main(said) == 0
     summary = json.loads((tmp_path / "run/summary.json").read_text())
