@@ -81,7 +81,7 @@ def bad_value(name: str, value: Any, expected: str, remedy: str = "") -> BadInpu
     >>> print(bad_value("per_image", 0, "a whole number, 1 or more", "leave it out for 1"))
     per_image: given 0; expected a whole number, 1 or more: leave it out for 1
     """
-    error = BadInput(f"{name}: given {shown(value)}; expected {expected}{f': {remedy}' if remedy else ''}")
+    error = BadInput(f"{name}: given {shown(value)}; expected {expected}{_remedied(expected, remedy)}")
     error.argument = name
     return error
 
@@ -95,18 +95,25 @@ def unknown(kind: str, name: Any, known: Iterable[str], remedy: str = "") -> Unk
     names = list(known)
     listed = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"... {len(names) - MOST_NAMES} more"]
     hint = nearest(str(name), names) if isinstance(name, str) else ""
-    more = f": {remedy}" if remedy else ""
+    more = _remedied(hint, remedy)
     return UnknownName(f"unknown {kind} {shown(name, quoted=True)}; expected one of {', '.join(listed)}{hint}{more}")
 
 
-def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def _remedied(before: str, remedy: str) -> str:
+    """What a message ends in: what to do, after a colon, or after the mark that a question ends in."""
+    return f"{'' if before.endswith('?') else ':'} {remedy}" if remedy else ""
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None, of: str = "") -> int:
     """Return `value` as an int. Raises BadInput unless it is a whole number from `least` to `most`.
+
+    of: what it counts, if the message is to say so.
 
     >>> check_count("k", 9)
     9
     """
     upper = "or more" if most is None else f"to {most}"
-    expected = f"a whole number, {least} {upper}"
+    expected = f"a whole number, {least} {upper}{f', of the {of}' if of else ''}"
     if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):  # of a mask, where numbers are due
         raise bad_value(name, value, expected)
     try:
@@ -150,7 +157,8 @@ def check_indices(name: str, value: Any, size: int, of: str) -> list[int]:
     >>> check_indices("units", [0, 3], 8, "units of conv1")
     [0, 3]
     """
-    return [check_count(name, item, 0, size - 1) for item in check_list(name, value, f"{of}, 0 to {size - 1}")]
+    items = check_list(name, value, f"{of}, 0 to {size - 1}")
+    return [check_count(name, item, 0, size - 1, of=of) for item in items]
 
 
 @contextmanager

@@ -79,7 +79,9 @@ def test_selectivity_known_by_hand(colours: Source) -> None:
     with pytest.raises(BadInput, match="unit"):
         by_class.preferred(4)
     frame = peaks.units_to_pandas()
-    assert frame["unit"].tolist() == [0, 1, 2, 3] and set(frame["layer"]) == {"colour"} and set(frame["images"]) == {8}
+    assert (
+        frame["channel"].tolist() == [0, 1, 2, 3] and set(frame["layer"]) == {"colour"} and set(frame["images"]) == {8}
+    )
     assert frame["fires_on"].tolist() == [4, 8, 0, 4] and frame["preferred_class"][[0, 1, 3]].tolist() == [
         "red", "green", "green"
     ]  # fmt: skip

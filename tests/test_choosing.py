@@ -48,10 +48,11 @@ def test_units_that_fire_on_most_images_are_drawn_first() -> None:
     assert choosing.choose_units(peaks, None, 9, seed=0) == [0, 2, 3, 4, 5]  # never one that fires on none
 
 
-def test_units_that_are_asked_for_are_taken_as_they_are_or_those_that_fire() -> None:
+def test_units_that_are_asked_for_are_taken_as_they_are_or_those_that_fire(caplog: pytest.LogCaptureFixture) -> None:
     peaks = fired(1, 0, 3, 2, 3)
     assert choosing.choose_units(peaks, [4, 1, 3], 2, seed=0) == [4, 1, 3]
     assert choosing.firing_units("a", peaks, [4, 1, 3, 2], 2, seed=0) == [2, 3, 4]
+    assert caplog.messages == ["a: left out, as they never fire on these images: units 1"]
     assert choosing.firing_units("a", peaks, None, 2, seed=0) == choosing.choose_units(peaks, None, 2, seed=0)
     with pytest.raises(BadInput, match="layer a: none of the units asked for fires"):
         choosing.firing_units("a", peaks, [1], 2, seed=0)

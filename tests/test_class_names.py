@@ -40,6 +40,10 @@ def test_class_names_come_from_lines_or_a_table(tmp_path: Path, name: str, text:
         (b"", "0 classes are named"),
         (b'{"0": "cat", "1": "dog", "2": "fish"}', "cannot be read .it is JSON"),
         (b"0;cat\n1;dog\n2;fish\n", "its lines begin with numbers, under no header"),
+        (
+            b"file;label\na.jpg;cat\nb.jpg;dog\n",
+            "its lines are columns between semicolons, none of which",
+        ),
     ],
 )
 def test_class_names_that_do_not_fit_are_refused(tmp_path: Path, text: bytes, message: str) -> None:

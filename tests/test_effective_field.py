@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,11 @@ def test_a_mask_covers_the_fewest_pixels_that_hold_the_share() -> None:
         assert int(mask[0].sum()) == count and bool(mask[0, 2, 2]), share
         assert not mask[1].any()  # no energy at all
     assert int(deconv.mask_of(recon, 0.5, sigma=1.5)[0].sum()) > 4
+    beyond = replace(recon, box=recon.box - torch.tensor([2, 0, 2, 0]))  # two rows lie above the image
+    smoothed = deconv.mask_of(beyond, 0.99, sigma=2.0)[0]
+    assert (
+        not smoothed[:2].any() and smoothed[2:].any() and not beyond.inside[:, :2].any() and beyond.inside[:, 2:].all()
+    )
     with pytest.raises(BadInput, match="share: given 1.0; expected a number between 0 and 1"):
         deconv.mask_of(recon, 1.0)
     with pytest.raises(BadInput, match="sigma: given -1"):

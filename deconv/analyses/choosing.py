@@ -5,6 +5,7 @@ Which units some images really excite is told by a reference: the peaks of the s
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from deconv.projection import said_of_unserved, served_layers
 from deconv.projection.rules import Rule
 from deconv.records import LayerPeaks, Peaks
 from deconv.records.provenance import check_same
+
+log = logging.getLogger("deconv")
 
 
 def last_maps(network: Network, count: int, rules: Iterable[Rule] = ()) -> list[str]:
@@ -113,11 +116,14 @@ def spread_units(peaks: LayerPeaks, n_units: int) -> list[int]:
 
 
 def firing_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_units: int, seed: int) -> list[int]:
-    """Return those of `choose_units` that fire, in ascending order. Raises BadInput if none does."""
+    """Return those of `choose_units` that fire, in ascending order, and tell the others. Raises BadInput if none."""
     firing = peaks.found.any(dim=1)
-    chosen = sorted(unit for unit in choose_units(peaks, units, n_units, seed) if firing[unit])
+    asked = sorted(choose_units(peaks, units, n_units, seed))
+    chosen, dead = ([unit for unit in asked if bool(firing[unit]) == fires] for fires in (True, False))
     if not chosen:
         raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others")
+    if dead:
+        log.warning("%s: left out, as they never fire on these images: units %s", layer, ", ".join(map(str, dead)))
     return chosen
 
 

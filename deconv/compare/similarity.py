@@ -21,8 +21,9 @@ def similarities(
     """Return {"rank", "ssim", "pearson"} of two reconstructions, over the pixels of the field inside the image.
 
     rank: Spearman's correlation of absolute values, ssim: structural similarity of them, both after Adebayo et al. 2018
-    (arXiv 1810.03292), section 4; pearson: of signed luminance. All in [-1, 1], 1 for the same picture, about 0 for
-    unrelated ones; nan where either is zero everywhere. Raises BadInput for NaN or infinite values.
+    (arXiv 1810.03292), section 4; pearson: of signed luminance. All in [-1, 1], 1 for the same picture; nan where
+    either is zero everywhere. Of unrelated pictures pearson is about 0; rank is not, as any two that are brightest in
+    the middle of a field agree in that, and noise in their outline too. Raises BadInput for NaN or infinite values.
 
     >>> picture = np.random.default_rng(0).normal(size=(3, 8, 8))
     >>> alike = similarities(picture, 5 * picture, np.ones((8, 8), dtype=bool))

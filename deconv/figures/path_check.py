@@ -25,7 +25,7 @@ ROWS = (
     "forward, each change times the\nunit's derivative: how alike",
     "backward: two signals,\nhow alike at each layer",
 )
-NOTHING_BETWEEN = "Not shown: {layer}, as none of the layers lies before it; summary.json has its numbers."
+NOTHING_BETWEEN = "Not shown: {layer}, as none of the layers lies before it; the numbers of the run have it."
 Summary = Mapping[str, Any]
 
 

@@ -21,7 +21,7 @@ SIMILARITY_TITLES = {
     ENTROPY_RISE: "rise of the entropy\n(all: efficient MPRT)",
 }
 COUNTED = "In brackets: the units that points are means over. Units that the shuffling leaves dead are left out."
-NOTHING_BELOW = "Not shown: {layer}, below which no block is left to shuffle; summary.json has its numbers."
+NOTHING_BELOW = "Not shown: {layer}, below which no block is left to shuffle; the numbers of the run have it."
 Summary = Mapping[str, Any]
 
 

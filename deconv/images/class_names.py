@@ -40,6 +40,9 @@ def read_class_names(path: str | PathLike[str]) -> tuple[str, ...]:
         raise _no_names(path, ValueError("it is JSON"))
     if lines and all(re.match(rf'"?\d+"?[{SEPARATORS}]', line) for line in lines):
         raise _no_names(path, ValueError("its lines begin with numbers, under no header as index,name"))
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(lines) > 1 and all(mark in line for line in lines):
+            raise _no_names(path, ValueError(f"its lines are columns between {word}, none of which is called name"))
     return tuple(lines)
 
 

@@ -162,10 +162,18 @@ def _no_fit(module: nn.Module, possible: Sequence[Reading], path: str, takes_cla
     most = nearest_reading.matches(expected)
     if 4 * most < len(expected):
         absent = [name for name in expected if name not in nearest_reading.tensors]
+        lacking = f"lacks {_first(absent)}"
+        if not absent:
+            name, theirs = next(
+                (name, nearest_reading.tensors[name])
+                for name, own in expected.items()
+                if nearest_reading.tensors[name].shape != own.shape
+            )
+            lacking = f"has {name} as {tuple(theirs.shape)}, not {tuple(expected[name].shape)}"
         return BadInput(
             f"the weights in {path} are of another network: of the {len(expected)} tensors of {type(module).__name__} "
-            f"it has {most} by name and shape, and lacks {_first(absent or [*expected])}; expected weights that were "
-            "saved from this architecture"
+            f"it has {most} by name and shape, and {lacking}; expected weights that were saved from this architecture: "
+            "give those, or build the network that they are of"
         )
     as_near = [reading for reading in others if most and 2 * reading.matches(expected) > most][:1]
     faults = [

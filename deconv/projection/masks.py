@@ -25,8 +25,9 @@ def mask_of(recon: Reconstructions, share: float = SHARE, sigma: float | int | N
     """Return which pixels of each patch the reconstruction is about: the fewest that hold `share` of its energy.
 
     The energy, the sum of squares over channels, is smoothed before by a Gaussian of standard deviation `sigma` in
-    pixels, so that single dots do not count; None is a 16th of the effective field's side. Of equal energies the first
-    in reading order is taken. (n, h, w) are those of `recon.pixels`; without any energy nothing is covered.
+    pixels, so that single dots do not count, and counts inside the image alone; None is a 16th of the effective field's
+    side. Of equal energies the first in reading order is taken. (n, h, w) are those of `recon.pixels`; without any
+    energy nothing is covered.
     Raises BadInput for a share that is not between 0 and 1, and for a negative sigma.
 
     >>> import deconv
@@ -42,14 +43,21 @@ def mask_of(recon: Reconstructions, share: float = SHARE, sigma: float | int | N
     sigma = recon.effective_field * SMOOTHING if sigma is None else sigma
     if not (math.isfinite(sigma) and sigma >= 0):
         raise bad_value("sigma", sigma, "a number of pixels, 0 or more")
-    return masks_of(recon.pixels, share, sigma)
+    return masks_of(recon.pixels, share, sigma, recon.inside)
 
 
-def masks_of(pictures: Float[Tensor, "n C h w"], share: float, sigma: float | int) -> Bool[Tensor, "n h w"]:
-    """Return for any pictures what `mask_of` returns for reconstructions."""
+def masks_of(
+    pictures: Float[Tensor, "n C h w"],
+    share: float,
+    sigma: float | int,
+    inside: Bool[Tensor, "n h w"] | None = None,
+) -> Bool[Tensor, "n h w"]:
+    """Return for any pictures what `mask_of` returns for reconstructions.  inside: which pixels lie in the image."""
     masks = torch.zeros((len(pictures), *pictures.shape[2:]), dtype=torch.bool)
-    for mask, pixels in zip(masks, pictures, strict=True):
+    allowed = torch.ones_like(masks) if inside is None else inside
+    for mask, pixels, lies_inside in zip(masks, pictures, allowed, strict=True):
         energy = gaussian_filter(pixels.double().square().sum(dim=0).numpy(), sigma, mode="constant")
+        energy = np.where(lies_inside.numpy(), energy, 0.0)  # smoothing alone carries it across the border
         falling = np.argsort(-energy, axis=None, kind="stable")
         held = np.cumsum(energy.flat[falling])
         if held[-1] > 0:

@@ -140,6 +140,15 @@ class Reconstructions(ShownInNotebooks):
         columns = {name: getattr(self, name)[chosen] for name in RECONSTRUCTION_AXES}
         return dataclasses.replace(self, **columns, parts=self.parts.of(chosen) if self.parts else self.parts)
 
+    @property
+    @plain_defaults()
+    def inside(self) -> Bool[Tensor, "n h w"]:
+        """Which pixels lie in the image."""
+        height, width = self.pixels.shape[2:]
+        row, col = self.box[:, :1] + torch.arange(height), self.box[:, 1:2] + torch.arange(width)
+        rows, cols = (row >= 0) & (row < self.input_size[0]), (col >= 0) & (col < self.input_size[1])
+        return rows[:, :, None] & cols[:, None, :]
+
     @plain_defaults()
     def paste(self) -> Float[Tensor, "n C H W"]:
         """Return the same pixels where they lie in the whole image, zero elsewhere."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def unit_columns(peaks: Peaks) -> Columns:
     """Return columns with a row for each unit, layer by layer.
 
-    - layer, unit; strongest: its strongest activation; fires_on: how many of the `images` fire it; sparsity.
+    - layer, channel (as in `Peaks.to_pandas`); strongest: its strongest activation; fires_on: how many of the `images`
+      fire it; sparsity.
     - where images have classes: class_selectivity, selectivity_by_chance, preferred_class (of the largest mean, whether
       or not that is more than by chance), and class_mean, its mean on that class.
 
@@ -29,7 +30,7 @@ def unit_columns(peaks: Peaks) -> Columns:
         firing, units = peaks.firing[layer], len(of_layer.score)
         columns: dict[str, Any] = {
             "layer": np.full(units, layer, dtype=object),
-            "unit": np.arange(units),
+            "channel": np.arange(units),
             "strongest": of_layer.score[:, 0].numpy(),
             "fires_on": firing.counts.sum(dim=1).numpy(),
             "images": np.full(units, firing.images),
