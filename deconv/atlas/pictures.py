@@ -21,7 +21,7 @@ from deconv.records.provenance import digest
 
 BLOCK_BYTES = 2**27
 """Bytes of one block's reconstructions, which are in memory and in one file of records together."""
-DRAWING_VERSION = 4
+DRAWING_VERSION = 5
 """Version of how pictures are drawn: where a site has those of another one, all are drawn again."""
 
 
