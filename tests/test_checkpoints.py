@@ -422,7 +422,5 @@ def test_weights_of_another_network_are_told_in_short(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"w\.pth are of another network: of the \d+ tensors of Sequential it has 0 by"):
         weights_in(written(tmp_path / "w.pth", other))
     wider = {name: torch.zeros(3, 3, 3, 3, 3) for name in net().state_dict()}
-    with pytest.raises(
-        BadInput, match=r"and has \S+ as \(3, 3, 3, 3, 3\), not \(\d+,.*build the network that"
-    ):
+    with pytest.raises(BadInput, match=r"and has \S+ as \(3, 3, 3, 3, 3\), not \(\d+,.*build the network that"):
         weights_in(written(tmp_path / "wider.pth", wider))

@@ -33,8 +33,8 @@ QUESTIONS = {
 }
 """The metrics that a printed table has, and what its columns are called; `METRICS` has all."""
 NOTE = (
-    "Means over units and their 95 % bootstrap intervals. * differs from {first}: the interval of the paired "
-    "difference leaves out zero. Higher is better of {higher}; lower of {lower}."
+    "Means over units and their 95 % bootstrap intervals, too narrow over a handful. * differs from {first}: the "
+    "interval of the paired difference leaves out zero. Higher is better of {higher}; lower of {lower}."
 )
 
 

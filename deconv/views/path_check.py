@@ -35,9 +35,10 @@ KINDS = {
 }
 """What is measured at each layer on the way, in words."""
 NOTE = (
-    "Cosines: means over units and their 95 % bootstrap intervals. second_patch: another patch of the unit; "
-    "other_patches: one of another unit. Backward whatever the sign, and of rules alone; at 1 nothing of what lies "
-    "above can be seen. * differs from {first}: zero is not in the interval of the paired difference."
+    "Cosines: means over units and their 95 % bootstrap intervals, too narrow over a handful. second_patch: another "
+    "patch of the unit; other_patches: one of another unit. Backward whatever the sign, and of rules alone; at 1 "
+    "nothing of what lies above can be seen. * differs from {first}: zero is not in the interval of the paired "
+    "difference."
 )
 
 

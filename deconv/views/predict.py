@@ -23,11 +23,11 @@ from deconv.views.asking import Units, check_asked
 from deconv.views.side_by_side import SideBySide
 
 NOTE = (
-    "Trials named right, in %: means over units and their 95 % bootstrap intervals; chance is 50. max: squares that "
-    "lower the strongest position of a unit's map; near: those of them that cover the middle of its receptive field; "
-    "mean: squares that lower the mean over the map, as in the paper. energy: by its picture of the query image; place "
-    "and likeness: by its pictures of other images alone. * differs from {first}: zero is not in the interval of the "
-    "paired difference."
+    "Trials named right, in %: means over units and their 95 % bootstrap intervals, too narrow over a handful; chance"
+    " is 50. max: squares that lower the strongest position of a unit's map; near: those of them that cover the "
+    "middle of its receptive field; mean: squares that lower the mean over the map, as in the paper. energy: by its "
+    "picture of the query image; place and likeness: by its pictures of other images alone. * differs from {first}: "
+    "zero is not in the interval of the paired difference."
 )
 
 
