@@ -119,10 +119,10 @@ def firing_units(layer: str, peaks: LayerPeaks, units: Sequence[int] | None, n_u
     """Return those of `choose_units` that fire, in ascending order, and tell the others. Raises BadInput if none."""
     firing = peaks.found.any(dim=1)
     asked = sorted(choose_units(peaks, units, n_units, seed))
-    chosen, dead = ([unit for unit in asked if bool(firing[unit]) == fires] for fires in (True, False))
+    chosen = [unit for unit in asked if firing[unit]]
     if not chosen:
         raise BadInput(f"layer {layer}: none of the units asked for fires on any image; choose others")
-    if dead:
+    if dead := [unit for unit in asked if not firing[unit]]:
         log.warning("%s: left out, as they never fire on these images: units %s", layer, ", ".join(map(str, dead)))
     return chosen
 

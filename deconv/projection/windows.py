@@ -23,7 +23,7 @@ from deconv.network.operations import Call, Detached, LocalResponseNorm, Operati
 from deconv.network.receptive_field import Cone, Span
 from deconv.network.spatial import MaxPool, Spatial, outside_value
 from deconv.projection.table import Memory
-from deconv.records import clip
+from deconv.records import clip, lies_inside
 
 INFINITE = LocalResponseNorm | Call | Detached | SpelledRectifier
 """What may give infinite values or derivatives of values that mean nothing."""
@@ -229,8 +229,6 @@ class Windows:
         if min(low) >= 0 and high[0] + span.size[0] <= height and high[1] + span.size[1] <= width:
             return None
         start = span.starts(self.positions)
-        row = start[:, 0, None] + torch.arange(span.size[0], device=start.device)
-        col = start[:, 1, None] + torch.arange(span.size[1], device=start.device)
-        inside = ((row >= 0) & (row < height))[:, :, None] & ((col >= 0) & (col < width))[:, None, :]
+        inside = lies_inside(start, span.size, (height, width))
         deeper = len(self.graph.nodes[source].shape) - 2  # axes between the batch and the rows
         return ~inside.view(-1, *(1,) * deeper, *span.size)

@@ -8,7 +8,7 @@ Boxes are y0, x0, y1, x1 in the pixels of the input image, y1 and x1 excluded; t
 
 from __future__ import annotations
 
-from deconv.records.boxes import about_centres, clip, recut, shown_side, whole_boxes
+from deconv.records.boxes import about_centres, clip, lies_inside, recut, shown_side, whole_boxes
 from deconv.records.by_class import ByClass
 from deconv.records.firing import Firing
 from deconv.records.layer_peaks import LayerPeaks
@@ -29,6 +29,7 @@ __all__ = [
     "check_path",
     "clip",
     "dtype_of",
+    "lies_inside",
     "recut",
     "shown_side",
     "whole_boxes",

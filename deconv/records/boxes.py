@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 NEARLY_ALL = 0.75
@@ -34,6 +34,18 @@ def recut(
         (rows, cut_rows), (cols, cut_cols) = clip(y0, y1, picture.shape[-2]), clip(x0, x1, picture.shape[-1])
         cut[..., cut_rows, cut_cols] = picture[..., rows, cols]
     return result
+
+
+def lies_inside(start: Int64[Tensor, "n 2"], size: Sequence[int], whole: Sequence[int]) -> Bool[Tensor, "n h w"]:
+    """Return which positions of windows of `size`, whose first (row, col) are given, lie in a map of size `whole`.
+
+    >>> import torch
+    >>> lies_inside(torch.tensor([[-1, 2]]), (2, 3), (4, 4)).tolist()
+    [[[False, False, False], [True, True, False]]]
+    """
+    row, col = (start[:, axis, None] + torch.arange(size[axis], device=start.device) for axis in (0, 1))
+    rows, cols = (row >= 0) & (row < whole[0]), (col >= 0) & (col < whole[1])
+    return rows[:, :, None] & cols[:, None, :]
 
 
 def whole_boxes(count: int, input_size: tuple[int, int]) -> Int64[Tensor, "n 4"]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from deconv.defaults import plain_defaults
 from deconv.errors import check_choice, check_count
 from deconv.notebooks import ShownInNotebooks
-from deconv.records.boxes import about_centres, recut, shown_side, whole_boxes
+from deconv.records.boxes import about_centres, lies_inside, recut, shown_side, whole_boxes
 from deconv.records.effective import effective_side
 from deconv.records.formats import IN_HALVES, Axes, load_tensors, reading, save_tensors
 from deconv.records.halves import from_halves, to_halves
@@ -144,10 +144,7 @@ class Reconstructions(ShownInNotebooks):
     @plain_defaults()
     def inside(self) -> Bool[Tensor, "n h w"]:
         """Which pixels lie in the image."""
-        height, width = self.pixels.shape[2:]
-        row, col = self.box[:, :1] + torch.arange(height), self.box[:, 1:2] + torch.arange(width)
-        rows, cols = (row >= 0) & (row < self.input_size[0]), (col >= 0) & (col < self.input_size[1])
-        return rows[:, :, None] & cols[:, None, :]
+        return lies_inside(self.box[:, :2], self.pixels.shape[2:], self.input_size)
 
     @plain_defaults()
     def paste(self) -> Float[Tensor, "n C H W"]:
